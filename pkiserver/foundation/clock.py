@@ -1,0 +1,29 @@
+"""Time comes in as an argument: the one place that reads the machine's clock."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time."""
+
+    def now(self) -> datetime:
+        """The present as an aware UTC datetime."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, from an arbitrary start."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The present as an aware UTC datetime."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, from an arbitrary start."""
+        return time.monotonic()

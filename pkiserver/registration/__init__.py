@@ -1,0 +1,1 @@
+"""Who may have what: the gate, accounts, enrolment codes, pending requests."""

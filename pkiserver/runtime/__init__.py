@@ -1,0 +1,1 @@
+"""Configuration, service tree, workers, health, metrics, logging."""

@@ -1,0 +1,1 @@
+"""SQL: schema, migrations, group commit, one module of queries per aggregate."""

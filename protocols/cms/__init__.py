@@ -1,0 +1,1 @@
+"""Cryptographic Message Syntax (RFC 5652) for the protocols that speak it."""

@@ -1,0 +1,1 @@
+"""The HTTP edge that the HTTP protocols share."""

@@ -1,0 +1,10 @@
+"""Tell twistd that ``pkiserver`` is one of its services."""
+
+from twisted.application.service import ServiceMaker
+
+pkiserver = ServiceMaker(
+    "pkiserver",
+    "pkiserver.runtime.services",
+    "A certificate server: EST, OCSP, CRL and more over one signing core",
+    "pkiserver",
+)
