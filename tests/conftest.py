@@ -1,0 +1,60 @@
+"""Run coroutine tests on a real reactor, which lives in a thread of its own for the whole session."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread
+
+reactor: Any = _reactor
+ASYNC_TEST_SECONDS = 120
+"""A coroutine test that has not ended by then is cancelled, so that a lost answer fails instead of hanging the run."""
+
+
+def run_on_reactor(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run ``make()`` on the reactor thread and return its result, from any other thread."""
+
+    def start() -> Deferred[Any]:
+        deferred = Deferred.fromCoroutine(make())
+        deferred.addTimeout(ASYNC_TEST_SECONDS, reactor)
+        return deferred
+
+    return blockingCallFromThread(reactor, start)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reactor_thread() -> Iterator[None]:
+    """The reactor, running beside the tests until the session ends."""
+    thread = threading.Thread(target=reactor.run, kwargs={"installSignalHandlers": False}, daemon=True)
+    started = threading.Event()
+    reactor.callWhenRunning(started.set)
+    thread.start()
+    assert started.wait(10)
+    yield
+    reactor.callFromThread(reactor.stop)
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def on_reactor() -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    """For synchronous fixtures that must set something up on the reactor."""
+    return run_on_reactor
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run ``async def`` tests on the reactor."""
+    function = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    run_on_reactor(functools.partial(function, **arguments))
+    return True
