@@ -1,0 +1,198 @@
+"""What every room says about an enrolment: frozen values only, no behaviour that touches the world.
+
+The road is ``EnrollmentRequest`` -> (the gate) -> ``Authorised`` -> (prepare) -> ``PreparedCertificate`` -> (issue) ->
+``IssuedCertificate``. A client supplies a public key and wishes; nothing here says yes to anything.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from pkiserver.foundation.secret import Secret
+
+
+def spki_der(public_key: CertificatePublicKeyTypes) -> bytes:
+    """The DER SubjectPublicKeyInfo of a public key."""
+    return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+@attrs.frozen
+class RequestedExtension:
+    """An extension that a client asked for, undecoded: ``value`` is the DER inside extnValue's OCTET STRING."""
+
+    oid: str
+    critical: bool
+    value: bytes
+
+
+@attrs.frozen
+class Wishes:
+    """What the client asked for. Template and registration record decide what becomes of it.
+
+    ``not_before``, ``not_after`` and ``lifetime_seconds`` are wishes about validity that some protocols carry.
+    """
+
+    subject: x509.Name | None = None
+    sans: tuple[x509.GeneralName, ...] = ()
+    extensions: tuple[RequestedExtension, ...] = ()
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    lifetime_seconds: int | None = None
+
+
+@attrs.frozen
+class PasswordEvidence:
+    """A name and a password, as HTTP Basic or a bind brings them."""
+
+    name: str
+    password: Secret
+
+
+@attrs.frozen
+class ClientCertificateEvidence:
+    """A client certificate whose private key the peer has proved to hold (TLS, or a verified signature)."""
+
+    certificate: bytes
+    chain: tuple[bytes, ...] = ()
+
+
+@attrs.frozen
+class CodeEvidence:
+    """A one-time enrolment code; ``name`` is what the client wrote beside it, often empty."""
+
+    code: Secret
+    name: str = ""
+
+
+@attrs.frozen
+class SharedSecretEvidence:
+    """A MAC under a secret that both sides know was verified; ``reference`` names the secret."""
+
+    reference: str
+
+
+@attrs.frozen
+class OperatorEvidence:
+    """Somebody at the server's own command line, with rights to its database and token."""
+
+    name: str
+
+
+Evidence = PasswordEvidence | ClientCertificateEvidence | CodeEvidence | SharedSecretEvidence | OperatorEvidence
+
+
+class ProofKind(enum.StrEnum):
+    """How possession of the private key was shown."""
+
+    CSR_SIGNATURE = "csr-signature"
+    TLS_LINKED = "tls-linked"
+    SIGNED_MESSAGE = "signed-message"
+    RA_VERIFIED = "ra-verified"
+    GENERATED_HERE = "generated-here"
+    INDIRECT = "indirect"
+    NONE = "none"
+
+
+@attrs.frozen
+class ProofOfPossession:
+    """The proof, and whether it has been verified by the code that built this value (RFC 4211 section 4)."""
+
+    kind: ProofKind
+    verified: bool
+
+
+@attrs.frozen
+class EnrollmentRequest:
+    """A protocol's message, decoded and bounded, asking for one certificate.
+
+    ``spki`` is the DER SubjectPublicKeyInfo as received; ``csr`` the PKCS#10 DER where there was one; ``renewal_of`` the
+    DER of the certificate that is to be renewed; ``source`` the peer's address; ``received`` an aware UTC datetime.
+    """
+
+    template: str
+    public_key: CertificatePublicKeyTypes
+    spki: bytes = attrs.field(repr=False)
+    proof: ProofOfPossession
+    wishes: Wishes
+    evidence: tuple[Evidence, ...]
+    protocol: str
+    source: str
+    request_id: str
+    transaction_id: str | None = None
+    csr: bytes | None = attrs.field(default=None, repr=False)
+    renewal_of: bytes | None = attrs.field(default=None, repr=False)
+    received: datetime | None = None
+
+
+@attrs.frozen
+class RegistrationRecord:
+    """Who it is, as the gate found. ``subject`` and ``sans``, where given, replace what the client wished."""
+
+    name: str
+    groups: frozenset[str] = frozenset()
+    attributes: tuple[tuple[str, str], ...] = ()
+    subject: x509.Name | None = None
+    sans: tuple[x509.GeneralName, ...] | None = None
+
+    def attribute(self, key: str) -> str | None:
+        """The first value of a registration attribute, or None."""
+        return next((value for name, value in self.attributes if name == key), None)
+
+    def values(self, key: str) -> tuple[str, ...]:
+        """All values of a registration attribute, in order."""
+        return tuple(value for name, value in self.attributes if name == key)
+
+
+@attrs.frozen
+class Authorised:
+    """A request that the gate said yes to. Only ``pkiserver.registration.gate`` makes one.
+
+    ``decided_by`` says which rule or which officer decided, for the audit log.
+    """
+
+    request: EnrollmentRequest
+    record: RegistrationRecord
+    decided_by: str
+
+
+@attrs.frozen
+class PreparedCertificate:
+    """A one-use token: serial and intent are durable in the store, nothing is signed yet.
+
+    The store, not this value, enforces the single use: the row ``certificate_id`` leaves state *prepared* once.
+    ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme.
+    """
+
+    certificate_id: int
+    authority: str
+    generation_id: int
+    key_name: str
+    scheme: str
+    serial: int
+    tbs: bytes = attrs.field(repr=False)
+    issuer_certificate: bytes = attrs.field(repr=False)
+    chain: tuple[bytes, ...] = attrs.field(repr=False)
+    template: str
+    requester: str
+    protocol: str
+    request_id: str
+    warnings: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class IssuedCertificate:
+    """A certificate that the store knows. ``chain`` is DER, issuer first, root last, without ``der`` itself."""
+
+    certificate_id: int
+    der: bytes = attrs.field(repr=False)
+    serial: int
+    chain: tuple[bytes, ...] = attrs.field(repr=False)
+    authority: str
+    template: str
+    warnings: tuple[str, ...] = ()
