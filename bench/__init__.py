@@ -1,0 +1,1 @@
+"""Benches that anybody can run: ``script/bench NAME``."""
