@@ -21,8 +21,8 @@ class with ``parse(text)``            a string; ``str(value)`` writes it back
 ====================================  ==============================================================================
 
 A field's ``metadata`` may have ``"comment"`` (written above its key by :func:`dump`) and ``"key"`` (another key than
-its name, where Python reserves the name). Validators raise :class:`ValueError`, or :class:`Invalid` to name another key or
-the allowed values, or an :class:`ExceptionGroup` of these.
+its name, where Python reserves the name). Validators raise :class:`ValueError`, or :class:`Invalid` to name another
+key or the allowed values, or an :class:`ExceptionGroup` of these.
 """
 
 from __future__ import annotations
