@@ -1,0 +1,1 @@
+"""What a certificate's status is and how it is told: revocation lists, responders, the reader that answers."""

@@ -1,0 +1,111 @@
+"""How an authority tells certificate status: settings of its revocation lists and of its OCSP responders."""
+
+from __future__ import annotations
+
+import enum
+from datetime import timedelta
+
+import attrs
+
+_SECOND = timedelta(seconds=1)
+
+
+class NoncePolicy(enum.StrEnum):
+    """What is done with the nonce of an OCSP request (RFC 9654)."""
+
+    ANSWER = "answer"
+    """A nonce that was sent is echoed; a request without one is answered too."""
+    IGNORE = "ignore"
+    """No answer carries a nonce, so that answers can be cached."""
+    REQUIRE = "require"
+    """A request without a nonce is refused as malformed."""
+
+
+class ResponderIdentity(enum.StrEnum):
+    """How an answer names its signer (RFC 6960 section 4.2.1, ResponderID)."""
+
+    KEY = "key"
+    NAME = "name"
+
+
+class OcspSigning(enum.StrEnum):
+    """Which key signs OCSP answers (RFC 6960 section 4.2.2.2)."""
+
+    DELEGATED = "delegated"
+    """A responder certificate of its own; until one exists there is no answer (``tryLater``)."""
+    AUTHORITY = "authority"
+    """The authority's own key, always."""
+    DELEGATED_OR_AUTHORITY = "delegated-or-authority"
+    """A responder certificate of its own; the authority's key while none exists."""
+
+
+def _at_least_a_second(instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
+    del instance
+    if value < _SECOND:
+        raise ValueError(f"{attribute.name} must be at least one second")
+
+
+@attrs.frozen
+class CrlPolicy:
+    """When an authority's complete CRL is issued and how long it may be relied upon.
+
+    Attributes:
+        enabled: Whether the authority issues CRLs at all.
+        interval: From one scheduled CRL to the next.
+        validity: From thisUpdate to nextUpdate; longer than ``interval``, because some clients treat nextUpdate as a
+            hard end.
+        on_revocation: Whether a change of status brings a CRL before its schedule.
+        gather: How long changes of status are gathered before such a CRL.
+        max_age: The longest time an HTTP cache may keep a CRL without asking again.
+    """
+
+    enabled: bool = True
+    interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_at_least_a_second)
+    validity: timedelta = attrs.field(default=timedelta(hours=24), validator=_at_least_a_second)
+    on_revocation: bool = True
+    gather: timedelta = timedelta(seconds=10)
+    max_age: timedelta = timedelta(minutes=5)
+
+    def __attrs_post_init__(self) -> None:
+        if self.validity <= self.interval:
+            raise ValueError("validity must be longer than interval, or the list is out of date before the next one")
+        if self.gather < timedelta(0):
+            raise ValueError("gather must not be negative")
+
+
+@attrs.frozen
+class OcspPolicy:
+    """How an authority's OCSP responder answers.
+
+    Attributes:
+        enabled: Whether status is answered at all; requests are ``unauthorized`` if not.
+        signing: Which key signs.
+        key_type: The type of the delegated responder's key, for instance ``ec-p256``; the type of the authority's key
+            where it is empty.
+        certificate_validity: How long a responder certificate lives. Nobody checks it for revocation: keep it short.
+        renew_before: How long before its end its successor signs.
+        validity: From thisUpdate to nextUpdate of an answer.
+        unknown_validity: The same for the status unknown: a certificate may be issued the next moment.
+        nonce: What is done with a nonce.
+        identity: How an answer names its signer.
+        include_certificate: Whether a delegated responder's certificate is in its answers.
+        archive: How long an expired certificate keeps its last status; afterwards ``unauthorized``.
+    """
+
+    enabled: bool = True
+    signing: OcspSigning = OcspSigning.DELEGATED_OR_AUTHORITY
+    key_type: str = ""
+    certificate_validity: timedelta = attrs.field(default=timedelta(days=30), validator=_at_least_a_second)
+    renew_before: timedelta = timedelta(days=10)
+    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_at_least_a_second)
+    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_at_least_a_second)
+    nonce: NoncePolicy = NoncePolicy.ANSWER
+    identity: ResponderIdentity = ResponderIdentity.KEY
+    include_certificate: bool = True
+    archive: timedelta = timedelta(days=365)
+
+    def __attrs_post_init__(self) -> None:
+        if not timedelta(0) <= self.renew_before < self.certificate_validity:
+            raise ValueError("renew_before must lie within certificate_validity")
+        if self.renew_before < self.validity:
+            raise ValueError("renew_before must not be shorter than validity: an answer must not outlive its signer")

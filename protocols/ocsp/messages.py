@@ -1,0 +1,303 @@
+"""OCSP on the wire (RFC 6960, RFC 9654, RFC 9919): octets to frozen values and back.
+
+Requests are decoded by declared types in one pass, whatever number of single requests they carry; the caller caps the
+size first. Answers are written octet by octet around the CertID as the client sent it, so that it finds its own
+identifier again whatever its hash parameters look like.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Annotated
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat import asn1
+
+from pkiserver.authority.status import der
+
+NONCE = "1.3.6.1.5.5.7.48.1.2"
+BASIC = "1.3.6.1.5.5.7.48.1.1"
+EXTENDED_REVOKE = "1.3.6.1.5.5.7.48.1.9"
+
+NONCE_OCTETS = range(1, 129)
+"""RFC 9654 section 2.1: a nonce has 1 to 128 octets."""
+MAX_SINGLE_REQUESTS = 64
+"""No setting allows more certificates in one request."""
+
+HASH_OIDS = {
+    "1.3.14.3.2.26": ("sha1", 20),
+    "2.16.840.1.101.3.4.2.1": ("sha256", 32),
+    "2.16.840.1.101.3.4.2.2": ("sha384", 48),
+    "2.16.840.1.101.3.4.2.3": ("sha512", 64),
+}
+"""Hashes a CertID may use: OID to hashlib name and octets."""
+
+
+class MalformedRequest(ValueError):
+    """Not an OCSPRequest as RFC 6960 section 4.1 defines it. The text is for the log, not for the client."""
+
+
+@asn1.sequence
+class _AlgorithmIdentifier:
+    algorithm: x509.ObjectIdentifier
+    parameters: asn1.Null | None
+
+
+@asn1.sequence
+class _CertId:
+    hash_algorithm: _AlgorithmIdentifier
+    issuer_name_hash: bytes
+    issuer_key_hash: bytes
+    serial_number: int
+
+
+@asn1.sequence
+class _Extension:
+    oid: x509.ObjectIdentifier
+    critical: Annotated[bool, asn1.Default(False)]
+    value: bytes
+
+
+@asn1.sequence
+class _Anything:
+    """One element of any kind: an ``[n] EXPLICIT`` is on the wire what an implicitly tagged SEQUENCE of one is."""
+
+    value: asn1.TLV
+
+
+@asn1.sequence
+class _Request:
+    cert_id: asn1.TLV
+    extensions: Annotated[list[_Extension] | None, asn1.Explicit(0)]
+
+
+@asn1.sequence
+class _TbsRequest:
+    version: Annotated[int, asn1.Explicit(0), asn1.Default(0)]
+    requestor_name: Annotated[_Anything | None, asn1.Implicit(1)]
+    requests: Annotated[list[_Request], asn1.Size(min=1, max=MAX_SINGLE_REQUESTS)]
+    extensions: Annotated[list[_Extension] | None, asn1.Explicit(2)]
+
+
+@asn1.sequence
+class _OcspRequest:
+    tbs: _TbsRequest
+    signature: Annotated[_Anything | None, asn1.Implicit(0)]
+
+
+@attrs.frozen
+class CertId:
+    """Which certificate is asked about (RFC 6960 section 4.1.1).
+
+    ``hash_name`` is hashlib's name, or None for a hash nobody here knows; ``encoded`` the whole CertID as it came.
+    """
+
+    hash_name: str | None
+    issuer_name_hash: bytes
+    issuer_key_hash: bytes
+    serial: int
+    encoded: bytes
+
+
+@attrs.frozen
+class OcspRequest:
+    """A decoded request: what it asks about, in order, and its nonce if it has one."""
+
+    certificates: tuple[CertId, ...]
+    nonce: bytes | None
+
+
+def _extensions(found: list[_Extension] | None, understood: frozenset[str]) -> dict[str, bytes]:
+    values: dict[str, bytes] = {}
+    for extension in found or ():
+        oid = extension.oid.dotted_string
+        if oid in values:
+            raise MalformedRequest(f"extension {oid} appears twice")
+        if extension.critical and oid not in understood:
+            raise MalformedRequest(f"critical extension {oid} is not understood")
+        values[oid] = extension.value
+    return values
+
+
+def _nonce(value: bytes | None) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        nonce = asn1.decode_der(bytes, value)
+    except ValueError as error:
+        raise MalformedRequest("the nonce is not an OCTET STRING") from error
+    if len(nonce) not in NONCE_OCTETS:
+        raise MalformedRequest("the nonce does not have 1 to 128 octets")
+    return nonce
+
+
+def _cert_id(element: asn1.TLV) -> CertId:
+    try:
+        parsed = element.parse(_CertId)
+    except ValueError as error:
+        raise MalformedRequest("not a CertID") from error
+    name, octets = HASH_OIDS.get(parsed.hash_algorithm.algorithm.dotted_string, (None, 0))
+    if name is not None and not len(parsed.issuer_name_hash) == len(parsed.issuer_key_hash) == octets:
+        raise MalformedRequest(f"a {name} hash has {octets} octets")
+    return CertId(
+        hash_name=name,
+        issuer_name_hash=parsed.issuer_name_hash,
+        issuer_key_hash=parsed.issuer_key_hash,
+        serial=parsed.serial_number,
+        encoded=der.sequence(bytes(element.data)),
+    )
+
+
+def decode_request(data: bytes, *, max_requests: int = MAX_SINGLE_REQUESTS) -> OcspRequest:
+    """Decode a DER OCSPRequest (RFC 6960 section 4.1).
+
+    A requestor name and a signature are accepted and not looked at (RFC 9919 section 3.1.2).
+
+    Raises:
+        MalformedRequest: Not DER, not an OCSPRequest, more than ``max_requests`` certificates, a bad nonce, an
+            extension twice or one that is critical and unknown.
+    """
+    try:
+        request = asn1.decode_der(_OcspRequest, data)
+    except ValueError as error:
+        raise MalformedRequest("not an OCSPRequest") from error
+    tbs = request.tbs
+    if tbs.version != 0:
+        raise MalformedRequest("not version 1")
+    if len(tbs.requests) > max_requests:
+        raise MalformedRequest("too many certificates in one request")
+    nonce = _nonce(_extensions(tbs.extensions, frozenset((NONCE,))).get(NONCE))
+    for single in tbs.requests:
+        _extensions(single.extensions, frozenset())
+    return OcspRequest(certificates=tuple(_cert_id(single.cert_id) for single in tbs.requests), nonce=nonce)
+
+
+class ResponseStatus(enum.IntEnum):
+    """OCSPResponseStatus (RFC 6960 section 4.2.1)."""
+
+    SUCCESSFUL = 0
+    MALFORMED_REQUEST = 1
+    INTERNAL_ERROR = 2
+    TRY_LATER = 3
+    SIG_REQUIRED = 5
+    UNAUTHORIZED = 6
+
+
+@attrs.frozen
+class Good:
+    """Issued and not revoked."""
+
+
+@attrs.frozen
+class Revoked:
+    """Revoked for good or on hold; ``reason`` is the CRLReason number, 0 is not written."""
+
+    at: datetime
+    reason: int
+
+
+@attrs.frozen
+class Unknown:
+    """Not a certificate this responder knows."""
+
+
+CertStatus = Good | Revoked | Unknown
+
+
+@attrs.frozen
+class SingleAnswer:
+    """The answer about one certificate; ``cert_id`` is the request's encoding, ``extensions`` are whole Extensions."""
+
+    cert_id: bytes
+    status: CertStatus
+    this_update: datetime
+    next_update: datetime
+    extensions: tuple[bytes, ...] = ()
+
+
+@attrs.frozen
+class ResponseData:
+    """What is signed. ``responder_id`` is an encoded ResponderID, see :func:`by_key` and :func:`by_name`."""
+
+    responder_id: bytes
+    produced_at: datetime
+    answers: tuple[SingleAnswer, ...]
+    nonce: bytes | None = None
+    extensions: tuple[bytes, ...] = ()
+
+
+def by_key(key_hash: bytes) -> bytes:
+    """A ResponderID naming a key; ``key_hash`` is the SHA-1 of its subjectPublicKey bits."""
+    return der.explicit(2, der.octet_string(key_hash))
+
+
+def by_name(name: bytes) -> bytes:
+    """A ResponderID naming a subject; ``name`` is a DER Name."""
+    return der.explicit(1, name)
+
+
+_GOOD = b"\x80\x00"
+_UNKNOWN = b"\x82\x00"
+
+
+def _status(status: CertStatus) -> bytes:
+    match status:
+        case Good():
+            return _GOOD
+        case Unknown():
+            return _UNKNOWN
+        case Revoked(at, reason):
+            why = der.explicit(0, der.enumerated(reason)) if reason else b""
+            return der.tlv(0xA1, der.generalized_time(at), why)
+
+
+def _single(answer: SingleAnswer) -> bytes:
+    return der.sequence(
+        answer.cert_id,
+        _status(answer.status),
+        der.generalized_time(answer.this_update),
+        der.explicit(0, der.generalized_time(answer.next_update)),
+        der.explicit(1, der.sequence(*answer.extensions)) if answer.extensions else b"",
+    )
+
+
+def encode_response_data(data: ResponseData) -> bytes:
+    """The DER ResponseData (RFC 6960 section 4.2.1): the octets to be signed."""
+    extensions = data.extensions
+    if data.nonce is not None:
+        extensions = (der.extension(NONCE, der.octet_string(data.nonce)), *extensions)
+    return der.sequence(
+        data.responder_id,
+        der.generalized_time(data.produced_at),
+        der.sequence(*(_single(answer) for answer in data.answers)),
+        der.explicit(1, der.sequence(*extensions)) if extensions else b"",
+    )
+
+
+_BASIC = der.object_identifier(BASIC)
+_SUCCESSFUL = der.enumerated(ResponseStatus.SUCCESSFUL)
+
+
+def encode_response(response_data: bytes, algorithm: bytes, signature: bytes, certificates: tuple[bytes, ...]) -> bytes:
+    """A successful OCSPResponse around signed ResponseData.
+
+    Args:
+        response_data: The octets that were signed.
+        algorithm: The signature's AlgorithmIdentifier, DER.
+        signature: The signature's octets.
+        certificates: DER certificates to go with it, the signer's first; none leaves the field out.
+    """
+    basic = der.sequence(
+        response_data,
+        algorithm,
+        der.bit_string(signature),
+        der.explicit(0, der.sequence(*certificates)) if certificates else b"",
+    )
+    return der.sequence(_SUCCESSFUL, der.explicit(0, der.sequence(_BASIC, der.octet_string(basic))))
+
+
+def encode_error(status: ResponseStatus) -> bytes:
+    """An OCSPResponse that says only why there is no answer; it is never signed (RFC 6960 section 2.3)."""
+    return der.sequence(der.enumerated(status))
