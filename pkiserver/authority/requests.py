@@ -111,8 +111,8 @@ class ProofOfPossession:
 class EnrollmentRequest:
     """A protocol's message, decoded and bounded, asking for one certificate.
 
-    ``spki`` is the DER SubjectPublicKeyInfo as received; ``csr`` the PKCS#10 DER where there was one; ``renewal_of`` the
-    DER of the certificate that is to be renewed; ``source`` the peer's address; ``received`` an aware UTC datetime.
+    ``spki`` is the DER SubjectPublicKeyInfo as received; ``csr`` the PKCS#10 DER where there was one; ``renewal_of``
+    the DER of the certificate that is to be renewed; ``source`` the peer's address; ``received`` an aware UTC datetime.
     """
 
     template: str

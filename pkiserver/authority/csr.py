@@ -1,0 +1,194 @@
+"""PKCS#10 certification requests (RFC 2986): bounded reading with proof of possession, and the request of a CA of ours.
+
+Reading collects every reason. Nothing that a request asks for is believed here: it becomes :class:`Wishes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import AttributeOID
+
+from pkiserver.authority import der
+from pkiserver.authority.requests import (
+    ProofKind,
+    ProofOfPossession,
+    RequestedExtension,
+    Wishes,
+    spki_der,
+)
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+
+MAXIMUM_OCTETS = 65536
+MAXIMUM_EXTENSIONS = 64
+MAXIMUM_SANS = 1024
+_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+_MICROSOFT_EXTENSIONS = "1.3.6.1.4.1.311.2.1.14"
+_PEM_LABELS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
+
+
+@attrs.frozen
+class ParsedRequest:
+    """A PKCS#10 request whose proof of possession has been verified.
+
+    ``spki`` is the DER SubjectPublicKeyInfo in our encoding, ``subject_der`` the subject's octets as received.
+    """
+
+    der: bytes = attrs.field(repr=False)
+    public_key: CertificatePublicKeyTypes
+    spki: bytes = attrs.field(repr=False)
+    subject_der: bytes = attrs.field(repr=False)
+    wishes: Wishes
+    challenge_password: Secret | None
+    proof: ProofOfPossession
+
+
+def decode_text(data: bytes) -> bytes:
+    """The DER of a request given as PEM, as bare base64 or as DER; raises :class:`Rejected`."""
+    stripped = data.strip()
+    if stripped.startswith(b"\x30") and not stripped.isascii():
+        return data
+    if stripped.startswith(b"-----BEGIN"):
+        label = next((label for label in _PEM_LABELS if stripped.startswith(label)), None)
+        if label is None:
+            raise Rejected.because(Refusal.MALFORMED, "the PEM text is not a CERTIFICATE REQUEST")
+        stripped = stripped[len(label) :].split(b"-----END", 1)[0]
+    try:
+        return base64.b64decode(b"".join(stripped.split()), validate=True)
+    except binascii.Error:
+        raise Rejected.because(Refusal.MALFORMED, "the certification request is neither DER nor base64") from None
+
+
+def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedRequest:
+    """Decode a DER PKCS#10 request and verify its signature; raises :class:`Rejected` with every reason.
+
+    ``maximum`` is in octets and is looked at before anything is decoded.
+    """
+    if len(data) > maximum:
+        raise Rejected.because(Refusal.LIMIT, f"the certification request has {len(data)} octets, more than {maximum}")
+    try:
+        request = x509.load_der_x509_csr(data)
+        subject = request.subject
+        subject_octets = _subject_octets(data)
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise Rejected.because(Refusal.MALFORMED, f"not a PKCS#10 certification request: {_line(error)}") from None
+    reasons: list[Reason] = []
+    public_key = _public_key(request, reasons)
+    extensions = _extensions(request, reasons)
+    sans = _sans(request, reasons)
+    password = _challenge_password(request, reasons)
+    if public_key is None or reasons:
+        raise Rejected(reasons)
+    return ParsedRequest(
+        der=data,
+        public_key=public_key,
+        spki=spki_der(public_key),
+        subject_der=subject_octets,
+        wishes=Wishes(subject if list(subject) else None, sans, extensions),
+        challenge_password=password,
+        proof=ProofOfPossession(ProofKind.CSR_SIGNATURE, verified=True),
+    )
+
+
+def _line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:200] or type(error).__name__
+
+
+def _subject_octets(data: bytes) -> bytes:
+    outer = der.read(data)
+    info = der.read(data, outer.content, outer.end)
+    subject = der.children(data, info)[1]
+    return data[subject.start : subject.end]
+
+
+def _public_key(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> CertificatePublicKeyTypes | None:
+    try:
+        public_key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        reasons.append(Reason(Refusal.BAD_KEY, f"the public key cannot be used: {_line(error)}"))
+        return None
+    try:
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
+    else:
+        if not valid:
+            reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
+    return public_key
+
+
+def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:
+    try:
+        found = [
+            extension
+            for attribute in request.attributes
+            if attribute.oid.dotted_string in {_EXTENSION_REQUEST, _MICROSOFT_EXTENSIONS}
+            for extension in _raw_extensions(attribute.value)
+        ]
+    except ValueError as error:
+        reasons.append(Reason(Refusal.MALFORMED, f"the request's attributes cannot be read: {_line(error)}"))
+        return ()
+    if len(found) > MAXIMUM_EXTENSIONS:
+        reasons.append(Reason(Refusal.LIMIT, f"the request asks for more than {MAXIMUM_EXTENSIONS} extensions"))
+    if len({extension.oid for extension in found}) != len(found):
+        reasons.append(Reason(Refusal.BAD_EXTENSION, "the request asks for the same extension twice"))
+    return tuple(found)
+
+
+def _raw_extensions(content: bytes) -> Iterable[RequestedExtension]:
+    """Extensions (RFC 5280 section 4.1) from the contents of their SEQUENCE, values undecoded."""
+    for element in der.children(content, der.Element(der.SEQUENCE, 0, 0, len(content))):
+        fields = der.children(content, element)
+        if not 2 <= len(fields) <= 3 or element.tag != der.SEQUENCE or fields[0].tag != 0x06 or fields[-1].tag != 0x04:
+            raise der.DerError("not an Extension")
+        oid = der.object_identifier(content[fields[0].content : fields[0].end])
+        critical = len(fields) == 3 and content[fields[1].content : fields[1].end] != b"\0"
+        yield RequestedExtension(oid, critical, content[fields[-1].content : fields[-1].end])
+
+
+def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[x509.GeneralName, ...]:
+    try:
+        names = tuple(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        reasons.append(Reason(Refusal.BAD_EXTENSION, f"the requested extensions cannot be read: {_line(error)}"))
+        return ()
+    if len(names) > MAXIMUM_SANS:
+        reasons.append(Reason(Refusal.LIMIT, f"the request names more than {MAXIMUM_SANS} alternative names"))
+    return names
+
+
+def _challenge_password(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> Secret | None:
+    try:
+        return Secret(request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value)
+    except x509.AttributeNotFound:
+        return None
+    except ValueError:
+        if not reasons:
+            reasons.append(Reason(Refusal.MALFORMED, "the request's attributes cannot be read"))
+        return None
+
+
+def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[x509.Extension[x509.ExtensionType]]) -> bytes:
+    """The DER CertificationRequestInfo (RFC 2986 section 4.1) that a key of ours signs to ask for a certificate."""
+    wanted = b"".join(encode_extension(extension) for extension in extensions)
+    attributes = b""
+    if wanted:
+        oid = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e"  # extensionRequest, 1.2.840.113549.1.9.14
+        attributes = der.wrap(der.SEQUENCE, oid + der.wrap(0x31, der.wrap(der.SEQUENCE, wanted)))
+    return der.wrap(der.SEQUENCE, b"\x02\x01\x00" + subject_der + spki + der.wrap(0xA0, attributes))
+
+
+def encode_extension(extension: x509.Extension[x509.ExtensionType]) -> bytes:
+    """The DER Extension."""
+    critical = b"\x01\x01\xff" if extension.critical else b""
+    value = der.wrap(0x04, extension.value.public_bytes())
+    return der.wrap(der.SEQUENCE, der.encode_oid(extension.oid.dotted_string) + critical + value)

@@ -1,0 +1,146 @@
+"""The to-be-signed certificate, made by cryptography's encoder with a throw-away key in the issuer's place.
+
+Only the algorithm of the throw-away key matters: it makes the encoder write the AlgorithmIdentifier that the issuer's
+key will sign under. The linter sees the certificate with the throw-away signature; the HSM sees the TBSCertificate.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from pkiserver.authority import der
+from pkiserver.authority.requests import spki_der
+from pkiserver.foundation.errors import Defect, Refusal, Rejected
+
+LAST_INSTANT = "99991231235959Z"
+"""RFC 5280 section 4.1.2.5: a certificate without a well-defined end."""
+SERIAL_OCTETS = 20
+
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+}
+_PLAIN: dict[str, Callable[[], Any]] = {
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ed448": ed448.Ed448PrivateKey.generate,
+    "ml-dsa-44": mldsa.MLDSA44PrivateKey.generate,
+    "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
+    "ml-dsa-87": mldsa.MLDSA87PrivateKey.generate,
+}
+
+
+@attrs.frozen
+class Draft:
+    """A certificate to be: ``tbs`` is DER; ``sample`` is a DER certificate around it with a worthless signature."""
+
+    serial: int
+    tbs: bytes = attrs.field(repr=False)
+    sample: bytes = attrs.field(repr=False)
+
+
+def random_serial(rng: Callable[[int], bytes]) -> int:
+    """A positive serial number of exactly 20 octets in DER, 158 bits of it random (RFC 5280 section 4.1.2.2)."""
+    return int.from_bytes(rng(SERIAL_OCTETS), "big") >> 2 | 1 << 158
+
+
+@attrs.frozen
+class _Throwaway:
+    key: Any = attrs.field(repr=False)
+    digest: hashes.HashAlgorithm | None
+    padding: padding.PSS | padding.PKCS1v15 | None
+
+    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        return builder.sign(self.key, self.digest, rsa_padding=self.padding)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _throwaway(scheme: str) -> _Throwaway:
+    if scheme in _PLAIN:
+        return _Throwaway(_PLAIN[scheme](), None, None)
+    family, _, digest_name = scheme.rpartition("-")
+    digest = _HASHES.get(digest_name)
+    if digest is not None and family == "ecdsa":
+        return _Throwaway(ec.generate_private_key(ec.SECP256R1()), digest, None)
+    if digest is not None and family in {"rsa", "rsa-pss"}:
+        # 1024 bits are the least that hold every padding here; nobody will ever verify what this key signs.
+        key = rsa.generate_private_key(65537, 1024)  # noqa: S505
+        pss = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
+        return _Throwaway(key, digest, pss if family == "rsa-pss" else padding.PKCS1v15())
+    raise Defect(f"no signature scheme is called {scheme!r}")
+
+
+def build_draft(
+    *,
+    issuer: x509.Name,
+    issuer_der: bytes,
+    subject: x509.Name,
+    subject_der: bytes | None = None,
+    public_key: CertificatePublicKeyTypes,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+    extensions: Iterable[x509.Extension[x509.ExtensionType]],
+    scheme: str,
+) -> Draft:
+    """Encode a TBSCertificate (RFC 5280 section 4.1) whose issuer is ``issuer_der``, octet for octet.
+
+    ``subject_der``, where given, does the same for the subject (a CA keeps its DN's octets when it is renewed).
+    Raises :class:`Rejected` when the values cannot be encoded.
+    """
+    try:
+        builder = x509.CertificateBuilder(
+            issuer_name=issuer,
+            subject_name=subject,
+            public_key=public_key,
+            serial_number=serial,
+            extensions=list(extensions),
+        )
+        certificate = _throwaway(scheme).sign(builder.not_valid_before(not_before).not_valid_after(not_after))
+    except (ValueError, TypeError) as error:
+        raise Rejected.because(Refusal.MALFORMED, f"the certificate cannot be encoded: {error}") from error
+    return _verbatim(certificate, serial, issuer_der, subject_der)
+
+
+def _verbatim(certificate: x509.Certificate, serial: int, issuer_der: bytes, subject_der: bytes | None) -> Draft:
+    """The draft, with the names' octets put right where the encoder wrote other ones."""
+    tbs = certificate.tbs_certificate_bytes
+    parts = der.tbs_parts(tbs)
+    same = True
+    if subject_der is not None and parts.octets(parts.subject) != subject_der:
+        tbs, same = der.replace_subject(tbs, subject_der), False
+    if parts.octets(parts.issuer) != issuer_der:
+        tbs, same = der.replace_issuer(tbs, issuer_der), False
+    sample = certificate.public_bytes(serialization.Encoding.DER)
+    if not same:
+        outer = der.read(sample)
+        old = der.read(sample, outer.content, outer.end)
+        sample = der.wrap(der.SEQUENCE, tbs + sample[old.end : outer.end])
+    return Draft(serial, tbs, sample)
+
+
+def subject_key_identifier(public_key: CertificatePublicKeyTypes) -> x509.SubjectKeyIdentifier:
+    """The identifier that certificates of ours carry (RFC 7093 section 2 method 1)."""
+    return x509.SubjectKeyIdentifier(der.key_identifier(spki_der(public_key)))
+
+
+def issuer_key_identifier(issuer: x509.Certificate) -> bytes:
+    """What goes into authorityKeyIdentifier: the issuer certificate's SKI byte for byte, computed where it has none."""
+    try:
+        return issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return der.key_identifier(spki_der(issuer.public_key()))
+
+
+def extension(value: x509.ExtensionType, *, critical: bool = False) -> x509.Extension[x509.ExtensionType]:
+    """An extension value with its criticality."""
+    return x509.Extension(value.oid, critical, value)
