@@ -1,0 +1,188 @@
+"""What every command is given: the session (which configuration, how to print) and, where wanted, an open engine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import attrs
+import click
+
+from pkiserver.cli.failures import keep_log
+from pkiserver.cli.output import Output
+
+if TYPE_CHECKING:
+    from pkiserver.runtime.config import NodeSettings
+    from pkiserver.runtime.engine import Engine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONFIG_VARIABLE = "PKISERVER_CONFIG"
+CONFIG_PLACES = (Path("instance/pkiserver.toml"), Path("/etc/pkiserver/pkiserver.toml"))
+
+
+@attrs.define
+class Session:
+    """One run of the command line. ``config`` is what ``--config`` said."""
+
+    config: Path | None = None
+    json: bool = False
+
+    @property
+    def output(self) -> Output:
+        """Where results go: tables for people, or JSON."""
+        return Output(json=self.json)
+
+    def config_path(self) -> Path:
+        """The configuration file to use: ``--config``, ``$PKISERVER_CONFIG``, or the first usual place that exists.
+
+        Raises:
+            click.UsageError: there is none.
+        """
+        if self.config is not None:
+            return self.config
+        if named := os.environ.get(CONFIG_VARIABLE):
+            return Path(named)
+        for place in CONFIG_PLACES:
+            if place.exists():
+                return place
+        places = " and ".join(str(place) for place in CONFIG_PLACES)
+        raise click.UsageError(f"no configuration: give --config FILE or set {CONFIG_VARIABLE} ({places} do not exist)")
+
+    def settings(self) -> NodeSettings:
+        """The checked node settings.
+
+        Raises:
+            ConfigurationError: with every problem of the file.
+        """
+        from pkiserver.runtime.config import load_settings
+
+        return load_settings(self.config_path())
+
+
+def _set_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).config = value
+
+
+def _set_json(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Session).json = True
+
+
+def _common() -> list[click.Option]:
+    return [
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            expose_value=False,
+            is_eager=True,
+            callback=_set_config,
+            help="The node configuration (TOML).",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_set_json,
+            help="Print JSON instead of tables.",
+        ),
+    ]
+
+
+def common_options(function: F) -> F:
+    """Decorator for a click callback: ``--config`` and ``--json``."""
+    parameters: list[click.Parameter] = getattr(function, "__click_params__", [])
+    parameters.extend(reversed(_common()))
+    function.__click_params__ = parameters  # type: ignore[attr-defined]  # how click itself keeps them
+    return function
+
+
+def add_common_options(command: click.Command) -> None:
+    """Give ``--config`` and ``--json`` to a command and all below it, so that they may stand anywhere on the line."""
+    taken = {option for parameter in command.params for option in parameter.opts}
+    command.params.extend(option for option in _common() if not taken.intersection(option.opts))
+    if isinstance(command, click.Group):
+        for name in command.commands:
+            add_common_options(command.commands[name])
+
+
+def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on the reactor, which can be done once in a process, and return its result.
+
+    Raises:
+        click.Abort: the reactor was stopped (Ctrl-C) before the coroutine ended.
+    """
+    from twisted.internet.task import react
+
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    async def guarded(_reactor: object) -> None:
+        try:
+            results.append(await main())
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001  # raised again below, outside the reactor
+            errors.append(error)
+
+    keep_log()
+    # react always ends in SystemExit; the outcome is in the lists
+    with contextlib.suppress(SystemExit):
+        react(guarded)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise click.Abort
+    return results[0]
+
+
+def reactor_command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[P, None]:
+    """Decorator (below click's): the coroutine function is called as ``f(session, **options)`` on the reactor."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        session = click.get_current_context().ensure_object(Session)
+
+        async def main() -> None:
+            await function(session, *args, **kwargs)
+
+        run_on_reactor(main)
+
+    return wrapper
+
+
+def async_command(function: Callable[Concatenate[Session, Engine, P], Awaitable[None]]) -> Callable[P, None]:
+    """Decorator (below click's): as :func:`reactor_command`, with the engine that the configuration describes opened.
+
+    The coroutine function is called as ``f(session, engine, **options)``; the engine is closed after it::
+
+        @group.command("list")
+        @click.option("--state")
+        @async_command
+        async def list_(session: Session, engine: Engine, state: str | None) -> None:
+            session.output.table([{"name": ...}])
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        session = click.get_current_context().ensure_object(Session)
+        settings = session.settings()
+
+        async def main() -> None:
+            from pkiserver.runtime.engine import open_engine
+
+            async with open_engine(settings) as engine:
+                await function(session, engine, *args, **kwargs)
+
+        run_on_reactor(main)
+
+    return wrapper

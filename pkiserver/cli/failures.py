@@ -1,0 +1,90 @@
+"""Errors of a command as lines on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
+
+if TYPE_CHECKING:
+    from pkiserver.cli.context import Session
+
+KEPT_LOG_LINES = 200
+_kept_log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
+
+EXIT_REJECTED = 1
+EXIT_DEFECT = 70
+EXIT_UNAVAILABLE = 75
+EXIT_INTERRUPTED = 130
+
+
+def exit_code_of(error: BaseException, session: Session) -> int:
+    """Say on stderr what went wrong, one clean line per reason; with ``--json`` as one JSON object."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else EXIT_REJECTED
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # The reader went away (`pkiserver cert list | head`): not our failure, and stdout must not be flushed again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    return _report(error, session)
+
+
+def _report(error: BaseException, session: Session) -> int:
+    if isinstance(error, Rejected):
+        lines = [reason.text for reason in error.reasons]
+        codes = [str(reason.code) for reason in error.reasons]
+        code = EXIT_REJECTED
+    elif isinstance(error, Unavailable):
+        lines, codes, code = [f"not available now: {error.text}"], ["unavailable"], EXIT_UNAVAILABLE
+    else:
+        kind = f": {error}" if isinstance(error, PkiError) else ""
+        lines = [f"internal error{kind}; the report is in {_write_report(error)}"]
+        codes, code = ["internal-error"], EXIT_DEFECT
+    if session.json:
+        import json
+
+        reasons = [{"code": name, "text": text} for name, text in zip(codes, lines, strict=True)]
+        click.echo(json.dumps({"error": reasons, "exit_code": code}), err=True)
+    else:
+        from pkiserver.cli.output import printable
+
+        for line in lines:
+            click.echo(click.style("error: ", fg="red") + printable(line), err=True)
+    return code
+
+
+def keep_log() -> None:
+    """Keep what the reactor logs out of the terminal; its last lines go into the report if the command fails."""
+    from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogBeginner
+    from zope.interface import provider
+
+    @provider(ILogObserver)
+    def keep(event: LogEvent) -> None:
+        _kept_log.append(eventAsText(event))
+
+    globalLogBeginner.beginLoggingTo([keep], discardBuffer=False, redirectStandardIO=False)
+
+
+def _write_report(error: BaseException) -> Path:
+    """The traceback in a private file of its own: it may name things that do not belong on a shared screen."""
+    handle, name = tempfile.mkstemp(prefix="pkiserver-report-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+        file.write("\nThe log before it:\n" + "\n".join(_kept_log) + "\n")
+    return Path(name)

@@ -1,0 +1,195 @@
+"""How commands print: tables that fit the terminal, or JSON; progress on stderr."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 160
+"""Columns of a table when stdout is no terminal and ``$COLUMNS`` is not set."""
+
+JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+
+
+def printable(text: str) -> str:
+    """Text with every control and direction-changing character shown as an escape.
+
+    Names in certificates come from clients; they must not drive the terminal that lists them.
+    """
+    return "".join(
+        character if unicodedata.category(character) not in {"Cc", "Cf", "Cs"} else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def to_json(value: object) -> JsonValue:
+    """A domain value as JSON: enums by value, times as RFC 3339 in UTC, durations in seconds, octets as base64.
+
+    Raises:
+        TypeError: the value has no JSON form; secrets have none on purpose.
+    """
+    if isinstance(value, enum.Enum):
+        return to_json(value.value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, date | PurePath):
+        return str(value)
+    return _container_to_json(value)
+
+
+def _container_to_json(value: object) -> JsonValue:
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted((to_json(item) for item in value), key=str)
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    kind: type = type(value)
+    if attrs.has(kind):
+        return {a.name: to_json(getattr(value, a.name)) for a in attrs.fields(kind)}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def to_text(value: object) -> str:
+    """A domain value as a person reads it in a table cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, enum.Enum):
+        return to_text(value.value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, timedelta):
+        from pkiserver.foundation.durations import format_duration
+
+        return format_duration(value) if value >= timedelta() else f"-{format_duration(-value)}"
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple | frozenset | set):
+        return "\n".join(to_text(item) for item in value) or "-"
+    return printable(str(value)) if not isinstance(value, str) else "\n".join(map(printable, value.split("\n")))
+
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, steps: float = 1) -> None:
+        """Count ``steps`` more as done."""
+
+
+class Output:
+    """Prints the results of one command to stdout."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+
+    def table(self, rows: Iterable[Mapping[str, object]], *, title: str | None = None, empty: str = "none") -> None:
+        """Print rows of one shape: a table whose headings are the keys, or a JSON array of objects.
+
+        Args:
+            rows: Each a mapping from column name (snake_case) to value; all with the same keys in the same order.
+            title: Above the table.
+            empty: What to say when there are no rows.
+        """
+        listed = list(rows)
+        if self.json:
+            self._print_json(listed)
+            return
+        if not listed:
+            self.message(f"{title}: {empty}" if title else empty)
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        numeric = {name for name in listed[0] if all(type(row[name]) in {int, float} for row in listed)}
+        for name in listed[0]:
+            table.add_column(name.replace("_", " "), overflow="fold", justify="right" if name in numeric else "left")
+        for row in listed:
+            table.add_row(*(Text(to_text(value)) for value in row.values()))
+        self._console().print(table)
+
+    def record(self, value: Mapping[str, object], *, title: str | None = None) -> None:
+        """Print one thing, field by field, or as one JSON object."""
+        if self.json:
+            self._print_json(value)
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, item in value.items():
+            table.add_row(name.replace("_", " "), Text(to_text(item)))
+        self._console().print(table)
+
+    def done(self, text: str, **fields: object) -> None:
+        """Say what was done: one line, or the fields as one JSON object."""
+        if self.json:
+            self._print_json(fields)
+        else:
+            self.message(text)
+
+    def message(self, text: str) -> None:
+        """Print text for a person; nothing in JSON mode."""
+        if not self.json:
+            sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
+
+    def raw(self, text: str) -> None:
+        """Print text exactly (PEM, TOML, JSON lines), whatever the mode."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """A remark to the person at the terminal, on stderr; nothing in JSON mode."""
+        if not self.json:
+            sys.stderr.write(f"{printable(text)}\n")
+
+    @contextmanager
+    def progress(self, what: str, total: float | None = None) -> Iterator[Advance]:
+        """Show a progress bar on stderr while the block runs, if that is a terminal and the mode is not JSON.
+
+        Args:
+            what: What is being done.
+            total: How many steps there are; None when that is not known.
+        """
+        if self.json or not sys.stderr.isatty():
+            yield lambda steps=1: None  # noqa: ARG005  # the name is part of Advance
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(printable(what), total=total)
+            yield lambda steps=1: bar.advance(task, steps)
+
+    def _print_json(self, value: object) -> None:
+        sys.stdout.write(json.dumps(to_json(value), ensure_ascii=False, indent=2) + "\n")
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        if sys.stdout.isatty() or "COLUMNS" in os.environ:
+            return Console(highlight=False, soft_wrap=False)
+        return Console(highlight=False, width=PIPE_WIDTH)
