@@ -1,0 +1,66 @@
+"""What an OCSP responder needs to know: who answers for an issuer, and what the status of a certificate is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from pkiserver.authority.status.policy import OcspPolicy
+from pkiserver.authority.status.values import CertificateStatus
+
+
+@attrs.frozen
+class AnswerSigner:
+    """A key that may sign OCSP answers for one key of an issuer.
+
+    Attributes:
+        key_hash: SHA-1 of its subjectPublicKey bits (RFC 6960 section 4.2.1, KeyHash).
+        name: Its certificate's subject, DER.
+        certificate: Its certificate, DER; None where the authority's own key signs.
+        algorithm: The AlgorithmIdentifier of its signatures, DER.
+        not_after: Until when it may be relied upon, aware UTC.
+        sign: ResponseData DER to signature octets; raises Unavailable when the key is away.
+    """
+
+    key_hash: bytes
+    name: bytes
+    certificate: bytes | None = attrs.field(repr=False)
+    algorithm: bytes = attrs.field(repr=False)
+    not_after: datetime
+    sign: Callable[[bytes], Awaitable[bytes]] = attrs.field(repr=False, eq=False)
+
+
+@attrs.frozen
+class ServedIssuer:
+    """One key of an issuer whose certificates' status is answered here.
+
+    Attributes:
+        authority: The authority's name, for logs.
+        issuer_id: Serial numbers are unique over it.
+        generations: The database numbers of the key generations that have this key (more than one after a renewal).
+        policy: How it answers.
+        signer: Who signs; None while nobody can.
+    """
+
+    authority: str
+    issuer_id: int
+    generations: frozenset[int]
+    policy: OcspPolicy
+    signer: AnswerSigner | None
+
+
+class StatusSource(Protocol):
+    """Where a responder looks things up."""
+
+    async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
+        """The issuer with these hashes of its DER name and subjectPublicKey bits; None when it is not served here."""
+
+    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
+        """The status of each serial number under this issuer's key; None for what it never issued.
+
+        Raises:
+            Unavailable: The records cannot be read now.
+        """

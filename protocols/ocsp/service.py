@@ -1,0 +1,122 @@
+"""From a decoded request to a signed answer: which issuer, which status, which signer (RFC 6960 section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import attrs
+
+from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, ResponderIdentity
+from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, StatusSource
+from pkiserver.authority.status.values import CertificateStatus
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from protocols.ocsp import messages
+from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
+
+
+@attrs.frozen
+class SignedAnswer:
+    """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2)."""
+
+    body: bytes
+    this_update: datetime
+    next_update: datetime
+    cacheable: bool
+
+
+def _certificate_status(found: CertificateStatus | None) -> messages.CertStatus:
+    if found is None:
+        return messages.Unknown()
+    if found.revoked_at is None:
+        return messages.Good()
+    return messages.Revoked(at=found.revoked_at, reason=found.reason)
+
+
+class OcspService:
+    """Answers requests about every issuer that ``source`` knows; the first one of a request that is served signs."""
+
+    def __init__(self, source: StatusSource, clock: Clock, *, max_requests: int = 16) -> None:
+        self._source = source
+        self._clock = clock
+        self._max_requests = max_requests
+
+    def decode(self, data: bytes) -> OcspRequest:
+        """Decode a request, with this responder's limit on its length; raises :class:`MalformedRequest`."""
+        return messages.decode_request(data, max_requests=self._max_requests)
+
+    async def answer(self, request: OcspRequest) -> SignedAnswer:
+        """The signed answer.
+
+        Certificates of an issuer whose answers another key signs are reported as unknown: their client would not
+        believe this signature (RFC 6960 section 4.2.2.2).
+
+        Raises:
+            MalformedRequest: A nonce is required and missing.
+            Rejected: UNKNOWN_AUTHORITY, no issuer in the request is served here; UNKNOWN_CERTIFICATE, the record is
+                past its archive time.
+            Unavailable: Records or key are away.
+        """
+        issuers = [await self._issuer(one) for one in request.certificates]
+        served = next((issuer for issuer in issuers if issuer is not None and issuer.policy.enabled), None)
+        if served is None:
+            raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, "no issuer in this request is served here")
+        policy = served.policy
+        if policy.nonce is NoncePolicy.REQUIRE and request.nonce is None:
+            raise MalformedRequest("a nonce is required")
+        now = self._clock.now().replace(microsecond=0)
+        signer = self._signer(served, now)
+        statuses = await self._statuses(served, request.certificates, issuers)
+        self._refuse_forgotten(statuses, policy, now)
+        next_update = min(now + self._validity(statuses, policy), signer.not_after)
+        answers = tuple(
+            messages.SingleAnswer(one.encoded, _certificate_status(status), now, next_update)
+            for one, status in zip(request.certificates, statuses, strict=True)
+        )
+        nonce = None if policy.nonce is NoncePolicy.IGNORE else request.nonce
+        body = await self._sign(signer, policy, messages.ResponseData(self._name(signer, policy), now, answers, nonce))
+        return SignedAnswer(body=body, this_update=now, next_update=next_update, cacheable=nonce is None)
+
+    async def _issuer(self, one: CertId) -> ServedIssuer | None:
+        if one.hash_name is None:
+            return None
+        return await self._source.issuer(one.hash_name, one.issuer_name_hash, one.issuer_key_hash)
+
+    @staticmethod
+    def _signer(served: ServedIssuer, now: datetime) -> AnswerSigner:
+        if served.signer is None or served.signer.not_after <= now:
+            raise Unavailable(f"authority {served.authority} has no OCSP signer at the moment")
+        return served.signer
+
+    async def _statuses(
+        self, served: ServedIssuer, asked: Sequence[CertId], issuers: Sequence[ServedIssuer | None]
+    ) -> tuple[CertificateStatus | None, ...]:
+        ours = [
+            one.serial if issuer is not None and issuer.generations == served.generations else None
+            for one, issuer in zip(asked, issuers, strict=True)
+        ]
+        found = iter(await self._source.statuses(served, [serial for serial in ours if serial is not None]))
+        return tuple(None if serial is None else next(found) for serial in ours)
+
+    @staticmethod
+    def _refuse_forgotten(statuses: Sequence[CertificateStatus | None], policy: OcspPolicy, now: datetime) -> None:
+        if any(status is not None and status.not_after + policy.archive < now for status in statuses):
+            raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "the certificate's record is past its archive time")
+
+    @staticmethod
+    def _validity(statuses: Sequence[CertificateStatus | None], policy: OcspPolicy) -> timedelta:
+        return min(policy.validity, policy.unknown_validity) if None in statuses else policy.validity
+
+    @staticmethod
+    def _name(signer: AnswerSigner, policy: OcspPolicy) -> bytes:
+        if policy.identity is ResponderIdentity.NAME:
+            return messages.by_name(signer.name)
+        return messages.by_key(signer.key_hash)
+
+    @staticmethod
+    async def _sign(signer: AnswerSigner, policy: OcspPolicy, data: messages.ResponseData) -> bytes:
+        encoded = messages.encode_response_data(data)
+        signature = await signer.sign(encoded)
+        certificates = (signer.certificate,) if signer.certificate is not None and policy.include_certificate else ()
+        return messages.encode_response(encoded, signer.algorithm, signature, certificates)

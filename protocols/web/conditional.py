@@ -1,0 +1,82 @@
+"""Validators and conditional requests (RFC 9110 section 13) for answers that caches may keep."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+
+import attrs
+
+from protocols.web.headers import Headers
+from protocols.web.values import Response
+
+
+def http_date(moment: datetime) -> str:
+    """An IMF-fixdate (RFC 9110 section 5.6.7)."""
+    return format_datetime(moment.astimezone(UTC), usegmt=True)
+
+
+@attrs.frozen
+class Representation:
+    """What a GET answers, with what caches need to know.
+
+    Attributes:
+        body: The octets.
+        content_type: Their media type.
+        modified: Last-Modified, aware; fractions of a second are dropped.
+        expires: Expires, aware; None leaves it out.
+        cache_control: The Cache-Control field; None leaves it out.
+        etag: A strong entity tag with its quotes; the SHA-256 of the body in hexadecimal where it is empty.
+        headers: Further fields.
+    """
+
+    body: bytes = attrs.field(repr=False)
+    content_type: str
+    modified: datetime
+    expires: datetime | None = None
+    cache_control: str | None = None
+    etag: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields that stand in a 200 as well as in a 304 (RFC 9110 section 15.4.5)."""
+        found = [("ETag", self.etag or entity_tag(self.body)), ("Last-Modified", http_date(self.modified))]
+        if self.expires is not None:
+            found.append(("Expires", http_date(self.expires)))
+        if self.cache_control is not None:
+            found.append(("Cache-Control", self.cache_control))
+        return (*found, *self.headers)
+
+
+def entity_tag(body: bytes) -> str:
+    """A strong entity tag: the SHA-256 of the octets in hexadecimal (RFC 9919 section 7.2), in quotes."""
+    return f'"{hashlib.sha256(body).hexdigest()}"'
+
+
+def _matches(given: str, etag: str) -> bool:
+    # Weak comparison is what If-None-Match asks for (RFC 9110 section 13.1.2).
+    tags = (tag.strip().removeprefix("W/") for tag in given.split(","))
+    return any(tag in ("*", etag) for tag in tags)
+
+
+def _unchanged(headers: Headers, fields: dict[str, str], modified: datetime) -> bool:
+    if (given := headers.get("If-None-Match")) is not None:
+        return _matches(given, fields["ETag"])
+    if (since := headers.get("If-Modified-Since")) is None:
+        return False
+    try:
+        moment = parsedate_to_datetime(since)
+    except ValueError:
+        return False
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return modified.replace(microsecond=0) <= moment
+
+
+def respond(headers: Headers, found: Representation) -> Response:
+    """200 with the representation, or 304 when the request's validators say that the client has it already."""
+    fields = found.fields()
+    if _unchanged(headers, dict(fields), found.modified):
+        return Response(304, headers=fields)
+    return Response(200, found.body, found.content_type, fields)
