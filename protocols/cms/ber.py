@@ -1,8 +1,9 @@
 """A bounded reader of BER (X.690 section 8): what Java clients send, turned into DER that declared types can decode.
 
-Nothing here recurses: depth, element count and size are capped, so no input costs more than one pass over it. An element
-that is DER already comes out byte for byte; indefinite lengths become definite, lengths become minimal, constructed
-strings become primitive ones and TRUE becomes ``FF``. Sets are not sorted, for signatures cover the order that was sent.
+Nothing here recurses: depth, element count and size are capped, so no input costs more than one pass over it. An
+element that is DER already comes out byte for byte; indefinite lengths become definite, lengths become minimal,
+constructed strings become primitive ones and TRUE becomes ``FF``. Sets are not sorted, for signatures cover the order
+that was sent.
 """
 
 from __future__ import annotations

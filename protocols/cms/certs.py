@@ -1,4 +1,4 @@
-"""Certs-only messages: SignedData without signers (RFC 5652 section 5, RFC 5272 section 4.1), the ``.p7c`` of the field."""
+"""Certs-only messages: SignedData without signers (RFC 5652 section 5, RFC 5272 section 4.1), as in a ``.p7c``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounded BER reader: DER passes through unchanged, BER becomes DER, and nothing hostile costs more than its size."""
+"""The bounded BER reader: DER passes through unchanged, BER becomes DER, nothing hostile costs more than its size."""
 
 from __future__ import annotations
 
