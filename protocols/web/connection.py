@@ -1,0 +1,370 @@
+"""One HTTP connection: reads requests, has them answered, keeps the answers in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from protocols.web import encode
+from protocols.web.errors import BadRequest, LimitHit
+from protocols.web.exchange import Exchange
+from protocols.web.listener import Listener
+from protocols.web.metrics import NO_ROUTE
+from protocols.web.outbox import Outbox
+from protocols.web.peer import peer_of
+from protocols.web.reader import Head, RequestReader
+from protocols.web.router import Found, NotAllowed
+from protocols.web.values import Peer, Request
+from protocols.web.wire import Wire, is_tls
+
+_NEVER = float("inf")
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+
+
+@implementer(IPushProducer, IHalfCloseableProtocol)
+class HttpConnection(Protocol):
+    """Made by :class:`protocols.web.factory.HttpServerFactory`, one for each accepted connection."""
+
+    def __init__(self, listener: Listener, forget: Callable[[HttpConnection], None], address: str) -> None:
+        self._listener = listener
+        self._limits = listener.limits
+        self._forget = forget
+        self.address = address
+        """Text for the log, and by which the factory counts."""
+        self._reader = RequestReader(listener.limits, self._admit)
+        self._queue: deque[Exchange] = deque()
+        self._backlog = b""
+        self._consuming = False
+        self._reading = True
+        self._closing = False
+        self._read_closed = False
+        self._continue_due = False
+        self._answered = 0
+        self._found: Found | NotAllowed | None = None
+        self._peer: Peer | None = None
+        self._read_deadline = _NEVER
+        self._close_deadline = _NEVER
+        self._wire: Wire
+        self._outbox: Outbox
+
+    # Twisted's side
+
+    def connectionMade(self) -> None:  # noqa: N802
+        """Start the clock: the first request is due, and with TLS the handshake before it."""
+        self._wire = cast("Wire", self.transport)
+        self._outbox = Outbox(self._wire, self._limits, self._listener.clock)
+        self._wire.registerProducer(self, True)
+        self._read_deadline = self._now() + self._limits.request_seconds
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Octets from the client."""
+        if self._backlog:
+            # Reading is paused; what was under way already is bounded by what the transport reads at once.
+            self._backlog += data
+        elif not self._closing:
+            self._consume(data)
+
+    def readConnectionLost(self) -> None:  # noqa: N802
+        """The client sent its FIN: it is taken to have left, as by nginx; what is answered already is still sent."""
+        self._read_closed = True
+        self._cancel()
+        if self._closing and self._close_deadline < _NEVER:
+            self._lose()
+        else:
+            self._closing = True
+            self._end(linger=False)
+
+    def writeConnectionLost(self) -> None:  # noqa: N802
+        """Our own half-close went out."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        """The connection is gone, whatever the reason: nobody waits for the answers any more."""
+        del reason
+        self._closing = True
+        self._backlog = b""
+        self._close_deadline = self._read_deadline = _NEVER
+        self._cancel()
+        self._outbox.forget()
+        self._forget(self)
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """The client does not take its answers as fast as they are made."""
+        self._outbox.full()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """The client has taken what was written."""
+        self._outbox.drained()
+        self._go_on()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """The transport is gone; connectionLost follows."""
+
+    # Reading
+
+    def _consume(self, data: bytes) -> None:
+        reader = self._reader
+        self._consuming = True
+        while data and not self._closing:
+            if self._outbox.blocked or len(self._queue) >= self._limits.pipelining_depth:
+                self._backlog = data
+                self._pause_reading()
+                break
+            if not reader.started:
+                self._read_deadline = self._now() + self._limits.request_seconds
+            try:
+                data = reader.feed(data)
+            except BadRequest as refusal:
+                self._refuse(refusal)
+                break
+            if reader.complete:
+                self._dispatch()
+            elif reader.head is not None:
+                self._expect(body_follows=bool(data))
+        self._consuming = False
+        self._set_idle()
+
+    def _admit(self, head: Head) -> int:
+        """Octets of body that the request may have; called when its head is complete."""
+        self._continue_due = head.expects_continue and head.has_body
+        self._found = found = self._listener.router.find(head.method, head.path)
+        if isinstance(found, Found):
+            return found.route.max_body
+        if head.has_body:
+            raise _no_route(found)
+        return 0
+
+    def _expect(self, *, body_follows: bool) -> None:
+        """Say 100 Continue when the client waits for it and earlier requests are answered (RFC 9110 10.1.1)."""
+        if not self._continue_due:
+            return
+        if body_follows:
+            self._continue_due = False
+        elif not self._queue:
+            self._continue_due = False
+            self._wire.write(encode.CONTINUE)
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._read_deadline = _NEVER
+            self._wire.pauseProducing()
+
+    def _resume_reading(self) -> None:
+        if not self._reading and not self._read_closed:
+            self._reading = True
+            if self._reader.started:
+                self._read_deadline = self._now() + self._limits.request_seconds
+            self._wire.resumeProducing()
+
+    def _set_idle(self) -> None:
+        if self._reader.started or self._closing or not self._reading:
+            return
+        # While a handler works the silence is ours, not the client's.
+        self._read_deadline = _NEVER if self._queue else self._now() + self._limits.idle_seconds
+
+    # Answering
+
+    def _dispatch(self) -> None:
+        listener = self._listener
+        head, body = self._reader.take()
+        exchange = self._exchange(head.method, head.path)
+        self._answered += 1
+        keep = self._reader.keep_alive and self._answered < self._limits.requests_per_connection
+        self._closing = exchange.close = not keep or listener.draining
+        exchange.keep_alive_1_0 = head.http_1_0
+        found = self._found
+        if not isinstance(found, Found):
+            exchange.refuse(_no_route(found))
+            self._ready(exchange)
+            return
+        if self._peer is None:
+            self._peer = peer_of(self._wire)
+        request = Request(
+            head.method,
+            head.target,
+            head.path,
+            head.query,
+            found.tail,
+            head.headers,
+            body,
+            self._peer,
+            exchange.request_id,
+        )
+        waiting = exchange.call(found.route, request, listener)
+        if waiting is not None:
+            exchange.waiting = waiting
+            exchange.deadline = exchange.since + self._limits.handler_seconds
+            listener.started_waiting()
+            self._queue.append(exchange)
+            waiting.addBoth(self._settled, exchange)
+        else:
+            self._ready(exchange)
+
+    def _settled(self, _result: object, exchange: Exchange) -> None:
+        exchange.waiting = None
+        self._listener.stopped_waiting()
+        self._go_on()
+
+    def _exchange(self, method: str, path: str) -> Exchange:
+        return Exchange(method=method, path=path, request_id=self._listener.ids.next(), since=self._now())
+
+    def _refuse(self, refusal: BadRequest) -> None:
+        """Answer what cannot be read any further, after everything that was asked before it."""
+        head = self._reader.head
+        exchange = self._exchange(head.method if head else "-", head.path if head else "-")
+        exchange.refuse(refusal)
+        self._closing = exchange.close = exchange.linger = True
+        self._ready(exchange)
+
+    def _ready(self, exchange: Exchange) -> None:
+        if self._queue or self._outbox.blocked:
+            self._queue.append(exchange)
+        else:
+            self._send(exchange)
+
+    def _go_on(self) -> None:
+        """Send what is ready and in order; then read on."""
+        outbox = self._outbox
+        queue = self._queue
+        while queue and queue[0].answer is not None and not outbox.blocked:
+            self._send(queue.popleft())
+        if self._closing or self._consuming:
+            if outbox.ending:
+                self._end(linger=outbox.linger)
+            return
+        if self._continue_due and self._reader.head is not None:
+            self._expect(body_follows=bool(self._backlog))
+        if outbox.blocked or len(queue) >= self._limits.pipelining_depth:
+            return
+        data, self._backlog = self._backlog, b""
+        if data:
+            self._consume(data)
+        if not self._backlog:
+            self._resume_reading()
+            self._set_idle()
+
+    def _send(self, exchange: Exchange) -> None:
+        assert exchange.answer is not None
+        listener = self._listener
+        now = self._now()
+        if listener.draining and not self._queue and not self._reader.started:
+            self._closing = exchange.close = True
+        persistence = _CLOSE if exchange.close else _KEEP_ALIVE if exchange.keep_alive_1_0 else b""
+        head, body = encode.encode(
+            exchange.answer,
+            date=listener.date.at(now),
+            request_id=exchange.request_id,
+            persistence=persistence,
+            head_only=exchange.head_only,
+        )
+        self._outbox.write(head, body)
+        self._account(exchange, exchange.answer.status, len(body), now - exchange.since)
+        if exchange.close:
+            self._end(linger=exchange.linger)
+
+    def _account(self, exchange: Exchange, status: int, sent: int, seconds: float) -> None:
+        listener = self._listener
+        route = exchange.route
+        listener.metrics.answered(NO_ROUTE if route is None else route.name, status, seconds, sent)
+        if exchange.limit is not None:
+            listener.metrics.limit(exchange.limit)
+        if listener.log.wants(route, status):
+            listener.log.answered(
+                route=route,
+                method=exchange.method,
+                path=exchange.path,
+                status=status,
+                sent=sent,
+                seconds=seconds,
+                peer=self.address,
+                request_id=exchange.request_id,
+                limit=exchange.limit,
+                reason=exchange.reason,
+            )
+
+    # Ending
+
+    def _end(self, *, linger: bool) -> None:
+        """Close when everything written has been taken, so that the last answer arrives."""
+        self._backlog = b""
+        self._read_deadline = _NEVER
+        if self._outbox.blocked:
+            self._outbox.end_later(linger=linger)
+            return
+        half_close = getattr(self._wire, "loseWriteConnection", None)
+        if linger and half_close is not None and not is_tls(self._wire):
+            # Closing with octets unread would reset the connection, and the client might never see the answer.
+            self._close_deadline = self._now() + self._limits.linger_seconds
+            self._resume_reading()
+            half_close()
+        else:
+            self._close_deadline = self._now() + self._limits.write_stall_seconds
+            self._lose()
+
+    def _lose(self) -> None:
+        self._wire.unregisterProducer()
+        self._wire.loseConnection()
+
+    def _cancel(self) -> None:
+        """Stop handlers whose answers nobody will read; drop answers that stand behind them."""
+        while self._queue:
+            exchange = self._queue.popleft()
+            exchange.abandoned = True
+            if exchange.waiting is not None:
+                self._listener.metrics.cancelled += 1
+                exchange.waiting.cancel()
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+        self._wire.abortConnection()
+
+    def leave(self) -> None:
+        """The listener drains: close at once when nothing is under way, else after the last answer."""
+        if not self._queue and not self._reader.started and not self._closing:
+            self._closing = True
+            self._end(linger=False)
+
+    def sweep(self, now: float) -> None:
+        """Act on the deadlines that have passed."""
+        if now >= self._close_deadline:
+            self.abort()
+        elif now >= self._outbox.deadline:
+            self._cut(LimitHit.WRITE_STALL)
+        elif self._queue:
+            self._sweep_handlers(now)
+        if now >= self._read_deadline and not self._closing:
+            if self._reader.started:
+                self._refuse(BadRequest(408, LimitHit.REQUEST_TIME, "the request took too long to arrive"))
+            else:
+                self._listener.metrics.limit(LimitHit.IDLE_TIME)
+                self._closing = True
+                self._end(linger=False)
+
+    def _sweep_handlers(self, now: float) -> None:
+        for exchange in tuple(self._queue):
+            if now >= exchange.deadline and exchange.waiting is not None:
+                exchange.deadline = _NEVER
+                exchange.limit = LimitHit.HANDLER_TIME
+                exchange.reason = "the handler took too long"
+                exchange.waiting.cancel()
+
+    def _cut(self, limit: LimitHit) -> None:
+        self._listener.metrics.limit(limit)
+        self._listener.log.cut(peer=self.address, limit=limit)
+        self.abort()
+
+    def _now(self) -> float:
+        return self._listener.clock.monotonic()
+
+
+def _no_route(found: Found | NotAllowed | None) -> BadRequest:
+    if isinstance(found, NotAllowed):
+        return BadRequest(405, LimitHit.METHOD, "method not allowed", headers=(("Allow", found.allow),))
+    return BadRequest(404, LimitHit.NOT_FOUND, "not found")

@@ -1,0 +1,73 @@
+"""Paths to routes: one dictionary look-up for exact paths, one for each distinct prefix length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from protocols.web.values import Method, Route
+
+
+@attrs.frozen
+class Found:
+    """The route for a request and what its prefix left over."""
+
+    route: Route
+    tail: str
+
+
+@attrs.frozen
+class NotAllowed:
+    """The path exists, but not with this method."""
+
+    allow: str
+    """Value for the Allow header (RFC 9110 section 10.2.1)."""
+
+
+_Methods = dict[str, Route]
+
+
+class Router:
+    """The routes of one listener. Immutable; another set of routes is another router.
+
+    Paths are compared raw: ``/a%62`` is not ``/ab``, and doubled slashes stay doubled, so a room that cares about
+    spellings sees what was sent. An exact route goes before a prefix, a longer prefix before a shorter one.
+
+    Raises:
+        ValueError: two routes claim the same path and method.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[str, _Methods] = {}
+        self._prefixes: dict[str, _Methods] = {}
+        for route in self.routes:
+            table = self._prefixes if route.prefix else self._exact
+            methods = table.setdefault(route.path, {})
+            for method in route.methods:
+                self._claim(methods, method.value, route)
+                if method is Method.GET:
+                    self._claim(methods, "HEAD", route)
+        self._lengths = sorted({len(path) for path in self._prefixes}, reverse=True)
+
+    @staticmethod
+    def _claim(methods: _Methods, method: str, route: Route) -> None:
+        if method in methods:
+            raise ValueError(f"{method} {route.path} is claimed by {methods[method].name} and by {route.name}")
+        methods[method] = route
+
+    def find(self, method: str, path: str) -> Found | NotAllowed | None:
+        """The route for ``method`` on the raw ``path``; None when no route has the path."""
+        methods = self._exact.get(path)
+        if methods is not None and (route := methods.get(method)) is not None:
+            return Found(route, "")
+        allow = set(methods or ())
+        for length in self._lengths:
+            methods = self._prefixes.get(path[:length])
+            if methods is None:
+                continue
+            if (route := methods.get(method)) is not None:
+                return Found(route, path[length:])
+            allow.update(methods)
+        return NotAllowed(", ".join(sorted(allow))) if allow else None

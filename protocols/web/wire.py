@@ -1,0 +1,40 @@
+"""The transport as this room uses it: plain TCP or TLS over TCP, both of Twisted."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IAddress, IProducer
+
+
+class Wire(Protocol):
+    """What Twisted's TCP and TLS transports have in common, whose interfaces are spread over several declarations."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take octets to send."""
+
+    def getPeer(self) -> IAddress:  # noqa: N802
+        """The other end's address."""
+
+    def loseConnection(self) -> object:  # noqa: N802
+        """Close once everything is written and no producer is registered."""
+
+    def abortConnection(self) -> object:  # noqa: N802
+        """Close now."""
+
+    def registerProducer(self, producer: IProducer, streaming: bool, /) -> object:  # noqa: N802
+        """Tell ``producer`` when the buffer is full and when it has drained."""
+
+    def unregisterProducer(self) -> object:  # noqa: N802
+        """Undo that."""
+
+    def pauseProducing(self) -> object:  # noqa: N802
+        """Stop reading."""
+
+    def resumeProducing(self) -> object:  # noqa: N802
+        """Read again."""
+
+
+def is_tls(wire: Wire) -> bool:
+    """Whether there is TLS on the connection."""
+    return hasattr(wire, "negotiatedProtocol")
