@@ -11,10 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import attrs
-from cryptography import x509
 
-from pkiserver.authority.der import key_identifier as computed_key_identifier
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status import der
 
 CRL_NUMBER = "2.5.29.20"
@@ -134,14 +131,3 @@ def encode_tbs(head: CrlHead, entries: Iterable[CrlEntry]) -> EncodedCrl:
     after = der.explicit(0, der.sequence(*extensions))
     total = len(before) + len(buffer) + len(after)
     return EncodedCrl(der=b"".join((der.header(der.SEQUENCE, total), before, buffer, after)), entries=count)
-
-
-def key_identifier(certificate: x509.Certificate) -> bytes:
-    """The octets by which ``certificate``'s key is named in what it signs.
-
-    Its subjectKeyIdentifier, byte for byte; computed as in the certificates below it where it has none.
-    """
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return computed_key_identifier(spki_der(certificate.public_key()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import attrs
@@ -64,3 +64,38 @@ class StatusSource(Protocol):
         Raises:
             Unavailable: The records cannot be read now.
         """
+
+
+@attrs.frozen
+class PublishedCrl:
+    """A CRL as it is served: its DER and what caches need to know; ``max_age`` is the longest a cache may keep it."""
+
+    der: bytes = attrs.field(repr=False)
+    number: int
+    this_update: datetime
+    next_update: datetime
+    max_age: timedelta
+
+
+@attrs.frozen
+class PublishedCertificates:
+    """A CA certificate, or with its chain several, DER; ``modified`` says since when."""
+
+    certificates: tuple[bytes, ...] = attrs.field(repr=False)
+    modified: datetime
+
+
+class PublicationSource(Protocol):
+    """Where the CRL server looks things up. Paths are those of key generations (``crl_path``), as in certificates."""
+
+    async def crl(self, path: str) -> PublishedCrl | None:
+        """The newest complete CRL of a key generation; None when there is none."""
+
+    async def numbered_crl(self, path: str, number: int) -> PublishedCrl | None:
+        """An earlier complete CRL that is still kept."""
+
+    async def ca_certificate(self, path: str) -> PublishedCertificates | None:
+        """The certificate of a key generation; None when there is none."""
+
+    async def chain(self, authority: str) -> PublishedCertificates | None:
+        """The current certificate of an authority, its issuers and its link certificates."""

@@ -1,0 +1,110 @@
+"""CRLs and CA certificates over plain HTTP (RFC 2585, RFC 5280 sections 4.2.1.13 and 4.2.2.1).
+
+What is served is looked up by the path that stands in certificates; there is no file system behind these URLs.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import attrs
+
+from pkiserver.authority.status.source import PublicationSource, PublishedCertificates, PublishedCrl
+from pkiserver.foundation.clock import Clock
+from protocols.cms.certs import build_certs_only
+from protocols.web.conditional import Representation, respond
+from protocols.web.errors import plain
+from protocols.web.values import Method, Request, Response, Route
+
+CRL_TYPE = "application/pkix-crl"
+CERTIFICATE_TYPE = "application/pkix-cert"
+CHAIN_TYPE = "application/pkcs7-mime; smime-type=certs-only"
+
+_SECOND = timedelta(seconds=1)
+_PATH = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
+_NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})")
+
+
+@attrs.frozen
+class CrlSettings:
+    """How long caches may keep what changes only when an authority is renewed."""
+
+    certificate_max_age: timedelta = timedelta(hours=1)
+
+
+def _not_found() -> Response:
+    return plain(404, "there is nothing here")
+
+
+def _stem(request: Request, suffix: str) -> str | None:
+    """The path before ``suffix``, or None when the request cannot name anything of ours."""
+    tail = request.tail
+    if not tail.endswith(suffix) or _PATH.fullmatch(tail) is None:
+        return None
+    return tail.removesuffix(suffix)
+
+
+class CrlEdge:
+    """The HTTP side of a :class:`PublicationSource`."""
+
+    def __init__(self, source: PublicationSource, clock: Clock, settings: CrlSettings) -> None:
+        self._source = source
+        self._clock = clock
+        self._settings = settings
+
+    async def crl(self, request: Request) -> Response:
+        """The CRL at ``<generation path>.crl``, or an earlier one at ``<generation path>/<number>.crl``."""
+        path = _stem(request, ".crl")
+        if path is None:
+            return _not_found()
+        found = await self._source.crl(path)
+        if found is None and (numbered := _NUMBERED.fullmatch(path)) is not None:
+            found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]))
+        return _not_found() if found is None else self._crl(request, found)
+
+    def _crl(self, request: Request, found: PublishedCrl) -> Response:
+        fresh = min(found.max_age, found.next_update - self._clock.now() - _SECOND) // _SECOND
+        return respond(
+            request.headers,
+            Representation(
+                body=found.der,
+                content_type=CRL_TYPE,
+                modified=found.this_update,
+                cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
+            ),
+        )
+
+    async def certificates(self, request: Request) -> Response:
+        """The CA certificate at ``<generation path>.cer``, or the chain at ``<authority>.p7c``."""
+        if (path := _stem(request, ".cer")) is not None:
+            found = await self._source.ca_certificate(path)
+            return _not_found() if found is None else self._certificates(request, found, found.certificates[0])
+        if (path := _stem(request, ".p7c")) is not None:
+            found = await self._source.chain(path)
+            if found is not None:
+                return self._certificates(request, found, build_certs_only(found.certificates), CHAIN_TYPE)
+        return _not_found()
+
+    def _certificates(
+        self, request: Request, found: PublishedCertificates, body: bytes, content_type: str = CERTIFICATE_TYPE
+    ) -> Response:
+        return respond(
+            request.headers,
+            Representation(
+                body=body,
+                content_type=content_type,
+                modified=found.modified,
+                cache_control=f"max-age={self._settings.certificate_max_age // _SECOND}, public, no-transform",
+            ),
+        )
+
+
+def routes(source: PublicationSource, clock: Clock, settings: CrlSettings) -> list[Route]:
+    """The routes below ``/crl/`` and ``/ca/``, GET and HEAD only."""
+    edge = CrlEdge(source, clock, settings)
+    get = frozenset({Method.GET})
+    return [
+        Route("crl", "/crl/", get, edge.crl, prefix=True, quiet=True),
+        Route("ca-certificates", "/ca/", get, edge.certificates, prefix=True, quiet=True),
+    ]
