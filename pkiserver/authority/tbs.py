@@ -13,24 +13,20 @@ from typing import Any
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from pkiserver.authority import der
 from pkiserver.authority.requests import spki_der
-from pkiserver.foundation.errors import Defect, Refusal, Rejected
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.keys.algorithms import Padding, SignatureScheme
 
 LAST_INSTANT = "99991231235959Z"
 """RFC 5280 section 4.1.2.5: a certificate without a well-defined end."""
 SERIAL_OCTETS = 20
 
-_HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-}
-_PLAIN: dict[str, Callable[[], Any]] = {
+_WHOLE: dict[str, Callable[[], Any]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
     "ed448": ed448.Ed448PrivateKey.generate,
     "ml-dsa-44": mldsa.MLDSA44PrivateKey.generate,
@@ -53,30 +49,20 @@ def random_serial(rng: Callable[[int], bytes]) -> int:
     return int.from_bytes(rng(SERIAL_OCTETS), "big") >> 2 | 1 << 158
 
 
-@attrs.frozen
-class _Throwaway:
-    key: Any = attrs.field(repr=False)
-    digest: hashes.HashAlgorithm | None
-    padding: padding.PSS | padding.PKCS1v15 | None
-
-    def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        return builder.sign(self.key, self.digest, rsa_padding=self.padding)  # type: ignore[arg-type]
-
-
 @functools.cache
-def _throwaway(scheme: str) -> _Throwaway:
-    if scheme in _PLAIN:
-        return _Throwaway(_PLAIN[scheme](), None, None)
-    family, _, digest_name = scheme.rpartition("-")
-    digest = _HASHES.get(digest_name)
-    if digest is not None and family == "ecdsa":
-        return _Throwaway(ec.generate_private_key(ec.SECP256R1()), digest, None)
-    if digest is not None and family in {"rsa", "rsa-pss"}:
-        # 1024 bits are the least that hold every padding here; nobody will ever verify what this key signs.
-        key = rsa.generate_private_key(65537, 1024)  # noqa: S505
-        pss = padding.PSS(padding.MGF1(digest), padding.PSS.DIGEST_LENGTH)
-        return _Throwaway(key, digest, pss if family == "rsa-pss" else padding.PKCS1v15())
-    raise Defect(f"no signature scheme is called {scheme!r}")
+def _throwaway(scheme: SignatureScheme) -> Any:
+    """A private key that signs by ``scheme``; any size of its family does."""
+    if scheme.padding is Padding.WHOLE:
+        return _WHOLE[scheme.name]()
+    if scheme.padding is Padding.ECDSA:
+        return ec.generate_private_key(ec.SECP256R1())
+    # 1024 bits hold every padding here and cost least; nobody will ever verify what this key signs.
+    return rsa.generate_private_key(65537, 1024)  # noqa: S505
+
+
+def _sign(builder: x509.CertificateBuilder, scheme: SignatureScheme) -> x509.Certificate:
+    digest: Any = scheme.hash_algorithm
+    return builder.sign(_throwaway(scheme), digest, rsa_padding=scheme.rsa_padding)
 
 
 def build_draft(
@@ -90,7 +76,7 @@ def build_draft(
     not_before: datetime,
     not_after: datetime,
     extensions: Iterable[x509.Extension[x509.ExtensionType]],
-    scheme: str,
+    scheme: SignatureScheme,
 ) -> Draft:
     """Encode a TBSCertificate (RFC 5280 section 4.1) whose issuer is ``issuer_der``, octet for octet.
 
@@ -105,7 +91,7 @@ def build_draft(
             serial_number=serial,
             extensions=list(extensions),
         )
-        certificate = _throwaway(scheme).sign(builder.not_valid_before(not_before).not_valid_after(not_after))
+        certificate = _sign(builder.not_valid_before(not_before).not_valid_after(not_after), scheme)
     except (ValueError, TypeError) as error:
         raise Rejected.because(Refusal.MALFORMED, f"the certificate cannot be encoded: {error}") from error
     return _verbatim(certificate, serial, issuer_der, subject_der)
