@@ -1,0 +1,264 @@
+"""The node's settings: one TOML file, checked whole before anything listens.
+
+What all nodes of a site must agree on (authorities, templates, accounts) is not here but in the database.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlsplit
+
+import attrs
+
+from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
+from pkiserver.keys.secrets_by_reference import check_reference, read_secret
+from pkiserver.keys.settings import ProviderSettings
+from pkiserver.registration.passwords import PasswordSettings
+from pkiserver.runtime.endpoints import Endpoint, EndpointKind
+from pkiserver.runtime.httplimits import HttpLimits
+from pkiserver.runtime.logsettings import LogSettings
+from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
+
+MOST_WORKERS = 256
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def _node_name(_instance: object, _attribute: object, value: str) -> None:
+    if not _NODE.fullmatch(value):
+        raise ValueError("must be 1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def _positive(_instance: object, _attribute: object, value: timedelta) -> None:
+    if value <= timedelta():
+        raise ValueError("must be longer than 0s")
+
+
+def _workers(_instance: object, _attribute: object, value: int | str) -> None:
+    if isinstance(value, int) and not 1 <= value <= MOST_WORKERS:
+        raise Invalid(f"{value} is not a number of workers", allowed=f'1 to {MOST_WORKERS}, or "cores"')
+
+
+def _reference(_instance: object, _attribute: object, value: str | None) -> None:
+    if value is not None:
+        check_reference(value)
+
+
+def _check_base_url(value: str, schemes: tuple[str, ...]) -> None:
+    allowed = " or ".join(f"{scheme}://HOST[:PORT][/PATH] without a slash at the end" for scheme in schemes)
+    try:
+        parts = urlsplit(value)
+        fine = parts.scheme in schemes and parts.hostname and not parts.query and not parts.fragment
+    except ValueError:
+        fine = False
+    if not fine or value.endswith("/") or not value.isascii() or re.search(r"\s|@", value):
+        raise Invalid(f'"{value}" is no base URL', allowed=allowed)
+
+
+def _http_url(_instance: object, _attribute: object, value: str | None) -> None:
+    if value is not None:
+        _check_base_url(value, ("http",))
+
+
+def _https_url(_instance: object, _attribute: object, value: str | None) -> None:
+    if value is not None:
+        _check_base_url(value, ("https",))
+
+
+def _database_url(_instance: object, _attribute: object, value: str) -> None:
+    allowed = "sqlite:///path/to/file or postgresql://user@host/database"
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        raise Invalid("is no URL", allowed=allowed) from None
+    if parts.scheme not in {"sqlite", "postgresql"}:
+        raise Invalid("is no database URL that is supported", allowed=allowed)
+    if parts.password is not None or "password=" in parts.query:
+        raise Invalid("must not contain a password: name it with password_source", allowed=allowed)
+    if parts.scheme == "sqlite" and (parts.netloc or len(parts.path) < 2):
+        raise Invalid("needs the path of a file", allowed=allowed)
+
+
+@attrs.frozen
+class DatabaseSettings:
+    """Where everything but keys is kept."""
+
+    url: str = attrs.field(validator=_database_url)
+    """``sqlite:///relative``, ``sqlite:////absolute`` or ``postgresql://user@host:port/name``; never a password."""
+    password_source: str | None = attrs.field(default=None, validator=_reference)
+    """``file:/path``, ``env:NAME`` or ``credential:NAME``; PostgreSQL only. Without it libpq finds its own."""
+    readers: int = attrs.field(default=2, validator=attrs.validators.in_(range(1, 65)))
+    """Connections, and threads, of each worker that read."""
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a SQLite file."""
+        return self.url.startswith("sqlite:")
+
+    def full_url(self) -> str:
+        """The URL with the password put in; not to be logged.
+
+        Raises:
+            SecretUnreadable: the password's source leads nowhere.
+        """
+        if self.password_source is None:
+            return self.url
+        parts = urlsplit(self.url)
+        password = quote(read_secret(self.password_source).reveal_text(), safe="")
+        host = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{parts.username or ''}:{password}@{host}").geturl()
+
+
+@attrs.frozen
+class HttpSettings:
+    """The plain HTTP listener: OCSP, CRLs and CA certificates, which are signed themselves."""
+
+    listen: tuple[Endpoint, ...] = ()
+
+
+@attrs.frozen
+class TlsSettings:
+    """What a TLS listener shows and demands."""
+
+    certificate: Path
+    """PEM: the server's certificate and, after it, the certificates between it and the root."""
+    key: Path
+    """PEM, not encrypted; mode 0600, or 0640 for a group of readers."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: str | None = None
+    """OpenSSL cipher list for TLS 1.2; the default has forward secrecy and authenticated encryption only."""
+
+
+@attrs.frozen
+class HttpsSettings:
+    """The TLS listener: EST."""
+
+    listen: tuple[Endpoint, ...] = ()
+    tls: TlsSettings | None = None
+    client_certificates: Literal["request", "none"] = "request"
+    """Whether the client is asked for a certificate. Whom one identifies is for the registration gate to say."""
+
+
+@attrs.frozen
+class ManagementSettings:
+    """Health and metrics. Nothing here asks who you are, so it listens on this machine only, unless told otherwise."""
+
+    listen: tuple[Endpoint, ...] = ()
+    allow_remote: bool = False
+
+
+@attrs.frozen
+class PublicSettings:
+    """How the outside reaches this site: what certificates say about where CRLs, OCSP and issuers are."""
+
+    http: str | None = attrs.field(default=None, validator=_http_url)
+    """Base URL of the plain HTTP listener (RFC 5280 section 8: not https, which would need what it serves)."""
+    https: str | None = attrs.field(default=None, validator=_https_url)
+    """Base URL of the TLS listener."""
+
+
+@attrs.frozen
+class NodeSettings:
+    """Everything that one node is told. Relative paths are relative to the file's folder once it is loaded."""
+
+    database: DatabaseSettings
+    state_dir: Path
+    """Where the node keeps what is its own: run-time sockets, lock files, reports."""
+    node: str = attrs.field(factory=lambda: socket.gethostname()[:63] or "node", validator=_node_name)
+    """Its name in the audit log and on leases: another for each machine of a site."""
+    workers: int | Literal["cores"] = attrs.field(default="cores", validator=_workers)
+    user: str | None = None
+    """Whom to become once the sockets are bound, when started as root."""
+    group: str | None = None
+    drain: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    """How long running requests may take to end after SIGTERM."""
+    key_store: tuple[ProviderSettings, ...] = ()
+    http: HttpSettings = HttpSettings()
+    https: HttpsSettings = HttpsSettings()
+    management: ManagementSettings = ManagementSettings()
+    public: PublicSettings = PublicSettings()
+    limits: HttpLimits = attrs.field(factory=HttpLimits)
+    passwords: PasswordSettings = attrs.field(factory=PasswordSettings)
+    log: LogSettings = attrs.field(factory=LogSettings)
+
+    def __attrs_post_init__(self) -> None:
+        problems = [*self._listener_problems(), *self._other_problems()]
+        if problems:
+            raise ExceptionGroup("impossible combinations", problems)
+
+    def _listener_problems(self) -> list[Invalid]:
+        problems = []
+        if self.https.listen and self.https.tls is None:
+            problems.append(Invalid("https.listen needs https.tls.certificate and https.tls.key", key="https"))
+        if not self.management.allow_remote:
+            outside = [str(e) for e in self.management.listen if not e.is_loopback]
+            if outside:
+                text = f"{', '.join(outside)} can be reached from outside: health and metrics ask nobody's name"
+                problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))
+        everything = [e for part in (self.http, self.https, self.management) for e in part.listen]
+        fixed = [e for e in everything if e.kind is not EndpointKind.TCP or e.port]
+        twice = sorted({str(e) for e in fixed if fixed.count(e) > 1})
+        problems.extend(Invalid(f"{endpoint} is listened on twice") for endpoint in twice)
+        return problems
+
+    def _other_problems(self) -> list[Invalid]:
+        names = [store.name for store in self.key_store]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        problems = [Invalid(f"two key stores are named {name}", key="key_store") for name in twice]
+        if self.group is not None and self.user is None:
+            problems.append(Invalid("needs user as well", key="group"))
+        if self.database.is_sqlite and self.database.password_source is not None:
+            problems.append(Invalid("password_source is for PostgreSQL only", key="database"))
+        return problems
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve."""
+        return len(os.sched_getaffinity(0)) if self.workers == "cores" else int(self.workers)
+
+
+def load_settings(path: Path) -> NodeSettings:
+    """Read and check a node's file: its text, and the modes of the secret files that it names.
+
+    A secret file that does not exist yet is not a problem here; what needs it will say so.
+
+    Raises:
+        ConfigurationError: with every problem, its line and what is allowed.
+    """
+    text = _read(path)
+    settings = load(NodeSettings, text, str(path))
+    index = TomlIndex(text)
+    settings = resolve_paths(settings, path.absolute().parent)
+    problems = [
+        Problem(str(path), index.line(found.key), found.name, wrong, "mode 0600, or 0640 for a group of readers")
+        for found in secret_files(settings)
+        if (wrong := mode_problem(found.file)) is not None
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigurationError([Problem(str(path), 1, "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigurationError([Problem(str(path), line, "", "is not UTF-8")]) from error
+
+
+def mode_problem(file: Path) -> str | None:
+    """What is wrong with the mode of a file that holds a secret; None when nothing is, or there is no such file."""
+    try:
+        mode = file.stat().st_mode & 0o777
+    except OSError:
+        return None
+    if mode & FORBIDDEN_MODE:
+        return f"{file} has mode {mode:04o}: others can read or change a secret (chmod 0600 {file})"
+    return None
