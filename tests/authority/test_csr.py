@@ -1,0 +1,140 @@
+"""Reading PKCS#10: what openssl and cryptography write, and what an attacker writes."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.x509.oid import AttributeOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pkiserver.authority.csr import decode_text, parse_request, request_info
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.tbs import extension
+from pkiserver.foundation.errors import Refusal, Rejected
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+NAME = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "CH"), x509.NameAttribute(NameOID.COMMON_NAME, "device 7")])
+
+
+def _request(key: ec.EllipticCurvePrivateKey = KEY, *names: x509.GeneralName, password: bytes = b"") -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(NAME)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    if password:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, password)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def test_wishes_are_read_and_nothing_is_believed() -> None:
+    names = (x509.DNSName("a.example"), x509.DNSName("b.example"))
+    parsed = parse_request(_request(KEY, *names, password=b"one-time"))
+    assert parsed.wishes.subject == NAME
+    assert parsed.wishes.sans == names
+    assert [(one.oid, one.critical) for one in parsed.wishes.extensions] == [("2.5.29.17", False), ("2.5.29.19", True)]
+    assert parsed.wishes.extensions[1].value == bytes.fromhex("30030101ff")
+    assert parsed.challenge_password is not None
+    assert parsed.challenge_password.reveal() == b"one-time"
+    assert "one-time" not in repr(parsed)
+    assert parsed.proof.verified
+    assert parsed.spki == spki_der(KEY.public_key())
+
+
+@pytest.mark.parametrize("algorithm", ["rsa:2048", "ec:P-256", "ed25519", "ed448"])
+def test_requests_written_by_openssl(tmp_path: Path, algorithm: str) -> None:
+    kind, _, parameter = algorithm.partition(":")
+    options = {
+        "rsa": ["-pkeyopt", f"rsa_keygen_bits:{parameter}"],
+        "ec": ["-pkeyopt", f"ec_paramgen_curve:{parameter}"],
+    }
+    command = ["openssl", "req", "-new", "-nodes", "-newkey", kind.upper() if kind == "ec" else kind]
+    command += options.get(kind, [])
+    command += ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "csr"), "-subj", "/CN=by openssl"]
+    command += ["-addext", "subjectAltName=DNS:o.example"]
+    subprocess.run(command, check=True, capture_output=True)
+    parsed = parse_request(decode_text((tmp_path / "csr").read_bytes()))
+    assert parsed.wishes.sans == (x509.DNSName("o.example"),)
+    assert parsed.wishes.subject is not None
+    assert parsed.wishes.subject.rfc4514_string() == "CN=by openssl"
+
+
+def test_post_quantum_and_plain_keys_prove_possession() -> None:
+    for key in (mldsa.MLDSA65PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()):
+        request = x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, None)
+        assert parse_request(request.public_bytes(serialization.Encoding.DER)).proof.verified
+
+
+def test_an_empty_subject_is_no_wish() -> None:
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(KEY, hashes.SHA256())
+    assert parse_request(request.public_bytes(serialization.Encoding.DER)).wishes.subject is None
+
+
+def test_text_forms() -> None:
+    der = _request()
+    text = base64.b64encode(der)
+    pem = b"-----BEGIN NEW CERTIFICATE REQUEST-----\r\n" + text + b"\r\n-----END NEW CERTIFICATE REQUEST-----\r\n"
+    folded = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    for form in (der, text, folded, pem):
+        assert decode_text(form) == der
+    for bad in (b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", b"no base64!"):
+        with pytest.raises(Rejected):
+            parse_request(decode_text(bad))
+
+
+def test_a_signature_by_another_key_is_refused() -> None:
+    good, other = _request(), _request(ec.generate_private_key(ec.SECP256R1()))
+    at = other.find(spki_der(x509.load_der_x509_csr(other).public_key()))  # type: ignore[arg-type]
+    spki = spki_der(KEY.public_key())
+    forged = other[:at] + spki + other[at + len(spki) :]
+    with pytest.raises(Rejected) as refused:
+        parse_request(forged)
+    assert refused.value.has(Refusal.BAD_PROOF)
+    assert parse_request(good)
+
+
+def test_size_is_looked_at_first() -> None:
+    with pytest.raises(Rejected) as refused:
+        parse_request(b"\x30" * 70000)
+    assert refused.value.has(Refusal.LIMIT)
+
+
+def test_thousands_of_names() -> None:
+    names = [x509.DNSName(f"h{n}.example") for n in range(1500)]
+    with pytest.raises(Rejected) as refused:
+        parse_request(_request(KEY, *names))
+    assert refused.value.has(Refusal.LIMIT)
+
+
+MANGLED = _request(KEY, x509.DNSName("a.example"), password=b"x")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_mangled_requests_are_refused_not_crashed_on(data: st.DataObject) -> None:
+    good = MANGLED
+    at = data.draw(st.integers(0, len(good) - 1))
+    how = data.draw(st.sampled_from(["cut", "flip", "insert"]))
+    octet = data.draw(st.integers(0, 255))
+    bad = {
+        "cut": good[:at],
+        "flip": good[:at] + bytes([good[at] ^ (octet or 1)]) + good[at + 1 :],
+        "insert": good[:at] + bytes([octet]) + good[at:],
+    }[how]
+    with pytest.raises(Rejected):
+        parse_request(bad)
+
+
+def test_our_own_request_info_is_what_cryptography_reads() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    wanted = [extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)]
+    info = request_info(NAME.public_bytes(), spki_der(key.public_key()), wanted)
+    signed = x509.CertificateSigningRequestBuilder().subject_name(NAME)
+    signed = signed.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    assert signed.sign(key, hashes.SHA256()).tbs_certrequest_bytes == info

@@ -1,0 +1,185 @@
+"""The to-be-signed certificate: names octet for octet, identifiers, serials, the end of time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pkiserver.authority import der
+from pkiserver.authority.lint import Linter, LintLevel
+from pkiserver.authority.profile import END_OF_TIME
+from pkiserver.authority.tbs import Draft, build_draft, extension, issuer_key_identifier, random_serial
+from pkiserver.authority.tbs import subject_key_identifier as ski
+from pkiserver.keys.algorithms import SignatureScheme
+
+KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+ISSUER = x509.Name.from_rfc4514_string("CN=Issuer,O=Example,C=CH")
+SUBJECT = x509.Name.from_rfc4514_string("CN=Subject,O=Example,C=CH")
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def _draft(
+    issuer_der: bytes | None = None,
+    subject_der: bytes | None = None,
+    scheme: str = "ecdsa-sha256",
+    end: datetime = NOW + timedelta(days=90),
+) -> Draft:
+    return build_draft(
+        issuer=ISSUER,
+        issuer_der=issuer_der or ISSUER.public_bytes(),
+        subject=SUBJECT,
+        subject_der=subject_der,
+        public_key=KEY,
+        serial=random_serial(os.urandom),
+        not_before=NOW,
+        not_after=end,
+        extensions=[
+            extension(ski(KEY)),
+            extension(x509.AuthorityKeyIdentifier(b"12345678", None, None)),
+            extension(x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True),
+        ],
+        scheme=SignatureScheme.parse(scheme),
+    )
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    ["rsa-sha256", "rsa-sha512", "rsa-pss-sha256", "rsa-pss-sha384", "ecdsa-sha384", "ecdsa-sha512", "ed25519", "ed448",
+     "ml-dsa-44", "ml-dsa-87"],
+)  # fmt: skip
+def test_the_algorithm_is_the_issuers(scheme: str) -> None:
+    parts = der.tbs_parts(_draft(scheme=scheme).tbs)
+    assert parts.octets(parts.algorithm) == SignatureScheme.parse(scheme).algorithm_identifier()
+
+
+def test_names_are_copied_as_octets() -> None:
+    odd = bytes.fromhex("300f310d300b06035504031e0400490053")  # CN as BMPString, which no encoder of today writes
+    draft = _draft(issuer_der=odd, subject_der=odd)
+    parts = der.tbs_parts(draft.tbs)
+    assert parts.octets(parts.issuer) == odd
+    assert parts.octets(parts.subject) == odd
+    certificate = x509.load_der_x509_certificate(draft.sample)
+    assert certificate.tbs_certificate_bytes == draft.tbs
+    assert certificate.serial_number == draft.serial
+    assert certificate.public_key() == KEY
+
+
+def test_a_name_keeps_its_string_types() -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Old", _ASN1Type.T61String)])
+    assert b"\x14\x03Old" in _draft(issuer_der=name.public_bytes()).tbs
+
+
+def test_the_end_of_time_is_generalized_time() -> None:
+    tbs = _draft(end=END_OF_TIME).tbs
+    assert b"\x17\x0d261121000000Z" in tbs
+    assert b"\x18\x0f99991231235959Z" in tbs
+    assert b"\x17\x0d491231235959Z" in _draft(end=datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)).tbs
+    assert b"\x18\x0f20500101000000Z" in _draft(end=datetime(2050, 1, 1, tzinfo=UTC)).tbs
+
+
+def test_serials() -> None:
+    for octets in (bytes(20), b"\xff" * 20, os.urandom(20)):
+        serial = random_serial(lambda n, octets=octets: octets[:n])  # type: ignore[misc]
+        assert 0 < serial < 2**159
+        assert len(serial.to_bytes(20, "big")) == 20
+        assert serial.to_bytes(20, "big")[0] & 0xC0 == 0x40
+    assert len({random_serial(os.urandom) for _ in range(1000)}) == 1000
+
+
+def test_key_identifiers() -> None:
+    bits = KEY.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    assert ski(KEY).digest == hashlib.sha256(bits).digest()[:20]  # RFC 7093 section 2 method 1
+    builder = x509.CertificateBuilder(ISSUER, ISSUER, KEY, 1, NOW, NOW + timedelta(days=1))
+    signer = ec.generate_private_key(ec.SECP256R1())
+    builder = builder.not_valid_before(NOW) if builder._not_valid_before is None else builder
+    without = builder.sign(signer, hashes.SHA256())
+    assert issuer_key_identifier(without) == ski(KEY).digest
+    odd = builder.add_extension(x509.SubjectKeyIdentifier(b"any octets"), critical=False).sign(signer, hashes.SHA256())
+    assert issuer_key_identifier(odd) == b"any octets"
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(0, 2), st.integers(0, 39))
+def test_object_identifiers_both_ways(arcs: list[int], first: int, second: int) -> None:
+    dotted = ".".join(str(arc) for arc in (first, second, *arcs))
+    encoded = der.encode_oid(dotted)
+    element = der.read(encoded)
+    assert der.object_identifier(encoded[element.content : element.end]) == dotted
+    if all(arc < 2**32 for arc in arcs):
+        assert x509.ObjectIdentifier(dotted).dotted_string == dotted
+
+
+@given(st.binary(max_size=80))
+def test_reading_der_never_does_anything_but_refuse(data: bytes) -> None:
+    for read in (der.tbs_parts, der.certificate_tbs, der.subject_octets, der.subject_public_key, der.object_identifier):
+        try:
+            read(data)
+        except der.DerError:
+            continue
+
+
+def test_the_linter_sees_what_pkilint_sees() -> None:
+    linter = Linter()
+    assert linter.findings(_draft().sample) == ()
+    reversed_times = _draft(end=NOW + timedelta(days=1)).sample.replace(b"261122000000Z", b"201122000000Z")
+    refusals, warnings = linter.check(reversed_times, LintLevel.ERROR)
+    assert any("negative_validity" in reason.text for reason in refusals)
+    refusals, warnings = linter.check(reversed_times, LintLevel.OFF)
+    assert not refusals
+    assert warnings
+    assert linter.check(b"\x30\x03\x02\x01\x01", LintLevel.FATAL)[0]
+
+
+def test_the_linter_agrees_with_pkilints_own_walk() -> None:
+    """The same validators in the same order, whatever the certificate; only faster."""
+    from pkilint import loader
+    from pkilint.pkix import certificate, name
+    from pkilint.pkix import extension as pkilint_extension
+    from pkilint.validation import ValidationFindingSeverity
+
+    whole = certificate.create_pkix_certificate_validator_container(
+        certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, pkilint_extension.EXTENSION_MAPPINGS),
+        [
+            certificate.create_issuer_validator_container([]),
+            certificate.create_validity_validator_container(),
+            certificate.create_subject_validator_container([]),
+            certificate.create_extensions_validator_container([]),
+            certificate.create_spki_validator_container([]),
+        ],
+    )
+    linter = Linter()
+    for sample in _odd_samples():
+        expected = sorted(
+            description.finding.code
+            for result in whole.validate(loader.load_der_certificate(sample, "x").root)
+            for description in result.finding_descriptions
+            if description.finding.severity <= ValidationFindingSeverity.NOTICE
+        )
+        assert sorted(finding.code for finding in linter.findings(sample)) == expected
+
+
+def _odd_samples() -> list[bytes]:
+    signer = ec.generate_private_key(ec.SECP256R1())
+    end = NOW + timedelta(days=9)
+    plain = x509.CertificateBuilder(ISSUER, x509.Name([]), KEY, 5).not_valid_before(NOW).not_valid_after(end)
+    samples = [plain]
+    san = x509.SubjectAlternativeName(
+        [x509.DNSName("under_score.example"), x509.RFC822Name("not a mailbox"), x509.UniformResourceIdentifier("::")]
+    )
+    samples.append(plain.add_extension(san, critical=False))
+    samples.append(plain.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=False))
+    usage = x509.KeyUsage(False, False, True, False, False, True, True, False, False)
+    samples.append(plain.add_extension(usage, critical=False).add_extension(ski(KEY), critical=True))
+    samples.append(
+        plain.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.32"), b"\x05\x00"), False)
+    )
+    return [one.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.DER) for one in samples]
