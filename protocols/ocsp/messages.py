@@ -280,22 +280,9 @@ _BASIC = der.object_identifier(BASIC)
 _SUCCESSFUL = der.enumerated(ResponseStatus.SUCCESSFUL)
 
 
-def encode_response(response_data: bytes, algorithm: bytes, signature: bytes, certificates: tuple[bytes, ...]) -> bytes:
-    """A successful OCSPResponse around signed ResponseData.
-
-    Args:
-        response_data: The octets that were signed.
-        algorithm: The signature's AlgorithmIdentifier, DER.
-        signature: The signature's octets.
-        certificates: DER certificates to go with it, the signer's first; none leaves the field out.
-    """
-    basic = der.sequence(
-        response_data,
-        algorithm,
-        der.bit_string(signature),
-        der.explicit(0, der.sequence(*certificates)) if certificates else b"",
-    )
-    return der.sequence(_SUCCESSFUL, der.explicit(0, der.sequence(_BASIC, der.octet_string(basic))))
+def encode_response(basic_response: bytes) -> bytes:
+    """A successful OCSPResponse around a DER BasicOCSPResponse."""
+    return der.sequence(_SUCCESSFUL, der.explicit(0, der.sequence(_BASIC, der.octet_string(basic_response))))
 
 
 def encode_error(status: ResponseStatus) -> bytes:

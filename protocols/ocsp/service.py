@@ -9,9 +9,9 @@ import attrs
 
 from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, ResponderIdentity
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, StatusSource
-from pkiserver.authority.status.values import CertificateStatus
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.store.certificates.values import CertificateStatus
 from protocols.ocsp import messages
 from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
 
@@ -29,9 +29,9 @@ class SignedAnswer:
 def _certificate_status(found: CertificateStatus | None) -> messages.CertStatus:
     if found is None:
         return messages.Unknown()
-    if found.revoked_at is None:
+    if found.revocation is None:
         return messages.Good()
-    return messages.Revoked(at=found.revoked_at, reason=found.reason)
+    return messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
 
 
 class OcspService:
@@ -116,7 +116,5 @@ class OcspService:
 
     @staticmethod
     async def _sign(signer: AnswerSigner, policy: OcspPolicy, data: messages.ResponseData) -> bytes:
-        encoded = messages.encode_response_data(data)
-        signature = await signer.sign(encoded)
         certificates = (signer.certificate,) if signer.certificate is not None and policy.include_certificate else ()
-        return messages.encode_response(encoded, signer.algorithm, signature, certificates)
+        return messages.encode_response(await signer.sign(messages.encode_response_data(data), certificates))

@@ -11,9 +11,10 @@ from cryptography import x509
 from pkiserver.authority import der
 from pkiserver.authority.model import CaCertificate, Duty
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
-from pkiserver.authority.status.values import RevocationReason
+from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.store.certificates.values import RevocationReason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -94,10 +95,10 @@ def entries_of(view: CrlView) -> Iterator[CrlEntry]:
         invalidity = None
         for one in revoked.extensions:
             if isinstance(one.value, x509.CRLReason):
-                reason = RevocationReason(one.value.reason.value)
+                reason = parse_reason(one.value.reason.value)
             elif isinstance(one.value, x509.InvalidityDate):
                 invalidity = seconds(one.value.invalidity_date_utc)
-        yield CrlEntry(revoked.serial_number, seconds(revoked.revocation_date_utc), reason.code, invalidity)
+        yield CrlEntry(revoked.serial_number, seconds(revoked.revocation_date_utc), int(reason), invalidity)
 
 
 @attrs.frozen
@@ -128,7 +129,7 @@ class OfflineCrl:
 def _merge(previous: Iterable[CrlEntry], wanted: OfflineCrl) -> tuple[CrlEntry, ...]:
     entries = {entry.serial: entry for entry in previous}
     reasons = []
-    hold = RevocationReason.CERTIFICATE_HOLD.code
+    hold = int(RevocationReason.CERTIFICATE_HOLD)
     for entry in wanted.revoked:
         known = entries.get(entry.serial)
         if known is not None and known.reason != hold:

@@ -9,7 +9,7 @@ from typing import Protocol
 import attrs
 
 from pkiserver.authority.status.policy import OcspPolicy
-from pkiserver.authority.status.values import CertificateStatus
+from pkiserver.store.certificates.values import CertificateStatus
 
 
 @attrs.frozen
@@ -20,17 +20,16 @@ class AnswerSigner:
         key_hash: SHA-1 of its subjectPublicKey bits (RFC 6960 section 4.2.1, KeyHash).
         name: Its certificate's subject, DER.
         certificate: Its certificate, DER; None where the authority's own key signs.
-        algorithm: The AlgorithmIdentifier of its signatures, DER.
         not_after: Until when it may be relied upon, aware UTC.
-        sign: ResponseData DER to signature octets; raises Unavailable when the key is away.
+        sign: ResponseData DER, and the DER certificates to go with it, to BasicOCSPResponse DER; raises Unavailable when
+            the key is away.
     """
 
     key_hash: bytes
     name: bytes
     certificate: bytes | None = attrs.field(repr=False)
-    algorithm: bytes = attrs.field(repr=False)
     not_after: datetime
-    sign: Callable[[bytes], Awaitable[bytes]] = attrs.field(repr=False, eq=False)
+    sign: Callable[[bytes, tuple[bytes, ...]], Awaitable[bytes]] = attrs.field(repr=False, eq=False)
 
 
 @attrs.frozen
@@ -59,7 +58,7 @@ class StatusSource(Protocol):
         """The issuer with these hashes of its DER name and subjectPublicKey bits; None when it is not served here."""
 
     async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
-        """The status of each serial number under this issuer's key; None for what it never issued.
+        """The status of each serial number under this issuer's key; None for what it never issued (burnt included).
 
         Raises:
             Unavailable: The records cannot be read now.

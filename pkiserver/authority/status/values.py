@@ -1,76 +1,38 @@
-"""Reasons and states of revocation, as values that every room may use."""
+"""Revocation reasons by the names that RFC 5280 section 5.3.1 gives them."""
 
 from __future__ import annotations
 
-import enum
-from datetime import datetime
+from pkiserver.store.certificates.values import RevocationReason
 
-import attrs
-
-
-class RevocationReason(enum.StrEnum):
-    """CRLReason (RFC 5280 section 5.3.1), by its ASN.1 name."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "keyCompromise"
-    CA_COMPROMISE = "cACompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-    CERTIFICATE_HOLD = "certificateHold"
-    REMOVE_FROM_CRL = "removeFromCRL"
-    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
-    AA_COMPROMISE = "aACompromise"
-
-    @property
-    def code(self) -> int:
-        """The number on the wire."""
-        return _CODES[self]
-
-    @classmethod
-    def from_code(cls, code: int) -> RevocationReason:
-        """The reason with a number on the wire; raises :class:`ValueError` for 7 and what lies beyond 10."""
-        for reason, number in _CODES.items():
-            if number == code:
-                return reason
-        raise ValueError(f"{code} is not a revocation reason")
-
-    @classmethod
-    def parse(cls, text: str) -> RevocationReason:
-        """Read a name, whatever its case and with or without hyphens, or a number; raises :class:`ValueError`."""
-        folded = text.replace("-", "").replace("_", "").lower()
-        for reason in cls:
-            if folded in (reason.value.lower(), str(reason.code)):
-                return reason
-        raise ValueError(f"{text!r} is not a revocation reason (allowed: {', '.join(cls)})")
-
-
-_CODES = {
-    RevocationReason.UNSPECIFIED: 0,
-    RevocationReason.KEY_COMPROMISE: 1,
-    RevocationReason.CA_COMPROMISE: 2,
-    RevocationReason.AFFILIATION_CHANGED: 3,
-    RevocationReason.SUPERSEDED: 4,
-    RevocationReason.CESSATION_OF_OPERATION: 5,
-    RevocationReason.CERTIFICATE_HOLD: 6,
-    RevocationReason.REMOVE_FROM_CRL: 8,
-    RevocationReason.PRIVILEGE_WITHDRAWN: 9,
-    RevocationReason.AA_COMPROMISE: 10,
+_NAMES = {
+    RevocationReason.UNSPECIFIED: "unspecified",
+    RevocationReason.KEY_COMPROMISE: "keyCompromise",
+    RevocationReason.CA_COMPROMISE: "cACompromise",
+    RevocationReason.AFFILIATION_CHANGED: "affiliationChanged",
+    RevocationReason.SUPERSEDED: "superseded",
+    RevocationReason.CESSATION_OF_OPERATION: "cessationOfOperation",
+    RevocationReason.CERTIFICATE_HOLD: "certificateHold",
+    RevocationReason.REMOVE_FROM_CRL: "removeFromCRL",
+    RevocationReason.PRIVILEGE_WITHDRAWN: "privilegeWithdrawn",
+    RevocationReason.AA_COMPROMISE: "aACompromise",
 }
 
+REASON_NAMES = tuple(_NAMES.values())
 
-@attrs.frozen
-class CertificateStatus:
-    """What is known about an issued certificate.
 
-    Attributes:
-        not_after: Its end, aware UTC.
-        revoked_at: When it was revoked or put on hold; None while it is good.
-        reason: The CRLReason number; 6 means on hold.
-        invalidity_date: When its key is known or suspected to have become unsafe.
+def reason_name(reason: RevocationReason) -> str:
+    """The reason's ASN.1 name."""
+    return _NAMES[reason]
+
+
+def parse_reason(text: str) -> RevocationReason:
+    """A reason from its name, whatever its case and with or without hyphens, or from its number.
+
+    Raises:
+        ValueError: with the allowed names.
     """
-
-    not_after: datetime
-    revoked_at: datetime | None = None
-    reason: int = 0
-    invalidity_date: datetime | None = None
+    folded = text.strip().replace("-", "").replace("_", "").lower()
+    for reason, name in _NAMES.items():
+        if folded in (name.lower(), str(int(reason))):
+            return reason
+    raise ValueError(f"{text!r} is not a revocation reason (allowed: {', '.join(REASON_NAMES)})")

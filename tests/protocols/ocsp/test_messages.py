@@ -156,7 +156,9 @@ def test_what_is_written_cryptography_reads(
     key_hash = hashlib.sha1(os.urandom(8)).digest()
     tbs = messages.encode_response_data(messages.ResponseData(messages.by_key(key_hash), NOW, (answer,), octets))
     signature = KEY.sign(tbs, ec.ECDSA(hashes.SHA256()))
-    read = ocsp.load_der_ocsp_response(messages.encode_response(tbs, ECDSA_SHA256, signature, ()))
+    read = ocsp.load_der_ocsp_response(
+        messages.encode_response(der.sequence(tbs, ECDSA_SHA256, der.bit_string(signature)))
+    )
     assert read.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL
     assert read.tbs_response_bytes == tbs
     assert read.signature == signature
