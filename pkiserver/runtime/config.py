@@ -139,7 +139,7 @@ class HttpsSettings:
 
     listen: tuple[Endpoint, ...] = ()
     tls: TlsSettings | None = None
-    client_certificates: Literal["request", "none"] = "request"
+    client_certificates: Literal["none", "request", "require"] = "request"
     """Whether the client is asked for a certificate. Whom one identifies is for the registration gate to say."""
 
 

@@ -1,0 +1,88 @@
+"""One event, one line: as text or JSON, with nothing in it that could pass for another line."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from twisted.logger import LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
+
+HIDDEN = frozenset({"request_id", "worker"})
+"""Fields that the line shows in a place of their own."""
+
+
+def escape(text: str) -> str:
+    """Text on one line: control characters, line separators and direction marks as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"} else ascii(c)[1:-1] for c in text)
+
+
+def _timestamp(event: LogEvent) -> str:
+    moment = datetime.fromtimestamp(float(event.get("log_time", 0.0)), UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    return level.name if level is not None and isinstance(level.name, str) else "info"
+
+
+def traceback_of(event: LogEvent) -> str | None:
+    """The traceback of an event that is about a failure."""
+    failure = event.get("log_failure")
+    return failure.getTraceback() if isinstance(failure, Failure) else None
+
+
+def fields_of(event: LogEvent) -> Iterator[tuple[str, str | int | float | bool | None]]:
+    """What the caller gave beside the text, as far as it is plain; the rest is in the message if anywhere."""
+    for name, value in event.items():
+        if not name.startswith("log_") and (value is None or isinstance(value, str | int | float | bool)):
+            yield name, value
+
+
+def as_json(event: LogEvent, worker: str) -> str:
+    """One JSON object: time, level, namespace, message, then the event's own fields."""
+    record: dict[str, object] = {
+        "time": _timestamp(event),
+        "level": _level(event),
+        "namespace": event.get("log_namespace", "-"),
+        "message": formatEvent(event),
+        "worker": worker,
+    }
+    for name, value in fields_of(event):
+        # No field of an event may pass for one of ours.
+        record.setdefault(name, value)
+    if (traceback := traceback_of(event)) is not None:
+        record["traceback"] = traceback
+    return json.dumps(record, ensure_ascii=True)
+
+
+def as_text(event: LogEvent, worker: str) -> str:
+    """One line for people; a traceback follows on lines that begin with ``  | ``, which no event's own line does."""
+    message = escape(formatEvent(event).strip())
+    request_id = event.get("request_id")
+    if isinstance(request_id, str) and request_id not in message:
+        message += f" request_id={escape(request_id)}"
+    line = f"{_timestamp(event)} {_level(event):<5} [{worker}] {event.get('log_namespace', '-')}: {message}"
+    if (traceback := traceback_of(event)) is not None:
+        line += "".join(f"\n  | {escape(part)}" for part in traceback.rstrip().split("\n"))
+    return line
+
+
+PRIORITIES = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+"""Syslog severities (RFC 5424 section 6.2.1), which journald uses too."""
+
+
+def priority(event: LogEvent) -> int:
+    """The syslog severity of an event."""
+    return PRIORITIES.get(event.get("log_level"), 6)

@@ -1,0 +1,82 @@
+"""The operational log: twisted.logger events to the configured target, which SIGHUP may change while running."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
+from zope.interface import implementer
+
+from pkiserver.runtime.logsettings import LogSettings
+from pkiserver.runtime.logsinks import Sink, close_quietly, open_sink
+
+
+@implementer(ILogObserver)
+class NodeLog:
+    """The process's log observer. Never raises: what cannot be written is counted, and told once writing works again.
+
+    Args:
+        settings: Target, form and level.
+        worker: The process's name in each line: ``main``, ``0``, ``1``, ...
+
+    Raises:
+        OSError: a log file cannot be opened.
+    """
+
+    def __init__(self, settings: LogSettings, worker: str, *, stderr: TextIO | None = None) -> None:
+        self._worker = worker
+        # bound now: once logging has begun, sys.stderr is the log itself
+        self._stderr = stderr or sys.stderr
+        self._settings = settings
+        self._sink: Sink = open_sink(settings, worker, self._stderr)
+        self._minimum = LogLevel.levelWithName(settings.level.value)
+        self.lost = 0
+        """Events that could not be written."""
+        self._untold = 0
+        self._own = Logger(namespace="pkiserver.log", observer=self)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event that is severe enough."""
+        level = event.get("log_level")
+        if level is not None and level < self._minimum:
+            return
+        try:
+            self._sink.write(event)
+        except (OSError, ValueError):
+            # A log that cannot be written must not stop the server; the audit log, which must, is another matter.
+            self.lost += 1
+            self._untold += 1
+        else:
+            if self._untold:
+                untold, self._untold = self._untold, 0
+                self._own.warn("{count} log events before the last one could not be written", count=untold)
+
+    def change(self, settings: LogSettings) -> str | None:
+        """Use other settings from now on, or the same ones with a log file opened anew.
+
+        Returns:
+            What changed, in words; None when nothing did.
+
+        Raises:
+            OSError: the new log file cannot be opened; the old one stays in use.
+        """
+        sink = open_sink(settings, self._worker, self._stderr)
+        old, self._sink = self._sink, sink
+        close_quietly(old)
+        before, self._settings = self._settings, settings
+        self._minimum = LogLevel.levelWithName(settings.level.value)
+        changes = [
+            f"{name} {old_value} -> {new_value}"
+            for name, old_value, new_value in (
+                ("target", before.target, settings.target),
+                ("format", before.format.value, settings.format.value),
+                ("level", before.level.value, settings.level.value),
+            )
+            if old_value != new_value
+        ]
+        return ", ".join(changes) or None
+
+    def close(self) -> None:
+        """Close a file or socket."""
+        close_quietly(self._sink)

@@ -1,0 +1,140 @@
+"""The log as whoever reads it gets it: files, syslog's and journald's sockets."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogLevel
+
+from pkiserver.runtime.logformat import as_json, as_text
+from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.logsettings import LogFormat, LogSettings, LogTarget
+from pkiserver.runtime.logsettings import LogLevel as Level
+
+
+def logger(log: NodeLog) -> Logger:
+    return Logger(namespace="pkiserver.test", observer=log)
+
+
+def test_text_lines_carry_the_request_id(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = NodeLog(LogSettings(target=LogTarget("file", file)), "0")
+    logger(log).info("issued {serial}", serial="0A", request_id="0123456789abcdef")
+    logger(log).debug("not this")
+    line = file.read_text()
+    assert " info  [0] pkiserver.test: issued 0A request_id=0123456789abcdef\n" in line
+    assert line.count("\n") == 1
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_json_lines_carry_every_plain_field(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = NodeLog(LogSettings(LogTarget("file", file), LogFormat.JSON, Level.DEBUG), "3")
+    logger(log).debug("x {a}", a=1, b=None, c=object(), message="forged", request_id="r")
+    record = json.loads(file.read_text())
+    assert record | {"time": ""} == {
+        "time": "", "level": "debug", "namespace": "pkiserver.test", "message": "x 1", "worker": "3",
+        "a": 1, "b": None, "request_id": "r",
+    }  # fmt: skip
+
+
+@given(st.text(), st.text())
+def test_an_event_is_one_line_whatever_is_in_it(message: str, field: str) -> None:
+    event = {
+        "log_format": "{m}",
+        "m": message,
+        "f": field,
+        "request_id": field,
+        "log_time": 0.0,
+        "log_level": LogLevel.info,
+    }
+    for text in (as_text(event, "0"), as_json(event, "0")):
+        assert text.splitlines() == [text]
+        assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
+
+
+def test_a_traceback_cannot_pass_for_another_line(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    log = NodeLog(LogSettings(), "0", stderr=stream)
+    try:
+        raise ValueError("a\n2026-01-01T00:00:00.000Z info  [0] pkiserver: all is well\x1b[2J")
+    except ValueError:
+        logger(log).failure("it broke")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("pkiserver.test: it broke")
+    assert rest
+    assert all(line.startswith("  | ") for line in rest)
+    assert "\x1b" not in stream.getvalue()
+
+
+def listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    server.bind(str(path))
+    server.settimeout(5)
+    return server
+
+
+def test_syslog_datagrams(tmp_path: Path) -> None:
+    server = listen(tmp_path / "s")
+    log = NodeLog(LogSettings(LogTarget.parse(f"syslog:{tmp_path}/s")), "1")
+    logger(log).warn("bad\nthing", request_id="r1")
+    assert server.recv(9000).decode().partition("]: ")[2] == "[1] pkiserver.test: bad\\nthing request_id=r1"
+    server.close()
+    server = listen(tmp_path / "s")
+    logger(log).error("after the daemon was restarted")
+    assert server.recv(9000).startswith(b"<27>pkiserver[")
+    server.close()
+
+
+def test_journald_entries(tmp_path: Path) -> None:
+    with listen(tmp_path / "j") as server:
+        log = NodeLog(LogSettings(LogTarget.parse(f"journald:{tmp_path}/j")), "2")
+        logger(log).critical("two\nPRIORITY=7", request_id="r2")
+        entry = server.recv(9000)
+    assert entry.startswith(b"MESSAGE\n" + struct.pack("<Q", 14) + b"two\nPRIORITY=7\n")
+    assert b"\nPRIORITY=2\n" in entry
+    assert b"PKISERVER_REQUEST_ID=r2\n" in entry
+
+
+def test_a_log_that_cannot_be_written_stops_nothing_and_says_so_later(tmp_path: Path) -> None:
+    log = NodeLog(LogSettings(LogTarget.parse(f"syslog:{tmp_path}/s")), "0")
+    for _ in range(3):
+        logger(log).info("lost")
+    assert log.lost == 3
+    with listen(tmp_path / "s") as server:
+        from twisted.logger import globalLogPublisher
+
+        globalLogPublisher.addObserver(log)
+        try:
+            logger(log).info("here again")
+        finally:
+            globalLogPublisher.removeObserver(log)
+        said = server.recv(9000) + server.recv(9000)
+    assert b"3 log events could not be written" in said
+    assert b"here again" in said
+
+
+def test_settings_change_while_running(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    log = NodeLog(LogSettings(LogTarget("file", first)), "0")
+    logger(log).info("one")
+    first.rename(tmp_path / "rotated")
+    assert log.change(LogSettings(LogTarget("file", first))) is None
+    logger(log).info("two")
+    changed = log.change(LogSettings(LogTarget("file", second), LogFormat.JSON))
+    assert changed == f"target file:{first} -> file:{second}, format text -> json"
+    logger(log).info("three")
+    with pytest.raises(OSError, match="No such file"):
+        log.change(LogSettings(LogTarget("file", tmp_path / "no" / "such")))
+    logger(log).info("four")
+    assert "one" in (tmp_path / "rotated").read_text()
+    assert "two" in first.read_text()
+    assert [json.loads(line)["message"] for line in second.read_text().splitlines()] == ["three", "four"]
