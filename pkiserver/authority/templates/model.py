@@ -1,0 +1,242 @@
+"""A certificate template as its TOML file says it. ``docs/templates.md`` explains every key."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+import attrs
+
+from pkiserver.authority.lint import LintLevel
+from pkiserver.authority.templates import checks
+from pkiserver.authority.templates.model_extensions import (
+    AddedExtension,
+    BasicConstraintsMode,
+    CaRules,
+    ExtendedKeyUsageRules,
+    KeyUsageRules,
+    MicrosoftRules,
+    Policy,
+    QcRules,
+    RequestExtensionRules,
+    UrlRules,
+)
+from pkiserver.authority.templates.model_names import SanRules, SubjectRules
+from pkiserver.authority.templates.values import Oid
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.algorithms import KeyType
+
+# Operation paths of RFC 7030 section 3.2.2 and RFC 8295 section 2: a label may not be one of them.
+EST_OPERATIONS = frozenset(
+    {
+        "cacerts", "simpleenroll", "simplereenroll", "fullcmc", "csrattrs", "serverkeygen",
+        "crls", "pal", "symmetrickeys", "eecerts", "firmware", "tamp",
+    }
+)  # fmt: skip
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class EnrollmentProtocol(StrEnum):
+    """The ways by which a request can come. ``internal``: certificates that the server makes for itself."""
+
+    EST = "est"
+    SCEP = "scep"
+    CMP = "cmp"
+    RCDP = "rcdp"
+    ACME = "acme"
+    WSTEP = "wstep"
+    REST = "rest"
+    CONSOLE = "console"
+    CLI = "cli"
+    INTERNAL = "internal"
+
+
+class BeyondIssuer(StrEnum):
+    """What happens when a certificate would outlive its issuer."""
+
+    CLAMP = "clamp"
+    REFUSE = "refuse"
+
+
+class WishedValidity(StrEnum):
+    """What a client's wish about validity does: nothing, shorten (never lengthen), or get the request refused."""
+
+    IGNORE = "ignore"
+    SHORTEN = "shorten"
+    REFUSE = "refuse"
+
+
+@attrs.frozen
+class ValidityRules:
+    """How long. The period counts from notBefore and includes both ends (RFC 5280 section 4.1.2.5).
+
+    ``backdate`` puts notBefore into the past, for clients whose clocks are late. ``not_after`` is a fixed end instead
+    of a duration; 9999-12-31T23:59:59Z means no expiry. ``minimum``: refuse rather than issue for less, after clamping.
+    """
+
+    duration: timedelta | None = None
+    not_after: datetime | None = None
+    backdate: timedelta = timedelta(minutes=5)
+    beyond_issuer: BeyondIssuer = BeyondIssuer.CLAMP
+    wishes: WishedValidity = WishedValidity.IGNORE
+    minimum: timedelta = timedelta(minutes=1)
+    private_key_usage: timedelta | None = None
+
+    def __attrs_post_init__(self) -> None:
+        problems = []
+        if (self.duration is None) == (self.not_after is None):
+            problems.append(Invalid("give one of duration and not_after", key="duration"))
+        if self.duration is not None and not timedelta(minutes=1) <= self.duration <= timedelta(days=365 * 8000):
+            problems.append(Invalid("is out of range", key="duration", allowed="1m to 8000y"))
+        if self.duration is not None and self.backdate >= self.duration:
+            problems.append(Invalid("reaches back further than the certificate lasts", key="backdate"))
+        if not timedelta() <= self.backdate <= timedelta(days=366):
+            problems.append(Invalid("is out of range", key="backdate", allowed="0s to 366d"))
+        if self.private_key_usage is not None and self.private_key_usage <= timedelta():
+            problems.append(Invalid("is not positive", key="private_key_usage"))
+        if problems:
+            raise ExceptionGroup("template", problems)
+
+
+class KeyReuse(StrEnum):
+    """Whether a renewal may keep its key."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+@attrs.frozen
+class RenewalRules:
+    """Renewal with the current certificate: from ``window`` before its end until ``grace`` after it."""
+
+    allowed: bool = True
+    window: timedelta = timedelta(days=30)
+    grace: timedelta = timedelta()
+    same_key: KeyReuse = KeyReuse.ALLOW
+
+
+class SameSubject(StrEnum):
+    """A valid certificate of this template has the same subject: issue, refuse, or issue and revoke the old one."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+    SUPERSEDE = "supersede"
+
+
+class SameKey(StrEnum):
+    """A certificate for the same key exists: issue, only when it has the same subject, or never."""
+
+    ALLOW = "allow"
+    SAME_SUBJECT = "same_subject"
+    REFUSE = "refuse"
+
+
+@attrs.frozen
+class DuplicateRules:
+    """Duplicates. A renewal of the very certificate is no duplicate."""
+
+    same_subject: SameSubject = SameSubject.ALLOW
+    same_key: SameKey = SameKey.SAME_SUBJECT
+
+
+class EvidenceKind(StrEnum):
+    """What a client can show. ``operator`` is somebody at the server's own command line."""
+
+    PASSWORD = "password"  # noqa: S105 - the name of a kind of evidence
+    CLIENT_CERTIFICATE = "client_certificate"
+    CODE = "code"
+    SHARED_SECRET = "shared_secret"  # noqa: S105
+    OPERATOR = "operator"
+
+
+@attrs.frozen
+class EvidenceRule:
+    """One sufficient set of evidence: every kind in ``all`` must be there.
+
+    ``protocols``: where the rule holds; empty means everywhere. ``groups``: the requester is in one of them; empty
+    means anybody known. ``approval``: an officer must agree as well. ``issuers``: authorities whose client
+    certificates count; empty means the template's own. ``templates``: templates whose client certificates count;
+    empty means any.
+    """
+
+    all: tuple[EvidenceKind, ...]
+    protocols: tuple[EnrollmentProtocol, ...] = ()
+    groups: tuple[str, ...] = ()
+    approval: bool = False
+    issuers: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if not self.all:
+            raise Invalid("names no evidence: nobody gets a certificate for nothing", key="all")
+        if (self.issuers or self.templates) and EvidenceKind.CLIENT_CERTIFICATE not in self.all:
+            raise Invalid("goes with client_certificate", key="issuers" if self.issuers else "templates")
+
+
+@attrs.frozen
+class EstRules:
+    """What EST (RFC 7030) offers for this template. ``csr_attributes``: further OIDs for csrattrs."""
+
+    proof_linking: Literal["when_present", "required"] = "when_present"
+    server_keygen: bool = False
+    server_keygen_key: KeyType | None = None
+    csr_attributes: tuple[Oid, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.server_keygen_key is not None and not self.server_keygen:
+            raise Invalid("goes with server_keygen = true", key="server_keygen_key")
+
+
+@attrs.frozen(cache_hash=True)
+class Template:
+    """Everything that decides what a certificate of this template says and who may have one."""
+
+    name: str
+    issuer: str
+    keys: tuple[KeyType, ...]
+    validity: ValidityRules
+    kind: Literal["template"] = "template"
+    description: str = ""
+    enabled: bool = True
+    protocols: tuple[EnrollmentProtocol, ...] = ()
+    lint: LintLevel = LintLevel.ERROR
+    escrow: bool = False
+    must_staple: bool = False
+    ocsp_no_check: bool = False
+    basic_constraints: BasicConstraintsMode = BasicConstraintsMode.CRITICAL
+    policies_critical: bool = False
+    evidence: tuple[EvidenceRule, ...] = ()
+    subject: SubjectRules = attrs.field(factory=SubjectRules)
+    sans: SanRules = attrs.field(factory=SanRules)
+    key_usage: KeyUsageRules | None = None
+    extended_key_usage: ExtendedKeyUsageRules | None = None
+    ca: CaRules | None = None
+    policies: tuple[Policy, ...] = ()
+    qc_statements: QcRules | None = None
+    microsoft: MicrosoftRules | None = None
+    extensions: tuple[AddedExtension, ...] = ()
+    request_extensions: RequestExtensionRules = attrs.field(factory=RequestExtensionRules)
+    urls: UrlRules = attrs.field(factory=UrlRules)
+    renewal: RenewalRules = attrs.field(factory=RenewalRules)
+    duplicates: DuplicateRules = attrs.field(factory=DuplicateRules)
+    est: EstRules = attrs.field(factory=EstRules)
+
+    def __attrs_post_init__(self) -> None:
+        problems = []
+        if not _NAME.fullmatch(self.name):
+            problems.append(Invalid("is not 1 to 63 letters, digits, dots, hyphens and underscores", key="name"))
+        if self.name.lower() in EST_OPERATIONS:
+            problems.append(Invalid(f'"{self.name}" is an operation path of EST and cannot be a label', key="name"))
+        problems += checks.combination_problems(self)
+        if problems:
+            raise ExceptionGroup("template", problems)
+
+    def allows(self, protocol: str) -> bool:
+        """Whether requests may come by this protocol."""
+        return protocol in self.protocols
+
+    def evidence_for(self, protocol: str) -> tuple[EvidenceRule, ...]:
+        """The rules that hold for a protocol; any one of them suffices. Empty: nobody is entitled."""
+        return tuple(rule for rule in self.evidence if not rule.protocols or protocol in rule.protocols)
