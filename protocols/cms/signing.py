@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.keys.algorithms import Padding, SignatureScheme
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import digest
 from protocols.cms.ber import children, header, only_child
@@ -25,28 +26,42 @@ _UTC_TIME_YEARS = range(1950, 2050)
 class AttributeSigner(Protocol):
     """A door that signs the signed attributes of one content type and nothing else."""
 
-    async def sign_attributes(self, signed_attrs: bytes) -> bytes:
-        """The signature over the DER SET OF Attribute ``signed_attrs``.
+    async def sign_attributes(self, signed_attributes: bytes, scheme: SignatureScheme) -> bytes:
+        """The signature over the DER SET OF Attribute; raises what the door raises, WrongDoor and Unavailable first."""
 
-        Raises:
-            Rejected: the content-type attribute is not the one that the door is for.
-            Unavailable: the key is away.
-        """
+
+_HASH_OIDS = {"sha256": oids.SHA256, "sha384": oids.SHA384, "sha512": oids.SHA512}
 
 
 @attrs.frozen
 class SignerProfile:
     """What a SignerInfo says about its signer.
 
-    ``signature_algorithm`` is the DER AlgorithmIdentifier that goes into the message; some receivers want plain
-    rsaEncryption there, which names the same PKCS#1 v1.5 signature. ``by_key_identifier`` gives the SKI to name the
-    signer by, else issuer and serial do.
+    ``plain_rsa`` writes rsaEncryption as the signature algorithm, which some receivers want and which names the same
+    PKCS#1 v1.5 signature. ``by_key_identifier`` gives the SKI to name the signer by, else issuer and serial do.
     """
 
     certificate: x509.Certificate
-    digest: str
-    signature_algorithm: bytes
+    scheme: SignatureScheme
+    plain_rsa: bool = False
     by_key_identifier: bytes | None = None
+
+    @property
+    def digest(self) -> str:
+        """OID of the message digest: the scheme's hash; SHA-512 where it takes the message whole.
+
+        RFC 8419 section 2.3 and RFC 9882 section 3.3; Ed448 goes with SHAKE256.
+        """
+        if self.scheme.hash_name is not None:
+            return _HASH_OIDS[self.scheme.hash_name]
+        return oids.SHAKE256 if self.scheme.name == "ed448" else oids.SHA512
+
+    @property
+    def signature_algorithm(self) -> bytes:
+        """The DER AlgorithmIdentifier of the SignerInfo."""
+        if self.plain_rsa and self.scheme.padding is Padding.PKCS1:
+            return messages.octets(messages.algorithm(oids.RSA_ENCRYPTION, b"\x05\x00"))
+        return self.scheme.identifier
 
 
 @attrs.frozen
@@ -164,11 +179,11 @@ async def sign(
 ) -> bytes:
     """:func:`prepare`, the door, :meth:`Unsigned.finish`. Raises what the door raises."""
     unsigned = prepare(content, profile, attributes=attributes, certificates=certificates, crls=crls)
-    return unsigned.finish(await signer.sign_attributes(unsigned.signed_attrs))
+    return unsigned.finish(await signer.sign_attributes(unsigned.signed_attrs, profile.scheme))
 
 
 def _digest_identifier(oid: str) -> messages.AlgorithmIdentifier:
-    """A digest's AlgorithmIdentifier with absent parameters (RFC 5754 section 2); SHAKE256 gives its length."""
+    """A digest's AlgorithmIdentifier with absent parameters (RFC 5754 section 2, RFC 8702 section 3.1)."""
     return messages.algorithm(oid)
 
 

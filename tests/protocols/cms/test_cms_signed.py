@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.keys.algorithms import SignatureScheme
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import LegacyDigests
 from protocols.cms.ber import children, header, only_child
@@ -31,9 +32,8 @@ from protocols.cms.verification import parse_signed, verify
 RSA = rsa.generate_private_key(65537, 2048)
 P256 = ec.generate_private_key(ec.SECP256R1())
 NULL = b"\x05\x00"
-RSA_SHA256 = messages.octets(messages.algorithm("1.2.840.113549.1.1.11", NULL))
-RSA_PLAIN = messages.octets(messages.algorithm(oids.RSA_ENCRYPTION, NULL))
-ECDSA_SHA256 = messages.octets(messages.algorithm("1.2.840.10045.4.3.2"))
+RSA_SHA256 = SignatureScheme.parse("rsa-sha256")
+ECDSA_SHA256 = SignatureScheme.parse("ecdsa-sha256")
 
 
 @functools.cache
@@ -52,7 +52,8 @@ class Door:
         self.key = key
         self.seen: list[bytes] = []
 
-    async def sign_attributes(self, signed_attrs: bytes) -> bytes:
+    async def sign_attributes(self, signed_attrs: bytes, scheme: SignatureScheme) -> bytes:
+        assert scheme.suits(self.key.public_key())
         self.seen.append(signed_attrs)
         if isinstance(self.key, rsa.RSAPrivateKey):
             return self.key.sign(signed_attrs, padding.PKCS1v15(), hashes.SHA256())
@@ -75,14 +76,20 @@ def pem_files(folder: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
 
 @pytest.mark.parametrize("by_identifier", [False, True])
 @pytest.mark.parametrize(
-    ("key", "algorithm"), [(RSA, RSA_SHA256), (RSA, RSA_PLAIN), (P256, ECDSA_SHA256)], ids=["rsa", "plain", "ec"]
+    ("key", "scheme", "plain"),
+    [(RSA, RSA_SHA256, False), (RSA, RSA_SHA256, True), (P256, ECDSA_SHA256, False)],
+    ids=["rsa", "plain", "ec"],
 )
 async def test_openssl_verifies_what_we_sign(
-    tmp_path: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, algorithm: bytes, by_identifier: bool
+    tmp_path: Path,
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+    scheme: SignatureScheme,
+    plain: bool,
+    by_identifier: bool,
 ) -> None:
     certificate = self_signed(key)
     ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    profile = SignerProfile(certificate, oids.SHA256, algorithm, ski if by_identifier else None)
+    profile = SignerProfile(certificate, scheme, plain, ski if by_identifier else None)
     door = Door(key)
     moment = dt.datetime(2026, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
     ders = (certificate.public_bytes(serialization.Encoding.DER),)
@@ -146,13 +153,14 @@ def test_pss_and_detached_and_old_digests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "algorithm"),
     [
-        (ed25519.Ed25519PrivateKey.generate(), oids.ED25519),
-        (mldsa.MLDSA65PrivateKey.generate(), "2.16.840.1.101.3.4.3.18"),
+        (ed25519.Ed25519PrivateKey.generate(), "ed25519"),
+        (ed448.Ed448PrivateKey.generate(), "ed448"),
+        (mldsa.MLDSA65PrivateKey.generate(), "ml-dsa-65"),
     ],
-    ids=["ed25519", "ml-dsa-65"],
+    ids=["ed25519", "ed448", "ml-dsa-65"],
 )
 def test_edwards_and_ml_dsa_signatures(key: ed25519.Ed25519PrivateKey, algorithm: str) -> None:
-    profile = SignerProfile(self_signed(P256), oids.SHA512, messages.octets(messages.algorithm(algorithm)))
+    profile = SignerProfile(self_signed(P256), SignatureScheme.parse(algorithm))
     unsigned = prepare(SignedContent(oids.TST_INFO, b"0\x00"), profile)
     parsed = parse_signed(unsigned.finish(key.sign(unsigned.signed_attrs)))
     verify(parsed, parsed.only_signer(), key.public_key())
@@ -161,7 +169,7 @@ def test_edwards_and_ml_dsa_signatures(key: ed25519.Ed25519PrivateKey, algorithm
 
 
 def test_unsorted_signed_attributes_verify_as_sent_and_as_sorted() -> None:
-    profile = SignerProfile(self_signed(P256), oids.SHA256, ECDSA_SHA256)
+    profile = SignerProfile(self_signed(P256), ECDSA_SHA256)
     unsigned = prepare(SignedContent(oids.DATA, b"x"), profile, attributes=(attribute("1.2.3", NULL),))
     items = [item.whole for item in children(only_child(unsigned.signed_attrs).content)]
     reverse = b"".join(reversed(items))
@@ -173,7 +181,7 @@ def test_unsorted_signed_attributes_verify_as_sent_and_as_sorted() -> None:
 
 
 def test_content_type_and_digest_must_fit() -> None:
-    profile = SignerProfile(self_signed(P256), oids.SHA256, ECDSA_SHA256)
+    profile = SignerProfile(self_signed(P256), ECDSA_SHA256)
     unsigned = prepare(SignedContent(oids.DATA, b"pay 1 euro"), profile)
     message = unsigned.finish(P256.sign(unsigned.signed_attrs, ec.ECDSA(hashes.SHA256())))
     tampered = parse_signed(message.replace(b"pay 1 euro", b"pay 9 euro"))
@@ -187,7 +195,7 @@ def test_content_type_and_digest_must_fit() -> None:
 
 
 def test_no_attributes_only_for_plain_data_and_duplicate_attributes_are_refused() -> None:
-    profile = SignerProfile(self_signed(P256), oids.SHA256, ECDSA_SHA256)
+    profile = SignerProfile(self_signed(P256), ECDSA_SHA256)
     twice = prepare(SignedContent(oids.DATA, b"x"), profile, attributes=(attribute(oids.CONTENT_TYPE, NULL),))
     parsed = parse_signed(twice.finish(P256.sign(twice.signed_attrs, ec.ECDSA(hashes.SHA256()))))
     with pytest.raises(Rejected, match="more than once"):
@@ -196,7 +204,7 @@ def test_no_attributes_only_for_plain_data_and_duplicate_attributes_are_refused(
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_truncated_messages_are_refused(cut: int) -> None:
-    profile = SignerProfile(self_signed(P256), oids.SHA256, ECDSA_SHA256)
+    profile = SignerProfile(self_signed(P256), ECDSA_SHA256)
     unsigned = prepare(SignedContent(oids.DATA, b"x"), profile)
     message = unsigned.finish(b"signature")
     with pytest.raises(Rejected):
