@@ -1,1 +1,1 @@
-"""The signing core: key providers, algorithms and the typed doors through which a key may be used."""
+"""The signing core: keys in tokens and files, and the typed doors through which alone they are used."""

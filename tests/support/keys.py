@@ -1,0 +1,49 @@
+"""Keys for tests: a registry in memory, a SoftHSM token of its own, a software store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.keys.records import KeyRecord
+from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
+from pkiserver.keys.softhsm import create_token
+
+
+@attrs.define
+class MemoryRegistry:
+    """A KeyRegistry that forgets; ``events`` are what would have been audited."""
+
+    records: dict[str, KeyRecord] = attrs.Factory(dict)
+    events: list[tuple[str, str, str]] = attrs.Factory(list)
+
+    async def list(self) -> Sequence[KeyRecord]:
+        return list(self.records.values())
+
+    async def add(self, record: KeyRecord, *, actor: str, operation: str) -> None:
+        if record.name in self.records:
+            raise Rejected.because(Refusal.CONFLICT, f"there is a key {record.name!r} already")
+        self.records[record.name] = record
+        self.events.append((operation, record.name, "ok"))
+
+    async def delete(self, name: str, *, actor: str) -> None:
+        del self.records[name]
+        self.events.append(("delete", name, "ok"))
+
+    async def note(self, name: str, *, actor: str, operation: str, outcome: str, detail: str) -> None:
+        self.events.append((operation, name, outcome))
+
+
+def softhsm_token(directory: Path, label: str = "test") -> TokenSettings:
+    """A fresh SoftHSM token; opens as store ``softhsm``. One process can use one SoftHSM configuration at a time."""
+    return create_token(directory / "softhsm", label, directory / "pin")
+
+
+def software_store(directory: Path) -> SoftwareStoreSettings:
+    """A software store named ``software``."""
+    passphrase = directory / "passphrase"
+    passphrase.write_text("correct horse\n")
+    return SoftwareStoreSettings(name="software", directory=directory / "keys", passphrase_source=f"file:{passphrase}")
