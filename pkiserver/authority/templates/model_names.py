@@ -9,7 +9,7 @@ import attrs
 from pkiserver.authority.templates.attributes import DnAttribute
 from pkiserver.authority.templates.names import subject_value_problem
 from pkiserver.authority.templates.patterns import Pattern
-from pkiserver.authority.templates.sankinds import SEPARATORS, SanKind, compile_pattern
+from pkiserver.authority.templates.sankinds import SanError, SanKind, compile_pattern, make
 from pkiserver.authority.templates.values import Oid, TextValue
 from pkiserver.foundation.tomlfile import Invalid
 
@@ -167,6 +167,7 @@ class SanPart:
                 compile_pattern(self.kind, text)
             except ValueError as error:
                 problems.append(Invalid(f'"{text}": {error}', key="patterns"))
+        problems += self._fixed_problems()
         if not 0 <= self.min <= self.max <= MAX_SANS or self.max == 0:
             problems.append(
                 Invalid("are out of range", key="max", allowed=f"0 <= min <= max, max from 1 to {MAX_SANS}")
@@ -176,6 +177,16 @@ class SanPart:
         if (self.kind is SanKind.OTHER) != (self.oid is not None):
             problems.append(Invalid('goes with kind = "other", and only with it', key="oid"))
         _raise(problems)
+
+    def _fixed_problems(self) -> list[Invalid]:
+        oid = self.oid.value if self.oid is not None else "1.1"
+        problems = []
+        for value in self.values if self.source is Source.FIXED else ():
+            try:
+                make(self.kind, value.fixed or "", wildcard=self.wildcard, oid=oid)
+            except SanError as error:
+                problems.append(Invalid(f'"{value}" {error}', key="values"))
+        return problems
 
 
 @attrs.frozen
@@ -202,7 +213,6 @@ class SanRules:
 
 __all__ = [
     "MAX_SANS",
-    "SEPARATORS",
     "OtherWishes",
     "SanKind",
     "SanPart",
