@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import PkiError, Reason, Refusal, Rejected, Unavailable
 from protocols.web.values import Response
 
 STATUS: dict[Refusal, int] = {
@@ -38,6 +38,13 @@ _TEXT = "text/plain; charset=utf-8"
 _NO_STORE = ("Cache-Control", "no-store")
 
 
+class WrongMediaType(Rejected):
+    """The body is not what the operation takes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__([Reason(Refusal.MALFORMED, text)])
+
+
 def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
     """A short human-readable answer (RFC 8951 section 5.1)."""
     return Response(status, f"{text}\n".encode(), _TEXT, (_NO_STORE, *headers))
@@ -50,6 +57,8 @@ def response_of(error: PkiError, *, realm: str | None) -> Response:
         error: what was raised.
         realm: the realm to ask HTTP Basic credentials for; None where credentials would not help, then 401 becomes 403.
     """
+    if isinstance(error, WrongMediaType):
+        return plain(415, str(error))
     if isinstance(error, Rejected):
         status = min((STATUS[reason.code] for reason in error.reasons), key=_PRECEDENCE.index)
         text = "\n".join(dict.fromkeys(reason.text for reason in error.reasons))

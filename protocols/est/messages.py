@@ -1,6 +1,6 @@
-"""The wire forms of EST (RFC 7030, RFC 8951): paths, base64, HTTP Basic, request attributes, the key-and-certificate pair.
+"""The wire forms of EST (RFC 7030, RFC 8951): paths, base64, HTTP Basic, request attributes, key with certificate.
 
-Reading is lenient where RFC 8951 section 3.1 asks for it (white space of every kind inside base64) and strict elsewhere.
+Reading is lenient where RFC 8951 section 3.1 asks for it (white space inside base64) and strict elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import attrs
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
-from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from protocols.cms import oids
 from protocols.cms.ber import children, malformed, only_child
@@ -248,11 +247,3 @@ def key_and_certificate(key_type: str, key: bytes, certificate: bytes, boundary:
             encode_base64(data, Base64Form.WRAPPED).rstrip(b"\n").replace(b"\n", b"\r\n"),
         ]
     return b"\r\n".join([*lines, f"--{boundary}--".encode(), b""])
-
-
-def refuse_both_identifiers(found: RequestOutline) -> None:
-    """A request names one key to encrypt to, or none (RFC 7030 section 4.4.1). Raises :class:`Rejected`."""
-    if found.decrypt_key_id is not None and found.asymmetric_decrypt_key_id is not None:
-        raise Rejected.because(
-            Refusal.MALFORMED, "the request names both a symmetric and an asymmetric key to encrypt the new key to"
-        )

@@ -1,0 +1,292 @@
+"""EST over HTTPS (RFC 7030): one path, decoded and bounded here, decided by the gate, issued by the engine."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+import attrs
+from cryptography import x509
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from pkiserver.authority.csr import ParsedRequest, parse_request
+from pkiserver.authority.requests import (
+    ClientCertificateEvidence,
+    CodeEvidence,
+    EnrollmentRequest,
+    Evidence,
+    IssuedCertificate,
+    PasswordEvidence,
+    ProofKind,
+    ProofOfPossession,
+)
+from pkiserver.authority.templates.model import EvidenceKind, Template
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.keys.algorithms import KeyType, PrivateKey
+from protocols.cms.certs import build_certs_only
+from protocols.est import errors, keygen, messages
+from protocols.est.csrattrs import encode_csr_attributes
+from protocols.est.linking import verify_link
+from protocols.est.messages import Credentials, Operation, RequestOutline, Target
+from protocols.est.ports import EstEngine, EstSettings, Waiting
+from protocols.est.renewal import renewal_wishes
+from protocols.web.values import Method, Request, Response, Route, TlsPeer
+
+PREFIX = "/.well-known/est/"
+STRONGSWAN_PREFIX = "/est/"
+"""strongSwan appends the well-known path to its URL, so its label stands before: ``/est/<label>/.well-known/est/``."""
+PROTOCOL = "est"
+_HTTP_EVIDENCE = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE})
+_BASE64_HEADER = ("Content-Transfer-Encoding", "base64")
+_NO_STORE = ("Cache-Control", "no-store")
+
+
+@attrs.frozen
+class _Asked:
+    """One request with what has been found out about it."""
+
+    request: Request
+    target: Target
+    tls: TlsPeer
+    template: Template
+
+    @property
+    def certificate(self) -> x509.Certificate | None:
+        """The client's certificate, decoded. Raises :class:`Rejected` when it cannot be."""
+        if self.tls.certificate_der is None:
+            return None
+        try:
+            return x509.load_der_x509_certificate(self.tls.certificate_der)
+        except ValueError as error:
+            raise Rejected.because(Refusal.MALFORMED, "the TLS client certificate cannot be read") from error
+
+
+class EstEdge:
+    """The HTTP side of EST."""
+
+    _log = Logger()
+
+    def __init__(self, engine: EstEngine, settings: EstSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._keygen = DeferredSemaphore(settings.keygen_parallel)
+
+    async def well_known(self, request: Request) -> Response:
+        """``/.well-known/est/[<label>/]<operation>``."""
+        return await self._answer(request, messages.parse_target(request.tail))
+
+    async def prefixed(self, request: Request) -> Response:
+        """``/est/<label>/.well-known/est/<operation>``, as strongSwan writes it."""
+        label, found, operation = request.tail.partition(PREFIX)
+        tail = f"{label}/{operation}" if found and "/" not in operation else "?"
+        return await self._answer(request, messages.parse_target(tail))
+
+    async def _answer(self, request: Request, target: Target | None) -> Response:
+        if target is None:
+            return errors.plain(404, "EST has no such operation here")
+        method = "GET" if request.method == "HEAD" else request.method
+        if method != target.operation.method:
+            return errors.plain(405, "not with this method", ("Allow", target.operation.method))
+        if target.operation is Operation.FULLCMC:
+            return errors.plain(501, "full CMC is not implemented; use simpleenroll or simplereenroll")
+        realm: str | None = None
+        try:
+            if request.peer.tls is None:
+                raise Rejected.because(Refusal.NOT_AUTHORISED, "EST is for TLS only (RFC 7030 section 3.3)")
+            if target.operation is Operation.CACERTS:
+                return self._cacerts(request, target)
+            asked = _Asked(request, target, request.peer.tls, self._template(target.label))
+            realm = self._realm(asked)
+            return await self._operations()[target.operation](asked)
+        except PkiError as error:
+            return self._refuse(request, target, error, realm)
+
+    def _operations(self) -> dict[Operation, Callable[[_Asked], Awaitable[Response]]]:
+        return {
+            Operation.SIMPLEENROLL: self._simpleenroll,
+            Operation.SIMPLEREENROLL: self._simplereenroll,
+            Operation.SERVERKEYGEN: self._serverkeygen,
+            Operation.CSRATTRS: self._csrattrs,
+        }
+
+    def _cacerts(self, request: Request, target: Target) -> Response:
+        """The CA certificates of the label's template; a label may also be an authority's own name."""
+        try:
+            authority = self._template(target.label).issuer
+        except Rejected as refused:
+            if target.label is None or not refused.has(Refusal.UNKNOWN_TEMPLATE):
+                raise
+            authority = target.label
+        body = build_certs_only(self._engine.served(authority))
+        # Without the smime-type: RFC 7030 section 4.1.3 names the bare type, and libest compares.
+        return self._encoded(request, target, body, "application/pkcs7-mime")
+
+    async def _csrattrs(self, asked: _Asked) -> Response:
+        body = encode_csr_attributes(asked.template)
+        return self._encoded(asked.request, asked.target, body, messages.CSRATTRS_TYPE)
+
+    async def _simpleenroll(self, asked: _Asked) -> Response:
+        der = _body(asked.request)
+        outline = messages.outline(der)
+        linked = _linked(asked, outline)
+        issued = await self._engine.enroll(self._request(asked, parse_request(der), linked=linked))
+        return self._issued(asked, issued)
+
+    async def _simplereenroll(self, asked: _Asked) -> Response:
+        """RFC 7030 section 4.2.2; whether the certificate is valid, ours and in its window is for the gate to say."""
+        der = _body(asked.request)
+        current = asked.certificate
+        if current is None:
+            raise Rejected.because(
+                Refusal.NOT_AUTHORISED, "open the TLS connection with the certificate that is to be renewed"
+            )
+        outline = messages.outline(der)
+        linked = _linked(asked, outline)
+        parsed = parse_request(der)
+        wishes = renewal_wishes(parsed.wishes, current, changes_subject=outline.changes_subject)
+        request = attrs.evolve(
+            self._request(asked, attrs.evolve(parsed, wishes=wishes), linked=linked),
+            renewal_of=asked.tls.certificate_der,
+        )
+        return self._issued(asked, await self._engine.enroll(request))
+
+    async def _serverkeygen(self, asked: _Asked) -> Response:
+        kind = keygen.key_type_for(asked.template)
+        original = _body(asked.request)
+        outline = messages.outline(original)
+        _linked(asked, outline)
+        protection = await keygen.protection_for(self._engine, asked.template, outline, asked.certificate)
+        key = await self._generate(kind)
+        parsed = parse_request(keygen.request_for(key, outline))
+        proof = ProofOfPossession(ProofKind.GENERATED_HERE, verified=True)
+        request = attrs.evolve(self._request(asked, parsed, linked=False), proof=proof)
+        issued = await self._engine.enroll(request)
+        if isinstance(issued, Waiting):
+            return self._waiting(issued)
+        certificate = x509.load_der_x509_certificate(issued.der)
+        if certificate.public_key() != key.public_key():
+            raise Rejected.because(Refusal.CONFLICT, "the key of this certificate was made for an earlier request")
+        if protection is None:
+            return _key_answer(messages.PKCS8_TYPE, keygen.pkcs8(key), issued)
+        return _key_answer(messages.SERVER_KEY_TYPE, await keygen.protect(key, protection), issued)
+
+    async def _generate(self, kind: KeyType) -> PrivateKey:
+        """A new key from a thread; never more at a time than the settings say."""
+        if len(self._keygen.waiting) >= self._settings.keygen_waiting:
+            raise Unavailable("too many keys are being generated", retry_after=10)
+        return await self._keygen.run(deferToThread, keygen.generate, kind)
+
+    def _template(self, label: str | None) -> Template:
+        """The template that a label names, if EST may use it. Raises :class:`Rejected` (unknown template)."""
+        name = label or self._settings.default_template
+        if not name:
+            usable = [one for one in self._engine.templates() if one.enabled and one.allows(PROTOCOL)]
+            if len(usable) == 1:
+                return usable[0]
+            raise Rejected.because(
+                Refusal.UNKNOWN_TEMPLATE, f"there is no default template: say which, as in {PREFIX}<label>/cacerts"
+            )
+        template = self._engine.template(name)
+        if not template.enabled or not template.allows(PROTOCOL):
+            raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, f"there is no template named {name!r} for EST")
+        return template
+
+    def _realm(self, asked: _Asked) -> str | None:
+        """The realm for a 401, or None where no name and password could make the template say yes."""
+        if asked.target.operation is Operation.SIMPLEREENROLL:
+            return None
+        has = {EvidenceKind.CLIENT_CERTIFICATE} if asked.tls.certificate_der is not None else set()
+        helps = any(
+            _HTTP_EVIDENCE & set(rule.all) and set(rule.all) - _HTTP_EVIDENCE <= has
+            for rule in asked.template.evidence_for(PROTOCOL)
+        )
+        return self._settings.realm if helps else None
+
+    def _request(self, asked: _Asked, parsed: ParsedRequest, *, linked: bool) -> EnrollmentRequest:
+        request = asked.request
+        return EnrollmentRequest(
+            template=asked.template.name,
+            public_key=parsed.public_key,
+            spki=parsed.spki,
+            proof=ProofOfPossession(ProofKind.TLS_LINKED, verified=True) if linked else parsed.proof,
+            wishes=parsed.wishes,
+            evidence=_evidence(asked.tls, messages.parse_basic(request.headers.get_all("authorization"))),
+            protocol=PROTOCOL,
+            source=request.peer.address,
+            request_id=request.request_id,
+            csr=parsed.der,
+            received=self._engine.clock.now(),
+        )
+
+    def _issued(self, asked: _Asked, issued: IssuedCertificate | Waiting) -> Response:
+        if isinstance(issued, Waiting):
+            return self._waiting(issued)
+        body = build_certs_only([issued.der])
+        return self._encoded(asked.request, asked.target, body, messages.CERTS_ONLY_TYPE)
+
+    @staticmethod
+    def _waiting(waiting: Waiting) -> Response:
+        return errors.plain(202, waiting.text, ("Retry-After", str(max(1, waiting.retry_after))))
+
+    def _encoded(self, request: Request, target: Target, body: bytes, content_type: str) -> Response:
+        form = self._settings.base64
+        if target.label is not None:
+            form = self._settings.base64_by_label.get(target.label, form)
+        text = messages.encode_base64(body, form.resolve(request.headers.get("user-agent")))
+        return Response(200, text, content_type, (_BASE64_HEADER, _NO_STORE))
+
+    def _refuse(self, request: Request, target: Target, error: PkiError, realm: str | None) -> Response:
+        response = errors.response_of(error, realm=realm)
+        self._log.info(
+            "EST {operation} {request_id} from {address}: {status}: {reason}",
+            operation=target.operation.value,
+            request_id=request.request_id,
+            address=request.peer.address,
+            status=response.status,
+            reason=str(error),
+        )
+        return response
+
+
+def _body(request: Request) -> bytes:
+    """The DER of the PKCS#10 request in the body. Raises :class:`Rejected`, or answers 415 by way of it."""
+    if request.headers.media_type() != messages.PKCS10_TYPE:
+        raise errors.WrongMediaType(f"the content type must be {messages.PKCS10_TYPE}")
+    return messages.decode_base64(request.body)
+
+
+def _linked(asked: _Asked, outline: RequestOutline) -> bool:
+    """Whether the request is linked to its TLS connection. Raises :class:`Rejected` (RFC 7030 section 3.5)."""
+    binding = asked.tls.exporter if asked.tls.version == "TLSv1.3" else asked.tls.finished
+    required = asked.template.est.proof_linking == "required"
+    return verify_link(outline.challenge_password, binding, required=required)
+
+
+def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, ...]:
+    """Everything that the client showed. A code travels as the password, so a password is offered as either."""
+    found: list[Evidence] = []
+    if tls.certificate_der is not None:
+        found.append(ClientCertificateEvidence(tls.certificate_der, tls.chain))
+    if credentials is not None and credentials.password:
+        found.append(CodeEvidence(credentials.password, credentials.name))
+        if credentials.name:
+            found.append(PasswordEvidence(credentials.name, credentials.password))
+    return tuple(found)
+
+
+def _key_answer(key_type: str, key: bytes, issued: IssuedCertificate) -> Response:
+    boundary = f"est-{secrets.token_hex(16)}"
+    body = messages.key_and_certificate(key_type, key, build_certs_only([issued.der]), boundary)
+    return Response(200, body, f'multipart/mixed; boundary="{boundary}"', (_NO_STORE,))
+
+
+def routes(engine: EstEngine, settings: EstSettings) -> list[Route]:
+    """The routes of EST, for a TLS listener that asks for client certificates and neither resumes nor renegotiates."""
+    edge = EstEdge(engine, settings)
+    both = frozenset({Method.GET, Method.POST})
+    return [
+        Route("est", PREFIX, both, edge.well_known, prefix=True, max_body=settings.max_body),
+        Route("est", STRONGSWAN_PREFIX, both, edge.prefixed, prefix=True, max_body=settings.max_body),
+    ]

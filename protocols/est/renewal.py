@@ -1,0 +1,47 @@
+"""What a re-enrolment may ask for (RFC 7030 section 4.2.2): the names of the current certificate, and nothing else."""
+
+from __future__ import annotations
+
+import attrs
+from cryptography import x509
+
+from pkiserver.authority.requests import Wishes
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+
+
+def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject: bool) -> Wishes:
+    """The wishes of a re-enrolment, once its names have been found to be those of ``current``.
+
+    A request without a subjectAltName asks for no change, and gets the names of the certificate.
+
+    Raises:
+        Rejected: subject or subjectAltName differ, or a ChangeSubjectName attribute (RFC 6402) is there.
+    """
+    reasons = []
+    if changes_subject:
+        reasons.append(Reason(Refusal.BAD_SUBJECT, "a re-enrolment cannot change the subject: enrol anew"))
+    if list(wishes.subject or ()) != list(current.subject) or _rdns(wishes.subject) != _rdns(current.subject):
+        reasons.append(
+            Reason(Refusal.BAD_SUBJECT, "the subject of the request is not that of the certificate to be renewed")
+        )
+    names = _alternative_names(current)
+    if wishes.sans and frozenset(wishes.sans) != frozenset(names):
+        reasons.append(
+            Reason(Refusal.BAD_NAME, "the alternative names of the request are not those of the certificate")
+        )
+    if reasons:
+        raise Rejected(reasons)
+    return attrs.evolve(wishes, sans=names)
+
+
+def _rdns(name: x509.Name | None) -> list[frozenset[x509.NameAttribute[str | bytes]]]:
+    return [] if name is None else [frozenset(rdn) for rdn in name.rdns]
+
+
+def _alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    try:
+        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+    except ValueError as error:
+        raise Rejected.because(Refusal.MALFORMED, "the certificate to be renewed cannot be read") from error
