@@ -66,12 +66,12 @@ class AccessLogger:
         """The line for a connection that a limit ended without an answer."""
         _log.warn("{peer} connection closed: {limit}", peer=peer, limit=limit.value)
 
-    def failed(self, failure: Failure, *, route: Route, request_id: str, peer: str) -> None:
+    def failed(self, failure: Failure, *, route: str, request_id: str, peer: str) -> None:
         """A handler raised what no client may see: the traceback goes to the log and nowhere else."""
         _log.failure(
             "handler of route {route} failed for {peer}, request {request_id}",
             failure=failure,
-            route=route.name,
+            route=route,
             request_id=request_id,
             peer=peer,
         )

@@ -11,6 +11,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pkiserver.foundation.errors import Defect
 from protocols.web import encode
 from protocols.web.errors import BadRequest, LimitHit
 from protocols.web.exchange import Exchange
@@ -257,9 +258,15 @@ class HttpConnection(Protocol):
         if listener.draining and not self._queue and not self._reader.started:
             self._closing = exchange.close = True
         persistence = _CLOSE if exchange.close else _KEEP_ALIVE if exchange.keep_alive_1_0 else b""
-        head, body = encode.encode(
-            exchange.answer,
-            date=listener.date.at(now),
+        date = listener.date.at(now)
+        try:
+            encoded = encode.encoded(exchange.answer)
+        except Defect:
+            exchange.unfit(listener, self.address)
+            encoded = encode.encoded(exchange.answer)
+        head, body = encode.finish(
+            encoded,
+            date=date,
             request_id=exchange.request_id,
             persistence=persistence,
             head_only=exchange.head_only,

@@ -46,22 +46,29 @@ def pre_encode(response: Response) -> EncodedResponse:
     return EncodedResponse(response.status, _head(response), b"" if response.status in _BODILESS else response.body)
 
 
-def encode(answer: Answer, *, date: bytes, request_id: str, persistence: bytes, head_only: bool) -> tuple[bytes, bytes]:
-    """Head (with its empty line) and body to send.
-
-    Args:
-        answer: what a handler returned.
-        date: a whole ``Date`` line from :class:`DateLine`.
-        request_id: for X-Request-ID.
-        persistence: a whole ``Connection`` line, or nothing.
-        head_only: the request was HEAD.
+def encoded(answer: Answer) -> EncodedResponse:
+    """``answer`` with its head encoded.
 
     Raises:
         Defect: a header holds what a header cannot carry.
     """
-    encoded = answer if isinstance(answer, EncodedResponse) else pre_encode(answer)
-    head = b"%b%bX-Request-ID: %b\r\n%b\r\n" % (encoded.head, date, request_id.encode("ascii"), persistence)
-    return head, b"" if head_only else encoded.body
+    return answer if isinstance(answer, EncodedResponse) else pre_encode(answer)
+
+
+def finish(
+    answer: EncodedResponse, *, date: bytes, request_id: str, persistence: bytes, head_only: bool
+) -> tuple[bytes, bytes]:
+    """Head (with its empty line) and body to send.
+
+    Args:
+        answer: what to send.
+        date: a whole ``Date`` line from :class:`DateLine`.
+        request_id: for X-Request-ID.
+        persistence: a whole ``Connection`` line, or nothing.
+        head_only: the request was HEAD.
+    """
+    head = b"%b%bX-Request-ID: %b\r\n%b\r\n" % (answer.head, date, request_id.encode("ascii"), persistence)
+    return head, b"" if head_only else answer.body
 
 
 class DateLine:

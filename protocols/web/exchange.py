@@ -12,6 +12,7 @@ from pkiserver.foundation.errors import Defect, PkiError
 from protocols.web import errors
 from protocols.web.errors import LimitHit
 from protocols.web.listener import Listener
+from protocols.web.metrics import NO_ROUTE
 from protocols.web.values import Answer, EncodedResponse, Request, Response, Route
 
 
@@ -112,8 +113,16 @@ class Exchange:
             else:
                 return
         self.limit = LimitHit.HANDLER_ERROR
-        listener.log.failed(failure, route=self.route, request_id=self.request_id, peer=request.peer.address)
+        listener.log.failed(failure, route=self.route.name, request_id=self.request_id, peer=request.peer.address)
         self.answer = self._defect_answer(request, error)
+
+    def unfit(self, listener: Listener, peer: str) -> None:
+        """The answer could not be encoded (call while that error is handled): log it and answer 500."""
+        self.limit = LimitHit.HANDLER_ERROR
+        failure = Failure()  # type: ignore[no-untyped-call]
+        name = NO_ROUTE if self.route is None else self.route.name
+        listener.log.failed(failure, route=name, request_id=self.request_id, peer=peer)
+        self.answer = errors.failure()
 
     def _defect_answer(self, request: Request, error: BaseException | None) -> Answer:
         if isinstance(error, Defect) and self.route is not None and self.route.refuse is not None:

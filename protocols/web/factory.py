@@ -19,6 +19,8 @@ from protocols.web.metrics import WebMetrics
 from protocols.web.router import Router
 from protocols.web.wire import Wire, is_tls
 
+ALPN_PROTOCOLS = (b"http/1.1", b"http/1.0")
+"""In our order of preference (RFC 7301 section 6); `curl --http1.0` offers only the second."""
 _REFUSED = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %d\r\nContent-Length: 0\r\n"
     b"Cache-Control: no-store\r\nConnection: close\r\n\r\n"
@@ -57,7 +59,7 @@ class HttpServerFactory(Factory):
 
     def acceptableProtocols(self) -> list[bytes]:  # noqa: N802
         """What ALPN may choose: without this every client that offers ALPN would be turned away."""
-        return [b"http/1.1"]
+        return list(ALPN_PROTOCOLS)
 
     def replace_router(self, router: Router) -> None:
         """Serve other routes from the next request on."""

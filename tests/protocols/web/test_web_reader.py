@@ -1,0 +1,153 @@
+"""The reader by table and by property; every vector whole, octet by octet, and pipelined."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.web.errors import BadRequest
+from protocols.web.limits import WebLimits
+from protocols.web.reader import Head, RequestReader
+from tests.protocols.web.vectors import BAD, GOOD
+
+LIMITS = WebLimits(chunk_count=500)
+MAX_BODY = 1000
+
+
+def admit(_head: Head) -> int:
+    return MAX_BODY
+
+
+def read(pieces: list[bytes]) -> tuple[list[tuple[Head, bytes]], BadRequest | None]:
+    """Everything that a reader makes of ``pieces``, and the refusal that ended it."""
+    reader = RequestReader(LIMITS, admit)
+    found = []
+    try:
+        for piece in pieces:
+            rest = piece
+            while rest:
+                rest = reader.feed(rest)
+                if reader.complete:
+                    found.append(reader.take())
+    except BadRequest as refusal:
+        return found, refusal
+    return found, None
+
+
+def octets(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def summary(found: list[tuple[Head, bytes]]) -> list[tuple[str, str, str, bytes]]:
+    return [(head.method, head.target, head.path, body) for head, body in found]
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], octets], ids=["whole", "octets"])
+@pytest.mark.parametrize("name", GOOD)
+def test_good(name, cut):
+    data, method, path, body = GOOD[name]
+    found, refusal = read(cut(data))
+    assert refusal is None
+    assert [(head.method, head.path, got) for head, got in found] == [(method, path, body)]
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], octets], ids=["whole", "octets"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad(name, cut):
+    data, status = BAD[name]
+    found, refusal = read(cut(data))
+    assert not found
+    assert refusal is not None
+    assert refusal.status == status
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], octets], ids=["whole", "octets"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_after_good(name, cut):
+    """What stands before a bad request is read, and nothing after it."""
+    data, status = BAD[name]
+    before = GOOD["chunked"][0]
+    found, refusal = read(cut(before + data + GOOD["get"][0]))
+    assert [body for _, body in found] == [b"hello"]
+    assert refusal is not None
+    assert refusal.status == status
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    names=st.lists(st.sampled_from(sorted(GOOD)), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(min_value=1, max_value=400), max_size=8),
+)
+def test_pipelined_in_any_pieces(names, cuts):
+    """How octets are cut up changes nothing; each feed ends at most one request."""
+    data = b"".join(GOOD[name][0].replace(b"HTTP/1.0\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") for name in names)
+    pieces, at = [], 0
+    for cut in cuts:
+        pieces.append(data[at : at + cut])
+        at += cut
+    pieces.append(data[at:])
+    found, refusal = read([piece for piece in pieces if piece])
+    assert refusal is None
+    assert [(head.method, head.path, body) for head, body in found] == [GOOD[name][1:] for name in names]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=400), prefix=st.sampled_from([b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST /"]))
+def test_any_octets(data, prefix):
+    """Whatever comes, it is a request, a refusal or the beginning of one; and the same octet by octet."""
+    whole, refusal = read([prefix + data])
+    dripped, dripped_refusal = read(octets(prefix + data))
+    assert summary(whole) == summary(dripped)
+    assert (refusal and refusal.status) == (dripped_refusal and dripped_refusal.status)
+
+
+def test_header_limit_is_exact():
+    frame = b"GET /a HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n"
+    fits = frame % (b"a" * (LIMITS.header_bytes - len(frame % b"")))
+    assert len(fits) == LIMITS.header_bytes
+    for cut in (lambda data: [data], octets):
+        assert read(cut(fits))[1] is None
+        refusal = read(cut(fits.replace(b"X: ", b"XY: ")))[1]
+        assert refusal is not None
+        assert refusal.status == 431
+
+
+def test_pipelined_heads_are_counted_one_by_one():
+    one = b"GET /a HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"a" * 12_000)
+    found, refusal = read([one * 5])
+    assert refusal is None
+    assert len(found) == 5
+
+
+def test_dripped_header_costs_no_time():
+    """llhttp's caller pays for a dripped header with the square of its length; the limit keeps that in milliseconds."""
+    data = b"GET /a HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 400_000
+    started = time.process_time()
+    refusal = read(octets(data))[1]
+    assert refusal is not None
+    assert refusal.status == 431
+    assert time.process_time() - started < 1.0
+
+
+def test_body_cap_before_the_body():
+    """413 is known from the head alone."""
+    reader = RequestReader(LIMITS, admit)
+    with pytest.raises(BadRequest) as caught:
+        reader.feed(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n")
+    assert caught.value.status == 413
+
+
+def test_trailers_are_dropped_and_counted():
+    reader = RequestReader(LIMITS, admit)
+    rest = GOOD["trailers"][0]
+    while not reader.complete:
+        rest = reader.feed(rest)
+    assert rest == b""
+    head, body = reader.take()
+    assert body == b"hello"
+    assert "x" not in head.headers
+    assert head.headers.get_all("host") == ("x",)
+    assert reader.dropped_trailers == 2
