@@ -1,0 +1,82 @@
+"""Certificates: their road to being issued, their status, and how they are found."""
+
+from __future__ import annotations
+
+from pkiserver.store.certificates.intents import (
+    burn,
+    get_intent,
+    insert_prepared,
+    mark_asked,
+    open_intents,
+    settle_asked,
+    store_issued,
+)
+from pkiserver.store.certificates.lookups import (
+    by_fingerprint,
+    by_serial,
+    get,
+    key_was_compromised,
+    mark_replaced,
+    status_by_serial,
+    statuses_by_serial,
+    under_way_like,
+    valid_by_key,
+    valid_by_subject,
+)
+from pkiserver.store.certificates.revocation import amend_reason, hold, release, revoke, revoked_for_crl
+from pkiserver.store.certificates.search import PAGE_LIMIT, Criteria, Page, search
+from pkiserver.store.certificates.values import (
+    COMPROMISES,
+    FINAL_REASONS,
+    Certificate,
+    CertificateState,
+    CertificateStatus,
+    Intent,
+    NewIntent,
+    Revocation,
+    RevocationReason,
+    RevokedEntry,
+    serial_number,
+    serial_octets,
+)
+
+__all__ = [
+    "COMPROMISES",
+    "FINAL_REASONS",
+    "PAGE_LIMIT",
+    "Certificate",
+    "CertificateState",
+    "CertificateStatus",
+    "Criteria",
+    "Intent",
+    "NewIntent",
+    "Page",
+    "Revocation",
+    "RevocationReason",
+    "RevokedEntry",
+    "amend_reason",
+    "burn",
+    "by_fingerprint",
+    "by_serial",
+    "get",
+    "get_intent",
+    "hold",
+    "insert_prepared",
+    "key_was_compromised",
+    "mark_asked",
+    "mark_replaced",
+    "open_intents",
+    "release",
+    "revoke",
+    "revoked_for_crl",
+    "search",
+    "serial_number",
+    "serial_octets",
+    "settle_asked",
+    "status_by_serial",
+    "statuses_by_serial",
+    "store_issued",
+    "under_way_like",
+    "valid_by_key",
+    "valid_by_subject",
+]

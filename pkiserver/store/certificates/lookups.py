@@ -1,0 +1,113 @@
+"""Finding single certificates, and those that a duplicate policy asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import Connection, Select, bindparam, select, update
+
+from pkiserver.store.certificates.rows import certificate_of, status_of
+from pkiserver.store.certificates.values import Certificate, CertificateState, CertificateStatus, serial_octets
+from pkiserver.store.names import subject_key
+from pkiserver.store.schema import certificate, certificate_intent
+from pkiserver.store.times import to_micros
+
+_c, _i = certificate.c, certificate_intent.c
+_BY_ID = select(certificate).where(_c.id == bindparam("number"))
+_BY_SERIAL = select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+_BY_FINGERPRINT = select(certificate).where(_c.fingerprint == bindparam("fingerprint"))
+_STATUS = select(
+    _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
+).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+_COMPROMISED = (
+    select(_c.id)
+    .where(_c.spki_sha256 == bindparam("digest"), _c.state == "revoked", _c.revocation_reason.in_((1, 2, 10)))
+    .limit(1)
+)
+
+
+def get(connection: Connection, certificate_id: int) -> Certificate | None:
+    """The settled certificate of that number."""
+    return _one(connection, _BY_ID, number=certificate_id)
+
+
+def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificate | None:
+    """The issuer's settled certificate of that serial; None also for a number that no serial can be."""
+    try:
+        octets = serial_octets(serial)
+    except ValueError:
+        return None
+    return _one(connection, _BY_SERIAL, issuer=issuer_id, serial=octets)
+
+
+def by_fingerprint(connection: Connection, fingerprint: bytes) -> Certificate | None:
+    """The certificate whose DER has that SHA-256."""
+    return _one(connection, _BY_FINGERPRINT, fingerprint=fingerprint)
+
+
+def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> CertificateStatus | None:
+    """The status of a serial; None for one that was never settled. One index probe, no DER."""
+    try:
+        octets = serial_octets(serial)
+    except ValueError:
+        return None
+    row = connection.execute(_STATUS, {"issuer": issuer_id, "serial": octets}).one_or_none()
+    return None if row is None else status_of(row)
+
+
+def statuses_by_serial(
+    connection: Connection, issuer_id: int, serials: Collection[int]
+) -> dict[int, CertificateStatus]:
+    """The statuses of several serials; those never settled are missing."""
+    found = ((serial, status_by_serial(connection, issuer_id, serial)) for serial in serials)
+    return {serial: status for serial, status in found if status is not None}
+
+
+def valid_by_subject(
+    connection: Connection, subject: str, *, now: datetime, template: str | None = None, limit: int = 100
+) -> tuple[Certificate, ...]:
+    """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
+    query = _valid(now, template, limit).where(_c.subject_key == subject_key(subject))
+    return tuple(certificate_of(row) for row in connection.execute(query))
+
+
+def valid_by_key(
+    connection: Connection, spki_sha256: bytes, *, now: datetime, template: str | None = None, limit: int = 100
+) -> tuple[Certificate, ...]:
+    """Certificates of that public key that are issued or held and not expired, newest first."""
+    query = _valid(now, template, limit).where(_c.spki_sha256 == spki_sha256)
+    return tuple(certificate_of(row) for row in connection.execute(query))
+
+
+def under_way_like(connection: Connection, *, subject: str, spki_sha256: bytes, besides: int = 0) -> tuple[int, ...]:
+    """Numbers of certificates under way with that subject or key, but for ``besides``.
+
+    A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
+    """
+    like = (_i.subject_key == subject_key(subject)) | (_i.spki_sha256 == spki_sha256)
+    return tuple(connection.execute(select(_i.id).where(like, _i.id != besides).order_by(_i.id)).scalars())
+
+
+def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
+    """Whether a certificate of that key was revoked here for a compromise."""
+    return connection.execute(_COMPROMISED, {"digest": spki_sha256}).first() is not None
+
+
+def mark_replaced(connection: Connection, certificate_id: int, successor_id: int) -> bool:
+    """Note that a certificate was renewed by another; the first successor stays. Whether it was this one."""
+    change = update(certificate).where(_c.id == certificate_id, _c.replaced_by.is_(None))
+    return connection.execute(change.values(replaced_by=successor_id)).rowcount == 1
+
+
+def _valid(now: datetime, template: str | None, limit: int) -> Select[tuple[object, ...]]:
+    states = (CertificateState.ISSUED.value, CertificateState.HELD.value)
+    query = select(certificate).where(_c.state.in_(states), _c.not_after >= to_micros(now))
+    if template is not None:
+        query = query.where(_c.template == template)
+    return query.order_by(_c.id.desc()).limit(limit)
+
+
+def _one(connection: Connection, query: Select[tuple[object, ...]], **values: object) -> Certificate | None:
+    row = connection.execute(query, values).one_or_none()
+    return None if row is None else certificate_of(row)

@@ -1,0 +1,168 @@
+"""Revocation, hold and release: each one conditional UPDATE, and a row of the status feed in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, or_, select, update
+
+from pkiserver.foundation.errors import Defect
+from pkiserver.store.certificates.values import (
+    COMPROMISES,
+    FINAL_REASONS,
+    CertificateState,
+    RevocationReason,
+    RevokedEntry,
+    serial_number,
+)
+from pkiserver.store.outbox import gather_status
+from pkiserver.store.schema import certificate
+from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
+
+_c = certificate.c
+_CHANGED = (_c.issuer_id, _c.generation_id, _c.serial, _c.state)
+_SET_REVOCATION: dict[str, Any] = {
+    "revocation_reason": bindparam("reason"),
+    "revoked_at": bindparam("at"),
+    "invalidity_date": bindparam("invalidity"),
+}
+_REVOKE = (
+    update(certificate)
+    .where(_c.id == bindparam("number"), _c.state.in_(("issued", "held")))
+    .values(state="revoked", **_SET_REVOCATION)
+    .returning(*_CHANGED)
+)
+_HOLD = (
+    update(certificate)
+    .where(_c.id == bindparam("number"), _c.state == "issued")
+    .values(state="held", **_SET_REVOCATION)
+    .returning(*_CHANGED)
+)
+_RELEASE = (
+    update(certificate)
+    .where(_c.id == bindparam("number"), _c.state == "held")
+    .values(state="issued", revocation_reason=None, revoked_at=None, invalidity_date=None)
+    .returning(*_CHANGED)
+)
+_STREAM_STEP = 5000
+
+
+def revoke(
+    connection: Connection,
+    certificate_id: int,
+    *,
+    reason: RevocationReason,
+    at: datetime,
+    invalidity_date: datetime | None = None,
+) -> bool:
+    """Revoke for good: issued | held -> revoked. False where it is neither.
+
+    Raises:
+        Defect: ``reason`` is certificateHold or removeFromCRL.
+    """
+    if reason not in FINAL_REASONS:
+        raise Defect(f"{reason!r} is not a final reason")
+    values = {"reason": int(reason), "at": to_micros(at), "invalidity": optional_micros(invalidity_date)}
+    return _change(connection, _REVOKE, certificate_id, at, values)
+
+
+def hold(connection: Connection, certificate_id: int, *, at: datetime) -> bool:
+    """Suspend with certificateHold: issued -> held. False where it is not ISSUED."""
+    values = {"reason": int(RevocationReason.CERTIFICATE_HOLD), "at": to_micros(at), "invalidity": None}
+    return _change(connection, _HOLD, certificate_id, at, values)
+
+
+def release(connection: Connection, certificate_id: int, *, at: datetime) -> bool:
+    """End a hold: held -> issued. False where it is not HELD."""
+    return _change(connection, _RELEASE, certificate_id, at, {})
+
+
+def amend_reason(
+    connection: Connection,
+    certificate_id: int,
+    *,
+    reason: RevocationReason,
+    at: datetime,
+    invalidity_date: datetime | None = None,
+) -> bool:
+    """Learn more about a revocation that stands: revoked -> revoked, with the same revocation date.
+
+    RFC 5280 section 5.3.1 knows no way back, so a reason only becomes clearer or graver: an unspecified one may be
+    told, any but a compromise may become a compromise. An invalidity date may be added, or moved back. False where
+    none of this is so.
+
+    Args:
+        connection: Inside a write.
+        certificate_id: The certificate's number.
+        reason: The reason from now on; the present one where only the date changes.
+        at: The time of this change, for the status feed.
+        invalidity_date: Since when the key is suspected; None leaves it as it is.
+    """
+    if reason not in FINAL_REASONS:
+        raise Defect(f"{reason!r} is not a final reason")
+    clearer = _c.revocation_reason == int(RevocationReason.UNSPECIFIED)
+    if reason in COMPROMISES:
+        clearer = or_(clearer, _c.revocation_reason.not_in([int(one) for one in COMPROMISES]))
+    change = update(certificate).where(_c.id == certificate_id, _c.state == "revoked")
+    if invalidity_date is None:
+        change = change.where(clearer, _c.revocation_reason != int(reason)).values(revocation_reason=int(reason))
+    else:
+        micros = to_micros(invalidity_date)
+        earlier = or_(_c.invalidity_date.is_(None), _c.invalidity_date > micros)
+        change = change.where(or_(clearer, _c.revocation_reason == int(reason)), earlier)
+        change = change.values(revocation_reason=int(reason), invalidity_date=micros)
+    return _change(connection, change.returning(*_CHANGED), None, at, {})
+
+
+def revoked_for_crl(
+    connection: Connection,
+    generation_id: int,
+    *,
+    not_expired_at: datetime,
+) -> Iterator[RevokedEntry]:
+    """Every revoked or held certificate of a key generation that had not expired at a time, streamed.
+
+    Rows come in the order of expiry, a few thousand in memory at a time; read them inside one
+    :meth:`Database.read`, whose snapshot makes the list consistent. An entry stays until it has been on one CRL after
+    expiry (RFC 5280 section 3.3): give the time of the last CRL.
+    """
+    query = (
+        select(_c.serial, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after)
+        .where(
+            _c.generation_id == generation_id,
+            _c.revoked_at.is_not(None),
+            _c.not_after >= to_micros(not_expired_at),
+        )
+        .order_by(_c.not_after, _c.id)
+    )
+    rows = connection.execution_options(yield_per=_STREAM_STEP).execute(query)
+    for serial, reason, at, invalidity, not_after in rows:
+        yield RevokedEntry(
+            serial_number(serial),
+            RevocationReason(reason),
+            from_micros(at),
+            optional_time(invalidity),
+            from_micros(not_after),
+        )
+
+
+def _change(
+    connection: Connection, statement: object, number: int | None, at: datetime, values: Mapping[str, object]
+) -> bool:
+    parameters = values if number is None else {**values, "number": number}
+    row = connection.execute(statement, parameters).one_or_none()  # type: ignore[call-overload]
+    if row is None:
+        return False
+    gather_status(
+        connection,
+        {
+            "issuer_id": row.issuer_id,
+            "generation_id": row.generation_id,
+            "serial": row.serial,
+            "status": CertificateState(row.state).value,
+            "at": to_micros(at),
+        },
+    )
+    return True

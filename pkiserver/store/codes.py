@@ -1,0 +1,114 @@
+"""One-time enrolment codes: kept as a keyed hash, spent by one conditional UPDATE."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+
+from pkiserver.store.names import San, sans_from_text, sans_to_text
+from pkiserver.store.schema import enroll_code
+from pkiserver.store.times import from_micros, optional_time, to_micros
+
+
+@attrs.frozen
+class NewCode:
+    """A code to record, for one certificate; ``subject`` is RFC 4514 text, None for any."""
+
+    keyed_hash: bytes = attrs.field(repr=False)
+    template: str
+    subject: str | None
+    sans: tuple[San, ...]
+    expires: datetime
+    created_by: str
+    created: datetime
+
+
+@attrs.frozen
+class Code:
+    """A recorded code."""
+
+    id: int
+    template: str
+    subject: str | None
+    sans: tuple[San, ...]
+    expires: datetime
+    spent_at: datetime | None
+    certificate_id: int | None
+    created_by: str
+    created: datetime
+
+
+_c = enroll_code.c
+_BY_HASH = select(enroll_code).where(_c.keyed_hash == bindparam("digest"))
+_SPEND = (
+    update(enroll_code)
+    .where(_c.id == bindparam("code_id"), _c.spent_at.is_(None), _c.expires > bindparam("now"))
+    .values(spent_at=bindparam("now"))
+)
+_BIND = update(enroll_code).where(_c.id == bindparam("code_id"), _c.spent_at.is_not(None), _c.certificate_id.is_(None))
+_BIND = _BIND.values(certificate_id=bindparam("certificate"))
+
+
+def insert_code(connection: Connection, code: NewCode) -> int:
+    """Record a code; returns its number."""
+    statement = insert(enroll_code).values(
+        keyed_hash=code.keyed_hash,
+        template=code.template,
+        subject=code.subject,
+        sans=sans_to_text(code.sans),
+        expires=to_micros(code.expires),
+        created_by=code.created_by,
+        created=to_micros(code.created),
+    )
+    return int(connection.execute(statement.returning(_c.id)).scalar_one())
+
+
+def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
+    """The code of that hash, spent or not."""
+    row = connection.execute(_BY_HASH, {"digest": keyed_hash}).one_or_none()
+    return None if row is None else _code(row)
+
+
+def spend(connection: Connection, code_id: int, *, now: datetime) -> bool:
+    """Spend a code. True for exactly one caller ever, and for nobody once it has expired."""
+    return connection.execute(_SPEND, {"code_id": code_id, "now": to_micros(now)}).rowcount == 1
+
+
+def bind_certificate(connection: Connection, code_id: int, certificate_id: int) -> bool:
+    """Note which certificate a spent code was spent for; only the first note stays."""
+    return connection.execute(_BIND, {"code_id": code_id, "certificate": certificate_id}).rowcount == 1
+
+
+def list_page(connection: Connection, *, before: int | None = None, limit: int = 100) -> tuple[Code, ...]:
+    """Up to ``limit`` codes, newest first; those with numbers below ``before``."""
+    query = select(enroll_code).order_by(_c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(_c.id < before)
+    return tuple(_code(row) for row in connection.execute(query))
+
+
+def revoke_code(connection: Connection, code_id: int) -> bool:
+    """Withdraw a code that has not been spent; whether it was so."""
+    return connection.execute(delete(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None))).rowcount == 1
+
+
+def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
+    """Remove codes that expired before a time, whether spent or not; how many."""
+    return connection.execute(delete(enroll_code).where(_c.expires < to_micros(expired_before))).rowcount
+
+
+def _code(row: Row[Any]) -> Code:
+    return Code(
+        id=row.id,
+        template=row.template,
+        subject=row.subject,
+        sans=sans_from_text(row.sans),
+        expires=from_micros(row.expires),
+        spent_at=optional_time(row.spent_at),
+        certificate_id=row.certificate_id,
+        created_by=row.created_by,
+        created=from_micros(row.created),
+    )

@@ -1,0 +1,206 @@
+"""The database as the reactor sees it: awaitable reads and durable writes that never block it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import attrs
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, writing_engine
+from pkiserver.store.failures import Kind, as_domain_error, kind_of
+from pkiserver.store.migrate import require_current
+from pkiserver.store.outbox import Outbox
+from pkiserver.store.writer import Job, Outcome, Participant, Writer
+
+T = TypeVar("T")
+
+QUEUE_LIMIT = 4096
+"""Writes, and likewise reads, that may wait; more are refused at once."""
+
+
+@attrs.frozen
+class DatabaseCounts:
+    """Figures for metrics and readiness; counts are since the start."""
+
+    waiting_writes: int
+    waiting_reads: int
+    transactions: int
+    writes: int
+    failed_writes: int
+    retries: int
+    reconnects: int
+
+
+class Database:
+    """One process's way to the database. Made by :meth:`open`."""
+
+    def __init__(self, url: URL, *, readers: int, reactor: Any, queue_limit: int) -> None:
+        self._url = url
+        self._reactor = reactor
+        self._limit = queue_limit
+        self._reading = 0
+        self._closed = False
+        self._read_engine: Engine = reading_engine(url, readers)
+        self._write_engine: Engine = writing_engine(url)
+        self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="store-readers")
+        self._writer = Writer(self._write_engine, self._outcomes, limit=queue_limit)
+        self._writer.join(Outbox())
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        readers: int = 2,
+        reactor: IReactorFromThreads | None = None,
+        queue_limit: int = QUEUE_LIMIT,
+    ) -> Database:
+        """Open the database, whose schema must be this program's (:func:`pkiserver.store.migrate.migrate`).
+
+        Args:
+            url: ``sqlite:///path`` or ``postgresql://user@host/name``.
+            readers: Connections, and threads, that read.
+            reactor: The running reactor; the installed one by default.
+            queue_limit: Writes that may wait before :class:`Unavailable` is raised; the same number for reads.
+
+        Raises:
+            Rejected: the URL is not understood, or the schema is not this program's.
+            Unavailable: the database cannot be reached.
+        """
+        if reactor is None:
+            from twisted.internet import reactor as installed
+
+            reactor = cast("IReactorFromThreads", installed)
+        database = cls(parse_url(url), readers=readers, reactor=reactor, queue_limit=queue_limit)
+        database._pool.start()
+        database._writer.start()
+        try:
+            await database.read(require_current)
+            await database.write(lambda _connection: None)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database, which has no NOTIFY."""
+        return is_sqlite(self._url)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for messages."""
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def conninfo(self) -> str:
+        """The URL as libpq reads it, password included: for a listening connection only; never log it.
+
+        Raises:
+            ValueError: the database is not PostgreSQL.
+        """
+        if self.is_sqlite:
+            raise ValueError("SQLite has no connection string")
+        return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def join(self, participant: Participant) -> None:
+        """Let ``participant`` follow every transaction of this process's writer; see :class:`Participant`.
+
+        The feeds are flushed first of all that joined later; hooks run on the writer thread.
+        """
+        self._writer.join(participant)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` on a reader thread, in one consistent snapshot that can write nothing.
+
+        Raises:
+            Unavailable: the database cannot be reached, or too many reads wait.
+            Defect: the database refused a statement.
+        """
+        if self._closed:
+            raise Unavailable("the database is closed")
+        if self._reading >= self._limit:
+            raise Unavailable("too many reads are waiting for the database", retry_after=2)
+        self._reading += 1
+        try:
+            return cast("T", await deferToThreadPool(self._reactor, self._pool, self._read, work))
+        finally:
+            self._reading -= 1
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction on the writer thread; return its value once the commit is durable.
+
+        ``work`` may share its transaction with others and must be able to run again from the start: where one of a
+        group fails, the group is rolled back and run without it, and the failed one runs alone. Its own exceptions come
+        back to its own caller.
+
+        Raises:
+            Unavailable: the database cannot be reached or the queue is full. When the connection was lost during
+                commit the text says that the outcome is unknown.
+            Defect: the database refused a statement or a constraint was broken.
+        """
+        waiting: Deferred[T] = Deferred()
+        self._writer.submit(Job(work, waiting))
+        return await waiting
+
+    def counts(self) -> DatabaseCounts:
+        """What has happened so far."""
+        counts = self._writer.counts
+        return DatabaseCounts(
+            waiting_writes=self._writer.waiting,
+            waiting_reads=self._reading,
+            transactions=counts.transactions,
+            writes=counts.jobs,
+            failed_writes=counts.failed_jobs,
+            retries=counts.retries,
+            reconnects=counts.reconnects,
+        )
+
+    async def close(self) -> None:
+        """Finish what is queued and close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        await deferToThreadPool(self._reactor, self._pool, self._writer.close)
+        # The pool's own threads cannot wait for themselves, and by now none of them waits for the disk.
+        self._pool.stop()
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            try:
+                return self._read_once(work)
+            except DBAPIError as error:
+                if kind_of(error) is not Kind.LOST:
+                    raise
+            # The connections were lost while they lay idle; a new one shows whether the database is there.
+            return self._read_once(work)
+        except SQLAlchemyError as error:
+            raise as_domain_error(error) from error
+
+    def _read_once(self, work: Callable[[Connection], T]) -> T:
+        with self._read_engine.connect() as connection:
+            return work(connection)
+
+    def _outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        self._reactor.callFromThread(_deliver, outcomes)
+
+
+def _deliver(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
+        waiting: Deferred[Any] = outcome.token
+        if waiting.called:
+            continue  # its caller was cancelled
+        if outcome.error is None:
+            waiting.callback(outcome.value)
+        else:
+            waiting.errback(outcome.error)

@@ -1,0 +1,137 @@
+"""SQLAlchemy engines for the two databases: what each needs to be durable, bounded in waiting, and consistent."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool
+
+from pkiserver.foundation.errors import Refusal, Rejected
+
+BUSY_TIMEOUT = 10.0
+"""Seconds that a SQLite writer waits for another process's transaction."""
+CONNECT_TIMEOUT = 5
+"""Seconds to reach PostgreSQL."""
+LOCK_TIMEOUT = 10_000
+"""Milliseconds that a PostgreSQL statement waits for a row lock."""
+STATEMENT_TIMEOUT = 60_000
+"""Milliseconds that one PostgreSQL statement, or one fetch of a streamed one, may take."""
+
+_HINT = "use sqlite:///path/to/file or postgresql://user@host/database"
+
+
+def parse_url(url: str) -> URL:
+    """Check a database URL and name its driver.
+
+    Raises:
+        Rejected: with :data:`Refusal.CONFIGURATION` for anything but a SQLite file or PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise Rejected.because(Refusal.CONFIGURATION, f"this is no database URL: {_HINT}") from None
+    if parsed.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        if not parsed.database or parsed.database == ":memory:" or parsed.query:
+            raise Rejected.because(Refusal.CONFIGURATION, f"SQLite needs a file: {_HINT}")
+        return parsed.set(drivername="sqlite+pysqlite")
+    raise Rejected.because(Refusal.CONFIGURATION, f"{parsed.drivername} is not a supported database: {_HINT}")
+
+
+def is_sqlite(url: URL) -> bool:
+    """Whether a parsed URL is a SQLite file's."""
+    return url.get_backend_name() == "sqlite"
+
+
+def writing_engine(url: URL) -> Engine:
+    """An engine whose one connection writes: durable at commit, never waiting without end."""
+    if is_sqlite(url):
+        return _sqlite(url, size=1, reading=False)
+    return _postgresql(url, size=1, reading=False)
+
+
+def reading_engine(url: URL, size: int) -> Engine:
+    """An engine whose ``size`` connections read one consistent snapshot each and can write nothing."""
+    if is_sqlite(url):
+        return _sqlite(url, size=size, reading=True)
+    return _postgresql(url, size=size, reading=True)
+
+
+def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=0,
+        pool_reset_on_return=None if not reading else "rollback",
+        connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False, "cached_statements": 512},
+    )
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions behind our back
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute(f"PRAGMA cache_size=-{65536 if not reading else 16384}")
+        if reading:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    return engine
+
+
+def _postgresql(url: URL, *, size: int, reading: bool) -> Engine:
+    arguments: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": "pkiserver " + ("reader" if reading else "writer"),
+        "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }
+    # What the administrator wrote into the URL wins.
+    arguments = {key: value for key, value in arguments.items() if key not in url.query}
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT,
+        connect_args=arguments,
+        isolation_level="REPEATABLE READ" if reading else "READ COMMITTED",
+    )
+    event.listen(engine, "connect", _postgresql_reads if reading else _postgresql_writes)
+    return engine
+
+
+def _postgresql_reads(connection: Any, _record: object) -> None:
+    connection.read_only = True
+
+
+def _postgresql_writes(connection: Any, _record: object) -> None:
+    """A certificate is handed out after commit, so commit must mean disk; a stricter setting is kept."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] == "off":
+            cursor.execute("SET synchronous_commit = on")
+    connection.commit()
+
+
+def sqlite_path(url: URL) -> Path:
+    """The file behind a SQLite URL."""
+    return Path(url.database or "")

@@ -1,0 +1,85 @@
+"""Bring a database's schema to this program's: Alembic, run from code, its revisions packaged with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.store.engines import is_sqlite, parse_url, sqlite_path, writing_engine
+from pkiserver.store.failures import as_domain_error
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+@attrs.frozen
+class Migration:
+    """What :func:`migrate` did: revisions before and after; ``before`` is None for a new database."""
+
+    before: str | None
+    after: str
+
+
+def head_revision() -> str:
+    """The revision that this program needs."""
+    head = ScriptDirectory.from_config(_configuration(None)).get_current_head()
+    assert head is not None
+    return head
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the database behind the connection; None when it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def require_current(connection: Connection) -> None:
+    """Refuse a database whose schema is not this program's.
+
+    Raises:
+        Rejected: with :data:`Refusal.CONFIGURATION`, saying what to do.
+    """
+    found, needed = revision_of(connection), head_revision()
+    if found == needed:
+        return
+    state = "is empty" if found is None else f"has schema {found}, this program needs {needed}"
+    raise Rejected.because(Refusal.CONFIGURATION, f"the database {state}: run `pkiserver database migrate`")
+
+
+def migrate(url: str) -> Migration:
+    """Create or upgrade the schema, all or nothing; safe when several processes start at once. Blocks.
+
+    Raises:
+        Rejected: the URL is not understood.
+        Unavailable: the database cannot be reached.
+    """
+    parsed = parse_url(url)
+    if is_sqlite(parsed):
+        sqlite_path(parsed).parent.mkdir(parents=True, exist_ok=True)
+    engine = writing_engine(parsed)
+    try:
+        with engine.begin() as connection:
+            if not is_sqlite(parsed):
+                # Only spares a second process the error: revisions are transactions of their own either way.
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215021930)")
+            before = revision_of(connection)
+            command.upgrade(_configuration(connection), "head")
+            after = revision_of(connection)
+    except Exception as error:
+        raise as_domain_error(error) from error
+    finally:
+        engine.dispose()
+    assert after is not None
+    return Migration(before, after)
+
+
+def _configuration(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,93 @@
+"""Feeds: what every process must learn of, numbered in the order of commit.
+
+A sequence of the database numbers rows in the order of insertion, so a reader that asks for "everything after n" could
+miss a row whose transaction commits late. Here the number comes from a counter row, taken as the last thing before
+commit: the row's lock makes the order of numbers the order of commits, without a gap, on every engine.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+from sqlalchemy import Connection, bindparam, insert, select, text, update
+
+from pkiserver.store.schema import feed_clock, status_change
+from pkiserver.store.writer import require_writing
+
+_GATHERED = "pkiserver.gathered"
+
+
+class Feed(enum.StrEnum):
+    """The counters; on PostgreSQL a NOTIFY on channel ``pkiserver_<feed>`` follows each advance."""
+
+    STATUS = "status"
+    CONFIGURATION = "configuration"
+
+
+@attrs.define
+class _Gathered:
+    statuses: list[dict[str, object]] = attrs.field(factory=list)
+    configuration: int = 0
+
+
+_ADVANCE = (
+    update(feed_clock)
+    .where(feed_clock.c.name == bindparam("feed"))
+    .values(value=feed_clock.c.value + bindparam("step"))
+    .returning(feed_clock.c.value)
+)
+_INSERT = insert(status_change)
+_CURRENT = select(feed_clock.c.value).where(feed_clock.c.name == bindparam("feed"))
+
+
+class Outbox:
+    """Follows the writer's transactions and writes the gathered feed rows as the last thing before commit."""
+
+    def begun(self, connection: Connection) -> None:
+        """Start with nothing gathered."""
+        connection.info[_GATHERED] = _Gathered()
+
+    def flush(self, connection: Connection) -> None:
+        """Number and write what was gathered."""
+        gathered: _Gathered = connection.info[_GATHERED]
+        if gathered.configuration:
+            _advance(connection, Feed.CONFIGURATION, gathered.configuration)
+        if gathered.statuses:
+            last = _advance(connection, Feed.STATUS, len(gathered.statuses))
+            first = last - len(gathered.statuses) + 1
+            for seq, row in enumerate(gathered.statuses, first):
+                row["seq"] = seq
+            connection.execute(_INSERT, gathered.statuses)
+
+    def committed(self) -> None:
+        """Nothing is kept."""
+
+    def undone(self) -> None:
+        """Nothing is kept."""
+
+
+def gather_status(connection: Connection, row: dict[str, object]) -> None:
+    """Add a row of ``status_change`` (without its number) to the transaction under way."""
+    require_writing(connection)
+    connection.info[_GATHERED].statuses.append(row)
+
+
+def touch_configuration(connection: Connection) -> None:
+    """Say in the transaction under way that a shared configuration object changed."""
+    require_writing(connection)
+    connection.info[_GATHERED].configuration += 1
+
+
+def current(connection: Connection, feed: Feed) -> int:
+    """The number of the last committed change of a feed; 0 before the first."""
+    return int(connection.execute(_CURRENT, {"feed": feed.value}).scalar_one())
+
+
+def _advance(connection: Connection, feed: Feed, step: int) -> int:
+    value = int(connection.execute(_ADVANCE, {"feed": feed.value, "step": step}).scalar_one())
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            text("SELECT pg_notify(:channel, :value)"), {"channel": f"pkiserver_{feed}", "value": str(value)}
+        )
+    return value

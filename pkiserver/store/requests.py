@@ -1,0 +1,183 @@
+"""Enrolment requests that wait for somebody's decision."""
+
+from __future__ import annotations
+
+import enum
+import json
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, Row, bindparam, select, text, update
+
+from pkiserver.store.names import printable
+from pkiserver.store.schema import enrollment_request
+from pkiserver.store.times import from_micros, optional_time, to_micros
+
+
+class RequestState(enum.StrEnum):
+    """pending -> approved | denied | expired; approved -> issued | expired."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    ISSUED = "issued"
+    EXPIRED = "expired"
+
+
+@attrs.frozen
+class NewRequest:
+    """A request to keep. ``payload`` is the registration room's own encoding of it, without a secret.
+
+    ``fingerprint`` is the same whenever the same client asks for the same thing, so that a poll finds its request.
+    """
+
+    template: str
+    csr: bytes | None
+    spki: bytes
+    payload: bytes
+    evidence: str
+    fingerprint: bytes
+    created: datetime
+    expires: datetime
+
+
+@attrs.frozen
+class PendingRequest:
+    """A kept request. ``evidence`` says for people who asked; ``reasons`` why it waits or was denied."""
+
+    id: int
+    template: str
+    csr: bytes | None
+    spki: bytes
+    payload: bytes
+    state: RequestState
+    evidence: str
+    reasons: tuple[str, ...]
+    certificate_id: int | None
+    created: datetime
+    expires: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    fingerprint: bytes
+
+
+_c = enrollment_request.c
+_INSERT = text(
+    "INSERT INTO enrollment_request"
+    " (template, csr, spki, payload, state, evidence, reasons, created, expires, fingerprint)"
+    " VALUES (:template, :csr, :spki, :payload, 'pending', :evidence, :reasons, :created, :expires, :fingerprint)"
+    " ON CONFLICT (fingerprint) WHERE state = 'pending' DO NOTHING"
+)
+_NEWEST = select(enrollment_request).where(_c.fingerprint == bindparam("digest")).order_by(_c.id.desc()).limit(1)
+_SETTLE = (
+    update(enrollment_request)
+    .where(_c.id == bindparam("number"), _c.state == "pending", _c.expires > bindparam("now"))
+    .values(
+        state=bindparam("verdict"),
+        reasons=bindparam("why"),
+        decided_by=bindparam("who"),
+        decided_at=bindparam("now"),
+    )
+)
+
+
+def open_request(connection: Connection, new: NewRequest, *, reasons: tuple[str, ...] = ()) -> PendingRequest:
+    """Keep a request, or find the one of the same fingerprint that is pending already."""
+    connection.execute(
+        _INSERT,
+        {
+            "template": new.template,
+            "csr": new.csr,
+            "spki": new.spki,
+            "payload": new.payload,
+            "evidence": printable(new.evidence),
+            "reasons": json.dumps(reasons),
+            "created": to_micros(new.created),
+            "expires": to_micros(new.expires),
+            "fingerprint": new.fingerprint,
+        },
+    )
+    found = by_fingerprint(connection, new.fingerprint)
+    assert found is not None
+    return found
+
+
+def get(connection: Connection, request_id: int) -> PendingRequest | None:
+    """The request of that number."""
+    row = connection.execute(select(enrollment_request).where(_c.id == request_id)).one_or_none()
+    return None if row is None else _request(row)
+
+
+def by_fingerprint(connection: Connection, fingerprint: bytes) -> PendingRequest | None:
+    """The newest request of that fingerprint, in whatever state."""
+    row = connection.execute(_NEWEST, {"digest": fingerprint}).one_or_none()
+    return None if row is None else _request(row)
+
+
+def decide(
+    connection: Connection,
+    request_id: int,
+    *,
+    approved: bool,
+    by: str,
+    at: datetime,
+    reasons: tuple[str, ...] = (),
+) -> bool:
+    """Approve or deny: pending -> approved | denied. False where it is not pending any more, or has expired."""
+    verdict = RequestState.APPROVED if approved else RequestState.DENIED
+    values = {
+        "number": request_id,
+        "verdict": verdict.value,
+        "why": json.dumps(reasons),
+        "who": printable(by),
+        "now": to_micros(at),
+    }
+    return connection.execute(_SETTLE, values).rowcount == 1
+
+
+def mark_issued(connection: Connection, request_id: int, certificate_id: int) -> bool:
+    """Spend an approval on a certificate: approved -> issued. True for exactly one caller ever."""
+    change = update(enrollment_request).where(_c.id == request_id, _c.state == "approved")
+    return connection.execute(change.values(state="issued", certificate_id=certificate_id)).rowcount == 1
+
+
+def expire(connection: Connection, *, now: datetime) -> int:
+    """Let pending and approved requests past their time expire; how many."""
+    change = update(enrollment_request).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
+    return connection.execute(change.values(state="expired")).rowcount
+
+
+def list_page(
+    connection: Connection,
+    *,
+    state: RequestState | None = RequestState.PENDING,
+    before: int | None = None,
+    limit: int = 100,
+) -> tuple[PendingRequest, ...]:
+    """Up to ``limit`` requests in a state (None for any), newest first; those with numbers below ``before``."""
+    query = select(enrollment_request).order_by(_c.id.desc()).limit(limit)
+    if state is not None:
+        query = query.where(_c.state == state.value)
+    if before is not None:
+        query = query.where(_c.id < before)
+    return tuple(_request(row) for row in connection.execute(query))
+
+
+def _request(row: Row[Any]) -> PendingRequest:
+    return PendingRequest(
+        id=row.id,
+        template=row.template,
+        csr=row.csr,
+        spki=row.spki,
+        payload=row.payload,
+        state=RequestState(row.state),
+        evidence=row.evidence,
+        reasons=tuple(json.loads(row.reasons)),
+        certificate_id=row.certificate_id,
+        created=from_micros(row.created),
+        expires=from_micros(row.expires),
+        decided_by=row.decided_by,
+        decided_at=optional_time(row.decided_at),
+        fingerprint=row.fingerprint,
+    )

@@ -1,0 +1,296 @@
+"""Group commit: one thread writes for the whole process, and what waits for the disk shares the wait.
+
+The thread gathers what is queued into one transaction. When a unit of work fails, the transaction is rolled back, the
+rest is tried again without it, and the failed one runs alone, so that its error is its own and nobody else's.
+No unit is answered before the commit that holds it has returned.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import attrs
+from sqlalchemy import Connection, Engine
+
+from pkiserver.foundation.errors import Defect, Unavailable
+from pkiserver.store.failures import Kind, as_domain_error, kind_of
+
+BATCH_LIMIT = 256
+"""Units of work in one transaction, so that one commit's wait stays short."""
+RETRIES = 8
+"""How often a transaction that the engine chose to lose is tried again."""
+SPLITS = 3
+"""How many failing units are taken out of a batch before the rest of it runs one by one."""
+_WRITING = "pkiserver.writing"
+
+Work = Callable[[Connection], Any]
+
+
+class Participant(Protocol):
+    """Something that follows each transaction of the writer; called on the writer thread."""
+
+    def begun(self, connection: Connection) -> None:
+        """A transaction began; nothing of an earlier one counts."""
+
+    def flush(self, connection: Connection) -> None:
+        """All work is done; write what was gathered. An error undoes the transaction."""
+
+    def committed(self) -> None:
+        """The transaction is durable."""
+
+    def undone(self) -> None:
+        """The transaction was rolled back, or its outcome is unknown."""
+
+
+@attrs.frozen
+class Job:
+    """One unit of work and the token by which its owner knows it again."""
+
+    work: Work
+    token: Any
+
+
+@attrs.frozen
+class Outcome:
+    """What became of a job: ``value``, or ``error`` where that is not None."""
+
+    token: Any
+    value: Any
+    error: Exception | None
+
+
+@attrs.define
+class WriterCounts:
+    """Counts since the start, for metrics; written by the writer thread only."""
+
+    transactions: int = 0
+    jobs: int = 0
+    failed_jobs: int = 0
+    retries: int = 0
+    reconnects: int = 0
+
+
+class _WorkFailed(Exception):
+    """A unit of a batch raised; ``index`` says which."""
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(index)
+        self.index = index
+        self.error = error
+
+
+class _CommitFailed(Exception):
+    """The transaction could not be begun, flushed or committed."""
+
+    def __init__(self, error: Exception, *, committing: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.committing = committing
+
+
+def require_writing(connection: Connection) -> None:
+    """Raise :class:`Defect` unless the connection is inside a transaction of a writer."""
+    if _WRITING not in connection.info:
+        raise Defect("this may only be done inside Database.write")
+
+
+class Writer:
+    """The thread, its queue and its connection. Knows no reactor: outcomes go to ``deliver`` on the writer thread."""
+
+    def __init__(self, engine: Engine, deliver: Callable[[Sequence[Outcome]], None], *, limit: int) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._queue: queue.Queue[Job | None] = queue.Queue(limit)
+        self._participants: tuple[Participant, ...] = ()
+        self._connection: Connection | None = None
+        self._closing = False
+        self.counts = WriterCounts()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve the queue."""
+        self._thread.start()
+
+    def join(self, participant: Participant) -> None:
+        """Let ``participant`` follow every transaction from the next one on; flushed in the order of joining."""
+        self._participants = (*self._participants, participant)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return self._queue.qsize()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            Unavailable: the queue is full or the writer is closing.
+        """
+        if self._closing:
+            raise Unavailable("the database is closing")
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            raise Unavailable("too many writes are waiting for the database", retry_after=2) from None
+
+    def close(self) -> None:
+        """Finish what is queued, then end the thread; blocks the caller meanwhile."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            batch, ending = self._gather()
+            if not batch:
+                continue
+            try:
+                outcomes = self._settle(batch)
+            except Exception as error:  # noqa: BLE001 - a defect here must not end the only writer
+                self._disconnect()
+                defect = Defect(f"the database writer failed: {error!r}")
+                defect.__cause__ = error
+                outcomes = [Outcome(job.token, None, defect) for job in batch]
+            self.counts.jobs += len(outcomes)
+            self.counts.failed_jobs += sum(outcome.error is not None for outcome in outcomes)
+            self._deliver(outcomes)
+        self._disconnect()
+
+    def _gather(self) -> tuple[list[Job], bool]:
+        batch: list[Job] = []
+        job = self._queue.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) >= BATCH_LIMIT:
+                return batch, False
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _settle(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run the jobs in as few transactions as their failures permit."""
+        outcomes: list[Outcome] = []
+        apart: list[Job] = []
+        together = list(jobs)
+        while len(together) > 1 and len(apart) < SPLITS:
+            try:
+                outcomes += self._retrying(together)
+            except _WorkFailed as failure:
+                if kind_of(failure.error) is not Kind.OWN:
+                    return outcomes + _refuse(together + apart, failure.error)
+                apart.append(together.pop(failure.index))
+            except _CommitFailed as failure:
+                if kind_of(failure.error) is not Kind.OWN:
+                    return outcomes + _refuse(together + apart, failure.error, committing=failure.committing)
+                break  # something only the flush or the commit found: each alone shows whose it is
+            else:
+                together = []
+        for job in together + apart:
+            outcomes.append(self._alone(job))
+        return outcomes
+
+    def _alone(self, job: Job) -> Outcome:
+        try:
+            return self._retrying([job])[0]
+        except _WorkFailed as failure:
+            return Outcome(job.token, None, as_domain_error(failure.error))
+        except _CommitFailed as failure:
+            return Outcome(job.token, None, as_domain_error(failure.error, committing=failure.committing))
+
+    def _retrying(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """One transaction, tried again where the engine says so, and once on a new connection."""
+        reconnected = False
+        attempt = 0
+        while True:
+            try:
+                return self._transact(jobs)
+            except (_WorkFailed, _CommitFailed) as failure:
+                kind = kind_of(failure.error)
+                if kind is Kind.AGAIN and attempt < RETRIES:
+                    attempt += 1
+                    self.counts.retries += 1
+                    time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
+                elif kind is Kind.LOST and not reconnected and not getattr(failure, "committing", False):
+                    reconnected = True
+                    self.counts.reconnects += 1
+                else:
+                    raise
+
+    def _transact(self, jobs: Sequence[Job]) -> list[Outcome]:
+        committing = False
+        try:
+            connection = self._begin()
+        except Exception as error:
+            self._disconnect()
+            raise _CommitFailed(error, committing=False) from error
+        try:
+            outcomes = [Outcome(job.token, self._work(connection, i, job), None) for i, job in enumerate(jobs)]
+            for participant in self._participants:
+                participant.flush(connection)
+            committing = True
+            connection.commit()
+        except _WorkFailed as failure:
+            self._undo(connection, failure.error)
+            raise
+        except Exception as error:
+            self._undo(connection, error)
+            raise _CommitFailed(error, committing=committing) from error
+        connection.info.pop(_WRITING, None)
+        self.counts.transactions += 1
+        for participant in self._participants:
+            participant.committed()
+        return outcomes
+
+    @staticmethod
+    def _work(connection: Connection, index: int, job: Job) -> Any:
+        try:
+            return job.work(connection)
+        except Exception as error:
+            raise _WorkFailed(index, error) from error
+
+    def _begin(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        connection.begin()
+        connection.info[_WRITING] = True
+        for participant in self._participants:
+            participant.begun(connection)
+        return connection
+
+    def _undo(self, connection: Connection, error: Exception) -> None:
+        try:
+            for participant in self._participants:
+                participant.undone()
+            if kind_of(error) is Kind.LOST:
+                self._disconnect()
+                return
+            connection.info.pop(_WRITING, None)
+            connection.rollback()
+        except Exception:  # noqa: BLE001 - a connection that cannot roll back is thrown away, which rolls back
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.invalidate()
+            connection.close()
+        except Exception:  # noqa: BLE001, S110 - the connection is being thrown away
+            pass
+        self._engine.dispose()
+
+
+def _refuse(jobs: Sequence[Job], error: Exception, *, committing: bool = False) -> list[Outcome]:
+    shown = as_domain_error(error, committing=committing)
+    return [Outcome(job.token, None, shown) for job in jobs]
