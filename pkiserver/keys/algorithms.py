@@ -152,7 +152,7 @@ class SignatureScheme:
 
     @classmethod
     def parse(cls, text: str) -> SignatureScheme:
-        """From ``rsa-sha256``, ``rsa-pss-sha256``, ``ecdsa-sha256`` (384, 512), ``ed25519``, ``ed448``, ``ml-dsa-65``...
+        """From ``rsa-sha256``, ``rsa-pss-sha256``, ``ecdsa-sha256`` ``ed25519``, ``ed448``, ``ml-dsa-65`` and so on.
 
         Raises:
             Rejected: CONFIGURATION, with the allowed names.
