@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from sqlalchemy import Connection
 
 from pkiserver.authority.model import Authority, CaCertificate, Duty, Generation
-from pkiserver.authority.profile import IssuerLimits
 from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import SignatureScheme, load_spki
@@ -62,6 +62,7 @@ class Authorities:
         self._problems: tuple[AuthorityProblem, ...] = ()
         self._issuing: dict[int, Issuing] = {}
         self._chains: dict[int, tuple[bytes, ...]] = {}
+        self._views: dict[int, IssuerView] = {}
 
     async def refresh(self) -> None:
         """Read all authorities; call it when the configuration feed says that something changed."""
@@ -83,6 +84,7 @@ class Authorities:
         )
         self._issuing = {}
         self._chains = {}
+        self._views = {}
         self._problems = (*problems, *_duty_problems(authorities.values()))
 
     def list(self) -> tuple[Authority, ...]:
@@ -149,19 +151,20 @@ class Authorities:
         self._issuing[generation.id] = issuing
         return issuing
 
-    def limits(self, authority: Authority, generation: Generation) -> IssuerLimits:
-        """What a generation allows below it, with the URLs that certificates of its issue carry."""
-        ca = generation.certificate
-        publication = authority.settings.publication
-        return IssuerLimits(
-            key_identifier=ca.key_identifier,
-            not_before=ca.certificate.not_valid_before_utc,
-            not_after=ca.not_after,
-            path_length=ca.path_length,
-            crl=publication.urls(publication.crl, generation.crl_path),
-            ca_issuers=publication.urls(publication.ca_issuers, generation.crl_path),
-            ocsp=publication.urls(publication.ocsp, generation.crl_path),
-        )
+    def view(self, authority: Authority, generation: Generation) -> IssuerView:
+        """What the content of certificates takes from a generation: limits, identifiers, URLs."""
+        known = self._views.get(generation.id)
+        if known is None:
+            publication = authority.settings.publication
+            known = IssuerView(
+                name=authority.name,
+                certificate=generation.certificate.certificate,
+                crl_urls=publication.urls(publication.crl, generation.crl_path),
+                ocsp_urls=publication.urls(publication.ocsp, generation.crl_path),
+                ca_issuer_urls=publication.urls(publication.ca_issuers, generation.crl_path),
+            )
+            self._views[generation.id] = known
+        return known
 
     def chain(self, generation: Generation) -> tuple[bytes, ...]:
         """The DER certificates above a generation's own, issuer first, root last.

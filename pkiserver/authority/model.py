@@ -19,6 +19,8 @@ from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authorities import Generation as GenerationRow
 from pkiserver.store.authorities import GenerationState
 
+__all__ = ["Authority", "CaCertificate", "Duty", "Generation", "GenerationState", "signature_identifier"]
+
 T = TypeVar("T", bound=x509.ExtensionType)
 
 

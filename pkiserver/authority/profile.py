@@ -16,6 +16,7 @@ from pkiserver.authority import der
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import extension
 from pkiserver.authority.templates.attributes import BY_OID, RULES
+from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 
 END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -71,19 +72,6 @@ class CaProfile:
 
 
 @attrs.frozen
-class IssuerLimits:
-    """What an issuer allows below it. ``crl`` and the others are URLs for certificates that it issues."""
-
-    key_identifier: bytes
-    not_before: datetime
-    not_after: datetime
-    path_length: int | None
-    crl: tuple[str, ...] = ()
-    ca_issuers: tuple[str, ...] = ()
-    ocsp: tuple[str, ...] = ()
-
-
-@attrs.frozen
 class CaContent:
     """A CA certificate's validity (aware UTC) and extensions."""
 
@@ -93,7 +81,7 @@ class CaContent:
 
 
 def ca_content(
-    profile: CaProfile, public_key: CertificatePublicKeyTypes, issuer: IssuerLimits | None, now: datetime
+    profile: CaProfile, public_key: CertificatePublicKeyTypes, issuer: IssuerView | None, now: datetime
 ) -> CaContent:
     """What a profile makes of a CA's public key under an issuer; None for a root.
 
@@ -107,10 +95,10 @@ def ca_content(
     extensions.append(extension(_key_usage(profile), critical=True))
     extensions.append(extension(x509.SubjectKeyIdentifier(_key_identifier(profile, public_key))))
     if issuer is not None:
-        extensions.append(extension(x509.AuthorityKeyIdentifier(issuer.key_identifier, None, None)))
+        extensions.append(issuer.authority_key_identifier)
     extensions += _constraints(profile, reasons)
     if issuer is not None:
-        extensions += _pointers(issuer)
+        extensions += issuer.url_extensions(crl=True, ocsp=True, ca_issuers=True)
     extensions += profile.extensions
     if len({one.oid for one in extensions}) != len(extensions):
         reasons.append(Reason(Refusal.BAD_EXTENSION, "the same extension is asked for twice"))
@@ -119,8 +107,17 @@ def ca_content(
     return CaContent(not_before, not_after, tuple(extensions))
 
 
+def request_extensions(profile: CaProfile, public_key: CertificatePublicKeyTypes) -> tuple[Extension, ...]:
+    """What a request to a foreign CA asks for; that CA decides."""
+    return (
+        extension(x509.BasicConstraints(ca=True, path_length=profile.path_length), critical=True),
+        extension(_key_usage(profile), critical=True),
+        extension(x509.SubjectKeyIdentifier(_key_identifier(profile, public_key))),
+    )
+
+
 def _validity(
-    profile: CaProfile, issuer: IssuerLimits | None, now: datetime, reasons: list[Reason]
+    profile: CaProfile, issuer: IssuerView | None, now: datetime, reasons: list[Reason]
 ) -> tuple[datetime, datetime]:
     not_before = (now - profile.backdate).replace(microsecond=0)
     wanted = profile.not_after
@@ -142,7 +139,7 @@ def _validity(
     return not_before, not_after
 
 
-def _path_length(profile: CaProfile, issuer: IssuerLimits | None, reasons: list[Reason]) -> int | None:
+def _path_length(profile: CaProfile, issuer: IssuerView | None, reasons: list[Reason]) -> int | None:
     wanted = profile.path_length
     if wanted is not None and wanted < 0:
         reasons.append(Reason(Refusal.BAD_EXTENSION, "a path length is not negative"))
@@ -192,25 +189,6 @@ def _constraints(profile: CaProfile, reasons: list[Reason]) -> list[Extension]:
     usages = [oid for text in profile.extended_key_usages if (oid := _oid(text, reasons)) is not None]
     if usages:
         found.append(extension(x509.ExtendedKeyUsage(usages)))
-    return found
-
-
-def _pointers(issuer: IssuerLimits) -> list[Extension]:
-    """CRL distribution point and authority information access, which name what the issuer publishes."""
-    found: list[Extension] = []
-    if issuer.crl:
-        names = [x509.UniformResourceIdentifier(url) for url in issuer.crl]
-        found.append(extension(x509.CRLDistributionPoints([x509.DistributionPoint(names, None, None, None)])))
-    access = [
-        x509.AccessDescription(method, x509.UniformResourceIdentifier(url))
-        for method, urls in (
-            (x509.oid.AuthorityInformationAccessOID.OCSP, issuer.ocsp),
-            (x509.oid.AuthorityInformationAccessOID.CA_ISSUERS, issuer.ca_issuers),
-        )
-        for url in urls
-    ]
-    if access:
-        found.append(extension(x509.AuthorityInformationAccess(access)))
     return found
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
 
 from pkiserver.foundation.secret import Secret
 
@@ -166,7 +166,9 @@ class PreparedCertificate:
     """A one-use token: serial and intent are durable in the store, nothing is signed yet.
 
     The store, not this value, enforces the single use: the row ``certificate_id`` leaves state *prepared* once.
-    ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme.
+    ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
+    the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
+    ``replaces`` the one that it renews; both by their numbers in the store.
     """
 
     certificate_id: int
@@ -176,13 +178,16 @@ class PreparedCertificate:
     scheme: str
     serial: int
     tbs: bytes = attrs.field(repr=False)
-    issuer_certificate: bytes = attrs.field(repr=False)
+    issuer_key: CertificateIssuerPublicKeyTypes = attrs.field(repr=False)
     chain: tuple[bytes, ...] = attrs.field(repr=False)
     template: str
     requester: str
     protocol: str
     request_id: str
+    subject: str
     warnings: tuple[str, ...] = ()
+    supersedes: tuple[int, ...] = ()
+    replaces: int | None = None
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import attrs
-from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store.schema import lease
@@ -83,6 +83,14 @@ def get(connection: Connection, name: str) -> Lease | None:
     """The lease as it stands, expired or not; for showing."""
     row = connection.execute(select(lease).where(lease.c.name == name)).one_or_none()
     return None if row is None else Lease(row.name, row.holder, from_micros(row.expires), row.fence)
+
+
+def forget(connection: Connection, prefix: str, *, expired_before: datetime) -> int:
+    """Drop the rows of long expired leases whose names begin with ``prefix``: those that each start names anew."""
+    old = delete(lease).where(
+        lease.c.name.startswith(prefix, autoescape=True), lease.c.expires < to_micros(expired_before)
+    )
+    return connection.execute(old).rowcount
 
 
 def _values(held: Lease) -> dict[str, object]:

@@ -1,0 +1,172 @@
+"""The road's second half: the prepared octets are signed once, compared, stored and audited, then given out.
+
+"Signature asked" is durable before the key is called. From then on the certificate counts as issued: where the road
+breaks off, :mod:`pkiserver.authority.recover` keeps the prepared certificate as the record and revokes its serial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority import der
+from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
+from pkiserver.authority.requests import IssuedCertificate, PreparedCertificate
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
+from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.faults import KeyUnavailable
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.signers import CertificateSigner
+from pkiserver.store import certificates
+from pkiserver.store.certificates import RevocationReason
+from pkiserver.store.database import Database
+
+Also = Callable[[Connection, IssuedCertificate], None]
+"""Something that must become durable together with a certificate."""
+
+
+class Issuer:
+    """Turns prepared certificates into issued ones."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keys: KeyRing,
+        audit: AuditLog,
+        clock: Clock,
+        checkpoint: Checkpoint = go_on,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._audit = audit
+        self._clock = clock
+        self._checkpoint = checkpoint
+
+    async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
+        """Sign, compare, store, audit. A prepared certificate is used once; ``also`` is written with the certificate.
+
+        Raises:
+            Rejected: CONFLICT; the prepared certificate was used before, or given up.
+            Unavailable: the key or the database is away; no certificate was given out, and none will be.
+            Defect: what came back is not what was prepared.
+        """
+        scheme = SignatureScheme.parse(prepared.scheme)
+        try:
+            signer = self._signer(prepared.key_name)
+        except PkiError:
+            await self._burn(prepared)
+            raise
+        if not await self._database.write(
+            lambda connection: certificates.mark_asked(connection, prepared.certificate_id)
+        ):
+            raise Rejected.because(Refusal.CONFLICT, "this prepared certificate has been used or given up")
+        self._checkpoint(Step.ASKED)
+        try:
+            der_certificate = await signer.sign(prepared.tbs, scheme)
+            _compare(prepared, der_certificate, scheme)
+        except BaseException as error:
+            await self._give_up(prepared, error)
+            raise
+        self._checkpoint(Step.SIGNED)
+        issued = IssuedCertificate(
+            certificate_id=prepared.certificate_id,
+            der=der_certificate,
+            serial=prepared.serial,
+            chain=prepared.chain,
+            authority=prepared.authority,
+            template=prepared.template,
+            warnings=prepared.warnings,
+        )
+        await self._store(prepared, issued, also)
+        self._checkpoint(Step.STORED)
+        return issued
+
+    def _signer(self, key_name: str) -> CertificateSigner:
+        """The issuer's key, seen to be there before anything is asked of it."""
+        signer = self._keys.certificate_signer(key_name)
+        problem = self._keys.show(key_name).problem
+        if problem is not None:
+            raise KeyUnavailable(problem)
+        return signer
+
+    async def _store(self, prepared: PreparedCertificate, issued: IssuedCertificate, also: Also | None) -> None:
+        now = self._clock.now()
+        event = _issue_event(prepared, "ok")
+
+        def store(connection: Connection) -> bool:
+            if not certificates.store_issued(connection, prepared.certificate_id, issued.der, at=now):
+                return False
+            for old in prepared.supersedes:
+                certificates.revoke(connection, old, reason=RevocationReason.SUPERSEDED, at=now)
+            for old in prepared.supersedes + (() if prepared.replaces is None else (prepared.replaces,)):
+                certificates.mark_replaced(connection, old, prepared.certificate_id)
+            if also is not None:
+                also(connection, issued)
+            self._audit.append(connection, event)
+            return True
+
+        if not await self._database.write(store):
+            # Another process took this one for dead and settled the intent: the serial is revoked already.
+            raise Unavailable("the certificate took too long to sign and was given up")
+
+    async def _burn(self, prepared: PreparedCertificate) -> None:
+        """The key is away before anything was asked of it: the serial is never issued."""
+        now = self._clock.now()
+        await self._database.write(lambda connection: certificates.burn(connection, prepared.certificate_id, at=now))
+
+    async def _give_up(self, prepared: PreparedCertificate, error: BaseException) -> None:
+        """A signature was asked for and is not to be had: the record is kept and the serial revoked."""
+        now = self._clock.now()
+        event = _issue_event(prepared, "failed", ("why", type(error).__name__))
+
+        def settle(connection: Connection) -> None:
+            if certificates.settle_asked(connection, prepared.certificate_id, at=now):
+                self._audit.append(connection, event)
+
+        try:
+            await self._database.write(settle)
+        except PkiError as second:  # recovery will settle it; the first error is the one to tell
+            self.log.error("intent {id} is left to recovery: {why}", id=prepared.certificate_id, why=str(second))
+
+
+def _compare(prepared: PreparedCertificate, certificate: bytes, scheme: SignatureScheme) -> None:
+    """The signed octets are the prepared ones, and the signature is the issuer's; raises :class:`Defect`."""
+    try:
+        tbs = der.certificate_tbs(certificate)
+        outer = der.read(certificate)
+        fields = der.children(certificate, outer)
+    except der.DerError as error:
+        raise Defect("what the key gave back is not a certificate") from error
+    if len(fields) != 3 or tbs != prepared.tbs:
+        raise Defect("the signed certificate differs from the prepared one")
+    if certificate[fields[1].start : fields[1].end] != scheme.algorithm_identifier():
+        raise Defect("the certificate's signature algorithm is not the prepared one")
+    signature = certificate[fields[2].content + 1 : fields[2].end]
+    key: CertificateIssuerPublicKeyTypes = prepared.issuer_key
+    if not scheme.verify(key, signature, tbs):
+        raise Defect("the signature does not verify with the issuer's key")
+
+
+def _issue_event(prepared: PreparedCertificate, outcome: str, *more: tuple[str, str]) -> AuditEvent:
+    return AuditEvent(
+        kind=AuditKind.ISSUE,
+        actor=prepared.requester,
+        object=f"certificate {prepared.serial:x}",
+        outcome=outcome,
+        request_id=prepared.request_id or None,
+        details=(
+            ("authority", prepared.authority),
+            ("template", prepared.template),
+            ("protocol", prepared.protocol),
+            ("subject", prepared.subject),
+            *more,
+        ),
+    )

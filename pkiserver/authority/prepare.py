@@ -1,0 +1,261 @@
+"""The road's first half: from an authorised request to a prepared certificate whose serial and intent are durable.
+
+Nothing is signed here with a key that matters. Every check that fails is told, not only the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
+from pkiserver.authority.keycheck import check_key
+from pkiserver.authority.lint import Linter
+from pkiserver.authority.order import Order
+from pkiserver.authority.requests import Authorised, PreparedCertificate, spki_der
+from pkiserver.authority.tbs import Draft, build_draft, random_serial
+from pkiserver.authority.templates.build import CertificateContent, build_content
+from pkiserver.authority.templates.model import SameKey, SameSubject, Template
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.store import blocked_keys, certificates
+from pkiserver.store.certificates import Certificate, NewIntent
+from pkiserver.store.database import Database
+from pkiserver.store.names import sans_of
+
+_DUPLICATES_LOOKED_AT = 100
+
+
+class Templates(Protocol):
+    """Where the road finds the template in force."""
+
+    def get(self, name: str) -> Template:
+        """The template of that name; raises :class:`Rejected` (UNKNOWN_TEMPLATE)."""
+
+
+@attrs.frozen
+class _Admission:
+    """What the store says about an order: reasons against it, and which certificates it takes the place of."""
+
+    reasons: tuple[Reason, ...]
+    supersedes: tuple[int, ...]
+    replaces: int | None
+
+
+class Preparer:
+    """Makes prepared certificates. ``rng`` gives as many random octets as it is asked for."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        authorities: Authorities,
+        templates: Templates,
+        clock: Clock,
+        holder: str,
+        rng: Callable[[int], bytes] = secrets.token_bytes,
+        checkpoint: Checkpoint = go_on,
+    ) -> None:
+        self._database = database
+        self._authorities = authorities
+        self._templates = templates
+        self._clock = clock
+        self._holder = holder
+        self._rng = rng
+        self._checkpoint = checkpoint
+        self._linter = Linter()
+
+    async def prepare(self, authorised: Authorised) -> PreparedCertificate:
+        """Template and record decide; the result is durable but unsigned.
+
+        Raises:
+            Rejected: with every reason.
+            Unavailable: the database is away.
+        """
+        request = authorised.request
+        template = self._templates.get(request.template)
+        key_reasons = check_key(request.public_key)
+        try:
+            order = self._order(template, authorised)
+        except Rejected as error:
+            blocked = await self._database.read(
+                lambda connection: _key_reasons(connection, spki_der(request.public_key))
+            )
+            raise Rejected((*error.reasons, *key_reasons, *blocked)) from None
+        return await self._prepare(order, key_reasons)
+
+    async def prepare_order(self, order: Order) -> PreparedCertificate:
+        """The same for contents that are decided already: CA certificates, a responder's certificate."""
+        return await self._prepare(order, check_key(order.public_key))
+
+    def content(self, authorised: Authorised) -> CertificateContent:
+        """What a request would get, without any trace; raises :class:`Rejected` with the template's reasons."""
+        template = self._templates.get(authorised.request.template)
+        authority = self._authorities.get(template.issuer)
+        view = self._authorities.view(authority, authority.current)
+        return build_content(template, authorised, view, self._clock.now())
+
+    def _order(self, template: Template, authorised: Authorised) -> Order:
+        request = authorised.request
+        authority = self._authorities.get(template.issuer)
+        issuing = self._authorities.issuing_by(authority, authority.current)
+        view = self._authorities.view(authority, authority.current)
+        content = build_content(template, authorised, view, self._clock.now())
+        return Order(
+            issuing=issuing,
+            subject=content.subject,
+            public_key=request.public_key,
+            not_before=content.not_before,
+            not_after=content.not_after,
+            extensions=content.extensions,
+            template=template.name,
+            requester=authorised.record.name,
+            protocol=request.protocol,
+            request_id=request.request_id,
+            lint=template.lint,
+            duplicates=template.duplicates,
+            renewal_of=request.renewal_of,
+            warnings=content.ignored,
+        )
+
+    async def _prepare(self, order: Order, reasons: tuple[Reason, ...]) -> PreparedCertificate:
+        draft = self._draft(order)
+        refused, warnings = self._linter.check(draft.sample, order.lint)
+        intent = self._intent(order, draft)
+        if reasons or refused:
+            admission = await self._database.read(lambda connection: self._admit(connection, order, intent, 0))
+            raise Rejected((*reasons, *refused, *admission.reasons))
+        self._checkpoint(Step.BUILT)
+        number, admission = await self._database.write(lambda connection: self._make_durable(connection, order, intent))
+        self._checkpoint(Step.PREPARED)
+        issuing = order.issuing
+        return PreparedCertificate(
+            certificate_id=number,
+            authority=issuing.authority,
+            generation_id=issuing.generation_id,
+            key_name=issuing.key_name,
+            scheme=issuing.scheme.name,
+            serial=draft.serial,
+            tbs=draft.tbs,
+            issuer_key=issuing.public_key,
+            chain=issuing.chain,
+            template=order.template,
+            requester=order.requester,
+            protocol=order.protocol,
+            request_id=order.request_id,
+            subject=intent.subject,
+            warnings=(*order.warnings, *warnings),
+            supersedes=admission.supersedes,
+            replaces=admission.replaces,
+        )
+
+    def _draft(self, order: Order) -> Draft:
+        return build_draft(
+            issuer=order.issuing.name,
+            issuer_der=order.issuing.name_der,
+            subject=order.subject,
+            subject_der=order.subject_der,
+            public_key=order.public_key,
+            serial=random_serial(self._rng),
+            not_before=order.not_before,
+            not_after=order.not_after,
+            extensions=order.extensions,
+            scheme=order.issuing.scheme,
+        )
+
+    def _intent(self, order: Order, draft: Draft) -> NewIntent:
+        try:
+            sans = sans_of(order.sans)
+        except ValueError as error:
+            raise Rejected.because(Refusal.BAD_NAME, str(error)) from error
+        return NewIntent(
+            issuer_id=order.issuing.issuer_id,
+            generation_id=order.issuing.generation_id,
+            serial=draft.serial,
+            tbs=draft.tbs,
+            subject=order.subject.rfc4514_string(),
+            sans=sans,
+            not_before=order.not_before,
+            not_after=order.not_after,
+            template=order.template,
+            requester=order.requester,
+            protocol=order.protocol,
+            request_id=order.request_id,
+            spki_sha256=hashlib.sha256(spki_der(order.public_key)).digest(),
+            holder=self._holder,
+            created=self._clock.now(),
+        )
+
+    def _make_durable(self, connection: Connection, order: Order, intent: NewIntent) -> tuple[int, _Admission]:
+        number = certificates.insert_prepared(connection, intent)
+        # Asked after the insert, so that of two rivals of the same moment the later one sees the earlier.
+        admission = self._admit(connection, order, intent, number)
+        if admission.reasons:
+            raise Rejected(admission.reasons)
+        return number, admission
+
+    def _admit(self, connection: Connection, order: Order, intent: NewIntent, number: int) -> _Admission:
+        reasons = [] if order.own_key else _blocked_reasons(connection, intent.spki_sha256)
+        if self._authorities.is_own_key(intent.spki_sha256) and not order.own_key:
+            reasons.append(Reason(Refusal.BAD_KEY, "the key is a certification authority's own"))
+        renewed = _renewed(connection, order)
+        same_subject, supersedes = self._same_subject(connection, order, intent, number, renewed)
+        same_key = _same_key(connection, order, intent, renewed)
+        return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)
+
+    def _same_subject(
+        self, connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
+    ) -> tuple[list[Reason], tuple[int, ...]]:
+        rule = order.duplicates.same_subject
+        if rule is SameSubject.ALLOW:
+            return [], ()
+        found = certificates.valid_by_subject(
+            connection, intent.subject, now=intent.created, template=order.template, limit=_DUPLICATES_LOOKED_AT
+        )
+        others = tuple(one.id for one in found if renewed is None or one.id != renewed.id)
+        if rule is SameSubject.SUPERSEDE:
+            return [], others
+        rivals = certificates.under_way_like(
+            connection, subject=intent.subject, spki_sha256=intent.spki_sha256, besides=number
+        )
+        if others or rivals:
+            return [Reason(Refusal.DUPLICATE, "a valid certificate with this subject exists already")], ()
+        return [], ()
+
+
+def _renewed(connection: Connection, order: Order) -> Certificate | None:
+    if order.renewal_of is None:
+        return None
+    return certificates.by_fingerprint(connection, hashlib.sha256(order.renewal_of).digest())
+
+
+def _same_key(connection: Connection, order: Order, intent: NewIntent, renewed: Certificate | None) -> list[Reason]:
+    rule = order.duplicates.same_key
+    if rule is SameKey.ALLOW:
+        return []
+    found = certificates.valid_by_key(connection, intent.spki_sha256, now=intent.created, limit=_DUPLICATES_LOOKED_AT)
+    for one in found:
+        if renewed is not None and one.id == renewed.id:
+            continue
+        if rule is SameKey.REFUSE or one.subject != intent.subject:
+            whose = "" if rule is SameKey.REFUSE else " and another subject"
+            return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")]
+    return []
+
+
+def _key_reasons(connection: Connection, spki: bytes) -> list[Reason]:
+    return _blocked_reasons(connection, hashlib.sha256(spki).digest())
+
+
+def _blocked_reasons(connection: Connection, spki_sha256: bytes) -> list[Reason]:
+    if blocked_keys.get(connection, spki_sha256) is not None:
+        return [Reason(Refusal.BAD_KEY, "the key is on this server's list of blocked keys")]
+    if certificates.key_was_compromised(connection, spki_sha256):
+        return [Reason(Refusal.BAD_KEY, "a certificate of this key was revoked here for key compromise")]
+    return []

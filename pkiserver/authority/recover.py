@@ -1,0 +1,135 @@
+"""Settling what a dead process left behind, so that every serial has one known end.
+
+An intent still *prepared* was never signed: its serial is burnt. An intent that was *asked* counts as issued, since a
+signature may exist that nobody stored: the prepared certificate is kept as the record and its serial is revoked.
+
+Every process that issues keeps a lease under its own name; only intents whose holder's lease has run out are touched.
+Even a wrong guess is safe: each step of the road is a conditional UPDATE, so a slow process that comes back finds its
+intent gone and gives nothing out.
+"""
+
+from __future__ import annotations
+
+import functools
+from datetime import datetime, timedelta
+
+import attrs
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.foundation.clock import Clock
+from pkiserver.store import certificates, leases
+from pkiserver.store.certificates import CertificateState, Intent
+from pkiserver.store.database import Database
+
+LEASE = timedelta(seconds=30)
+"""How long an intent's holder is taken for alive after its last sign of life."""
+BEAT = timedelta(seconds=10)
+"""How often a process that issues gives a sign of life."""
+_FORGET = timedelta(days=1)
+_AT_ONCE = 5000
+"""Far more than are under way in all living processes together."""
+
+
+@attrs.frozen
+class Settled:
+    """How many open intents were given up (``burnt``) and how many were kept as issued and revoked (``kept``)."""
+
+    burnt: int = 0
+    kept: int = 0
+
+
+class Recovery:
+    """Gives signs of life for this process, and settles what others left."""
+
+    log = Logger()
+
+    def __init__(self, *, database: Database, audit: AuditLog, clock: Clock, holder: str) -> None:
+        self._database = database
+        self._audit = audit
+        self._clock = clock
+        self._holder = holder
+
+    async def beat(self) -> None:
+        """A sign of life; before the first certificate, then every :data:`BEAT`."""
+        now = self._clock.now()
+        name = lease_name(self._holder)
+        await self._database.write(
+            lambda connection: leases.acquire(connection, name, self._holder, now=now, lasting=LEASE)
+        )
+
+    async def stop(self) -> None:
+        """The last sign of life: whatever this process has left open may be settled by others at once."""
+        now = self._clock.now()
+
+        def work(connection: Connection) -> None:
+            lease = leases.get(connection, lease_name(self._holder))
+            if lease is not None:
+                leases.release(connection, lease, now=now)
+
+        await self._database.write(work)
+
+    async def settle(self) -> Settled:
+        """Settle every open intent whose holder is dead; at start, and then with each :meth:`beat`.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        burnt = kept = 0
+        while found := await self._database.read(self._abandoned):
+            before = burnt + kept
+            for intent in found:
+                if await self._database.write(functools.partial(self._settle, intent)):
+                    burnt += intent.state is CertificateState.PREPARED
+                    kept += intent.state is CertificateState.ASKED
+            if burnt + kept == before:  # another process was quicker with all of them
+                break
+        now = self._clock.now()
+        await self._database.write(
+            lambda connection: leases.forget(connection, lease_name(""), expired_before=now - _FORGET)
+        )
+        if burnt or kept:
+            self.log.warn("settled {burnt} abandoned and {kept} unfinished certificates", burnt=burnt, kept=kept)
+        return Settled(burnt, kept)
+
+    def _abandoned(self, connection: Connection) -> tuple[Intent, ...]:
+        now = self._clock.now()
+        alive: dict[str, bool] = {self._holder: True}
+        found = []
+        for intent in certificates.open_intents(connection, limit=_AT_ONCE):
+            if intent.holder not in alive:
+                alive[intent.holder] = _is_alive(connection, intent.holder, now)
+            if not alive[intent.holder]:
+                found.append(intent)
+        return tuple(found)
+
+    def _settle(self, intent: Intent, connection: Connection) -> bool:
+        now = self._clock.now()
+        if intent.state is CertificateState.PREPARED:
+            done = certificates.burn(connection, intent.id, at=now)
+            outcome = "serial burnt: no signature was asked for"
+        else:
+            done = certificates.settle_asked(connection, intent.id, at=now)
+            outcome = "kept as issued and revoked: a signature may exist"
+        if done:
+            event = AuditEvent(
+                kind=AuditKind.ISSUE,
+                actor="recovery",
+                object=f"certificate {intent.serial:x}",
+                outcome="failed",
+                request_id=intent.request_id or None,
+                details=(("settled", outcome), ("subject", intent.subject), ("holder", intent.holder)),
+            )
+            self._audit.append(connection, event)
+        return done
+
+
+def _is_alive(connection: Connection, holder: str, now: datetime) -> bool:
+    lease = leases.get(connection, lease_name(holder))
+    return lease is not None and lease.expires > now
+
+
+def lease_name(holder: str) -> str:
+    """The lease that a process which issues keeps."""
+    return f"issuer:{holder}"

@@ -1,0 +1,96 @@
+"""The one road, put together: everything of this room that shares a database, a key ring and a clock."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+
+import attrs
+
+from pkiserver.audit import AuditLog
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.ceremonies import Ceremonies
+from pkiserver.authority.certify import Certifier
+from pkiserver.authority.checkpoints import Checkpoint, from_environment
+from pkiserver.authority.issue import Also, Issuer
+from pkiserver.authority.prepare import Preparer, Templates
+from pkiserver.authority.recover import Recovery
+from pkiserver.authority.requests import Authorised, IssuedCertificate, PreparedCertificate
+from pkiserver.authority.succession import Succession
+from pkiserver.foundation.clock import Clock
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store.database import Database
+
+
+def new_holder(node: str) -> str:
+    """A name for this process and start that no other process, here or elsewhere, has had."""
+    return f"{node}/{os.getpid()}/{secrets.token_hex(8)}"
+
+
+@attrs.frozen
+class Road:
+    """What stands around the road. Made by :meth:`build`; call :meth:`start` before the first certificate."""
+
+    authorities: Authorities
+    preparer: Preparer
+    issuer: Issuer
+    recovery: Recovery
+    ceremonies: Ceremonies
+    succession: Succession
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        database: Database,
+        keys: KeyRing,
+        audit: AuditLog,
+        templates: Templates,
+        clock: Clock,
+        holder: str,
+        rng: Callable[[int], bytes] = secrets.token_bytes,
+        checkpoint: Checkpoint | None = None,
+    ) -> Road:
+        """Put the parts together. ``holder`` is from :func:`new_holder`; ``checkpoint`` is for crash tests."""
+        step = checkpoint or from_environment()
+        authorities = Authorities(database)
+        preparer = Preparer(
+            database=database,
+            authorities=authorities,
+            templates=templates,
+            clock=clock,
+            holder=holder,
+            rng=rng,
+            checkpoint=step,
+        )
+        issuer = Issuer(database=database, keys=keys, audit=audit, clock=clock, checkpoint=step)
+        certifier = Certifier(preparer, issuer)
+        ceremonies = Ceremonies(
+            database=database, audit=audit, keys=keys, authorities=authorities, certifier=certifier, clock=clock
+        )
+        succession = Succession(
+            database=database,
+            audit=audit,
+            keys=keys,
+            authorities=authorities,
+            certifier=certifier,
+            ceremonies=ceremonies,
+            clock=clock,
+        )
+        recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder)
+        return cls(authorities, preparer, issuer, recovery, ceremonies, succession)
+
+    async def start(self) -> None:
+        """Give the first sign of life, settle what dead processes left, and read the authorities."""
+        await self.recovery.beat()
+        await self.recovery.settle()
+        await self.authorities.refresh()
+
+    async def prepare(self, authorised: Authorised) -> PreparedCertificate:
+        """See :meth:`pkiserver.authority.prepare.Preparer.prepare`."""
+        return await self.preparer.prepare(authorised)
+
+    async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
+        """See :meth:`pkiserver.authority.issue.Issuer.issue`."""
+        return await self.issuer.issue(prepared, also=also)
