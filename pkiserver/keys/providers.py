@@ -27,6 +27,7 @@ class Providers:
         self._dead: dict[str, KeyProblem] = {}
         self._watchers: dict[int, Watcher] = {}
         self._modules: list[Module] = []
+        self._closed = False
 
     async def open(self, settings: Sequence[ProviderSettings]) -> None:
         """Open each; faults are kept, not raised.
@@ -110,7 +111,7 @@ class Providers:
         """No longer look for a key when its token comes back."""
         for provider in self._by_name.values():
             if isinstance(provider, Token):
-                provider.keys.pop(name, None)
+                provider.forget(name)
 
     def problems(self) -> tuple[KeyProblem, ...]:
         """What is wrong with the stores, by name."""
@@ -119,7 +120,7 @@ class Providers:
             if isinstance(provider, SoftwareStore):
                 problem = provider.check()
             else:
-                problem = provider.login.problem or provider.module.loss
+                problem = provider.module.loss or provider.login.problem
             if problem is not None:
                 found.append(KeyProblem(provider.name, problem.kind, problem.text))
         return tuple(found)
@@ -130,13 +131,16 @@ class Providers:
 
     async def close(self) -> None:
         """Close everything; modules are finalised."""
+        if self._closed:
+            return
+        self._closed = True
         for watcher in self._watchers.values():
             await watcher.close()
         for provider in self._by_name.values():
             if isinstance(provider, SoftwareStore):
                 await provider.close()
             else:
-                provider.module.tokens.pop(provider.name, None)
+                provider.module.tokens.remove(provider.login)
         for module in self._modules:
             last = await module.executor.run(module.release, patient=True)
             if last:
@@ -166,5 +170,5 @@ def _info(provider: Token) -> TokenInfo:
         threads=provider.settings.threads,
         keys=len(provider.keys),
         losses=module.losses,
-        problem=login.problem or module.loss,
+        problem=module.loss or login.problem,
     )

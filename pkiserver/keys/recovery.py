@@ -56,7 +56,7 @@ class Watcher:
         self._attach()
 
     def _incomplete(self) -> bool:
-        return self._module.state is not State.READY or any(not token.live for token in self._module.tokens.values())
+        return self._module.state is not State.READY or any(not token.live for token in self._module.tokens)
 
     def _told(self) -> None:
         self._reactor.callFromThread(self._restart)

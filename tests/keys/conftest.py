@@ -10,7 +10,7 @@ import pytest
 
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.keys.keyring import KeyRing
-from tests.support.keys import MemoryRegistry, software_store, softhsm_token
+from tests.support.keys import MemoryRegistry, softhsm_token, software_store
 
 
 @pytest.fixture(scope="module")

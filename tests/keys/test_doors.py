@@ -107,15 +107,15 @@ async def test_crls_requests_and_ocsp_responses(ring: KeyRing, store: str, kind:
         lambda key: certificate_builder(crl_signer.public_key).sign(key, **options(scheme))
     )
     response = await responder.build(
-        lambda key: ocsp.OCSPResponseBuilder()
-        .add_response(own, own, hashes.SHA256(), ocsp.OCSPCertStatus.GOOD, FROM, UNTIL, None, None)
-        .responder_id(ocsp.OCSPResponderEncoding.HASH, own)
-        .sign(key, scheme.hash_algorithm)
+        lambda key: (
+            ocsp.OCSPResponseBuilder()
+            .add_response(own, own, hashes.SHA256(), ocsp.OCSPCertStatus.GOOD, FROM, UNTIL, None, None)
+            .responder_id(ocsp.OCSPResponderEncoding.HASH, own)
+            .sign(key, scheme.hash_algorithm)
+        )
     )
     assert scheme.verify(responder.public_key, response.signature, response.tbs_response_bytes)
-    basic = await responder.sign(
-        response.tbs_response_bytes, scheme, [own.public_bytes(serialization.Encoding.DER)]
-    )
+    basic = await responder.sign(response.tbs_response_bytes, scheme, [own.public_bytes(serialization.Encoding.DER)])
     wrapped = der.sequence(
         der.encode(der.ENUMERATED, b"\x00"),
         der.encode(der.context(0), der.sequence(der.oid("1.3.6.1.5.5.7.48.1.1"), der.encode(der.OCTET_STRING, basic))),
@@ -148,21 +148,25 @@ async def octets_of_every_door(ring: KeyRing, name: str) -> dict[str, bytes]:
         lambda key: certificate_builder(ring.public_key(name)).sign(key, hashes.SHA256())
     )
     crl = await ring.crl_signer(name).build(
-        lambda key: x509.CertificateRevocationListBuilder()
-        .issuer_name(NAME)
-        .last_update(FROM)
-        .next_update(UNTIL)
-        .add_extension(x509.CRLNumber(1), critical=False)
-        .sign(key, hashes.SHA256())
+        lambda key: (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(NAME)
+            .last_update(FROM)
+            .next_update(UNTIL)
+            .add_extension(x509.CRLNumber(1), critical=False)
+            .sign(key, hashes.SHA256())
+        )
     )
     csr = await ring.request_signer(name).build(
         lambda key: x509.CertificateSigningRequestBuilder().subject_name(NAME).sign(key, hashes.SHA256())
     )
     response = await ring.ocsp_signer(name).build(
-        lambda key: ocsp.OCSPResponseBuilder()
-        .add_response(certificate, certificate, hashes.SHA256(), ocsp.OCSPCertStatus.GOOD, FROM, UNTIL, None, None)
-        .responder_id(ocsp.OCSPResponderEncoding.NAME, certificate)
-        .sign(key, hashes.SHA256())
+        lambda key: (
+            ocsp.OCSPResponseBuilder()
+            .add_response(certificate, certificate, hashes.SHA256(), ocsp.OCSPCertStatus.GOOD, FROM, UNTIL, None, None)
+            .responder_id(ocsp.OCSPResponderEncoding.NAME, certificate)
+            .sign(key, hashes.SHA256())
+        )
     )
     return {
         "certificate": certificate.tbs_certificate_bytes,

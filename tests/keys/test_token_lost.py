@@ -25,7 +25,7 @@ from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.settings import TokenSettings
-from tests.support.keys import MemoryRegistry, software_store, softhsm_token
+from tests.support.keys import MemoryRegistry, softhsm_token, software_store
 
 CLIENT = Path("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so")
 

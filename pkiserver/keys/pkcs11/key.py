@@ -53,6 +53,7 @@ class TokenKey(KeyHandle):
         """Sign in the token; raises :class:`KeyUnavailable`, or :class:`Rejected` where the token lacks the scheme."""
         signer = self._signers.get(scheme) or self._signer(scheme)
         with self._module.entered() as lane:
+            self.require()
             try:
                 return signer(self._object(lane), data)
             except LOSSES:
@@ -67,7 +68,7 @@ class TokenKey(KeyHandle):
         if lane is None:
             return None
         try:
-            return signer(lane.objects.get(self.uri) or self._object(lane), data)
+            return signer(lane.objects.get(self) or self._object(lane), data)
         except LOSSES as error:
             raise module.lost(error) from error
         except p11.PKCS11Error as error:
@@ -125,9 +126,9 @@ class TokenKey(KeyHandle):
         return signer
 
     def _object(self, lane: Lane) -> Any:
-        found = lane.objects.get(self.uri)
+        found = lane.objects.get(self)
         if found is None:
-            found = lane.objects[self.uri] = self.token.find_private(lane, self.uri, self.name)
+            found = lane.objects[self] = self.token.find_private(lane, self.uri, self.name)
         return found
 
     def _refused(self, error: p11.PKCS11Error) -> Exception:

@@ -52,7 +52,7 @@ class TokenLogin:
         try:
             self.token = self._find(library)
             self.mechanisms = frozenset(int(mechanism) for mechanism in self.token.slot.get_mechanisms())
-            lane.sessions[self.name] = self._login()
+            lane.sessions[self] = self._login()
         except KeyUnavailable as error:
             self.live, self.problem = False, error.problem
         except p11.PKCS11Error as error:

@@ -40,8 +40,8 @@ class Lane:
     """The right of one thread to be in the module, with its own session per token and its own view of each key."""
 
     def __init__(self) -> None:
-        self.sessions: dict[str, Any] = {}
-        self.objects: dict[str, Any] = {}
+        self.sessions: dict[TokenLogin, Any] = {}
+        self.objects: dict[object, Any] = {}
 
     def clear(self) -> None:
         """Forget handles of sessions that are gone."""
@@ -67,7 +67,7 @@ class Module:
         self.library: Any = None
         self.loss: KeyProblem | None = None
         self.losses = 0
-        self.tokens: dict[str, TokenLogin] = {}
+        self.tokens: list[TokenLogin] = []
         self.on_loss: list[Callable[[], None]] = []
         self._users = 0
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
@@ -181,7 +181,7 @@ class Module:
         try:
             with start_lock(self.settings):
                 self._initialise()
-                for token in self.tokens.values():
+                for token in self.tokens:
                     if not token.live:
                         token.connect(self.library, self._all[0])
             ready = True
@@ -203,8 +203,8 @@ class Module:
     def _initialise(self) -> None:
         if self.library is None:
             self.library = load_library(self.settings)
-        elif self.state is not State.READY or not any(token.live for token in self.tokens.values()):
-            for token in self.tokens.values():
+        elif self.state is not State.READY or not any(token.live for token in self.tokens):
+            for token in self.tokens:
                 token.forget()
             for lane in self._all:
                 lane.clear()
@@ -225,9 +225,9 @@ class Module:
 
     def session(self, lane: Lane, token: TokenLogin) -> Any:
         """The lane's session with a token, opened when it is first needed (the login is the process's)."""
-        session = lane.sessions.get(token.name)
+        session = lane.sessions.get(token)
         if session is None:
-            session = lane.sessions[token.name] = token.session()
+            session = lane.sessions[token] = token.session()
         return session
 
 

@@ -35,7 +35,7 @@ class Token:
         self.module = module
         self.login = TokenLogin(settings)
         self.keys: dict[str, TokenKey] = {}
-        module.tokens[settings.name] = self.login
+        module.tokens.append(self.login)
 
     def serves(self, uri: str) -> bool:
         """Whether a key's location means this token, as far as the settings tell."""
@@ -54,6 +54,12 @@ class Token:
         key = self.keys[name] = TokenKey(name, uri, load_spki(expected_spki), self)
         self.attach(key)
         return key
+
+    def forget(self, name: str) -> None:
+        """The key was deleted: signers that still hold it get a clear answer, and the token is not asked."""
+        key = self.keys.pop(name, None)
+        if key is not None:
+            key.fast, key.fault = False, KeyProblem(name, FaultKind.KEY_MISSING, "the key was deleted")
 
     def attach(self, key: TokenKey) -> None:
         """Find the key (again), compare its public half, try it, and measure. Blocking."""
@@ -148,7 +154,7 @@ class Token:
 
     def destroy(self, uri: str) -> None:
         """Delete the objects at ``uri``, private and public; blocking. Nothing there is no error."""
-        with self.module.entered() as lane:
+        with self.module.entered():
             session = self._writable()
             try:
                 for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -156,7 +162,6 @@ class Token:
                         thing.destroy()
             finally:
                 session.close()
-                lane.objects.pop(uri, None)
 
     def find_private(self, lane: Lane, uri: str, name: str) -> Any:
         """The one private-key object at ``uri``, on the lane's session. In the module.
@@ -177,7 +182,7 @@ class Token:
 
     def _compare(self, key: TokenKey) -> None:
         with self.module.entered() as lane:
-            lane.objects.pop(key.uri, None)
+            lane.objects.pop(key, None)
             private = self.find_private(lane, key.uri, key.name)
             publics = self._publics(lane, key.uri, private)
         # A public half that cannot be read proves nothing; the test signature that follows does.

@@ -1,0 +1,274 @@
+"""Each fault has its own clear error; the rest keeps working and the faulty ones are named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from pkiserver.foundation.clock import SystemClock
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.keys.algorithms import KeyType, spki
+from pkiserver.keys.doors import Door
+from pkiserver.keys.faults import FaultKind, KeyUnavailable
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.pkcs11.library import lock_path, start_lock
+from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
+from pkiserver.keys.software import generate_private_key
+from tests.support.keys import MemoryRegistry, softhsm_token, software_store
+
+P256 = KeyType.parse("ec-p256")
+
+
+async def a_ring_with_keys(token: TokenSettings, store: SoftwareStoreSettings) -> MemoryRegistry:
+    registry = MemoryRegistry()
+    ring = await KeyRing.open_with([token, store], registry, SystemClock())
+    await ring.generate("in-token", P256, store=token.name, doors=[Door.CERTIFICATE])
+    await ring.generate("in-file", P256, store=store.name, doors=[Door.CERTIFICATE])
+    await ring.close()
+    return registry
+
+
+async def problems_of(settings: list[Any], registry: MemoryRegistry) -> dict[str, tuple[FaultKind, str]]:
+    """Open, look, try each key's signer, close."""
+    ring = await KeyRing.open_with(settings, registry, SystemClock())
+    try:
+        found = {problem.name: (problem.kind, problem.text) for problem in ring.problems()}
+        for info in ring.list():
+            build = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign
+            if info.name in found:
+                with pytest.raises(KeyUnavailable):
+                    await ring.request_signer(info.name).build(lambda key, b=build: b(key, hashes.SHA256()))
+            else:
+                assert info.ready
+                await ring.request_signer(info.name).build(lambda key, b=build: b(key, hashes.SHA256()))
+        return found
+    finally:
+        await ring.close()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> TokenSettings:
+    return softhsm_token(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SoftwareStoreSettings:
+    return software_store(tmp_path)
+
+
+async def test_a_module_that_does_not_load(token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path) -> None:
+    registry = await a_ring_with_keys(token, store)
+    broken = tmp_path / "broken.so"
+    broken.write_text("this is no library")
+    for module in (tmp_path / "absent.so", broken):
+        found = await problems_of([attrs.evolve(token, module=module), store], registry)
+        assert set(found) == {"softhsm", "in-token"}
+        assert found["softhsm"][0] is FaultKind.MODULE_NOT_LOADED
+        assert module.name in found["softhsm"][1]
+
+
+async def test_an_absent_token(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    registry = await a_ring_with_keys(token, store)
+    found = await problems_of([attrs.evolve(token, token_serial="0000"), store], registry)
+    assert found["softhsm"][0] is FaultKind.TOKEN_ABSENT
+    assert "serial '0000'" in found["softhsm"][1]
+    assert set(found) == {"softhsm", "in-token"}
+
+
+async def test_a_wrong_pin_is_tried_once_and_a_corrected_one_is_taken_without_a_restart(
+    token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path
+) -> None:
+    registry = await a_ring_with_keys(token, store)
+    pin = Path(token.pin_source.removeprefix("file:"))
+    right = pin.read_text()
+    pin.write_text("not-the-pin\n")
+    settings = attrs.evolve(token, retry_longest=0.1)
+    ring = await KeyRing.open_with([settings, store], registry, SystemClock())
+    try:
+        found = {problem.name: problem for problem in ring.problems()}
+        assert found["softhsm"].kind is FaultKind.PIN_WRONG
+        assert set(found) == {"softhsm", "in-token"}
+        assert "not-the-pin" not in str(ring.problems())
+        assert str(pin) in found["softhsm"].text
+        login = ring._providers._by_name["softhsm"].login  # type: ignore[union-attr]
+        tries: list[str] = []
+
+        class Counting:
+            """Stands before the token and counts the logins that reach it."""
+
+            def __init__(self, real: Any) -> None:
+                self.real = real
+
+            def open(self, **named: Any) -> Any:
+                tries.append("login" if "user_pin" in named else "session")
+                return self.real.open(**named)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.real, name)
+
+        find = login._find
+        login._find = lambda library: Counting(find(library))  # type: ignore[method-assign]
+        await deferLater(reactor, 1.0)
+        assert tries == [], "the refused PIN must not reach the token a second time"
+        pin.write_text(right)
+        for _ in range(100):
+            if not ring.problems():
+                break
+            await deferLater(reactor, 0.05)
+        assert ring.problems() == ()
+        assert tries.count("login") == 1
+        assert (await ring.test("in-token")).seconds
+    finally:
+        await ring.close()
+
+
+async def test_a_pin_that_cannot_be_read(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    registry = await a_ring_with_keys(token, store)
+    for source in ("file:/nonexistent/pin", "env:NO_SUCH_PIN_HERE", "credential:pin"):
+        found = await problems_of([attrs.evolve(token, pin_source=source), store], registry)
+        assert found["softhsm"][0] is FaultKind.PIN_UNREADABLE
+        assert set(found) == {"softhsm", "in-token"}
+
+
+async def test_two_tokens_with_one_label(token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path) -> None:
+    registry = await a_ring_with_keys(token, store)
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"],
+        env={**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)},
+        check=True,
+        capture_output=True,
+    )
+    found = await problems_of([token, store], registry)
+    assert found["softhsm"][0] is FaultKind.TOKEN_AMBIGUOUS
+    assert "token_serial" in found["softhsm"][1]
+
+
+async def test_a_missing_key_and_a_key_that_is_another(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    registry = await a_ring_with_keys(token, store)
+    token_record, file_record = registry.records["in-token"], registry.records["in-file"]
+    other = spki(generate_private_key(P256).public_key())
+    registry.records = {
+        "good": attrs.evolve(token_record, name="good"),
+        "lost": attrs.evolve(token_record, name="lost", uri="pkcs11:token=test;object=nothing"),
+        "swapped": attrs.evolve(token_record, name="swapped", spki=other),
+        "good-file": attrs.evolve(file_record, name="good-file"),
+        "lost-file": attrs.evolve(file_record, name="lost-file", uri=file_record.uri + "x"),
+        "swapped-file": attrs.evolve(file_record, name="swapped-file", spki=other),
+        "elsewhere": attrs.evolve(token_record, name="elsewhere", uri="pkcs11:token=another;object=x"),
+        "nonsense": attrs.evolve(token_record, name="nonsense", uri="pkcs11:token=test"),
+    }
+    found = await problems_of([token, store], registry)
+    assert {name: kind for name, (kind, _) in found.items()} == {
+        "lost": FaultKind.KEY_MISSING,
+        "swapped": FaultKind.KEY_MISMATCH,
+        "lost-file": FaultKind.KEY_MISSING,
+        "swapped-file": FaultKind.KEY_MISMATCH,
+        "elsewhere": FaultKind.NO_PROVIDER,
+        "nonsense": FaultKind.KEY_UNUSABLE,
+    }
+    assert "object=nothing" in found["lost"][1]
+
+
+async def test_a_wrong_passphrase_and_a_damaged_file(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    registry = await a_ring_with_keys(token, store)
+    passphrase = Path(store.passphrase_source.removeprefix("file:"))
+    right = passphrase.read_text()
+    passphrase.write_text("wrong\n")
+    found = await problems_of([token, store], registry)
+    assert {name: kind for name, (kind, _) in found.items()} == {"in-file": FaultKind.PASSPHRASE_WRONG}
+    passphrase.unlink()
+    found = await problems_of([token, store], registry)
+    assert found["software"][0] is FaultKind.PIN_UNREADABLE
+    passphrase.write_text(right)
+    key_file = store.directory / "in-file.p8"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert b"ENCRYPTED" in key_file.read_bytes()
+    key_file.write_bytes(b"not a key")
+    found = await problems_of([token, store], registry)
+    assert found["in-file"][0] is FaultKind.PASSPHRASE_WRONG
+
+
+async def test_two_stores_with_one_name_are_refused(store: SoftwareStoreSettings) -> None:
+    with pytest.raises(Rejected) as caught:
+        await KeyRing.open_with([store, store], MemoryRegistry(), SystemClock())
+    assert caught.value.has(Refusal.CONFIGURATION)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"pin_source": "1234"}, "file:"),
+        ({"threads": 2}, "os_locking"),
+        ({"threads": 0}, "1 to"),
+        ({"name": "A B"}, "a-z"),
+        ({"token_label": None}, "token_label"),
+        ({"environment": ("x",)}, "NAME=VALUE"),
+        ({"operation_timeout": 0.0}, "more than 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(token: TokenSettings, change: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        attrs.evolve(token, **change)
+
+
+def test_the_start_lock_keeps_others_out(token: TokenSettings) -> None:
+    with start_lock(token), pytest.raises(KeyUnavailable) as caught, start_lock(token, patience=0.05):
+        pass
+    assert caught.value.problem.kind is FaultKind.START_LOCK
+    with start_lock(token, patience=0.05):
+        path = lock_path(token)
+        assert path is not None
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from twisted.internet import task
+from twisted.internet.defer import ensureDeferred
+from pkiserver.foundation.clock import SystemClock
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.settings import TokenSettings
+from tests.support.keys import MemoryRegistry
+
+async def main(_reactor):
+    module, pin, config, name = sys.argv[1:]
+    from pkiserver.keys.algorithms import KeyType
+    from pkiserver.keys.doors import Door
+    token = TokenSettings(name="t", module=Path(module), pin_source=pin, token_label="test", softhsm_config=Path(config))
+    ring = await KeyRing.open_with([token], MemoryRegistry(), SystemClock())
+    assert ring.problems() == (), ring.problems()
+    await ring.generate(name, KeyType.parse("ec-p256"), store="t", doors=[Door.CRL])
+    assert ring.problems() == (), ring.problems()
+    await ring.close()
+
+task.react(lambda reactor: ensureDeferred(main(reactor)))
+"""
+
+
+def test_processes_that_start_at_the_same_moment_all_get_their_token(token: TokenSettings) -> None:
+    arguments = [str(token.module), token.pin_source, str(token.softhsm_config)]
+    started = time.monotonic()
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *arguments, f"worker-{number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        for number in range(6)
+    ]
+    outputs = [worker.communicate(timeout=60)[0].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 6, "\n".join(outputs)
+    assert time.monotonic() - started < 60
