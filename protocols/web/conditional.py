@@ -8,8 +8,9 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 import attrs
 
+from protocols.web.encode import pre_encode
 from protocols.web.headers import Headers
-from protocols.web.values import Response
+from protocols.web.values import EncodedResponse, Response
 
 
 def http_date(moment: datetime) -> str:
@@ -60,14 +61,15 @@ def _matches(given: str, etag: str) -> bool:
     return any(tag in ("*", etag) for tag in tags)
 
 
-def _unchanged(headers: Headers, fields: dict[str, str], modified: datetime) -> bool:
+def unchanged(headers: Headers, etag: str, modified: datetime) -> bool:
+    """Whether a GET's validators say that the client has this representation already (RFC 9110 section 13.2.2)."""
     if (given := headers.get("If-None-Match")) is not None:
-        return _matches(given, fields["ETag"])
+        return _matches(given, etag)
     if (since := headers.get("If-Modified-Since")) is None:
         return False
     try:
         moment = parsedate_to_datetime(since)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -77,6 +79,25 @@ def _unchanged(headers: Headers, fields: dict[str, str], modified: datetime) -> 
 def respond(headers: Headers, found: Representation) -> Response:
     """200 with the representation, or 304 when the request's validators say that the client has it already."""
     fields = found.fields()
-    if _unchanged(headers, dict(fields), found.modified):
+    if unchanged(headers, dict(fields)["ETag"], found.modified):
         return Response(304, headers=fields)
     return Response(200, found.body, found.content_type, fields)
+
+
+class PreparedRepresentation:
+    """A representation whose 200 and 304 are encoded once, for answers that are asked for often.
+
+    Raises:
+        Defect: a header field holds what a header cannot carry.
+    """
+
+    def __init__(self, found: Representation) -> None:
+        fields = found.fields()
+        self._etag = dict(fields)["ETag"]
+        self._modified = found.modified
+        self._full = pre_encode(Response(200, found.body, found.content_type, fields))
+        self._not_modified = pre_encode(Response(304, headers=fields))
+
+    def answer(self, headers: Headers) -> EncodedResponse:
+        """What :func:`respond` answers, without encoding anything."""
+        return self._not_modified if unchanged(headers, self._etag, self._modified) else self._full

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -12,8 +12,13 @@ from pkiserver.authority import der
 from pkiserver.authority.model import CaCertificate, Duty
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
 from pkiserver.authority.status.values import parse_reason
+from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.algorithms import SignatureScheme, load_spki
+from pkiserver.keys.doors import Door
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.records import KeyRecord
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates.values import RevocationReason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -177,3 +182,45 @@ def encode_offline(wanted: OfflineCrl) -> EncodedCrl:
         ),
         entries,
     )
+
+
+@attrs.frozen
+class SignedCrl:
+    """A finished list."""
+
+    der: bytes = attrs.field(repr=False)
+    number: int
+    entries: int
+
+
+class _NoRegistry:
+    """A key registry for a machine without a database: it begins empty and remembers nothing."""
+
+    async def list(self) -> Sequence[KeyRecord]:
+        return ()
+
+    async def add(self, record: KeyRecord, *, actor: str, operation: str) -> None:
+        """The key is only looked at."""
+
+    async def delete(self, name: str, *, actor: str) -> None:
+        """There is nothing to forget."""
+
+    async def note(self, name: str, *, actor: str, operation: str, outcome: str, detail: str) -> None:
+        """There is no audit log."""
+
+
+async def sign_offline(wanted: OfflineCrl, stores: Sequence[ProviderSettings], uri: str, clock: Clock) -> SignedCrl:
+    """Sign a list with the key at ``uri`` in one of ``stores``, which must be the issuer certificate's.
+
+    Raises:
+        Rejected: with every reason found.
+        Unavailable: The key cannot be used, or is another than the certificate's.
+    """
+    encoded = encode_offline(wanted)
+    ring = await KeyRing.open_with(stores, _NoRegistry(), clock)
+    try:
+        await ring.adopt("offline", uri, (Door.CRL,), public_key=load_spki(wanted.issuer.spki))
+        octets = await ring.crl_signer("offline").sign(encoded.der, wanted.scheme)
+    finally:
+        await ring.close()
+    return SignedCrl(octets, next_number(wanted), encoded.entries)

@@ -57,6 +57,7 @@ class CrlPolicy:
         on_revocation: Whether a change of status brings a CRL before its schedule.
         gather: How long changes of status are gathered before such a CRL.
         max_age: The longest time an HTTP cache may keep a CRL without asking again.
+        keep: How long a CRL is kept after its nextUpdate.
     """
 
     enabled: bool = True
@@ -65,6 +66,7 @@ class CrlPolicy:
     on_revocation: bool = True
     gather: timedelta = timedelta(seconds=10)
     max_age: timedelta = timedelta(minutes=5)
+    keep: timedelta = timedelta(days=30)
 
     def __attrs_post_init__(self) -> None:
         if self.validity <= self.interval:

@@ -21,8 +21,8 @@ class AnswerSigner:
         name: Its certificate's subject, DER.
         certificate: Its certificate, DER; None where the authority's own key signs.
         not_after: Until when it may be relied upon, aware UTC.
-        sign: ResponseData DER, and the DER certificates to go with it, to BasicOCSPResponse DER; raises Unavailable when
-            the key is away.
+        sign: ResponseData DER, and the DER certificates to go with it, to BasicOCSPResponse DER; raises Unavailable
+            when the key is away.
     """
 
     key_hash: bytes

@@ -68,9 +68,10 @@ def revoke(
     return _change(connection, _REVOKE, certificate_id, at, values)
 
 
-def hold(connection: Connection, certificate_id: int, *, at: datetime) -> bool:
+def hold(connection: Connection, certificate_id: int, *, at: datetime, invalidity_date: datetime | None = None) -> bool:
     """Suspend with certificateHold: issued -> held. False where it is not ISSUED."""
-    values = {"reason": int(RevocationReason.CERTIFICATE_HOLD), "at": to_micros(at), "invalidity": None}
+    invalidity = optional_micros(invalidity_date)
+    values = {"reason": int(RevocationReason.CERTIFICATE_HOLD), "at": to_micros(at), "invalidity": invalidity}
     return _change(connection, _HOLD, certificate_id, at, values)
 
 

@@ -1,0 +1,198 @@
+"""Which issuers' status is answered here, who signs for them, and what the records say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+import attrs
+from cryptography import x509
+from sqlalchemy import Connection
+
+from pkiserver.authority import der
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.status.policy import OcspSigning
+from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError
+from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store import certificates
+from pkiserver.store import keys as key_rows
+from pkiserver.store.certificates import Certificate, CertificateState, CertificateStatus
+from pkiserver.store.database import Database
+
+RESPONDER_TEMPLATE = "ocsp-signing"
+"""The template name that responder certificates carry in the records."""
+HASH_NAMES = ("sha1", "sha256", "sha384", "sha512")
+SERVING = frozenset({GenerationState.ACTIVE, GenerationState.PREVIOUS})
+
+_MISS_PAUSE = 1.0
+"""Seconds between two readings of the configuration for issuers that are not known: a flood of them costs nothing."""
+
+_Key = tuple[str, bytes, bytes]
+
+
+@attrs.frozen
+class Responder:
+    """A delegated responder: its key's name and its certificate's record."""
+
+    key_name: str
+    record: Certificate
+
+    @property
+    def certificate(self) -> bytes:
+        """Its certificate, DER."""
+        assert self.record.der is not None  # settled records without one are not ISSUED
+        return self.record.der
+
+
+def key_prefix(generation: Generation) -> str:
+    """How the names of a generation's responder keys begin; the time of their making follows."""
+    return f"ocsp-g{generation.id}-"
+
+
+def responders(connection: Connection, generation_ids: Iterable[int], now: datetime) -> dict[int, list[Responder]]:
+    """The valid delegated responders of each key generation, the longest-lived first."""
+    prefixes = {f"ocsp-g{number}-": number for number in generation_ids}
+    found: dict[int, list[Responder]] = {number: [] for number in prefixes.values()}
+    for row in key_rows.list_all(connection):
+        number = prefixes.get(row.name[: row.name.rfind("-") + 1])
+        if number is None:
+            continue
+        valid = certificates.valid_by_key(connection, row.spki_sha256, now=now, template=RESPONDER_TEMPLATE)
+        found[number] += [
+            Responder(row.name, one)
+            for one in valid
+            if one.generation_id == number and one.state is CertificateState.ISSUED and one.not_before <= now
+        ]
+    for some in found.values():
+        some.sort(key=lambda one: one.record.not_after, reverse=True)
+    return found
+
+
+class StatusDirectory:
+    """The :class:`~pkiserver.authority.status.source.StatusSource` of this server's own authorities."""
+
+    def __init__(self, database: Database, keys: KeyRing, authorities: Authorities, clock: Clock) -> None:
+        self._database = database
+        self._keys = keys
+        self._authorities = authorities
+        self._clock = clock
+        self._served: Mapping[_Key, ServedIssuer] = {}
+        self._looked = float("-inf")
+
+    async def refresh(self) -> None:
+        """Read again who is served and who signs; call it regularly and when the configuration changes."""
+        self._looked = self._clock.monotonic()
+        groups = _groups(self._authorities.list())
+        numbers = [one.id for group in groups for one in group.generations]
+        now = self._clock.now()
+        found = await self._database.read(lambda connection: responders(connection, numbers, now))
+        known = {key.name for key in self._keys.list()}
+        if any(one.key_name not in known for some in found.values() for one in some):
+            await self._keys.refresh()  # another process made the key
+        self._served = dict(self._entries(groups, found))
+
+    def _entries(
+        self, groups: Sequence[_Group], found: Mapping[int, Sequence[Responder]]
+    ) -> Iterable[tuple[_Key, ServedIssuer]]:
+        for group in groups:
+            served = ServedIssuer(
+                authority=group.authority.name,
+                issuer_id=group.authority.issuer_id,
+                generations=frozenset(one.id for one in group.generations),
+                policy=group.authority.settings.ocsp,
+                signer=self._signer(group, [one for each in group.generations for one in found.get(each.id, ())]),
+            )
+            for hash_name in HASH_NAMES:
+                yield (hash_name, *issuer_hashes(group.ca, hash_name)), served
+
+    def _signer(self, group: _Group, delegated: Sequence[Responder]) -> AnswerSigner | None:
+        signing = group.authority.settings.ocsp.signing
+        if signing is not OcspSigning.AUTHORITY:
+            for one in sorted(delegated, key=lambda each: each.record.not_after, reverse=True):
+                signer = self._open(one.key_name, one.certificate, delegated=True)
+                if signer is not None:
+                    return signer
+        if signing is OcspSigning.DELEGATED:
+            return None
+        for generation in reversed(group.generations):
+            if generation.key_name is not None:
+                signer = self._open(generation.key_name, generation.certificate.der, delegated=False)
+                if signer is not None:
+                    return signer
+        return None
+
+    def _open(self, key_name: str, certificate: bytes, *, delegated: bool) -> AnswerSigner | None:
+        try:
+            door = self._keys.ocsp_signer(key_name)
+        except PkiError:  # the key is away or not bound to this door; readiness names it
+            return None
+        scheme = SignatureScheme.default_for(door.public_key)
+        return AnswerSigner(
+            key_hash=hashlib.sha1(_key_bits(certificate), usedforsecurity=False).digest(),
+            name=der.subject_octets(certificate),
+            certificate=certificate if delegated else None,
+            not_after=x509.load_der_x509_certificate(certificate).not_valid_after_utc,
+            sign=lambda octets, certs: door.sign(octets, scheme, certs),
+        )
+
+    async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
+        """The issuer with these hashes; None when it is not served here."""
+        key = (hash_name, name_hash, key_hash)
+        found = self._served.get(key)
+        stale = found is None or found.signer is None or found.signer.not_after <= self._clock.now()
+        if stale and self._clock.monotonic() - self._looked >= _MISS_PAUSE:
+            await self.refresh()
+            found = self._served.get(key)
+        return found
+
+    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
+        """The status of each serial number under this issuer's key; None for what it never issued."""
+        if not serials:
+            return ()
+        found = await self._database.read(
+            lambda connection: certificates.statuses_by_serial(connection, issuer.issuer_id, serials)
+        )
+        return tuple(_issued_by(issuer, found.get(serial)) for serial in serials)
+
+
+def _issued_by(issuer: ServedIssuer, status: CertificateStatus | None) -> CertificateStatus | None:
+    if status is None or status.state is CertificateState.BURNT or status.generation_id not in issuer.generations:
+        return None
+    return status
+
+
+@attrs.frozen
+class _Group:
+    """Generations of an authority that share a key, oldest first: renewed without a new key."""
+
+    authority: Authority
+    ca: CaCertificate
+    generations: tuple[Generation, ...]
+
+
+def _groups(authorities: Iterable[Authority]) -> list[_Group]:
+    groups = []
+    for authority in authorities:
+        by_key: dict[bytes, list[Generation]] = {}
+        for generation in authority.generations:
+            if generation.ca is not None and generation.state in SERVING:
+                by_key.setdefault(generation.ca.spki, []).append(generation)
+        groups += [_Group(authority, some[-1].certificate, tuple(some)) for some in by_key.values()]
+    return groups
+
+
+def _key_bits(certificate: bytes) -> bytes:
+    return der.subject_public_key(spki_der(x509.load_der_x509_certificate(certificate).public_key()))
+
+
+def issuer_hashes(ca: CaCertificate, hash_name: str) -> tuple[bytes, bytes]:
+    """IssuerNameHash and issuerKeyHash of a CertID (RFC 6960 section 4.1.1)."""
+    name = hashlib.new(hash_name, ca.subject_der, usedforsecurity=False).digest()
+    key = hashlib.new(hash_name, der.subject_public_key(ca.spki), usedforsecurity=False).digest()
+    return name, key

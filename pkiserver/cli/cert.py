@@ -1,0 +1,286 @@
+"""``pkiserver cert``: find certificates and change their status."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.selectors import MOMENT, REASON, parse_selector
+
+if TYPE_CHECKING:
+    from pkiserver.authority.revocation import Order, Selector, StatusChange
+    from pkiserver.runtime.engine import Engine
+    from pkiserver.store.certificates import Certificate, CertificateState, Criteria, RevocationReason
+    from pkiserver.store.names import San
+
+STATES = ("issued", "revoked", "held", "burnt")
+
+
+@click.group()
+def group() -> None:
+    """Certificates: search, show, revoke, hold, release.
+
+    A CERTIFICATE is a file (PEM or DER), the SHA-256 fingerprint of one, or a serial number in hexadecimal.
+    """
+
+
+def who() -> str:
+    """Who runs this command, as the audit log names it."""
+    return f"cli:{getpass.getuser()}"
+
+
+def _row(one: Certificate) -> dict[str, object]:
+    return {
+        "serial": f"{one.serial:x}",
+        "subject": one.subject,
+        "state": one.state.value,
+        "template": one.template,
+        "not_after": one.not_after,
+        "requester": one.requester,
+    }
+
+
+def _record(one: Certificate, authority: str) -> dict[str, object]:
+    from pkiserver.authority.status.values import reason_name
+
+    revocation = one.revocation
+    return {
+        "serial": f"{one.serial:x}",
+        "authority": authority,
+        "subject": one.subject,
+        "names": tuple(f"{san.kind}:{san.value}" for san in one.sans),
+        "state": one.state.value,
+        "not_before": one.not_before,
+        "not_after": one.not_after,
+        "template": one.template,
+        "requester": one.requester,
+        "protocol": one.protocol,
+        "request_id": one.request_id,
+        "fingerprint": None if one.fingerprint is None else one.fingerprint.hex(),
+        "key": one.spki_sha256.hex(),
+        "revoked_at": revocation and revocation.at,
+        "reason": revocation and reason_name(revocation.reason),
+        "invalidity_date": revocation and revocation.invalidity_date,
+    }
+
+
+def _authority_name(engine: Engine, one: Certificate) -> str:
+    generation = engine.authorities.generation(one.generation_id)
+    return "" if generation is None else f"{generation.authority} (key {generation.number})"
+
+
+def _selected(selected: str, authority: str | None) -> Selector:
+    return parse_selector(selected, authority)
+
+
+authority_option = click.option("--authority", metavar="NAME", help="Whose serial number it is.")
+certificate_argument = click.argument("selected", metavar="CERTIFICATE")
+
+
+async def _page(session: Session, engine: Engine, criteria: Criteria, limit: int, after: str | None) -> None:
+    from pkiserver.store import certificates
+
+    page = await engine.database.read(
+        lambda connection: certificates.search(connection, criteria, limit=limit, cursor=after)
+    )
+    session.output.table([_row(one) for one in page.certificates], empty="no certificates")
+    if page.cursor is not None:
+        session.output.note(f"More: --after {page.cursor}")
+
+
+limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Rows.")
+after_option = click.option("--after", metavar="CURSOR", help="Go on where the last page ended.")
+
+
+@group.command("list")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@limit_option
+@after_option
+@async_command
+async def list_(session: Session, engine: Engine, state: str | None, limit: int, after: str | None) -> None:
+    """The newest certificates first."""
+    from pkiserver.store.certificates import Criteria
+
+    await _page(session, engine, Criteria(state=_state(state)), limit, after)
+
+
+def _state(text: str | None) -> CertificateState | None:
+    from pkiserver.store.certificates import CertificateState
+
+    return None if text is None else CertificateState(text)
+
+
+def _san(text: str | None) -> San | None:
+    from pkiserver.store.names import San, SanKind
+
+    if text is None:
+        return None
+    kind, colon, value = text.partition(":")
+    if not colon or kind not in SanKind.__members__.values():
+        raise click.BadParameter(f"write it as KIND:VALUE, KIND one of {', '.join(SanKind)}", param_hint="--name")
+    return San(SanKind(kind), value)
+
+
+@group.command()
+@click.option("--serial", metavar="HEX", help="The serial number.")
+@click.option("--fingerprint", metavar="HEX", help="SHA-256 of the certificate.")
+@click.option("--subject", metavar="DN", help="The whole subject, as RFC 4514 text.")
+@click.option("--subject-prefix", metavar="TEXT", help="How the subject begins.")
+@click.option("--name", metavar="KIND:VALUE", help="An alternative name, for instance dns:www.example.com.")
+@click.option("--template", help="The template's name.")
+@click.option("--requester", help="Who asked for it.")
+@click.option("--state", type=click.Choice(STATES))
+@click.option("--expires-from", type=MOMENT, help="End of validity at or after this time.")
+@click.option("--expires-before", type=MOMENT, help="End of validity before this time.")
+@limit_option
+@after_option
+@async_command
+async def search(
+    session: Session,
+    engine: Engine,
+    *,
+    serial: str | None,
+    fingerprint: str | None,
+    subject: str | None,
+    subject_prefix: str | None,
+    name: str | None,
+    template: str | None,
+    requester: str | None,
+    state: str | None,
+    expires_from: datetime | None,
+    expires_before: datetime | None,
+    limit: int,
+    after: str | None,
+) -> None:
+    """Search; every condition given must hold."""
+    from pkiserver.cli.selectors import parse_hex
+    from pkiserver.store.certificates import Criteria
+
+    criteria = Criteria(
+        serial=None if serial is None else int(parse_hex(serial), 16),
+        fingerprint=None if fingerprint is None else bytes.fromhex(parse_hex(fingerprint)),
+        subject=subject,
+        subject_prefix=subject_prefix,
+        san=_san(name),
+        template=template,
+        requester=requester,
+        state=_state(state),
+        expires_from=expires_from,
+        expires_before=expires_before,
+    )
+    await _page(session, engine, criteria, limit, after)
+
+
+@group.command()
+@certificate_argument
+@authority_option
+@async_command
+async def show(session: Session, engine: Engine, selected: str, authority: str | None) -> None:
+    """All that is known about a certificate."""
+    found = await engine.status.revocations.find(_selected(selected, authority))
+    session.output.record(_record(found, _authority_name(engine, found)))
+
+
+@group.command()
+@certificate_argument
+@authority_option
+@click.option("--chain", is_flag=True, help="Its issuers after it (PEM only).")
+@click.option("--format", "form", type=click.Choice(("pem", "der")), default="pem", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
+@async_command
+async def export(
+    session: Session, engine: Engine, *, selected: str, authority: str | None, chain: bool, form: str, out: Path | None
+) -> None:
+    """Write a certificate as PEM or DER."""
+    from pkiserver.cli.selectors import pem, write_file
+
+    if form == "der" and (chain or out is None):
+        raise click.UsageError("--format der writes one certificate to --out FILE")
+    found = await engine.status.revocations.find(_selected(selected, authority))
+    if found.der is None:
+        raise click.ClickException("no signed certificate is known for this serial number")
+    certificates = [found.der]
+    generation = engine.authorities.generation(found.generation_id)
+    if chain and generation is not None:
+        certificates += [generation.certificate.der, *engine.authorities.chain(generation)]
+    text = "".join(pem(one) for one in certificates)
+    if out is None:
+        session.output.raw(text)
+        return
+    write_file(out, found.der if form == "der" else text.encode())
+    session.output.done(f"Written to {out}", file=out, certificates=len(certificates))
+
+
+def _order(approved_by: str | None, comment: str) -> Order:
+    from pkiserver.authority.revocation import Order
+
+    return Order(actor=who(), approved_by=approved_by, comment=comment)
+
+
+def _changed(session: Session, engine: Engine, change: StatusChange, word: str) -> None:
+    after = change.after
+    record = _record(after, _authority_name(engine, after))
+    session.output.done(f"{word}: serial {after.serial:x}, {after.subject}", **record)
+
+
+approved_option = click.option(
+    "--approved-by", metavar="NAME", help="The second person, for an authority's own certificate."
+)
+comment_option = click.option("--comment", default="", help="One line for the audit log.")
+
+
+@group.command()
+@certificate_argument
+@authority_option
+@click.option("--reason", type=REASON, default="unspecified", show_default=True, help="As in RFC 5280, 5.3.1.")
+@click.option("--invalidity-date", type=MOMENT, help="Since when the key is suspected.")
+@approved_option
+@comment_option
+@async_command
+async def revoke(
+    session: Session,
+    engine: Engine,
+    *,
+    selected: str,
+    authority: str | None,
+    reason: RevocationReason,
+    invalidity_date: datetime | None,
+    approved_by: str | None,
+    comment: str,
+) -> None:
+    """Revoke a certificate for good (reason certificateHold: put it on hold)."""
+    selector = _selected(selected, authority)
+    order = _order(approved_by, comment)
+    change = await engine.status.revocations.revoke(selector, reason, order, invalidity_date=invalidity_date)
+    _changed(session, engine, change, "Revoked" if change.after.state.value == "revoked" else "On hold")
+
+
+@group.command()
+@certificate_argument
+@authority_option
+@approved_option
+@comment_option
+@async_command
+async def hold(
+    session: Session, engine: Engine, *, selected: str, authority: str | None, approved_by: str | None, comment: str
+) -> None:
+    """Put a certificate on hold: revoked until it is released."""
+    order = _order(approved_by, comment)
+    change = await engine.status.revocations.hold(_selected(selected, authority), order)
+    _changed(session, engine, change, "On hold")
+
+
+@group.command()
+@certificate_argument
+@authority_option
+@comment_option
+@async_command
+async def release(session: Session, engine: Engine, *, selected: str, authority: str | None, comment: str) -> None:
+    """End a hold: the certificate is good again."""
+    change = await engine.status.revocations.release(_selected(selected, authority), _order(None, comment))
+    _changed(session, engine, change, "Released")

@@ -1,0 +1,226 @@
+"""``pkiserver crl``: issue, list and show CRLs, import those signed elsewhere, and sign one from files alone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.context import Session, async_command, reactor_command
+from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem, write_file
+
+if TYPE_CHECKING:
+    from pkiserver.authority.model import Authority, Generation
+    from pkiserver.authority.status.crlder import CrlEntry
+    from pkiserver.runtime.engine import Engine
+
+
+@click.group()
+def group() -> None:
+    """Certificate revocation lists: issue, list, show, import, sign from files."""
+
+
+authority_argument = click.argument("name", metavar="AUTHORITY")
+key_option = click.option(
+    "--key", "number", type=click.IntRange(1), help="The key generation; by default the one that issues."
+)
+
+
+def _generation(engine: Engine, name: str, number: int | None) -> tuple[Authority, Generation]:
+    authority = engine.authorities.get(name)
+    if number is None:
+        return authority, authority.current
+    for generation in authority.generations:
+        if generation.number == number:
+            return authority, generation
+    raise click.BadParameter(f"authority {name} has no key {number}")
+
+
+@group.command()
+@authority_argument
+@key_option
+@async_command
+async def issue(session: Session, engine: Engine, name: str, number: int | None) -> None:
+    """Issue a CRL now, whatever the schedule says."""
+    from pkiserver.cli.cert import who
+
+    authority, generation = _generation(engine, name, number)
+    issued = await engine.status.schedule.issue_now(authority, generation, actor=who())
+    session.output.done(
+        f"CRL {issued.number} of {name}: {issued.entries} entries, next update {issued.next_update:%Y-%m-%d %H:%M:%SZ}",
+        authority=name,
+        key=generation.number,
+        number=issued.number,
+        entries=issued.entries,
+        this_update=issued.this_update,
+        next_update=issued.next_update,
+    )
+
+
+@group.command("list")
+@click.argument("name", metavar="[AUTHORITY]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Earlier lists too, as far as they are kept.")
+@async_command
+async def list_(session: Session, engine: Engine, name: str | None, everything: bool) -> None:
+    """The newest CRL of every key, or all that are kept."""
+    rows = [
+        {
+            "authority": authority.name,
+            "key": generation.number,
+            "number": one.number,
+            "this_update": one.this_update,
+            "next_update": one.next_update,
+            "entries": one.entries,
+            "octets": one.octets,
+            "path": f"/crl/{generation.crl_path}.crl",
+        }
+        for authority in (engine.authorities.list() if name is None else (engine.authorities.get(name),))
+        for generation in authority.generations
+        for one in await engine.status.crls.history(generation, limit=1000 if everything else 1)
+    ]
+    session.output.table(rows, empty="no CRLs")
+
+
+@group.command()
+@authority_argument
+@key_option
+@click.option("--number", "crl_number", type=click.IntRange(0), help="An earlier list, by its CRL number.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it to a file (DER)."
+)
+@click.option("--pem", "as_pem", is_flag=True, help="Print it as PEM.")
+@async_command
+async def show(
+    session: Session,
+    engine: Engine,
+    *,
+    name: str,
+    number: int | None,
+    crl_number: int | None,
+    out: Path | None,
+    as_pem: bool,
+) -> None:
+    """Show a CRL, or write it out."""
+    _, generation = _generation(engine, name, number)
+    found = await engine.status.crls.kept(generation, crl_number)
+    if found is None:
+        raise click.ClickException(f"there is no such CRL of {name}")
+    if out is not None:
+        write_file(out, found.der)
+    if as_pem:
+        session.output.raw(pem(found.der, "X509 CRL"))
+        return
+    session.output.record(
+        {
+            "authority": name,
+            "key": generation.number,
+            "number": found.number,
+            "this_update": found.this_update,
+            "next_update": found.next_update,
+            "entries": found.entries,
+            "octets": len(found.der),
+            "path": f"/crl/{generation.crl_path}.crl",
+        }
+    )
+
+
+@group.command("import")
+@authority_argument
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@key_option
+@async_command
+async def import_(session: Session, engine: Engine, *, name: str, file: Path, number: int | None) -> None:
+    """Serve a CRL that was signed elsewhere, as an offline root's is."""
+    from pkiserver.cli.cert import who
+
+    authority, generation = _generation(engine, name, number)
+    issued = await engine.status.crls.install(authority, generation, load_crl(file), actor=who())
+    session.output.done(
+        f"CRL {issued.number} of {name} is served from now on, next update {issued.next_update:%Y-%m-%d %H:%M:%SZ}",
+        authority=name,
+        key=generation.number,
+        number=issued.number,
+        entries=issued.entries,
+        next_update=issued.next_update,
+    )
+
+
+def _revoked(text: str, now: datetime) -> CrlEntry:
+    """``CERTIFICATE[=REASON]``: a file or a serial number in hexadecimal, with a reason's name."""
+    from cryptography import x509
+
+    from pkiserver.authority.status.crlder import CrlEntry
+    from pkiserver.authority.status.offline import seconds
+    from pkiserver.authority.status.values import parse_reason
+
+    what, _, why = text.partition("=")
+    path = Path(what)
+    if path.is_file():
+        serial = x509.load_der_x509_certificate(load_certificates(path)[0]).serial_number
+    else:
+        serial = int(parse_hex(what), 16)
+    try:
+        return CrlEntry(serial, seconds(now), int(parse_reason(why or "unspecified")))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@group.command()
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True), required=True, help="The issuer's own.")
+@click.option("--key", "uri", metavar="URI", required=True, help="Its key: pkcs11:... or file:...")
+@click.option("--previous", type=click.Path(path_type=Path, exists=True), help="The last CRL; its entries are kept.")
+@click.option("--number", type=click.IntRange(0), help="The CRL number; by default one more than the last.")
+@click.option("--revoke", multiple=True, metavar="CERT[=REASON]", help="Add a certificate: a file or a serial number.")
+@click.option("--release", multiple=True, metavar="SERIAL", help="Take a certificate on hold off the list.")
+@click.option("--days", type=click.IntRange(1, 3660), default=180, show_default=True, help="Until nextUpdate.")
+@click.option("--scheme", help="The signature scheme, for instance rsa-pss-sha256.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE")
+@reactor_command
+async def sign(
+    session: Session,
+    *,
+    certificate: Path,
+    uri: str,
+    previous: Path | None,
+    number: int | None,
+    revoke: tuple[str, ...],
+    release: tuple[str, ...],
+    days: int,
+    scheme: str | None,
+    out: Path,
+) -> None:
+    """Sign a CRL from files alone, on a machine without network and database.
+
+    The configuration is read for its key stores only.
+    """
+    from pkiserver.authority.model import CaCertificate
+    from pkiserver.authority.status.offline import OfflineCrl, read_crl, sign_offline
+    from pkiserver.foundation.clock import SystemClock
+    from pkiserver.keys.algorithms import SignatureScheme
+
+    issuer = CaCertificate.load(load_certificates(certificate)[0])
+    now = SystemClock().now().replace(microsecond=0)
+    public_key = issuer.certificate.public_key()
+    wanted = OfflineCrl(
+        issuer=issuer,
+        scheme=(
+            SignatureScheme.parse(scheme).require(public_key) if scheme else SignatureScheme.default_for(public_key)
+        ),
+        this_update=now,
+        validity=timedelta(days=days),
+        previous=None if previous is None else read_crl(load_crl(previous), issuer),
+        number=number,
+        revoked=tuple(_revoked(text, now) for text in revoke),
+        released=frozenset(int(parse_hex(text), 16) for text in release),
+    )
+    signed = await sign_offline(wanted, session.settings().key_store, uri, SystemClock())
+    write_file(out, signed.der)
+    session.output.done(
+        f"CRL {signed.number} with {signed.entries} entries is in {out}",
+        number=signed.number,
+        entries=signed.entries,
+        next_update=wanted.this_update + wanted.validity,
+        file=out,
+    )

@@ -1,0 +1,145 @@
+"""What the certificate and CRL commands read from the command line: certificates, times, reasons, files."""
+
+from __future__ import annotations
+
+import base64
+import string
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pkiserver.authority.revocation import Selector
+    from pkiserver.store.certificates import RevocationReason
+
+_FINGERPRINT_DIGITS = 64
+_SERIAL_DIGITS = 40
+
+
+def parse_hex(text: str) -> str:
+    """Hexadecimal digits, without the colons, blanks and 0x that tools put in.
+
+    Raises:
+        click.BadParameter: It is something else.
+    """
+    digits = text.strip().lower().removeprefix("0x").replace(":", "").replace(" ", "")
+    if not digits or set(digits) - set(string.hexdigits):
+        raise click.BadParameter(f"{text!r} is not hexadecimal")
+    return digits
+
+
+def parse_selector(text: str, authority: str | None) -> Selector:
+    """The certificate that is meant: a file that exists, a fingerprint of 64 digits, or a serial number.
+
+    Raises:
+        click.BadParameter: It is none of these.
+    """
+    from pkiserver.authority.revocation import ByCertificate, ByFingerprint, BySerial
+
+    path = Path(text)
+    if path.is_file():
+        [*found] = load_certificates(path)
+        return ByCertificate(found[0])
+    try:
+        digits = parse_hex(text)
+    except click.BadParameter:
+        raise click.BadParameter(f"{text!r} is no file, no SHA-256 fingerprint and no serial number") from None
+    if len(digits) == _FINGERPRINT_DIGITS:
+        return ByFingerprint(bytes.fromhex(digits))
+    if len(digits) > _SERIAL_DIGITS:
+        raise click.BadParameter(f"{text!r} is too long for a serial number")
+    return BySerial(int(digits, 16), authority)
+
+
+def load_certificates(path: Path) -> list[bytes]:
+    """The certificates in a file, PEM or DER, as DER; raises :class:`click.BadParameter` when there is none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    data = path.read_bytes()
+    try:
+        found = (
+            x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
+        )
+    except ValueError as error:
+        raise click.BadParameter(f"{path} holds no certificate: {error}") from error
+    return [one.public_bytes(Encoding.DER) for one in found]
+
+
+def load_crl(path: Path) -> bytes:
+    """The CRL in a file, PEM or DER, as DER; raises :class:`click.BadParameter` when there is none."""
+    data = path.read_bytes()
+    if b"-----BEGIN" not in data:
+        return data
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        return x509.load_pem_x509_crl(data).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise click.BadParameter(f"{path} holds no CRL: {error}") from error
+
+
+def write_file(path: Path, octets: bytes) -> None:
+    """Write a file in one step: readers see the old one or the new one."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(octets)
+    beside.replace(path)
+
+
+def pem(octets: bytes, label: str = "CERTIFICATE") -> str:
+    """DER as PEM (RFC 7468)."""
+    body = "\n".join(textwrap.wrap(base64.b64encode(octets).decode(), 64))
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A time: ``2026-11-21`` or ``2026-11-21T12:00:00Z``; UTC where it says nothing else."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Text to an aware datetime."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-21T12:00:00Z", param, ctx)
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+class Reason(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A revocation reason by name or number."""
+
+    name = "reason"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RevocationReason:
+        """Text to a reason."""
+        from pkiserver.authority.status.values import parse_reason
+        from pkiserver.store.certificates import RevocationReason
+
+        if isinstance(value, RevocationReason):
+            return value
+        try:
+            return parse_reason(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """The names that begin so."""
+        from click.shell_completion import CompletionItem
+
+        from pkiserver.authority.status.values import REASON_NAMES
+
+        del ctx, param
+        return [CompletionItem(name) for name in REASON_NAMES if name.lower().startswith(incomplete.lower())]
+
+
+MOMENT = Moment()
+REASON = Reason()

@@ -1,0 +1,115 @@
+"""CRLs without their octets: what a scheduler, a listing and an HTTP cache ask for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, func, select
+
+from pkiserver.store.crls import CrlKind, next_number, raise_number
+from pkiserver.store.schema import crl, crl_scope, issuer, status_change
+from pkiserver.store.times import from_micros, to_micros
+
+_COLUMNS = (
+    crl.c.number,
+    crl.c.base_number,
+    crl.c.this_update,
+    crl.c.next_update,
+    crl.c.entries,
+    crl.c.status_seq,
+    func.length(crl.c.der).label("octets"),
+)
+
+
+@attrs.frozen
+class CrlRecord:
+    """An issued CRL, its DER left out; ``octets`` is how long that is."""
+
+    number: int
+    base_number: int | None
+    this_update: datetime
+    next_update: datetime
+    entries: int
+    status_seq: int
+    octets: int
+
+
+def find_scope(connection: Connection, generation_id: int, scope: str) -> int | None:
+    """The number of a generation's scope; None before its first CRL. Unlike ``scope_for`` it writes nothing."""
+    query = select(crl_scope.c.id).where(crl_scope.c.generation_id == generation_id, crl_scope.c.scope == scope)
+    return connection.execute(query).scalar()
+
+
+def records(
+    connection: Connection, scope_id: int, kind: CrlKind = CrlKind.COMPLETE, *, limit: int = 100
+) -> tuple[CrlRecord, ...]:
+    """The CRLs that are kept, newest first."""
+    query = select(*_COLUMNS).where(crl.c.scope_id == scope_id, crl.c.kind == kind.value)
+    return tuple(_record(row) for row in connection.execute(query.order_by(crl.c.number.desc()).limit(limit)))
+
+
+def newest(connection: Connection, scope_id: int, kind: CrlKind = CrlKind.COMPLETE) -> CrlRecord | None:
+    """The newest CRL of a kind."""
+    return next(iter(records(connection, scope_id, kind, limit=1)), None)
+
+
+def newest_until(connection: Connection, scope_id: int, moment: datetime) -> datetime | None:
+    """The thisUpdate of the newest complete CRL that was issued at or before ``moment``."""
+    query = select(func.max(crl.c.this_update)).where(
+        crl.c.scope_id == scope_id, crl.c.kind == CrlKind.COMPLETE.value, crl.c.this_update <= to_micros(moment)
+    )
+    found = connection.execute(query).scalar()
+    return None if found is None else from_micros(found)
+
+
+def first_change_after(connection: Connection, issuer_id: int, seq: int) -> datetime | None:
+    """When the status of one of an issuer's certificates first changed after number ``seq`` of the status feed."""
+    query = (
+        select(status_change.c.at)
+        .where(status_change.c.seq > seq, status_change.c.issuer_id == issuer_id)
+        .order_by(status_change.c.seq)
+        .limit(1)
+    )
+    found = connection.execute(query).scalar()
+    return None if found is None else from_micros(found)
+
+
+def next_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str) -> int:
+    """Take the next CRL number of an issuer name and scope, above what any of its keys has used."""
+    _lock_issuer(connection, issuer_id)
+    raise_number(connection, scope_id, _highest(connection, issuer_id, scope))
+    return next_number(connection, scope_id)
+
+
+def use_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str, number: int) -> bool:
+    """Take a certain number, for a CRL that was signed elsewhere; False where the sequence has passed it."""
+    _lock_issuer(connection, issuer_id)
+    if number <= _highest(connection, issuer_id, scope):
+        return False
+    raise_number(connection, scope_id, number)
+    return True
+
+
+def _lock_issuer(connection: Connection, issuer_id: int) -> None:
+    connection.execute(select(issuer.c.id).where(issuer.c.id == issuer_id).with_for_update()).one()
+
+
+def _highest(connection: Connection, issuer_id: int, scope: str) -> int:
+    query = select(func.max(crl_scope.c.last_number)).where(
+        crl_scope.c.issuer_id == issuer_id, crl_scope.c.scope == scope
+    )
+    return int(connection.execute(query).scalar() or 0)
+
+
+def _record(row: Any) -> CrlRecord:
+    return CrlRecord(
+        number=row.number,
+        base_number=row.base_number,
+        this_update=from_micros(row.this_update),
+        next_update=from_micros(row.next_update),
+        entries=row.entries,
+        status_seq=row.status_seq,
+        octets=row.octets,
+    )
