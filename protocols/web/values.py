@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 
@@ -99,6 +99,10 @@ def _absolute(_instance: object, _attribute: attrs.Attribute[str], value: str) -
         raise ValueError(f"route path {value!r} does not begin with a slash")
 
 
+def _methods(value: Iterable[Method]) -> frozenset[Method]:
+    return frozenset(value)
+
+
 @attrs.frozen
 class Route:
     """One path, exact or as a prefix, and what answers there."""
@@ -107,7 +111,7 @@ class Route:
     """For logs and metric labels: a fixed word such as "ocsp", never anything from a request."""
     path: str = attrs.field(validator=_absolute)
     """Compared octet by octet with the raw path; a prefix usually ends with a slash."""
-    methods: frozenset[Method] = attrs.field(converter=frozenset)
+    methods: frozenset[Method] = attrs.field(converter=_methods)
     handler: Handler
     prefix: bool = False
     max_body: int = 0
