@@ -1,0 +1,147 @@
+"""The composition root of the server: what twistd starts.
+
+``twistd pkiserver --config FILE`` makes one service. With ``workers = 1`` it is the serving tree itself
+(:class:`~pkiserver.runtime.services.node.NodeService`); with more it is the parent of so many processes that each run
+that tree (:class:`~pkiserver.runtime.workers.WorkerParent`).
+
+The order at start, which is why it is made here: the settings are checked, every socket is bound (as root, where ports
+below 1024 ask for it), twistd drops privileges, and only then is a key, a PIN or the database touched.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IProcess, IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+
+from pkiserver.foundation.errors import Rejected
+from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.hangup import ignore_hangup
+from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.notify import notify
+from pkiserver.runtime.services.application import OpenApplication
+from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, stop_with
+from pkiserver.runtime.services.listeners import wanted_sockets
+from pkiserver.runtime.services.node import NodeService, Worker
+from pkiserver.runtime.services.reload import Reloader
+from pkiserver.runtime.services.tlsfiles import TlsFiles
+from pkiserver.runtime.sockets import bind_all
+from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
+
+_log = Logger(namespace="pkiserver")
+
+
+class Options(usage.Options):
+    """Options of ``twistd pkiserver``."""
+
+    optParameters = [  # noqa: N815, RUF012  # Twisted's way of saying it
+        ["config", "c", os.environ.get("PKISERVER_CONFIG", "/etc/pkiserver/pkiserver.toml"), "The node configuration."],
+    ]
+    longdesc = "A certificate server: EST, OCSP, CRL and more over one signing core."
+
+
+class TopService(MultiService):
+    """What twistd is given: binds before privileges are dropped, serves after."""
+
+    def __init__(
+        self, path: Path, settings: NodeSettings, open_application: OpenApplication, command: tuple[str, ...]
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.setName("pkiserver")  # type: ignore[no-untyped-call]
+        self._path = path
+        self._settings = settings
+        self._open_application = open_application
+        self._command = command
+        self._log = NodeLog(settings.log, "main" if settings.worker_count > 1 else "0")
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: N802
+        """Tell the application where its log goes and whom to become."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if not IService.providedBy(parent):  # an Application, which is a component with several faces
+            parent.setComponent(ILogObserver, self._log)
+        process = IProcess(parent, None)
+        if process is not None and self._settings.user is not None and os.geteuid() == 0 and process.uid is None:
+            account = pwd.getpwnam(self._settings.user)
+            group = self._settings.group
+            process.uid = account.pw_uid
+            process.gid = account.pw_gid if group is None else grp.getgrnam(group).gr_gid
+
+    def privilegedStartService(self) -> None:  # noqa: N802
+        """Bind every socket, while still privileged.
+
+        Raises:
+            Rejected: one of them cannot be had, or the TLS files do not do.
+        """
+        ignore_hangup()
+        sockets = bind_all(wanted_sockets(self._settings))
+        for bound in sockets:
+            _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)
+        child: NodeService | WorkerParent
+        if self._settings.worker_count == 1:
+            child = NodeService(
+                self._path,
+                self._settings,
+                sockets,
+                open_application=self._open_application,
+                log=self._log,
+                worker=Worker(),
+            )
+        else:
+            child = WorkerParent(
+                self._path,
+                self._settings.worker_count,
+                sockets,
+                drain_seconds=self._settings.drain.total_seconds(),
+                on_hangup=Reloader(self._path, self._settings, self._log, None).reload,
+                give_up=stop_with,
+                command=self._command,
+            )
+        child.on_ready.addCallback(self._ready)
+        child.setServiceParent(self)  # type: ignore[no-untyped-call]
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _ready(self, result: None) -> None:
+        _log.info("ready: {workers} worker(s)", workers=self._settings.worker_count)
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        return result
+
+    def stopService(self) -> Deferred[None]:  # noqa: N802
+        """Stop the children; the log is the last to close."""
+        stopped: Deferred[None] = super().stopService()  # type: ignore[no-untyped-call]
+        return stopped
+
+
+def make_service(
+    path: Path, open_application: OpenApplication, command: tuple[str, ...] = WORKER_COMMAND
+) -> TopService:
+    """The service for a settings file.
+
+    Raises:
+        Rejected: the settings, the account to become or the TLS files are wrong; every problem is told.
+    """
+    path = path.absolute()
+    settings = load_settings(path)
+    if settings.https.tls is not None and settings.https.listen:
+        # tried before anything is bound: with several workers nobody else would notice this early
+        TlsFiles(settings.https.tls, settings.https.client_certificates)
+    return TopService(path, settings, open_application, command)
+
+
+def makeService(options: Options) -> TopService:  # noqa: N802
+    """Called by twistd. A configuration that does not do ends the process with every problem on a line of its own."""
+    from pkiserver.runtime.services.composition import open_application
+
+    try:
+        return make_service(Path(options["config"]), open_application)
+    except (Rejected, OSError, KeyError) as error:
+        reasons = [reason.text for reason in error.reasons] if isinstance(error, Rejected) else [str(error)]
+        sys.stderr.write("".join(f"pkiserver: {reason}\n" for reason in reasons))
+        sys.exit(EXIT_CONFIGURATION)

@@ -1,0 +1,32 @@
+"""What one worker serves, seen from the service tree: routes, checks, counts. Composition fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import attrs
+from prometheus_client.registry import Collector
+
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.health import NamedCheck
+from protocols.web.values import Route
+
+
+@attrs.frozen
+class Application:
+    """The open engine and every protocol over it."""
+
+    http: tuple[Route, ...] = ()
+    https: tuple[Route, ...] = ()
+    checks: tuple[NamedCheck, ...] = ()
+    collectors: tuple[Collector, ...] = ()
+
+
+OpenApplication = Callable[[NodeSettings], AbstractAsyncContextManager[Application]]
+"""Opens it for a node's settings, and closes it.
+
+Raises:
+    Rejected: the settings or the database forbid serving at all.
+    Unavailable: something is away; opening is tried again.
+"""

@@ -1,0 +1,134 @@
+"""Listening services: adopt bound sockets, give them a factory, stop accepting, drain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+
+from pkiserver.foundation.clock import Clock
+from pkiserver.runtime.config import NodeSettings, TlsSettings
+from pkiserver.runtime.httplimits import HttpLimits
+from pkiserver.runtime.services.tlsfiles import TlsFiles
+from pkiserver.runtime.sockets import BoundSocket
+from protocols.web.factory import HttpServerFactory
+from protocols.web.limits import WebLimits
+from protocols.web.metrics import WebMetrics
+from protocols.web.router import Router
+from protocols.web.tls import over_tls
+from protocols.web.values import Route
+
+reactor: Any = _reactor
+_log = Logger(namespace="pkiserver.listener")
+
+
+def web_limits(limits: HttpLimits) -> WebLimits:
+    """The operator's limits as the edge's."""
+    edge: dict[str, Any] = {}
+    for field in attrs.fields(HttpLimits):
+        value = getattr(limits, field.name)
+        if isinstance(value, int):
+            edge[field.name] = value
+        else:
+            edge[f"{field.name}_seconds"] = value.total_seconds()
+    return WebLimits(**edge)
+
+
+class HttpListener(Service):
+    """One named listener: its sockets, and the HTTP server on them. It listens only once :meth:`listen` gave routes."""
+
+    def __init__(
+        self,
+        name: str,
+        sockets: Sequence[BoundSocket],
+        *,
+        limits: WebLimits,
+        clock: Clock,
+        metrics: WebMetrics,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self.setName(name)  # type: ignore[no-untyped-call]
+        self.sockets = tuple(sockets)
+        self.tls = tls
+        self.http = HttpServerFactory(Router(()), limits, clock, reactor, metrics)
+        self._ports: list[IListeningPort] = []
+
+    @property
+    def places(self) -> list[str]:
+        """Where it listens."""
+        return [one.place for one in self.sockets]
+
+    def listen(self, routes: Sequence[Route]) -> None:
+        """Begin to accept, or, when it already does, serve other routes from the next request on."""
+        self.http.replace_router(Router(routes))
+        if self._ports:
+            return
+        factory: Factory = self.http
+        if self.tls is not None:
+            factory = cast("Factory", over_tls(self.http, self.tls.server))
+        for bound in self.sockets:
+            # adoptStreamPort duplicates the descriptor
+            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory))
+            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, let running requests end within ``seconds``."""
+        ports, self._ports = self._ports, []
+        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
+        for bound in self.sockets:
+            bound.socket.close()
+        await self.http.drain(seconds)
+
+
+def open_tls(settings: TlsSettings | None, client_certificates: str) -> TlsFiles | None:
+    """The TLS side of a listener.
+
+    Raises:
+        Rejected: the files do not do.
+    """
+    return None if settings is None else TlsFiles(settings, client_certificates)
+
+
+def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
+    """Listener name to its endpoints."""
+    return {
+        "http": settings.http.listen,
+        "https": settings.https.listen,
+        "management": settings.management.listen,
+    }
+
+
+@attrs.frozen
+class Inherited:
+    """A socket as it is told to a worker: ``listener=descriptor``."""
+
+    listener: str
+    descriptor: int
+
+    @classmethod
+    def parse(cls, text: str) -> Inherited:
+        """Read ``http=3``; raises :class:`ValueError`."""
+        listener, _, number = text.partition("=")
+        return cls(listener, int(number))
+
+    def open(self) -> BoundSocket:
+        """The socket, which later children of this process do not inherit."""
+        import socket
+
+        os.set_inheritable(self.descriptor, False)
+        one = socket.socket(fileno=self.descriptor)
+        one.setblocking(False)
+        return BoundSocket(self.listener, one)
+
+
+def settle(deferred: Deferred[object]) -> None:
+    """Log what a Deferred that nobody waits for failed with."""
+    deferred.addErrback(lambda failure: _log.failure("a background task failed", failure=failure))

@@ -1,0 +1,102 @@
+"""``python -m pkiserver.runtime.services.worker``: one worker, as its parent spawns it. Not for people."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pkiserver.foundation.errors import Rejected
+from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.hangup import ignore_hangup
+from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.services.application import OpenApplication
+from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
+from pkiserver.runtime.services.listeners import Inherited
+from pkiserver.runtime.services.node import NodeService, Worker
+from pkiserver.runtime.workers import CONTROL, READY
+
+reactor: Any = _reactor
+_log = Logger(namespace="pkiserver.worker")
+
+
+@implementer(IReadDescriptor)
+class _ParentWatch:
+    """Stops the worker when its parent is gone: nobody else would."""
+
+    def fileno(self) -> int:
+        return CONTROL
+
+    def logPrefix(self) -> str:  # noqa: N802
+        return "parent"
+
+    def doRead(self) -> None:  # noqa: N802
+        os.read(CONTROL, 64)
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+        # called for the end of file, which on a pipe is a hang-up and not something to read
+        del reason
+        reactor.removeReader(self)
+        _log.warn("the parent process is gone: stopping")
+        _stop()
+
+
+def _stop() -> None:
+    try:
+        reactor.stop()
+    except ReactorNotRunning:
+        return
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pkiserver-worker")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--number", required=True)
+    parser.add_argument("--socket", type=Inherited.parse, action="append", default=[])
+    parser.add_argument("--peer", action="append", default=[], metavar="NUMBER=PATH")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str], open_application: OpenApplication) -> int:
+    """Serve until told to stop; returns the exit code."""
+    ignore_hangup()
+    arguments = _arguments(argv)
+    sockets = [inherited.open() for inherited in arguments.socket]
+    peers = dict(peer.split("=", 1) for peer in arguments.peer)
+    try:
+        settings = load_settings(arguments.config)
+        log = NodeLog(settings.log, arguments.number)
+        globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False)
+        node = NodeService(
+            arguments.config,
+            settings,
+            sockets,
+            open_application=open_application,
+            log=log,
+            worker=Worker(arguments.number, peers),
+        )
+    except (Rejected, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIGURATION
+    node.on_ready.addCallback(lambda _: os.write(READY, b"ready\n"))
+    reactor.addReader(_ParentWatch())
+    reactor.callWhenRunning(node.startService)
+    reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
+    reactor.run()
+    log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    from pkiserver.runtime.services.composition import open_application
+
+    sys.exit(main(sys.argv[1:], open_application))
