@@ -76,6 +76,10 @@ def test_readiness_names_what_is_away(make_node: MakeNode) -> None:
     assert node.ready()["ready"] is True
     (node.state / "broken").touch()
     assert node.get("/health/ready", "management")[0] == 503
+    node.wait_for("job count: no token for the job; trying again")
+    (node.state / "job").unlink()
+    node.until((node.state / "job").exists, "the job's next run")
+    assert node.log.read_text().count("no token for the job") == 1
     assert node.ready()["checks"][1] == {"name": "token:a", "health": "failed", "text": "it is away"}
 
 

@@ -18,6 +18,7 @@ from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.health import Finding, Health, NamedCheck
 from pkiserver.runtime.services.application import Application
+from pkiserver.runtime.services.jobs import Job
 from protocols.web.values import Method, Request, Response, Route
 
 WORKER = (sys.executable, "-m", "tests.support.standin")
@@ -55,7 +56,14 @@ async def open_application(settings: NodeSettings) -> AsyncIterator[Application]
         Route("slow", "/slow", get, slow),
         Route("block", "/block", get, block),
     )
-    yield Application(http=routes, https=routes, checks=(NamedCheck("token", check),))
+
+    async def job() -> None:
+        with (state / "job").open("a") as file:
+            file.write("x")
+        if (state / "broken").exists():
+            raise Unavailable("no token for the job")
+
+    yield Application(http=routes, https=routes, checks=(NamedCheck("token", check),), jobs=(Job("count", 0.1, job),))
     (state / f"closed-{os.getpid()}").touch()
 
 

@@ -73,6 +73,9 @@ class TopService(MultiService):
             group = self._settings.group
             process.uid = account.pw_uid
             process.gid = account.pw_gid if group is None else grp.getgrnam(group).gr_gid
+            if self._settings.log.target.kind == "file":
+                # made by root just now; the workers, and this process at SIGHUP, open it as the other account
+                os.chown(str(self._settings.log.target.path), process.uid, process.gid)
 
     def privilegedStartService(self) -> None:  # noqa: N802
         """Bind every socket, while still privileged.

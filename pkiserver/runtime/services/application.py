@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.health import NamedCheck
+from pkiserver.runtime.services.jobs import Job
 from protocols.web.values import Route
 
 
@@ -21,6 +22,7 @@ class Application:
     https: tuple[Route, ...] = ()
     checks: tuple[NamedCheck, ...] = ()
     collectors: tuple[Collector, ...] = ()
+    jobs: tuple[Job, ...] = ()
 
 
 OpenApplication = Callable[[NodeSettings], AbstractAsyncContextManager[Application]]

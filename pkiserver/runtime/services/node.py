@@ -22,6 +22,7 @@ from pkiserver.runtime.metrics import ReactorLatency, new_registry
 from pkiserver.runtime.notify import notify
 from pkiserver.runtime.services.application import Application, OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
+from pkiserver.runtime.services.jobs import Jobs
 from pkiserver.runtime.services.listeners import HttpListener, web_limits
 from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
@@ -135,6 +136,7 @@ class NodeService(MultiService):
         self._registry = new_registry((self._web_metrics, self._latency.collector))
         self._management = Management(worker.name, self._registry, worker.peers)
         self._engine = EngineService(settings, open_application)
+        self._jobs = Jobs()
         tls = None
         if settings.https.tls is not None and settings.https.listen:
             tls = TlsFiles(settings.https.tls, settings.https.client_certificates)
@@ -143,7 +145,7 @@ class NodeService(MultiService):
             name: self._listener(name, [one for one in sockets if one.listener == name], tls)
             for name in ("http", "https", "management", "internal")
         }
-        for child in (self._latency, self._engine, *self._listeners.values()):
+        for child in (self._latency, self._engine, self._jobs, *self._listeners.values()):
             child.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._starting: Deferred[None] | None = None
         self.on_ready: Deferred[None] = Deferred()
@@ -179,6 +181,7 @@ class NodeService(MultiService):
         self._management.checks = application.checks
         self._listeners["http"].listen(application.http)
         self._listeners["https"].listen(application.https)
+        self._jobs.begin(application.jobs)
         _log.info("node {node} serves", node=self._settings.node)
         self.on_ready.callback(None)
 
@@ -209,6 +212,7 @@ class NodeService(MultiService):
         ]
         for drain in drains:
             await drain
+        await self._jobs.end()
         await self._engine.close()
         for name in ("management", "internal"):
             await self._listeners[name].drain(1.0)

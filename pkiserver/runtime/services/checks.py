@@ -1,0 +1,116 @@
+"""What readiness asks of the engine's parts, each thing by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+from pkiserver.authority.authorities import Authorities
+from pkiserver.foundation.clock import Clock
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.runtime.health import Finding, Health, NamedCheck
+from pkiserver.store import crls
+from pkiserver.store.authorities import GenerationState
+from pkiserver.store.database import Database
+
+CLOCK_WARNING = timedelta(seconds=2)
+CLOCK_FAILED = timedelta(seconds=60)
+"""How far this node's clock may be from the database's, or step by itself."""
+
+
+def database_check(database: Database) -> NamedCheck:
+    """A round trip to the database."""
+
+    async def run() -> Sequence[Finding]:
+        await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        return [Finding("database", Health.OK, "answers")]
+
+    return NamedCheck("database", run)
+
+
+def keys_check(keys: KeyRing) -> NamedCheck:
+    """Every key and token by name. While some keys work the node is ready: those who need another are told so."""
+
+    async def run() -> Sequence[Finding]:
+        problems = keys.problems()
+        if not problems:
+            return [Finding("keys", Health.OK, f"{len(keys.list())} keys can be used")]
+        broken = {problem.name for problem in problems}
+        some = any(key.name not in broken for key in keys.list())
+        health = Health.WARNING if some else Health.FAILED
+        return [Finding(f"key:{problem.name}", health, problem.text) for problem in problems]
+
+    return NamedCheck("keys", run)
+
+
+def authorities_check(authorities: Authorities, status_problems: Callable[[], Iterable[tuple[str, str]]]) -> NamedCheck:
+    """Every authority that cannot do a duty of its own, with the reason."""
+
+    async def run() -> Sequence[Finding]:
+        problems = [(one.authority, one.text) for one in authorities.problems()]
+        problems += status_problems()
+        if not problems:
+            return [Finding("authorities", Health.OK, f"{len(authorities.list())} authorities")]
+        return [Finding(f"ca:{name}", Health.WARNING, text) for name, text in problems]
+
+    return NamedCheck("authorities", run)
+
+
+def crl_check(database: Database, authorities: Authorities, clock: Clock) -> NamedCheck:
+    """The age of each authority's newest CRL: past nextUpdate, relying parties reject everything."""
+
+    async def run() -> Sequence[Finding]:
+        updates = await database.read(_next_updates)
+        now = clock.now()
+        findings = []
+        for authority in authorities.list():
+            for generation in authority.generations:
+                if generation.state is GenerationState.RETIRED or generation.id not in updates:
+                    continue
+                findings.append(_crl_finding(authority.name, updates[generation.id], now))
+        return findings
+
+    return NamedCheck("crl", run)
+
+
+def _next_updates(connection: Connection) -> dict[int, datetime]:
+    found = {}
+    for scope in crls.scopes(connection):
+        latest = crls.latest(connection, scope.id)
+        if latest is not None:
+            found[scope.generation_id] = latest.next_update
+    return found
+
+
+def _crl_finding(authority: str, next_update: datetime, now: datetime) -> Finding:
+    name = f"crl:{authority}"
+    if next_update <= now:
+        return Finding(name, Health.FAILED, f"the newest CRL ended at {next_update:%Y-%m-%d %H:%M:%SZ}")
+    return Finding(name, Health.OK, f"valid until {next_update:%Y-%m-%d %H:%M:%SZ}")
+
+
+def clock_check(database: Database, clock: Clock, *, is_sqlite: bool) -> NamedCheck:
+    """The wall clock against its own steady run since the start and, on PostgreSQL, against the database's."""
+    start, steady = clock.now(), clock.monotonic()
+
+    async def run() -> Sequence[Finding]:
+        expected = start + timedelta(seconds=clock.monotonic() - steady)
+        findings = [_clock_finding("clock", abs(clock.now() - expected), "it stepped since the start")]
+        if not is_sqlite:
+            query = text("SELECT clock_timestamp()")
+            theirs = await database.read(lambda connection: connection.execute(query).scalar_one())
+            findings.append(
+                _clock_finding("clock:database", abs(clock.now() - theirs), "it differs from the database's")
+            )
+        return findings
+
+    return NamedCheck("clock", run)
+
+
+def _clock_finding(name: str, difference: timedelta, what: str) -> Finding:
+    if difference < CLOCK_WARNING:
+        return Finding(name, Health.OK, "steady" if name == "clock" else "agrees")
+    health = Health.FAILED if difference > CLOCK_FAILED else Health.WARNING
+    return Finding(name, health, f"{what} by {difference.total_seconds():.1f} s")

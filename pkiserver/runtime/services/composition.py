@@ -1,0 +1,61 @@
+"""Put the engine and the protocols together: what a worker of the real server serves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.services.application import Application
+from pkiserver.runtime.services.checks import (
+    authorities_check,
+    clock_check,
+    crl_check,
+    database_check,
+    keys_check,
+)
+from pkiserver.runtime.services.jobs import Job
+from protocols.crl import edge as crl
+from protocols.est import edge as est
+from protocols.est.ports import EstSettings
+from protocols.ocsp import edge as ocsp
+
+
+@asynccontextmanager
+async def open_application(settings: NodeSettings) -> AsyncIterator[Application]:
+    """The engine for a node's settings, with every protocol over it; closed when the block ends.
+
+    Raises:
+        Rejected: the settings or the database forbid serving.
+        Unavailable: the database is away.
+    """
+    async with open_engine(settings) as engine:
+        yield Application(
+            http=(
+                *ocsp.routes(engine.status.directory, engine.clock, ocsp.OcspSettings()),
+                *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
+            ),
+            https=tuple(est.routes(engine, EstSettings())),
+            checks=(
+                database_check(engine.database),
+                keys_check(engine.keys),
+                authorities_check(engine.authorities, lambda: _status_problems(engine)),
+                crl_check(engine.database, engine.authorities, engine.clock),
+                clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
+            ),
+            jobs=(
+                Job("crl", 1.0, engine.status.schedule.run_due),
+                Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
+                Job("configuration", 5.0, engine.authorities.refresh),
+            ),
+        )
+
+
+def _status_problems(engine: Engine) -> Iterable[tuple[str, str]]:
+    return [(problem.authority, problem.text) for problem in engine.status.problems()]
+
+
+async def _keep_responders(engine: Engine) -> None:
+    await engine.status.responders.run_due()
+    await engine.status.directory.refresh()
