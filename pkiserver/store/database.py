@@ -114,7 +114,7 @@ class Database:
     def join(self, participant: Participant) -> None:
         """Let ``participant`` follow every transaction of this process's writer; see :class:`Participant`.
 
-        The feeds are flushed first of all that joined later; hooks run on the writer thread.
+        The last to join is flushed first, so that the feeds' counters are locked for the shortest time.
         """
         self._writer.join(participant)
 

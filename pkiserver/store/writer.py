@@ -117,7 +117,7 @@ class Writer:
         self._thread.start()
 
     def join(self, participant: Participant) -> None:
-        """Let ``participant`` follow every transaction from the next one on; flushed in the order of joining."""
+        """Let ``participant`` follow every transaction from the next one on; the last to join is flushed first."""
         self._participants = (*self._participants, participant)
 
     @property
@@ -234,7 +234,7 @@ class Writer:
             raise _CommitFailed(error, committing=False) from error
         try:
             outcomes = [Outcome(job.token, self._work(connection, i, job), None) for i, job in enumerate(jobs)]
-            for participant in self._participants:
+            for participant in reversed(self._participants):
                 participant.flush(connection)
             committing = True
             connection.commit()

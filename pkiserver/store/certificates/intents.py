@@ -56,26 +56,34 @@ _ASK = (
     .where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.PREPARED.value)
     .values(state=CertificateState.ASKED.value)
 )
-_STORE = insert(certificate).from_select(
-    [*_COPIED, "state", "der", "fingerprint", "settled"],
-    select(
-        *(_intent[name] for name in _COPIED),
-        literal_column("'issued'"),
-        bindparam("der", type_=_certificate.der.type),
-        bindparam("fingerprint", type_=_certificate.fingerprint.type),
-        bindparam("settled", type_=_certificate.settled.type),
-    ).where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.ASKED.value),
+_STORE = (
+    insert(certificate)
+    .from_select(
+        [*_COPIED, "state", "der", "fingerprint", "settled"],
+        select(
+            *(_intent[name] for name in _COPIED),
+            literal_column("'issued'"),
+            bindparam("der", type_=_certificate.der.type),
+            bindparam("fingerprint", type_=_certificate.fingerprint.type),
+            bindparam("settled", type_=_certificate.settled.type),
+        ).where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.ASKED.value),
+    )
+    .execution_options(preserve_rowcount=True)
 )
-_SETTLE = insert(certificate).from_select(
-    [*_COPIED, "state", "tbs", "revocation_reason", "revoked_at", "settled"],
-    select(
-        *(_intent[name] for name in _COPIED),
-        bindparam("state", type_=_certificate.state.type),
-        _intent.tbs,
-        bindparam("reason", type_=_certificate.revocation_reason.type),
-        bindparam("revoked_at", type_=_certificate.revoked_at.type),
-        bindparam("settled", type_=_certificate.settled.type),
-    ).where(_intent.id == bindparam("intent_id"), _intent.state == bindparam("from_state")),
+_SETTLE = (
+    insert(certificate)
+    .from_select(
+        [*_COPIED, "state", "tbs", "revocation_reason", "revoked_at", "settled"],
+        select(
+            *(_intent[name] for name in _COPIED),
+            bindparam("state", type_=_certificate.state.type),
+            _intent.tbs,
+            bindparam("reason", type_=_certificate.revocation_reason.type),
+            bindparam("revoked_at", type_=_certificate.revoked_at.type),
+            bindparam("settled", type_=_certificate.settled.type),
+        ).where(_intent.id == bindparam("intent_id"), _intent.state == bindparam("from_state")),
+    )
+    .execution_options(preserve_rowcount=True)
 )
 _REMOVE = (
     delete(certificate_intent)
