@@ -18,7 +18,7 @@ from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.lint import Linter
 from pkiserver.authority.order import Order
-from pkiserver.authority.requests import Authorised, PreparedCertificate, spki_der
+from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import SameKey, SameSubject, Template
@@ -88,7 +88,7 @@ class Preparer:
                 lambda connection: _key_reasons(connection, spki_der(request.public_key))
             )
             raise Rejected((*error.reasons, *key_reasons, *blocked)) from None
-        return await self._prepare(order, key_reasons)
+        return await self._prepare(order, key_reasons, authorised.claims)
 
     async def prepare_order(self, order: Order) -> PreparedCertificate:
         """The same for contents that are decided already: CA certificates, a responder's certificate."""
@@ -124,7 +124,9 @@ class Preparer:
             warnings=content.ignored,
         )
 
-    async def _prepare(self, order: Order, reasons: tuple[Reason, ...]) -> PreparedCertificate:
+    async def _prepare(
+        self, order: Order, reasons: tuple[Reason, ...], claims: tuple[Claim, ...] = ()
+    ) -> PreparedCertificate:
         draft = self._draft(order)
         refused, warnings = self._linter.check(draft.sample, order.lint)
         intent = self._intent(order, draft)
@@ -132,7 +134,9 @@ class Preparer:
             admission = await self._database.read(lambda connection: self._admit(connection, order, intent, 0))
             raise Rejected((*reasons, *refused, *admission.reasons))
         self._checkpoint(Step.BUILT)
-        number, admission = await self._database.write(lambda connection: self._make_durable(connection, order, intent))
+        number, admission = await self._database.write(
+            lambda connection: self._make_durable(connection, order, intent, claims)
+        )
         self._checkpoint(Step.PREPARED)
         issuing = order.issuing
         return PreparedCertificate(
@@ -192,12 +196,16 @@ class Preparer:
             created=self._clock.now(),
         )
 
-    def _make_durable(self, connection: Connection, order: Order, intent: NewIntent) -> tuple[int, _Admission]:
+    def _make_durable(
+        self, connection: Connection, order: Order, intent: NewIntent, claims: tuple[Claim, ...]
+    ) -> tuple[int, _Admission]:
         number = certificates.insert_prepared(connection, intent)
         # Asked after the insert, so that of two rivals of the same moment the later one sees the earlier.
         admission = self._admit(connection, order, intent, number)
         if admission.reasons:
             raise Rejected(admission.reasons)
+        for claim in claims:
+            claim.take(connection, number)
         return number, admission
 
     def _admit(self, connection: Connection, order: Order, intent: NewIntent, number: int) -> _Admission:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from cryptography import x509
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
 
 from pkiserver.foundation.secret import Secret
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 def spki_der(public_key: CertificatePublicKeyTypes) -> bytes:
@@ -149,16 +153,31 @@ class RegistrationRecord:
         return tuple(value for name, value in self.attributes if name == key)
 
 
+class Claim(Protocol):
+    """Something that can be had once and is spent on one certificate: an enrolment code, an officer's approval."""
+
+    def take(self, connection: Connection, certificate_id: int) -> None:
+        """Spend it, in the transaction that makes the certificate's intent durable.
+
+        Raises:
+            Rejected: it has been spent already, or its time is over.
+        """
+
+    def give_back(self, connection: Connection, certificate_id: int) -> None:
+        """Undo :meth:`take` where no certificate came of it."""
+
+
 @attrs.frozen
 class Authorised:
     """A request that the gate said yes to. Only ``pkiserver.registration.gate`` makes one.
 
-    ``decided_by`` says which rule or which officer decided, for the audit log.
+    ``decided_by`` says which rule or which officer decided, for the audit log; ``claims`` are spent on the certificate.
     """
 
     request: EnrollmentRequest
     record: RegistrationRecord
     decided_by: str
+    claims: tuple[Claim, ...] = ()
 
 
 @attrs.frozen

@@ -82,6 +82,12 @@ def bind_certificate(connection: Connection, code_id: int, certificate_id: int) 
     return connection.execute(_BIND, {"code_id": code_id, "certificate": certificate_id}).rowcount == 1
 
 
+def give_back(connection: Connection, code_id: int, certificate_id: int) -> bool:
+    """Make a code usable again that was spent on a certificate which never came to be; whether it was so."""
+    change = update(enroll_code).where(_c.id == code_id, _c.certificate_id == certificate_id)
+    return connection.execute(change.values(spent_at=None, certificate_id=None)).rowcount == 1
+
+
 def list_page(connection: Connection, *, before: int | None = None, limit: int = 100) -> tuple[Code, ...]:
     """Up to ``limit`` codes, newest first; those with numbers below ``before``."""
     query = select(enroll_code).order_by(_c.id.desc()).limit(limit)

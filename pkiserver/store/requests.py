@@ -142,6 +142,14 @@ def mark_issued(connection: Connection, request_id: int, certificate_id: int) ->
     return connection.execute(change.values(state="issued", certificate_id=certificate_id)).rowcount == 1
 
 
+def give_back(connection: Connection, request_id: int, certificate_id: int) -> bool:
+    """Put an approval back in force whose certificate never came to be: issued -> approved; whether it was so."""
+    change = update(enrollment_request).where(
+        _c.id == request_id, _c.state == "issued", _c.certificate_id == certificate_id
+    )
+    return connection.execute(change.values(state="approved", certificate_id=None)).rowcount == 1
+
+
 def expire(connection: Connection, *, now: datetime) -> int:
     """Let pending and approved requests past their time expire; how many."""
     change = update(enrollment_request).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))

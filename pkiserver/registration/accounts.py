@@ -1,0 +1,161 @@
+"""Accounts of requesters: who may enrol with a name and a password, in which groups, with which attributes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.codeform import canonical
+from pkiserver.registration.passwords import MAX_PASSWORD_BYTES, PasswordHasher
+from pkiserver.store import accounts as rows
+from pkiserver.store.accounts import Account
+from pkiserver.store.database import Database
+
+MINIMUM_PASSWORD = 12
+"""Characters; what guesses per second the password pool allows makes shorter ones guessable."""
+_NAME = re.compile(r"[^\s:/\x00-\x1f\x7f][^:\x00-\x1f\x7f]{0,255}")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@attrs.frozen
+class Accounts:
+    """Creates, changes and removes accounts; every change is audited."""
+
+    database: Database
+    audit: AuditLog
+    hasher: PasswordHasher
+    clock: Clock
+
+    async def create(
+        self,
+        name: str,
+        password: Secret | None,
+        *,
+        groups: frozenset[str] = frozenset(),
+        attributes: tuple[tuple[str, str], ...] = (),
+        by: str,
+    ) -> Account:
+        """A new account; without a password it can only be found through its certificates.
+
+        Raises:
+            Rejected: with every reason; the name is taken, or name, password, groups or attributes will not do.
+        """
+        reasons = [*_name_reasons(name), *_attribute_reasons(attributes)]
+        if password is not None:
+            reasons += _password_reasons(password)
+        if reasons:
+            raise Rejected(reasons)
+        hashed = await self.hasher.hash(password) if password is not None else None
+        account = Account(name, hashed, groups, attributes, disabled=False, created=self.clock.now())
+
+        def store(connection: Connection) -> None:
+            rows.insert_account(connection, account)
+            self.audit.append(connection, _event("created", name, by))
+
+        await self.database.write(store)
+        return account
+
+    async def set_password(self, name: str, password: Secret, *, by: str) -> None:
+        """A new password; raises :class:`Rejected`."""
+        if reasons := _password_reasons(password):
+            raise Rejected(reasons)
+        hashed = await self.hasher.hash(password)
+        await self._change(name, "password set", by, lambda found: attrs.evolve(found, password_hash=hashed))
+
+    async def set_disabled(self, name: str, disabled: bool, *, by: str) -> None:
+        """Disable or enable; a disabled account's certificates do not show anybody either."""
+        what = "disabled" if disabled else "enabled"
+        await self._change(name, what, by, lambda found: attrs.evolve(found, disabled=disabled))
+
+    async def set_details(
+        self, name: str, *, groups: frozenset[str] | None, attributes: tuple[tuple[str, str], ...] | None, by: str
+    ) -> None:
+        """Replace groups or attributes, where given."""
+        if attributes is not None and (reasons := _attribute_reasons(attributes)):
+            raise Rejected(reasons)
+
+        def change(found: Account) -> Account:
+            return attrs.evolve(
+                found,
+                groups=found.groups if groups is None else groups,
+                attributes=found.attributes if attributes is None else attributes,
+            )
+
+        await self._change(name, "changed", by, change)
+
+    async def delete(self, name: str, *, by: str) -> None:
+        """Remove an account; its certificates stay what they are. Raises :class:`Rejected` where there is none."""
+
+        def remove(connection: Connection) -> None:
+            if not rows.delete_account(connection, name):
+                raise _unknown(name)
+            self.audit.append(connection, _event("deleted", name, by))
+
+        await self.database.write(remove)
+
+    async def get(self, name: str) -> Account:
+        """The account of that name; raises :class:`Rejected`."""
+        found = await self.database.read(lambda connection: rows.get(connection, name))
+        if found is None:
+            raise _unknown(name)
+        return found
+
+    async def list_page(self, *, after: str = "", limit: int = 100) -> tuple[Account, ...]:
+        """Accounts by name."""
+        return await self.database.read(lambda connection: rows.list_page(connection, after=after, limit=limit))
+
+    async def _change(self, name: str, what: str, by: str, change: Callable[[Account], Account]) -> None:
+        def store(connection: Connection) -> None:
+            found = rows.get(connection, name)
+            if found is None or not rows.update_account(connection, change(found)):
+                raise _unknown(name)
+            self.audit.append(connection, _event(what, name, by))
+
+        await self.database.write(store)
+
+
+def _unknown(name: str) -> Rejected:
+    return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no account named {name!r}")
+
+
+def _event(what: str, name: str, by: str) -> AuditEvent:
+    return AuditEvent(
+        kind=AuditKind.ACCOUNT,
+        actor=by,
+        object=f"account {name}",
+        details=(("change", what),),
+    )
+
+
+def _name_reasons(name: str) -> list[Reason]:
+    if _NAME.fullmatch(name):
+        return []
+    text = "a name has 1 to 256 characters, no colon (HTTP Basic cannot carry one) and no control characters"
+    return [Reason(Refusal.MALFORMED, text)]
+
+
+def _password_reasons(password: Secret) -> list[Reason]:
+    octets = password.reveal()
+    reasons = []
+    if len(octets) < MINIMUM_PASSWORD:
+        reasons.append(Reason(Refusal.MALFORMED, f"a password has at least {MINIMUM_PASSWORD} characters"))
+    if len(octets) > MAX_PASSWORD_BYTES:
+        reasons.append(Reason(Refusal.MALFORMED, f"a password has at most {MAX_PASSWORD_BYTES} octets"))
+    if canonical(password) is not None:
+        reasons.append(Reason(Refusal.MALFORMED, "a password must not look like an enrolment code"))
+    return reasons
+
+
+def _attribute_reasons(attributes: tuple[tuple[str, str], ...]) -> list[Reason]:
+    return [
+        Reason(Refusal.MALFORMED, f"{key!r} cannot be an attribute's name: letters, digits, hyphens, underscores")
+        for key, _ in attributes
+        if not _KEY.fullmatch(key)
+    ]

@@ -1,0 +1,143 @@
+"""From evidence to identities: each piece is checked against the store; nothing here says yes to a request."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.requests import (
+    ClientCertificateEvidence,
+    CodeEvidence,
+    Evidence,
+    OperatorEvidence,
+    PasswordEvidence,
+)
+from pkiserver.authority.templates.model import EvidenceKind
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.codeform import canonical
+from pkiserver.registration.codes import EnrollCodes
+from pkiserver.registration.identities import Findings, Identity
+from pkiserver.registration.passwords import PasswordHasher
+from pkiserver.store import accounts, certificates
+from pkiserver.store.accounts import Account
+from pkiserver.store.certificates import Certificate, CertificateState
+from pkiserver.store.database import Database
+
+MAX_NAME = 256
+WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
+WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
+
+
+@attrs.frozen
+class Identifier:
+    """Finds out whom each piece of evidence shows."""
+
+    database: Database
+    authorities: Authorities
+    hasher: PasswordHasher
+    codes: EnrollCodes
+    clock: Clock
+
+    async def identify(self, template: str, evidence: tuple[Evidence, ...]) -> Findings:
+        """All identities that the evidence shows, and the reasons of what shows none.
+
+        Raises:
+            Unavailable: the database is away, or too many passwords are being checked.
+        """
+        outcomes = [await self._one(template, piece) for piece in evidence]
+        return Findings(
+            tuple(one for one in outcomes if isinstance(one, Identity)),
+            tuple(one for one in outcomes if isinstance(one, Reason)),
+        )
+
+    async def _one(self, template: str, piece: Evidence) -> Identity | Reason:
+        match piece:
+            case PasswordEvidence():
+                if canonical(piece.password) is not None:
+                    # Codes travel where a password would; nobody's password has a code's form by accident.
+                    return await self._code(template, piece.password)
+                return await self._password(piece.name, piece.password)
+            case CodeEvidence():
+                return await self._code(template, piece.code)
+            case ClientCertificateEvidence():
+                return await self._client_certificate(piece.certificate)
+            case OperatorEvidence():
+                return Identity(EvidenceKind.OPERATOR, f"operator:{piece.name}")
+            case _:
+                return Reason(Refusal.NOT_AUTHENTICATED, "evidence of that kind is not accepted")
+
+    async def _password(self, name: str, password: Secret) -> Identity | Reason:
+        found = None
+        if 0 < len(name) <= MAX_NAME:
+            found = await self.database.read(lambda connection: accounts.get(connection, name))
+        usable = found is not None and not found.disabled
+        # A name that does not exist, a disabled one and a wrong password do the same work and get the same answer.
+        right = await self.hasher.verify(found.password_hash if found is not None else None, password)
+        if found is None or not usable or not right:
+            return WRONG_PASSWORD
+        await self._strengthen(found, password)
+        return Identity(EvidenceKind.PASSWORD, found.name, found.groups, found.attributes)
+
+    async def _strengthen(self, found: Account, password: Secret) -> None:
+        """Hash again at today's cost, now that the password is at hand."""
+        old = found.password_hash
+        if old is not None and self.hasher.needs_rehash(old):
+            new = await self.hasher.hash(password)
+            await self.database.write(
+                lambda connection: accounts.replace_hash(connection, found.name, old=old, new=new)
+            )
+
+    async def _code(self, template: str, code: Secret) -> Identity | Reason:
+        grant = await self.codes.find(code)
+        if grant is None or grant.template != template:
+            return WRONG_CODE
+        return Identity(
+            EvidenceKind.CODE,
+            f"enroll-code:{grant.id}",
+            code_id=grant.id,
+            subject=grant.subject,
+            sans=grant.sans if grant.sans or grant.subject is not None else None,
+        )
+
+    async def _client_certificate(self, der: bytes) -> Identity | Reason:
+        fingerprint = hashlib.sha256(der).digest()
+
+        def look(connection: Connection) -> tuple[Certificate | None, Account | None]:
+            found = certificates.by_fingerprint(connection, fingerprint)
+            owner = None if found is None else accounts.get(connection, found.requester)
+            return found, owner
+
+        found, owner = await self.database.read(look)
+        problem = client_certificate_problem(found, self.clock.now())
+        if problem is not None or found is None:
+            return Reason(Refusal.NOT_AUTHENTICATED, problem or "the client certificate was not issued here")
+        if owner is not None and owner.disabled:
+            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is disabled")
+        generation = self.authorities.generation(found.generation_id)
+        return Identity(
+            EvidenceKind.CLIENT_CERTIFICATE,
+            found.requester,
+            owner.groups if owner is not None else frozenset(),
+            owner.attributes if owner is not None else (),
+            authority=generation.authority if generation is not None else None,
+            template=found.template,
+        )
+
+
+def client_certificate_problem(found: Certificate | None, now: datetime) -> str | None:
+    """Why a certificate of the store does not show anybody today; None when it does."""
+    if found is None or found.der is None:
+        return "the client certificate was not issued here"
+    if found.state is CertificateState.HELD:
+        return "the client certificate is on hold"
+    if found.state is not CertificateState.ISSUED:
+        return "the client certificate is revoked"
+    if not found.not_before <= now <= found.not_after:
+        return "the client certificate is outside its validity"
+    return None

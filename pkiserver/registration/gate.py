@@ -1,0 +1,104 @@
+"""The only place that says yes to an enrolment. The default answer is no, and a no lists every reason."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import attrs
+from cryptography import x509
+
+from pkiserver.authority.requests import Authorised, EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.templates.model import Template
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration import renewal, rules
+from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
+from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.evidence import Identifier
+from pkiserver.store import accounts, certificates
+from pkiserver.store.certificates import Certificate
+from pkiserver.store.database import Database
+
+
+class Templates(Protocol):
+    """Where the gate finds the template in force."""
+
+    def get(self, name: str) -> Template:
+        """The template of that name; raises :class:`Rejected` (UNKNOWN_TEMPLATE)."""
+
+
+Decision = Authorised | Pending | AlreadyIssued
+
+
+@attrs.frozen
+class Gate:
+    """Decides enrolment requests."""
+
+    database: Database
+    templates: Templates
+    identifier: Identifier
+    approvals: Approvals
+    clock: Clock
+
+    async def decide(self, request: EnrollmentRequest) -> Decision:
+        """Yes (:class:`Authorised`), not yet, or the certificate that the same request brought before.
+
+        Raises:
+            Rejected: no, with every reason.
+            Unavailable: the decision needs something that is away.
+        """
+        template = self.templates.get(request.template)
+        reasons = _general_reasons(template, request)
+        if reasons:
+            raise Rejected(reasons)
+        if request.renewal_of is not None:
+            return await self._renewal(request, template, request.renewal_of)
+        findings = await self.identifier.identify(template.name, request.evidence)
+        found = rules.match(template, request.protocol, findings)
+        if not isinstance(found, rules.Match):
+            raise Rejected(found)
+        claims = tuple(CodeClaim(number, self.clock) for number in found.codes)
+        if not found.rule.approval:
+            return Authorised(request, found.record, "rule " + "+".join(found.rule.all), claims)
+        answer = await self.approvals.ask(request, found.record)
+        if not isinstance(answer, ApprovalClaim):
+            return answer
+        return Authorised(request, found.record, f"approval of request {answer.request_number}", (*claims, answer))
+
+    async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
+        fingerprint = hashlib.sha256(renewed).digest()
+        current = await self.database.read(lambda connection: certificates.by_fingerprint(connection, fingerprint))
+        reasons = renewal.reasons_against(request, template, current, self.clock.now())
+        if reasons:
+            raise Rejected(reasons)
+        assert current is not None
+        return Authorised(request, await self._renewed_record(current), "renewal with the current certificate")
+
+    async def _renewed_record(self, current: Certificate) -> RegistrationRecord:
+        """Who the holder of the current certificate is today; its subject and names are kept."""
+        assert current.der is not None
+        old = x509.load_der_x509_certificate(current.der)
+        owner = await self.database.read(lambda connection: accounts.get(connection, current.requester))
+        if owner is not None and owner.disabled:
+            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
+        return RegistrationRecord(
+            name=current.requester,
+            groups=owner.groups if owner is not None else frozenset(),
+            attributes=owner.attributes if owner is not None else (),
+            subject=old.subject,
+            sans=renewal.names_of(old),
+        )
+
+
+def _general_reasons(template: Template, request: EnrollmentRequest) -> list[Reason]:
+    reasons = []
+    if not template.enabled:
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, f"template {template.name} is switched off"))
+    if not template.allows(request.protocol):
+        text = f"template {template.name} does not allow {request.protocol}"
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, text))
+    if not request.proof.verified:
+        text = "possession of the private key was not proved"
+        reasons.append(Reason(Refusal.BAD_PROOF, text))
+    return reasons

@@ -1,0 +1,76 @@
+"""Whether a certificate may be renewed by showing it (RFC 7030 section 4.2.2). Pure: values in, reasons out."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from cryptography import x509
+
+from pkiserver.authority.requests import ClientCertificateEvidence, EnrollmentRequest
+from pkiserver.authority.templates.model import KeyReuse, Template
+from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.store.certificates import Certificate, CertificateState
+
+
+def shows(request: EnrollmentRequest) -> bool:
+    """Whether the certificate to be renewed is also the one whose key the client proved to hold."""
+    return any(
+        isinstance(one, ClientCertificateEvidence) and one.certificate == request.renewal_of for one in request.evidence
+    )
+
+
+def reasons_against(
+    request: EnrollmentRequest, template: Template, current: Certificate | None, now: datetime
+) -> tuple[Reason, ...]:
+    """Every reason why ``current`` (the store's record of ``request.renewal_of``) may not be renewed now."""
+    if current is None or current.der != request.renewal_of:
+        return (Reason(Refusal.UNKNOWN_CERTIFICATE, "the certificate to be renewed was not issued here"),)
+    reasons = [*_standing(template, current, now), *_sameness(request, template, current)]
+    if not shows(request):
+        text = "a renewal is authenticated with the certificate that is to be renewed"
+        reasons.append(Reason(Refusal.NOT_AUTHENTICATED, text))
+    return tuple(reasons)
+
+
+def _standing(template: Template, current: Certificate, now: datetime) -> list[Reason]:
+    rules = template.renewal
+    reasons = []
+    if not rules.allowed:
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, f"template {template.name} does not allow renewal"))
+    if current.template != template.name:
+        text = f"the certificate is of template {current.template}, not {template.name}"
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, text))
+    if current.state is not CertificateState.ISSUED:
+        text = {CertificateState.HELD: "on hold", CertificateState.REVOKED: "revoked"}.get(current.state, "not valid")
+        reasons.append(Reason(Refusal.REVOKED, f"the certificate to be renewed is {text}"))
+    if now > current.not_after + rules.grace:
+        reasons.append(Reason(Refusal.OUTSIDE_WINDOW, "the certificate to be renewed has expired"))
+    elif now < (opens := current.not_after - rules.window):
+        text = f"the certificate can be renewed from {opens:%Y-%m-%dT%H:%M:%SZ} on"
+        reasons.append(Reason(Refusal.OUTSIDE_WINDOW, text))
+    return reasons
+
+
+def _sameness(request: EnrollmentRequest, template: Template, current: Certificate) -> list[Reason]:
+    """RFC 7030 section 4.2.2: subject and subject alternative names are identical to the current ones."""
+    assert current.der is not None
+    old = x509.load_der_x509_certificate(current.der)
+    reasons = []
+    if request.wishes.subject != old.subject:
+        reasons.append(Reason(Refusal.BAD_SUBJECT, "the subject differs from the certificate's that is to be renewed"))
+    if set(request.wishes.sans) != set(names_of(old)):
+        text = "the subject alternative names differ from those of the certificate that is to be renewed"
+        reasons.append(Reason(Refusal.BAD_NAME, text))
+    same_key = hashlib.sha256(request.spki).digest() == current.spki_sha256
+    if same_key and template.renewal.same_key is KeyReuse.REFUSE:
+        reasons.append(Reason(Refusal.BAD_KEY, f"template {template.name} wants a new key at renewal"))
+    return reasons
+
+
+def names_of(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    """The subject alternative names of a certificate; empty where it has none."""
+    try:
+        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()

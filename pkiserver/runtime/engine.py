@@ -1,0 +1,200 @@
+"""The engine of one process: every room over one database, one key ring, one clock; and the road from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+from cryptography import x509
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.requests import Authorised, EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.road import Road, new_holder
+from pkiserver.authority.status.services import StatusServices, status_services
+from pkiserver.authority.templates.library import TemplateLibrary
+from pkiserver.foundation.clock import Clock, SystemClock
+from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.registration.accounts import Accounts
+from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
+from pkiserver.registration.codes import EnrollCodes
+from pkiserver.registration.evidence import Identifier
+from pkiserver.registration.gate import Gate
+from pkiserver.registration.passwords import PasswordHasher
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.store import certificates
+from pkiserver.store.database import Database
+
+_log = Logger(namespace="pkiserver.engine")
+
+
+@attrs.frozen
+class Engine:
+    """Everything that is true whatever the protocol. Made by :func:`open_engine`."""
+
+    settings: NodeSettings
+    clock: Clock
+    database: Database
+    audit: AuditLog
+    keys: KeyRing
+    templates: TemplateLibrary
+    road: Road
+    status: StatusServices
+    accounts: Accounts
+    codes: EnrollCodes
+    approvals: Approvals
+    gate: Gate
+
+    @property
+    def authorities(self) -> Authorities:
+        """The authorities of this server."""
+        return self.road.authorities
+
+    async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Pending:
+        """The one road: the gate decides, the certificate is prepared, issued, stored and audited.
+
+        Raises:
+            Rejected: with every reason; the refusal is in the audit log.
+            Unavailable: try again; nothing was given out, and what could be spent once has not been spent.
+            Defect: ours; nothing was given out.
+        """
+        try:
+            decision = await self.gate.decide(request)
+            match decision:
+                case Pending():
+                    return decision
+                case AlreadyIssued():
+                    return await self._issued_before(decision.certificate_id)
+                case Authorised():
+                    return await self._issue(decision)
+        except Rejected as error:
+            await self._record_refusal(request, error)
+            raise
+
+    async def refresh(self) -> None:
+        """Read what all nodes share again: templates and authorities."""
+        await self.templates.refresh()
+        await self.authorities.refresh()
+
+    async def _issue(self, authorised: Authorised) -> IssuedCertificate:
+        prepared = await self.road.prepare(authorised)
+        try:
+            return await self.road.issue(prepared)
+        except PkiError:
+            await self._give_back(authorised, prepared.certificate_id)
+            raise
+
+    async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
+        """No certificate was given out: what it was to be spent on it can be used again."""
+        if not authorised.claims:
+            return
+
+        def work(connection: Connection) -> None:
+            for claim in authorised.claims:
+                claim.give_back(connection, certificate_id)
+
+        try:
+            await self.database.write(work)
+        except PkiError as error:
+            _log.error("what certificate {id} was to cost stays spent: {why}", id=certificate_id, why=str(error))
+
+    async def _issued_before(self, certificate_id: int) -> IssuedCertificate:
+        found = await self.database.read(lambda connection: certificates.get(connection, certificate_id))
+        if found is None or found.der is None:
+            raise Unavailable("the certificate of this request is still being made", retry_after=2)
+        generation = self.authorities.generation(found.generation_id)
+        if generation is None:
+            raise Unavailable("the authority of this certificate is not loaded", retry_after=5)
+        return IssuedCertificate(
+            certificate_id=found.id,
+            der=found.der,
+            serial=x509.load_der_x509_certificate(found.der).serial_number,
+            chain=(generation.certificate.der, *self.authorities.chain(generation)),
+            authority=generation.authority,
+            template=found.template,
+        )
+
+    async def _record_refusal(self, request: EnrollmentRequest, error: Rejected) -> None:
+        event = AuditEvent(
+            kind=AuditKind.REFUSAL,
+            actor=f"{request.protocol} {request.source}",
+            object=f"template {request.template}",
+            outcome="refused",
+            request_id=request.request_id,
+            details=(("protocol", request.protocol), ("why", str(error))),
+        )
+        try:
+            await self.audit.record(event)
+        except PkiError as second:
+            _log.error("a refusal could not be audited: {why}", why=str(second))
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: NodeSettings, *, worker: str = "0", clock: Clock | None = None
+) -> AsyncIterator[Engine]:
+    """Open database, keys and all rooms over them; close them in reverse order.
+
+    Raises:
+        Rejected: the settings or what the database holds forbid it.
+        Unavailable: the database is away.
+    """
+    time = clock or SystemClock()
+    database = await Database.open(settings.database.full_url(), readers=settings.database.readers)
+    try:
+        audit = await AuditLog.open(database, node=settings.node, worker=worker, clock=time)
+        keys = await KeyRing.open(settings.key_store, database, audit, time)
+        try:
+            hasher = PasswordHasher(settings.passwords)
+            hasher.start()
+            try:
+                engine = _assemble(settings, time, database=database, audit=audit, keys=keys, hasher=hasher)
+                await engine.templates.refresh()
+                await engine.road.start()
+                yield engine
+                await engine.road.recovery.stop()
+            finally:
+                hasher.stop()
+        finally:
+            await keys.close()
+    finally:
+        await database.close()
+
+
+def _assemble(
+    settings: NodeSettings, clock: Clock, *, database: Database, audit: AuditLog, keys: KeyRing, hasher: PasswordHasher
+) -> Engine:
+    templates = TemplateLibrary(database)
+    holder = new_holder(settings.node)
+    road = Road.build(database=database, keys=keys, audit=audit, templates=templates, clock=clock, holder=holder)
+    status = status_services(
+        database=database,
+        audit=audit,
+        keys=keys,
+        authorities=road.authorities,
+        preparer=road.preparer,
+        issuer=road.issuer,
+        clock=clock,
+        holder=holder,
+    )
+    codes = EnrollCodes(database=database, audit=audit, clock=clock)
+    approvals = Approvals(database, audit, clock)
+    identifier = Identifier(database, road.authorities, hasher, codes, clock)
+    return Engine(
+        settings=settings,
+        clock=clock,
+        database=database,
+        audit=audit,
+        keys=keys,
+        templates=templates,
+        road=road,
+        status=status,
+        accounts=Accounts(database, audit, hasher, clock),
+        codes=codes,
+        approvals=approvals,
+        gate=Gate(database, templates, identifier, approvals, clock),
+    )
