@@ -31,7 +31,7 @@ def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject
         )
     if reasons:
         raise Rejected(reasons)
-    return attrs.evolve(wishes, sans=names)
+    return attrs.evolve(wishes, subject=current.subject, sans=names)
 
 
 def _rdns(name: x509.Name | None) -> list[frozenset[x509.NameAttribute[str | bytes]]]:
