@@ -25,7 +25,7 @@ WORKER = (sys.executable, "-m", "tests.support.standin")
 
 
 @asynccontextmanager
-async def open_application(settings: NodeSettings) -> AsyncIterator[Application]:
+async def open_application(settings: NodeSettings, _worker: str) -> AsyncIterator[Application]:
     """Routes that say who answers, wait, block the reactor or crash; files in the state folder steer it."""
     state = settings.state_dir
     if (state / "away").exists():

@@ -25,8 +25,8 @@ class Application:
     jobs: tuple[Job, ...] = ()
 
 
-OpenApplication = Callable[[NodeSettings], AbstractAsyncContextManager[Application]]
-"""Opens it for a node's settings, and closes it.
+OpenApplication = Callable[[NodeSettings, str], AbstractAsyncContextManager[Application]]
+"""Opens it for a node's settings and a worker's name, and closes it.
 
 Raises:
     Rejected: the settings or the database forbid serving at all.

@@ -15,6 +15,7 @@ from pkiserver.runtime.services.checks import (
     database_check,
     keys_check,
 )
+from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.jobs import Job
 from protocols.crl import edge as crl
 from protocols.est import edge as est
@@ -23,20 +24,20 @@ from protocols.ocsp import edge as ocsp
 
 
 @asynccontextmanager
-async def open_application(settings: NodeSettings) -> AsyncIterator[Application]:
+async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator[Application]:
     """The engine for a node's settings, with every protocol over it; closed when the block ends.
 
     Raises:
         Rejected: the settings or the database forbid serving.
         Unavailable: the database is away.
     """
-    async with open_engine(settings) as engine:
+    async with open_engine(settings, worker=worker) as engine:
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp.OcspSettings()),
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
             ),
-            https=tuple(est.routes(engine, EstSettings())),
+            https=tuple(est.routes(EstPort(engine), EstSettings())),
             checks=(
                 database_check(engine.database),
                 keys_check(engine.keys),
@@ -47,7 +48,7 @@ async def open_application(settings: NodeSettings) -> AsyncIterator[Application]
             jobs=(
                 Job("crl", 1.0, engine.status.schedule.run_due),
                 Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
-                Job("configuration", 5.0, engine.authorities.refresh),
+                Job("configuration", 5.0, engine.refresh),
             ),
         )
 

@@ -67,9 +67,10 @@ class LatencyService(Service):
 class EngineService(Service):
     """Holds the application open. What is away at start is tried again; what is wrong ends the process."""
 
-    def __init__(self, settings: NodeSettings, open_application: OpenApplication) -> None:
+    def __init__(self, settings: NodeSettings, worker: str, open_application: OpenApplication) -> None:
         self.setName("engine")  # type: ignore[no-untyped-call]
         self._settings = settings
+        self._worker = worker
         self._open = open_application
         self._manager: Any = None
 
@@ -82,7 +83,7 @@ class EngineService(Service):
         pause = FIRST_PAUSE
         said = ""
         while True:
-            manager = self._open(self._settings)
+            manager = self._open(self._settings, self._worker)
             try:
                 application = await manager.__aenter__()
             except Unavailable as error:
@@ -135,7 +136,7 @@ class NodeService(MultiService):
         self._latency = LatencyService()
         self._registry = new_registry((self._web_metrics, self._latency.collector))
         self._management = Management(worker.name, self._registry, worker.peers)
-        self._engine = EngineService(settings, open_application)
+        self._engine = EngineService(settings, worker.name, open_application)
         self._jobs = Jobs()
         tls = None
         if settings.https.tls is not None and settings.https.listen:
