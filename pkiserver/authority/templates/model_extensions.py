@@ -258,7 +258,8 @@ class QcRules:
     others: tuple[QcOther, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if self == QcRules(critical=self.critical):
+        said = (self.compliance, self.sscd, self.types, self.limit, self.disclosures, self.legislation)
+        if not any((*said, self.semantics, self.psd2, self.others)) and self.retention_years is None:
             raise Invalid("states nothing; leave the table out", key="compliance")
         if self.retention_years is not None and not 0 <= self.retention_years <= 255:
             raise Invalid("is out of range", key="retention_years", allowed="0 to 255")

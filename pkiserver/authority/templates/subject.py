@@ -46,7 +46,10 @@ class _Part:
         )
 
     def values(self, context: Context, first_names: dict[SanKind, str]) -> list[str]:
-        """What the sources say, before any check; the default where they say nothing."""
+        """What the sources say, before any check; the default where they say nothing.
+
+        A subject that the registration gives as a whole is complete: no default adds to it.
+        """
         rule = self.rule
         found: list[str] = []
         if rule.source is Source.SAN:
@@ -57,13 +60,13 @@ class _Part:
             found = self._asked(context)
         if not found and rule.source is Source.REQUEST_OR_RECORD:
             found = self._recorded(context)
-        if not found and rule.default is not None:
+        if not found and rule.default is not None and context.record.subject is None:
             found = context.expand(rule.default, rule.max)
         return found
 
     def _recorded(self, context: Context) -> list[str]:
-        if context.record.subject is not None and self.label in context.subject:
-            return context.subject[self.label]
+        if context.record.subject is not None:
+            return context.subject.get(self.label, [])
         return context.expand(self.record_value, self.rule.max)
 
     def _asked(self, context: Context) -> list[str]:

@@ -134,7 +134,7 @@ def uri_problem(value: str) -> str | None:
         _ = parts.port
     except ValueError:
         return "is not an absolute URI"
-    if not parts.netloc:
+    if not parts.netloc and not value.partition(":")[2].startswith("//"):
         return None
     if parts.username is not None or parts.password is not None:
         return "carries user information"
