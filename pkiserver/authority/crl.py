@@ -225,7 +225,7 @@ class CrlIssuer:
         event = AuditEvent(
             kind=AuditKind.CRL,
             actor=what.actor,
-            object=f"authority:{what.authority.name}/{what.generation.number}",
+            object=f"authority {what.authority.name}, key {what.generation.number}",
             outcome="ok",
             request_id=None,
             details=(

@@ -275,7 +275,7 @@ class Revocations:
         event = AuditEvent(
             kind=AuditKind.RELEASE if reason is None else AuditKind.REVOCATION,
             actor=order.actor,
-            object=f"certificate:{before.id}",
+            object=f"certificate {before.serial:x}",
             outcome="ok",
             request_id=order.request_id,
             details=tuple(details),

@@ -13,13 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pkilint import loader, pkix
-from pkilint.pkix import crl as pkilint_crl
-from pkilint.pkix import extension, name
-from pkilint.validation import ValidationFindingSeverity
 
 from pkiserver.authority.status import der
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, encode_tbs
+from tests.authority.status_world import lint_crl
 
 ECDSA_SHA256 = der.sequence(der.object_identifier("1.2.840.10045.4.3.2"))
 KEY = ec.derive_private_key(0x1234567890ABCDEF, ec.SECP256R1())
@@ -53,27 +50,6 @@ def head(number: int = 1, this_update: datetime = NOW) -> CrlHead:
 
 def signed(tbs: bytes) -> bytes:
     return der.sequence(tbs, ECDSA_SHA256, der.bit_string(KEY.sign(tbs, ec.ECDSA(hashes.SHA256()))))
-
-
-def pkilint_findings(crl: bytes) -> list[str]:
-    validator = pkilint_crl.create_pkix_crl_validator_container(
-        [
-            pkix.create_attribute_decoder(name.ATTRIBUTE_TYPE_MAPPINGS),
-            pkix.create_extension_decoder(extension.EXTENSION_MAPPINGS),
-        ],
-        [
-            pkilint_crl.create_issuer_validator_container([]),
-            pkilint_crl.create_validity_validator_container([]),
-            pkilint_crl.create_extensions_validator_container([]),
-        ],
-    )
-    document = loader.RFC5280CertificateListDocumentLoader().load_der_document(crl, "crl")
-    return [
-        f"{finding.finding.code}: {finding.message}"
-        for result in validator.validate(document.root)
-        for finding in result.finding_descriptions
-        if finding.finding.severity >= ValidationFindingSeverity.NOTICE
-    ]
 
 
 ENTRIES = st.lists(
@@ -150,7 +126,7 @@ def test_pkilint_and_openssl_find_nothing_to_say(count: int, tmp_path: Path) -> 
         CrlEntry((1 << 150) + i, at + i % 90, (0, 1, 4, 6)[i % 4], at if i % 5 == 0 else None) for i in range(count)
     ]
     crl = signed(encode_tbs(head(count + 1), entries).der)
-    assert pkilint_findings(crl) == []
+    assert lint_crl(crl) == []
     file = tmp_path / "test.crl"
     file.write_bytes(crl)
     public = tmp_path / "key.pem"

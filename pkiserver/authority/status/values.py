@@ -31,8 +31,9 @@ def parse_reason(text: str) -> RevocationReason:
     Raises:
         ValueError: with the allowed names.
     """
-    folded = text.strip().replace("-", "").replace("_", "").lower()
+    wanted = text.strip()
+    folded = wanted.replace("-", "").replace("_", "").lower()
     for reason, name in _NAMES.items():
-        if folded in (name.lower(), str(int(reason))):
+        if folded == name.lower() or wanted == str(int(reason)):
             return reason
     raise ValueError(f"{text!r} is not a revocation reason (allowed: {', '.join(REASON_NAMES)})")
