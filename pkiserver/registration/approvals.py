@@ -7,10 +7,11 @@ import json
 from datetime import timedelta
 
 import attrs
+from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.requests import EnrollmentRequest, ProofKind, RegistrationRecord
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import certificates, requests
@@ -175,10 +176,21 @@ class Approvals:
 
 
 def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) -> bytes:
-    """The same octets whenever the same requester asks for the same thing: SHA-256 over length-prefixed parts."""
-    parts = (request.template, request.protocol, record.name, request.transaction_id or "")
+    """The same octets whenever the same requester asks for the same thing: SHA-256 over length-prefixed parts.
+
+    What is asked for counts, not the PKCS#10 octets: a client that links its request to the TLS connection signs it
+    anew for each attempt (RFC 7030 section 4.2.3). A key that the server makes is another each time: it does not count.
+    """
+    wishes = request.wishes
+    texts = (request.template, request.protocol, record.name, request.transaction_id or "", str(wishes.not_after))
     digest = hashlib.sha256()
-    for part in (*(text.encode() for text in parts), request.csr or b"", request.spki):
+    for part in (
+        *(text.encode() for text in texts),
+        b"" if request.proof.kind is ProofKind.GENERATED_HERE else request.spki,
+        b"" if wishes.subject is None else wishes.subject.public_bytes(),
+        x509.SubjectAlternativeName(wishes.sans).public_bytes(),
+        *(octets for one in wishes.extensions for octets in (one.oid.encode(), one.value)),
+    ):
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.digest()
 

@@ -25,6 +25,7 @@ from pkiserver.authority.requests import (
 from pkiserver.authority.templates.model import EvidenceKind, Template
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType, PrivateKey
+from pkiserver.registration.codeform import canonical
 from protocols.cms.certs import build_certs_only
 from protocols.est import errors, keygen, messages
 from protocols.est.csrattrs import encode_csr_attributes
@@ -161,7 +162,7 @@ class EstEdge:
         key = await self._generate(kind)
         parsed = parse_request(keygen.request_for(key, outline))
         proof = ProofOfPossession(ProofKind.GENERATED_HERE, verified=True)
-        request = attrs.evolve(self._request(asked, parsed, linked=False), proof=proof)
+        request = attrs.evolve(self._request(asked, parsed, linked=False), proof=proof, csr=original)
         issued = await self._engine.enroll(request)
         if isinstance(issued, Waiting):
             return self._waiting(issued)
@@ -265,13 +266,14 @@ def _linked(asked: _Asked, outline: RequestOutline) -> bool:
 
 
 def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, ...]:
-    """Everything that the client showed. A code travels as the password, so a password is offered as either."""
+    """Everything that the client showed. An enrolment code travels as the password and is known by its form."""
     found: list[Evidence] = []
     if tls.certificate_der is not None:
         found.append(ClientCertificateEvidence(tls.certificate_der, tls.chain))
     if credentials is not None and credentials.password:
-        found.append(CodeEvidence(credentials.password, credentials.name))
-        if credentials.name:
+        if canonical(credentials.password) is not None:
+            found.append(CodeEvidence(credentials.password, credentials.name))
+        else:
             found.append(PasswordEvidence(credentials.name, credentials.password))
     return tuple(found)
 

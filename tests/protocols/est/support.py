@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.registration.codeform import new_code
 from protocols.cms.signing import SignerProfile
 from protocols.est.edge import routes
 from protocols.est.messages import Base64Form
@@ -74,7 +76,7 @@ class Workshop:
         self.clock = SystemClock()
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.ca = self._self_signed("EST test CA")
-        self.codes = {b"CODE-1", b"CODE-2", b"CODE-3"}
+        self.codes = {new_code(os.urandom).reveal(), new_code(os.urandom).reveal()}
         self.pending: set[str] = set()
         self.seen: list[EnrollmentRequest] = []
         self.all = {
