@@ -25,9 +25,10 @@ CA_CERTIFICATE = "ca-certificate"
 """Stands in the store where an end entity's certificate has its template."""
 LINK_CERTIFICATE = "ca-link"
 
-_ISSUERS_OWN = frozenset(
+_MADE_ANEW = frozenset(
     (
         x509.AuthorityKeyIdentifier.oid,
+        x509.SubjectKeyIdentifier.oid,
         x509.CRLDistributionPoints.oid,
         x509.AuthorityInformationAccess.oid,
     )
@@ -124,13 +125,12 @@ def content_like(
     A validity that would pass the issuer's is cut.
     """
     same_key = load_spki(ca.spki) == subject.public_key
-    kept = [one for one in ca.certificate.extensions if one.oid not in _ISSUERS_OWN]
-    if not same_key:
-        identifier = extension(subject_key_identifier(subject.public_key))
-        kept = [identifier if one.oid == x509.SubjectKeyIdentifier.oid else one for one in kept]
-    if all(one.oid != x509.SubjectKeyIdentifier.oid for one in kept):
-        kept.append(extension(subject_key_identifier(subject.public_key)))
-    if issuer is not None:
+    own = ca.key_identifier if same_key else subject_key_identifier(subject.public_key).digest
+    kept = [one for one in ca.certificate.extensions if one.oid not in _MADE_ANEW]
+    kept.append(extension(x509.SubjectKeyIdentifier(own)))
+    if issuer is None:
+        kept.append(extension(x509.AuthorityKeyIdentifier(own, None, None)))
+    else:
         kept.append(issuer.authority_key_identifier)
         kept += issuer.url_extensions(crl=True, ocsp=True, ca_issuers=True)
         not_after = min(not_after, issuer.not_after)

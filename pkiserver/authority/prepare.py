@@ -213,28 +213,26 @@ class Preparer:
         if self._authorities.is_own_key(intent.spki_sha256) and not order.own_key:
             reasons.append(Reason(Refusal.BAD_KEY, "the key is a certification authority's own"))
         renewed = _renewed(connection, order)
-        same_subject, supersedes = self._same_subject(connection, order, intent, number, renewed)
-        same_key = _same_key(connection, order, intent, renewed)
+        same_subject, supersedes = _same_subject(connection, order, intent, number, renewed)
+        same_key = _same_key(connection, order, intent, number, renewed)
         return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)
 
-    def _same_subject(
-        self, connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
-    ) -> tuple[list[Reason], tuple[int, ...]]:
-        rule = order.duplicates.same_subject
-        if rule is SameSubject.ALLOW:
-            return [], ()
-        found = certificates.valid_by_subject(
-            connection, intent.subject, now=intent.created, template=order.template, limit=_DUPLICATES_LOOKED_AT
-        )
-        others = tuple(one.id for one in found if renewed is None or one.id != renewed.id)
-        if rule is SameSubject.SUPERSEDE:
-            return [], others
-        rivals = certificates.under_way_like(
-            connection, subject=intent.subject, spki_sha256=intent.spki_sha256, besides=number
-        )
-        if others or rivals:
-            return [Reason(Refusal.DUPLICATE, "a valid certificate with this subject exists already")], ()
+
+def _same_subject(
+    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
+) -> tuple[list[Reason], tuple[int, ...]]:
+    rule = order.duplicates.same_subject
+    if rule is SameSubject.ALLOW:
         return [], ()
+    found = certificates.valid_by_subject(
+        connection, intent.subject, now=intent.created, template=order.template, limit=_DUPLICATES_LOOKED_AT
+    )
+    others = tuple(one.id for one in found if renewed is None or one.id != renewed.id)
+    if rule is SameSubject.SUPERSEDE:
+        return [], others
+    if others or certificates.under_way_like(connection, subject=intent.subject, besides=number):
+        return [Reason(Refusal.DUPLICATE, "a valid certificate with this subject exists already")], ()
+    return [], ()
 
 
 def _renewed(connection: Connection, order: Order) -> Certificate | None:
@@ -243,18 +241,23 @@ def _renewed(connection: Connection, order: Order) -> Certificate | None:
     return certificates.by_fingerprint(connection, hashlib.sha256(order.renewal_of).digest())
 
 
-def _same_key(connection: Connection, order: Order, intent: NewIntent, renewed: Certificate | None) -> list[Reason]:
+def _same_key(
+    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
+) -> list[Reason]:
     rule = order.duplicates.same_key
     if rule is SameKey.ALLOW:
         return []
-    found = certificates.valid_by_key(connection, intent.spki_sha256, now=intent.created, limit=_DUPLICATES_LOOKED_AT)
-    for one in found:
-        if renewed is not None and one.id == renewed.id:
-            continue
-        if rule is SameKey.REFUSE or one.subject != intent.subject:
-            whose = "" if rule is SameKey.REFUSE else " and another subject"
-            return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")]
-    return []
+    digest = intent.spki_sha256
+    found = certificates.valid_by_key(connection, digest, now=intent.created, limit=_DUPLICATES_LOOKED_AT)
+    others = [one for one in found if renewed is None or one.id != renewed.id]
+    rivals = set(certificates.under_way_like(connection, spki_sha256=digest, besides=number))
+    if rule is SameKey.REFUSE:
+        refused, whose = bool(others or rivals), ""
+    else:
+        if rivals:
+            rivals -= set(certificates.under_way_like(connection, subject=intent.subject, besides=number))
+        refused, whose = bool(rivals) or any(one.subject != intent.subject for one in others), " and another subject"
+    return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")] if refused else []
 
 
 def _key_reasons(connection: Connection, spki: bytes) -> list[Reason]:

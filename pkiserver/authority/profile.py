@@ -93,9 +93,12 @@ def ca_content(
     path_length = _path_length(profile, issuer, reasons)
     extensions = [extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)]
     extensions.append(extension(_key_usage(profile), critical=True))
-    extensions.append(extension(x509.SubjectKeyIdentifier(_key_identifier(profile, public_key))))
+    own = _key_identifier(profile, public_key)
+    extensions.append(extension(x509.SubjectKeyIdentifier(own)))
     if issuer is not None:
         extensions.append(issuer.authority_key_identifier)
+    else:  # a root may leave it out (RFC 5280 section 4.2.1.1); path builders find their way faster with it
+        extensions.append(extension(x509.AuthorityKeyIdentifier(own, None, None)))
     extensions += _constraints(profile, reasons)
     if issuer is not None:
         extensions += issuer.url_extensions(crl=True, ocsp=True, ca_issuers=True)

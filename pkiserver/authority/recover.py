@@ -114,7 +114,7 @@ class Recovery:
             outcome = "kept as issued and revoked: a signature may exist"
         if done:
             event = AuditEvent(
-                kind=AuditKind.ISSUE,
+                kind=AuditKind.RECOVERY,
                 actor="recovery",
                 object=f"certificate {intent.serial:x}",
                 outcome="failed",

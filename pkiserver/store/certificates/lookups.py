@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, false, select, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import Certificate, CertificateState, CertificateStatus, serial_octets
@@ -80,12 +80,18 @@ def valid_by_key(
     return tuple(certificate_of(row) for row in connection.execute(query))
 
 
-def under_way_like(connection: Connection, *, subject: str, spki_sha256: bytes, besides: int = 0) -> tuple[int, ...]:
-    """Numbers of certificates under way with that subject or key, but for ``besides``.
+def under_way_like(
+    connection: Connection, *, subject: str | None = None, spki_sha256: bytes | None = None, besides: int = 0
+) -> tuple[int, ...]:
+    """Numbers of certificates under way with that subject or key (None: not looked at), but for ``besides``.
 
     A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
     """
-    like = (_i.subject_key == subject_key(subject)) | (_i.spki_sha256 == spki_sha256)
+    like: ColumnElement[bool] = false()
+    if subject is not None:
+        like |= _i.subject_key == subject_key(subject)
+    if spki_sha256 is not None:
+        like |= _i.spki_sha256 == spki_sha256
     return tuple(connection.execute(select(_i.id).where(like, _i.id != besides).order_by(_i.id)).scalars())
 
 
