@@ -6,6 +6,7 @@ id-kp-OCSPSigning alone, and id-pkix-ocsp-nocheck, so that nobody asks about it 
 
 from __future__ import annotations
 
+import secrets
 from datetime import datetime, timedelta
 
 import attrs
@@ -178,7 +179,7 @@ class ResponderKeeper:
         if signing.provider is None:
             raise Unavailable(f"the key store of {generation.key_name} is away")
         wanted = authority.settings.ocsp.key_type
-        name = f"{key_prefix(generation)}{self._clock.now():%Y%m%d%H%M%S%f}"
+        name = f"{key_prefix(generation)}{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
         key_type = KeyType.parse(wanted) if wanted else signing.key_type
         await self._keys.generate(name, key_type, store=signing.provider, doors=(Door.OCSP,), actor=_ACTOR)
         return name
