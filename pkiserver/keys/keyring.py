@@ -14,7 +14,6 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys import signers
 from pkiserver.keys.algorithms import KeyType, PublicKey, SignatureScheme, load_spki, spki
 from pkiserver.keys.doors import Door, format_doors
-from pkiserver.keys.executor import running_reactor
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.measure import BenchResult, KeyTest, bench
@@ -85,7 +84,7 @@ class KeyRing:
         Raises:
             Rejected: CONFIGURATION; two stores have one name. Nothing else is raised: see :meth:`problems`.
         """
-        ring = cls(Providers(reactor or running_reactor()), registry, clock)
+        ring = cls(Providers(reactor), registry, clock)
         await ring._providers.open(settings)
         await ring.refresh()
         return ring

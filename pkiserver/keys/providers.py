@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.keys.executor import Executor
+from pkiserver.keys.executor import Executor, running_reactor
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.pkcs11.module import Module, describe
@@ -21,8 +21,8 @@ Provider = Token | SoftwareStore
 class Providers:
     """Tokens and software stores by name."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, reactor: Any = None) -> None:
+        self._reactor = reactor or running_reactor()
         self._by_name: dict[str, Provider] = {}
         self._dead: dict[str, KeyProblem] = {}
         self._watchers: dict[int, Watcher] = {}

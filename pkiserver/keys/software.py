@@ -54,6 +54,18 @@ def _generate_ml_dsa(size: int) -> PrivateKey:
     return mldsa.MLDSA65PrivateKey.generate() if size == 65 else mldsa.MLDSA87PrivateKey.generate()
 
 
+def is_encrypted(data: bytes) -> bool:
+    """Whether a PKCS#8 private key (DER or PEM) cannot be read without a password."""
+    reader = serialization.load_pem_private_key if b"-----BEGIN" in data[:200] else serialization.load_der_private_key
+    try:
+        reader(data, None)
+    except TypeError:
+        return True
+    except ValueError:
+        return False
+    return False
+
+
 def load_pkcs8(data: bytes, password: Secret | None) -> PrivateKey:
     """A supported private key from PKCS#8, DER or PEM, encrypted or not.
 

@@ -6,13 +6,14 @@ of these checks. A failure is :class:`WrongDoor`, our own defect, never the clie
 
 from __future__ import annotations
 
+from pkiserver.audit.chain import CHECKPOINT_PREFIX
 from pkiserver.keys import der
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.faults import WrongDoor
 
 CONTENT_TYPE, MESSAGE_DIGEST = der.oid("1.2.840.113549.1.9.3"), der.oid("1.2.840.113549.1.9.4")
 TST_INFO_OID = "1.2.840.113549.1.9.16.1.4"
-CHECKPOINT_PREFIX = b"pkiserver audit checkpoint "
+
 _TIMES = (der.UTC_TIME, der.GENERALIZED_TIME)
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _LARGEST_PKI_BODY = 26

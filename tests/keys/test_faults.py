@@ -30,6 +30,20 @@ from tests.support.keys import MemoryRegistry, softhsm_token, software_store
 P256 = KeyType.parse("ec-p256")
 
 
+def replace(path: Path, text: str | None) -> str:
+    """Put ``text`` into the file (None: delete it); returns what was there."""
+    before = path.read_text() if path.exists() else ""
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    return before
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
 async def a_ring_with_keys(token: TokenSettings, store: SoftwareStoreSettings) -> MemoryRegistry:
     registry = MemoryRegistry()
     ring = await KeyRing.open_with([token, store], registry, SystemClock())
@@ -91,8 +105,7 @@ async def test_a_wrong_pin_is_tried_once_and_a_corrected_one_is_taken_without_a_
 ) -> None:
     registry = await a_ring_with_keys(token, store)
     pin = Path(token.pin_source.removeprefix("file:"))
-    right = pin.read_text()
-    pin.write_text("not-the-pin\n")
+    right = replace(pin, "not-the-pin\n")
     settings = attrs.evolve(token, retry_longest=0.1)
     ring = await KeyRing.open_with([settings, store], registry, SystemClock())
     try:
@@ -121,7 +134,7 @@ async def test_a_wrong_pin_is_tried_once_and_a_corrected_one_is_taken_without_a_
         login._find = lambda library: Counting(find(library))  # type: ignore[method-assign]
         await deferLater(reactor, 1.0)
         assert tries == [], "the refused PIN must not reach the token a second time"
-        pin.write_text(right)
+        replace(pin, right)
         for _ in range(100):
             if not ring.problems():
                 break
@@ -141,14 +154,18 @@ async def test_a_pin_that_cannot_be_read(token: TokenSettings, store: SoftwareSt
         assert set(found) == {"softhsm", "in-token"}
 
 
-async def test_two_tokens_with_one_label(token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path) -> None:
-    registry = await a_ring_with_keys(token, store)
+def add_token(token: TokenSettings, label: str) -> None:
     subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"],
+        ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "12345678", "--pin", "1234"],
         env={**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)},
         check=True,
         capture_output=True,
     )
+
+
+async def test_two_tokens_with_one_label(token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path) -> None:
+    registry = await a_ring_with_keys(token, store)
+    add_token(token, "test")
     found = await problems_of([token, store], registry)
     assert found["softhsm"][0] is FaultKind.TOKEN_AMBIGUOUS
     assert "token_serial" in found["softhsm"][1]
@@ -183,18 +200,16 @@ async def test_a_missing_key_and_a_key_that_is_another(token: TokenSettings, sto
 async def test_a_wrong_passphrase_and_a_damaged_file(token: TokenSettings, store: SoftwareStoreSettings) -> None:
     registry = await a_ring_with_keys(token, store)
     passphrase = Path(store.passphrase_source.removeprefix("file:"))
-    right = passphrase.read_text()
-    passphrase.write_text("wrong\n")
+    right = replace(passphrase, "wrong\n")
     found = await problems_of([token, store], registry)
     assert {name: kind for name, (kind, _) in found.items()} == {"in-file": FaultKind.PASSPHRASE_WRONG}
-    passphrase.unlink()
+    replace(passphrase, None)
     found = await problems_of([token, store], registry)
     assert found["software"][0] is FaultKind.PIN_UNREADABLE
-    passphrase.write_text(right)
+    replace(passphrase, right)
     key_file = store.directory / "in-file.p8"
-    assert key_file.stat().st_mode & 0o777 == 0o600
-    assert b"ENCRYPTED" in key_file.read_bytes()
-    key_file.write_bytes(b"not a key")
+    assert mode(key_file) == 0o600
+    assert "ENCRYPTED" in replace(key_file, "not a key")
     found = await problems_of([token, store], registry)
     assert found["in-file"][0] is FaultKind.PASSPHRASE_WRONG
 
@@ -246,7 +261,9 @@ async def main(_reactor):
     module, pin, config, name = sys.argv[1:]
     from pkiserver.keys.algorithms import KeyType
     from pkiserver.keys.doors import Door
-    token = TokenSettings(name="t", module=Path(module), pin_source=pin, token_label="test", softhsm_config=Path(config))
+    token = TokenSettings(
+        name="t", module=Path(module), pin_source=pin, token_label="test", softhsm_config=Path(config)
+    )
     ring = await KeyRing.open_with([token], MemoryRegistry(), SystemClock())
     assert ring.problems() == (), ring.problems()
     await ring.generate(name, KeyType.parse("ec-p256"), store="t", doors=[Door.CRL])
@@ -266,7 +283,7 @@ def test_processes_that_start_at_the_same_moment_all_get_their_token(token: Toke
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+        )
         for number in range(6)
     ]
     outputs = [worker.communicate(timeout=60)[0].decode() for worker in workers]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.uri import Pkcs11Uri
 
+SPEAKING = (
+    "pkcs11:token=The%20Software%20PKCS%2311%20Softtoken;manufacturer=Snake%20Oil,%20Inc.;model=1.0;"
+    "object=my-certificate;type=cert;id=%69%95%3E%5C%F4%BD%EC%91;serial=?pin-source=file:/etc/token_pin"
+)
 TEXT = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 
 
@@ -37,10 +43,8 @@ def test_what_is_written_is_read_back(uri: Pkcs11Uri) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for candidate in (text, f"pkcs11:{text}"):
-        try:
-            Pkcs11Uri.parse(candidate)
-        except Rejected as refused:
-            assert refused.has(Refusal.CONFIGURATION)
+        with contextlib.suppress(Rejected):
+            assert Pkcs11Uri.parse(str(Pkcs11Uri.parse(candidate)))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +58,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             Pkcs11Uri(object="my-key", type="private", pin_source="file:/etc/token"),
         ),
         (
-            "pkcs11:token=The%20Software%20PKCS%2311%20Softtoken;manufacturer=Snake%20Oil,%20Inc.;model=1.0;"
-            "object=my-certificate;type=cert;id=%69%95%3E%5C%F4%BD%EC%91;serial=?pin-source=file:/etc/token_pin",
+            SPEAKING,
             Pkcs11Uri(
                 token="The Software PKCS#11 Softtoken",
                 manufacturer="Snake Oil, Inc.",

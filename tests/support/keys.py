@@ -46,4 +46,5 @@ def software_store(directory: Path) -> SoftwareStoreSettings:
     """A software store named ``software``."""
     passphrase = directory / "passphrase"
     passphrase.write_text("correct horse\n")
+    passphrase.chmod(0o600)
     return SoftwareStoreSettings(name="software", directory=directory / "keys", passphrase_source=f"file:{passphrase}")

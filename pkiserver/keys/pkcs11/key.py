@@ -27,6 +27,11 @@ _OAEP = {
 }  # fmt: skip
 
 
+_SENDERS_FAULT = (p11.GeneralError, p11.FunctionFailed, p11.HostMemory, p11.DeviceMemory)
+"""What tokens also answer to ciphertexts and points that are not right, as SoftHSM does. A sender of bad envelopes must
+not be able to have the module initialised again; one that is really lost says so at its next signature."""
+
+
 class TokenKey(KeyHandle):
     """A key found by its location; after its token came back, found again."""
 
@@ -88,6 +93,9 @@ class TokenKey(KeyHandle):
 
     def agree(self, peer: ec.EllipticCurvePublicKey) -> bytes:
         """CKM_ECDH1_DERIVE without a KDF: Z leaves the token, the private key does not."""
+        own = self.public_key
+        if not isinstance(own, ec.EllipticCurvePublicKey) or own.curve.name != peer.curve.name:
+            raise ValueError("the peer's key is on another curve")
         point = peer.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         octets = (peer.key_size + 7) // 8
         readable = {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True, Attribute.TOKEN: False}
@@ -101,6 +109,8 @@ class TokenKey(KeyHandle):
                 )  # fmt: skip
                 value = bytes(shared[Attribute.VALUE])
                 shared.destroy()
+            except _SENDERS_FAULT as error:
+                raise ValueError("the token does not derive") from error
             except LOSSES:
                 raise
             except p11.PKCS11Error as error:
@@ -111,8 +121,7 @@ class TokenKey(KeyHandle):
         with self._module.entered() as lane:
             try:
                 return bytes(self._object(lane).decrypt(ciphertext, mechanism=mechanism, mechanism_param=parameter))
-            except p11.GeneralError as error:
-                # SoftHSM answers this to bad padding; a module that is really lost says so at its next signature.
+            except _SENDERS_FAULT as error:
                 raise ValueError("the token does not decrypt") from error
             except LOSSES:
                 raise

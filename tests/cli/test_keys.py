@@ -1,0 +1,108 @@
+"""``pkiserver key`` and ``pkiserver hsm``, run as an administrator runs them, on a SoftHSM token."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from pkiserver.keys.algorithms import KeyType
+from pkiserver.keys.software import generate_private_key
+from pkiserver.store.migrate import migrate
+from tests.support.keys import softhsm_token, software_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("node")
+    token, store = softhsm_token(directory), software_store(directory)
+    migrate(f"sqlite:///{directory}/pkiserver.db")
+    path = directory / "pkiserver.toml"
+    path.write_text(
+        f"""
+state_dir = "{directory}"
+
+[database]
+url = "sqlite:///{directory}/pkiserver.db"
+
+[[key_store]]
+name = "softhsm"
+module = "{token.module}"
+token_label = "test"
+pin_source = "{token.pin_source}"
+softhsm_config = "{token.softhsm_config}"
+
+[[key_store]]
+name = "software"
+directory = "{store.directory}"
+passphrase_source = "{store.passphrase_source}"
+"""
+    )
+    path.chmod(0o600)
+    return path
+
+
+def run(config: Path, *arguments: str, code: int = 0, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *arguments, "--config", str(config)],
+        cwd=ROOT, env={**os.environ, **environment}, check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def run_json(config: Path, *arguments: str) -> Any:
+    return json.loads(run(config, *arguments, "--json"))
+
+
+def test_a_key_from_birth_to_end(config: Path) -> None:
+    told = run(config, "key", "generate", "ca", "--type", "ec-p256", "--doors", "certificate,crl", "--store", "softhsm")
+    assert "pkcs11:token=test" in told
+    listed = run_json(config, "key", "list")
+    assert [(row["name"], row["type"], row["doors"], row["state"]) for row in listed] == [
+        ("ca", "ec-p256", "certificate,crl", "ready")
+    ]
+    shown = run_json(config, "key", "show", "ca")
+    assert shown["scheme"] == "ecdsa-sha256"
+    assert shown["signs_in_place"] is True
+    assert run_json(config, "key", "test", "ca")["milliseconds"] < 100
+    (row,) = run_json(config, "hsm", "bench", "--seconds", "0.2")
+    assert row["signatures_per_s"] > 1000
+    assert "destroyed" in run(config, "key", "delete", "ca", "--yes")
+    assert run_json(config, "key", "list") == []
+
+
+def test_import_adopt_and_forget(config: Path, tmp_path: Path) -> None:
+    private = generate_private_key(KeyType.parse("rsa-2048"))
+    file = tmp_path / "key.pem"
+    encryption = serialization.BestAvailableEncryption(b"pw")
+    file.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    line = ("key", "import", "old", str(file), "--doors", "cms,open", "--store", "software")
+    assert "cannot be read" in run(config, *line, "--password-source", "env:PW", code=1, PW="wrong")
+    run(config, *line, "--password-source", "env:PW", PW="pw")
+    location = run_json(config, "key", "show", "old")["location"]
+    assert "forgotten" in run(config, "key", "delete", "old", "--keep-object", "--yes")
+    run(config, "key", "adopt", "again", location, "--doors", "cms")
+    assert run_json(config, "key", "show", "again")["type"] == "rsa-2048"
+    run(config, "key", "delete", "again", "--yes")
+
+
+def test_mistakes_are_explained(config: Path) -> None:
+    assert "ml-dsa-87" in run(config, "key", "generate", "x", "--type", "dsa", "--doors", "crl", code=1)
+    assert "allowed: certificate" in run(config, "key", "generate", "x", "--doors", "everything", code=1)
+    assert "softhsm, software" in run(config, "key", "generate", "x", "--doors", "crl", code=2)
+    assert "no key 'nothing'" in run(config, "key", "test", "nothing", code=1)
+
+
+def test_tokens_are_described(config: Path) -> None:
+    (token,) = run_json(config, "hsm", "info", "--mechanisms")
+    assert token["state"] == "ready"
+    assert "ECDSA" in token["mechanisms"]
