@@ -1,0 +1,159 @@
+"""The checks of ``pkiserver doctor`` that ask the open engine: keys, authorities, templates, CRLs, published URLs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509 import ocsp
+from twisted.internet.threads import deferToThread
+
+from pkiserver.authority.requests import spki_der
+from pkiserver.cli.diagnosis import Result, bad, check_validity, fetch, good, warning
+from pkiserver.foundation.errors import PkiError
+from pkiserver.runtime.health import Health
+from pkiserver.store.authorities import GenerationState
+
+if TYPE_CHECKING:
+    from pkiserver.authority.model import Authority, Generation
+    from pkiserver.runtime.engine import Engine
+
+CA_WARNING = timedelta(days=30)
+
+
+async def check_engine(engine: Engine) -> AsyncIterator[Result]:
+    """Everything that the engine can say about itself."""
+    yield good("database", "answers, and its schema is this program's")
+    for result in _check_keys(engine):
+        yield result
+    for result in _check_objects(engine):
+        yield result
+    authorities = engine.authorities.list()
+    if not authorities:
+        yield warning("ca", "there is no authority yet", "`pkiserver ca create`, or `pkiserver quickstart`")
+    now = engine.clock.now()
+    for authority in authorities:
+        for generation in authority.generations:
+            if generation.state is not GenerationState.RETIRED:
+                for result in _check_generation(engine, authority, generation, now):
+                    yield result
+        async for result in _check_urls(authority):
+            yield result
+    async for result in _check_shared(engine):
+        yield result
+
+
+def _check_keys(engine: Engine) -> Iterator[Result]:
+    problems = engine.keys.problems()
+    for problem in problems:
+        yield bad(f"key:{problem.name}", problem.text, "see `pkiserver hsm info` and `pkiserver key show`")
+    if not problems:
+        yield good("keys", f"{len(engine.keys.list())} keys in {len(engine.keys.stores)} store(s), all usable")
+
+
+def _check_objects(engine: Engine) -> Iterator[Result]:
+    for unusable in engine.templates.problems():
+        yield bad(f"template:{unusable.template}", unusable.text, "correct it and `pkiserver apply` it again")
+    problems = [(one.authority, one.text) for one in engine.authorities.problems()]
+    problems += [(one.authority, one.text) for one in engine.status.problems()]
+    for name, text in problems:
+        yield bad(f"ca:{name}", text, "see `pkiserver ca show`")
+
+
+def _check_generation(engine: Engine, authority: Authority, generation: Generation, now: datetime) -> Iterator[Result]:
+    name = f"ca:{authority.name}" if len(authority.generations) == 1 else f"ca:{authority.name}/{generation.number}"
+    if generation.ca is None:
+        yield warning(name, "has no certificate yet", "have its request signed, then `pkiserver ca install`")
+        return
+    yield check_validity(f"{name}:validity", generation.ca.certificate, now, CA_WARNING, "`pkiserver ca renew`")
+    yield from _check_own_key(engine, name, generation, generation.ca.spki)
+    yield _check_chain(name, (generation.ca.der, *engine.authorities.chain(generation)))
+
+
+def _check_own_key(engine: Engine, name: str, generation: Generation, spki: bytes) -> Iterator[Result]:
+    if generation.key_name is None:
+        yield good(f"{name}:key", "is kept elsewhere (offline)")
+        return
+    try:
+        fits = spki_der(engine.keys.public_key(generation.key_name)) == spki
+    except PkiError as error:
+        yield bad(f"{name}:key", str(error), "bring the token back, or see `pkiserver key show`")
+        return
+    if fits:
+        yield good(f"{name}:key", f"{generation.key_name} belongs to the certificate")
+    else:
+        advice = "import the certificate again with the key it was made for"
+        yield bad(f"{name}:key", f"{generation.key_name} is not the certificate's key", advice)
+
+
+def _check_chain(name: str, chain: Sequence[bytes]) -> Result:
+    certificates = list(dict.fromkeys(x509.load_der_x509_certificate(der) for der in chain))
+    for below, above in zip(certificates, [*certificates[1:], certificates[-1]], strict=True):
+        if below is above and below.subject != below.issuer:
+            text = f"ends at {below.subject.rfc4514_string()}, whose issuer is not here"
+            return warning(f"{name}:chain", text, "import the certificates above it")
+        try:
+            below.verify_directly_issued_by(above)
+        except Exception as error:  # noqa: BLE001  # cryptography raises several kinds; each says the same
+            text = f"{below.subject.rfc4514_string()} was not issued by {above.subject.rfc4514_string()}: {error}"
+            return bad(f"{name}:chain", text, "import the right certificates above it")
+    return good(f"{name}:chain", f"{len(certificates)} certificate(s) up to the root")
+
+
+async def _check_urls(authority: Authority) -> AsyncIterator[Result]:
+    """Fetch every URL that this authority writes into certificates, as relying parties would."""
+    generation = authority.current
+    if generation is None or generation.ca is None:
+        return
+    publication = authority.settings.publication
+    if not publication.base_url:
+        advice = "set publication.base_url of the authority and `pkiserver apply` it"
+        yield warning(f"url:{authority.name}", "certificates of this authority name no CRL and no OCSP", advice)
+        return
+    path = generation.crl_path
+    for url in publication.urls(publication.crl, path):
+        yield await _fetched(url, x509.load_der_x509_crl)
+    for url in publication.urls(publication.ca_issuers, path):
+        yield await _fetched(url, x509.load_der_x509_certificate)
+    certificate = generation.ca.certificate
+    question = ocsp.OCSPRequestBuilder().add_certificate(certificate, certificate, hashes.SHA1()).build()  # noqa: S303
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    for url in publication.urls(publication.ocsp, path):
+        yield await _fetched(url, ocsp.load_der_ocsp_response, question.public_bytes(Encoding.DER))
+
+
+async def _fetched(url: str, parse: object, body: bytes | None = None) -> Result:
+    name = f"url:{url}"
+    advice = "is the server running, and does the name lead to it?"
+    if not url.startswith("http"):
+        return good(name, "not fetched: only http URLs are")
+    try:
+        status, octets = await deferToThread(fetch, url, body, "application/ocsp-request" if body else "")
+    except OSError as error:
+        return bad(name, f"no answer: {error}", advice)
+    if status != 200:
+        return bad(name, f"answers {status}", advice)
+    try:
+        assert callable(parse)
+        parse(octets)
+    except ValueError as error:
+        return bad(name, f"answers something else: {error}", "does another server listen there?")
+    return good(name, f"answers ({len(octets)} octets)")
+
+
+async def _check_shared(engine: Engine) -> AsyncIterator[Result]:
+    """What readiness asks too: CRL age and clock."""
+    from pkiserver.runtime.services.checks import clock_check, crl_check
+
+    checks = (
+        crl_check(engine.database, engine.authorities, engine.clock),
+        clock_check(engine.database, engine.clock, is_sqlite=engine.settings.database.is_sqlite),
+    )
+    for check in checks:
+        for finding in await check.run():
+            advice = None if finding.health is Health.OK else "see `pkiserver crl issue` and the clock's source (NTP)"
+            yield Result(finding.name, finding.health, finding.text, advice)
