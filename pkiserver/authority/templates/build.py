@@ -134,8 +134,9 @@ class CompiledTemplate:
     def __init__(self, template: Template) -> None:
         self.template = template
         self._keys = {str(key): capability(key) for key in template.keys}
-        self._subject = SubjectCompiler(template.subject)
-        self._sans = SanCompiler(template.sans)
+        consumed = _consumed(template)
+        self._subject = SubjectCompiler(template.subject, consumed)
+        self._sans = SanCompiler(template.sans, consumed)
         rules = template.extended_key_usage
         self._purposes = tuple(usage.oid for usage in rules.usages) if rules else ()
         self._purposes_extension = (
@@ -219,6 +220,13 @@ class CompiledTemplate:
         urls = template.urls
         extensions += issuer.url_extensions(crl=urls.crl, ocsp=urls.ocsp, ca_issuers=urls.ca_issuers)
         return extensions
+
+
+def _consumed(template: Template) -> frozenset[str]:
+    """What of the request the template's variables use."""
+    texts = [part.value for part in template.subject.parts if part.value is not None]
+    texts += [value for part in template.sans.parts for value in part.values]
+    return frozenset(v.name for text in texts for v in text.variables if v.scope == "request")
 
 
 def _basic_constraints(context: Context, wanted: int | None, issuer: IssuerView) -> Extension:

@@ -61,7 +61,7 @@ class _Part:
         return [value for item in self.record_values for value in context.expand(item, self.rule.max)]
 
     def _asked(self, context: Context) -> list[str]:
-        if self.rule.values:
+        if self.rule.values and context.record.sans is None:
             return [value for item in self.rule.values for value in context.expand(item, self.rule.max)]
         return self._of_kind(context)
 
@@ -87,10 +87,14 @@ class _Found:
 
 
 class SanCompiler:
-    """The rules for alternative names of one template, ready to be applied."""
+    """The rules for alternative names of one template, ready to be applied.
 
-    def __init__(self, rules: SanRules) -> None:
+    ``consumed`` are the kinds that variables of the template use: a wish for them has been heard.
+    """
+
+    def __init__(self, rules: SanRules, consumed: frozenset[str] = frozenset()) -> None:
         self.rules = rules
+        self._consumed = consumed
         self._parts = tuple(_Part.of(rule) for rule in rules.parts)
         self._dns = tuple(part for part in self._parts if part.rule.kind is SanKind.DNS)
         self._wildcard = any(part.rule.wildcard for part in self._dns)
@@ -182,7 +186,7 @@ class SanCompiler:
                     context.refuse(Refusal.BAD_NAME, f"the registered {asked} is not taken by the template")
         wished = context.names if own is None else tuple(AskedName.of(name) for name in context.wishes.sans)
         for asked in wished:
-            if _is_in(asked, found):
+            if _is_in(asked, found) or (own is None and asked.kind in self._consumed):
                 continue
             if self.rules.others is OtherWishes.IGNORE:
                 context.ignored.append(f"alternative name {asked}")

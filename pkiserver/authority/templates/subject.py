@@ -70,7 +70,7 @@ class _Part:
         return context.expand(self.record_value, self.rule.max)
 
     def _asked(self, context: Context) -> list[str]:
-        if self.rule.value is not None:
+        if self.rule.value is not None and context.record.subject is None:
             return context.expand(self.rule.value, self.rule.max)
         return context.subject.get(self.label, [])
 
@@ -84,10 +84,14 @@ class _Part:
 
 
 class SubjectCompiler:
-    """The subject rules of one template, ready to be applied."""
+    """The subject rules of one template, ready to be applied.
 
-    def __init__(self, rules: SubjectRules) -> None:
+    ``consumed`` are the attributes that variables of the template use: a wish for them has been heard.
+    """
+
+    def __init__(self, rules: SubjectRules, consumed: frozenset[str] = frozenset()) -> None:
         self._rules = rules
+        self._consumed = consumed
         self._parts = tuple(_Part.of(rule) for rule in rules.parts)
 
     def build(self, context: Context, first_names: dict[SanKind, str]) -> x509.Name:
@@ -146,6 +150,8 @@ class SubjectCompiler:
             return
         forbidden = {str(attribute) for attribute in self._rules.forbidden}
         for label, shown in _missing(asked, given):
+            if label in self._consumed and own is None:
+                continue
             if label in forbidden:
                 context.refuse(Refusal.BAD_SUBJECT, f"{label} is forbidden in the subject")
             elif self._rules.others is OtherWishes.IGNORE:

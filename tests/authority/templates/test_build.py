@@ -384,3 +384,20 @@ def test_a_build_costs_little(template_name: str) -> None:
             build(made, asked)
         runs.append((time.thread_time() - started) / 400)
     assert min(runs) < 150e-6, statistics.median(runs)
+
+
+def test_a_renewal_keeps_the_names_that_the_template_once_made() -> None:
+    """The gate gives subject and names of the current certificate; variables are not applied to them again."""
+    made = template(
+        '[[subject.parts]]\nattribute = "country"\nfrom = "fixed"\nvalue = "SE"\n'
+        '[[subject.parts]]\nattribute = "common_name"\nfrom = "request"\n'
+        'value = "{request.common_name} ({record.name})"\n'
+        '[[subject.parts]]\nattribute = "user_id"\nfrom = "record"\nvalue = "{record.name:upper}"\nrequired = true\n'
+        "[sans]\ncopy_common_name = true\n"
+        '[[sans.parts]]\nkind = "mail"\nfrom = "record"\nvalues = ["{record.name}@example.com"]\n'
+        '[[sans.parts]]\nkind = "dns"\nfrom = "request"\nvalues = ["{request.common_name:lower}.example.com"]\n'
+    )
+    first = build(made, request(cn("Box")))
+    assert first.subject.rfc4514_string() == "UID=ALICE,CN=Box (alice),C=SE"
+    again = build(made, request(first.subject, *first.sans, record=with_override(first.subject, first.sans)))
+    assert (again.subject, again.sans) == (first.subject, first.sans)

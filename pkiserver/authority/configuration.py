@@ -1,0 +1,297 @@
+"""Configuration that all nodes share, as TOML documents: compare with the database, then change it, all or nothing.
+
+A document is one object: ``kind = "template"`` is a certificate template, kept with its comments; ``kind =
+"authority"`` the settings of an authority that exists (making one needs keys: ``pkiserver ca``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Literal
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.templates.library import load_template
+from pkiserver.authority.templates.model import EST_OPERATIONS, Template
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, dump, load
+from pkiserver.store import authorities as authority_rows
+from pkiserver.store import templates as object_rows
+from pkiserver.store.database import Database
+
+
+class Kind(StrEnum):
+    """What a document describes."""
+
+    TEMPLATE = "template"
+    AUTHORITY = "authority"
+
+
+@attrs.frozen
+class AuthorityDocument:
+    """The settings of one authority, as a document."""
+
+    name: str
+    kind: Literal["authority"] = "authority"
+    settings: AuthoritySettings = attrs.field(factory=AuthoritySettings)
+
+    def __attrs_post_init__(self) -> None:
+        if self.name.lower() in EST_OPERATIONS:
+            raise Invalid(f'"{self.name}" is an operation path of EST and cannot be a label', key="name")
+
+
+@attrs.frozen
+class Document:
+    """One object as read from a file. ``text`` is what the database keeps."""
+
+    kind: Kind
+    name: str
+    text: str
+    file: str
+    value: Template | AuthorityDocument
+
+
+@attrs.frozen
+class Key:
+    """Kind and name of an object."""
+
+    kind: Kind
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """From ``template/tls-server``; raises :class:`Rejected`."""
+        kind, _, name = text.partition("/")
+        if kind not in set(Kind) or not name:
+            kinds = " or ".join(f"{kind}/NAME" for kind in Kind)
+            raise Rejected.because(Refusal.CONFIGURATION, f"{text!r} names no object (allowed: {kinds})")
+        return cls(Kind(kind), name)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@attrs.frozen
+class Change:
+    """One object that will be added (``before`` None), removed (``after`` None) or changed.
+
+    ``revision`` is what the database had when the plan was made; authorities have none.
+    """
+
+    key: Key
+    before: str | None
+    after: str | None
+    revision: int | None
+
+    @property
+    def what(self) -> str:
+        """``add``, ``remove`` or ``change``."""
+        if self.before is None:
+            return "add"
+        return "remove" if self.after is None else "change"
+
+    def difference(self) -> str:
+        """A unified diff of the texts."""
+        lines = difflib.unified_diff(
+            (self.before or "").splitlines(),
+            (self.after or "").splitlines(),
+            f"{self.key} (now)",
+            f"{self.key} (then)",
+            lineterm="",
+        )
+        return "\n".join(lines)
+
+
+@attrs.frozen
+class Plan:
+    """What applying documents would do, and what is worth knowing before. ``unchanged`` counts the rest."""
+
+    changes: tuple[Change, ...]
+    unchanged: int
+    notes: tuple[str, ...] = ()
+
+
+def read_documents(files: Iterable[tuple[str, str]]) -> tuple[Document, ...]:
+    """Documents from (file name, text) pairs.
+
+    Raises:
+        ConfigurationError: every problem of every file, and objects that two files describe.
+    """
+    problems: list[Problem] = []
+    found: dict[tuple[Kind, str], Document] = {}
+    for file, text in files:
+        try:
+            document = _read_document(file, text)
+        except ConfigurationError as error:
+            problems += error.problems
+            continue
+        key = (document.kind, document.name)
+        if key in found:
+            message = f"{document.kind} {document.name} is in {found[key].file} already"
+            problems.append(Problem(file, 1, "name", message))
+        found[key] = document
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(found.values())
+
+
+def _read_document(file: str, text: str) -> Document:
+    try:
+        kind = tomllib.loads(text).get("kind", Kind.TEMPLATE)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        kind = Kind.TEMPLATE  # the loader says what is wrong, and where
+    if kind == Kind.AUTHORITY:
+        authority = load(AuthorityDocument, text, file)
+        return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority)
+    template = load_template(text, file)
+    return Document(Kind.TEMPLATE, template.name, text, file, template)
+
+
+@attrs.frozen
+class _Stored:
+    text: str
+    revision: int | None
+
+
+_State = Mapping[tuple[Kind, str], _Stored]
+
+
+def _state(connection: Connection) -> _State:
+    found = {
+        (Kind.TEMPLATE, row.name): _Stored(row.toml, row.revision)
+        for row in object_rows.list_all(connection, kind=object_rows.TEMPLATE)
+    }
+    found |= {(Kind.AUTHORITY, row.name): _Stored(row.config, None) for row in authority_rows.list_all(connection)}
+    return found
+
+
+class Configuration:
+    """Compares, changes and exports the shared configuration."""
+
+    def __init__(self, database: Database, audit: AuditLog, clock: Clock) -> None:
+        self._database = database
+        self._audit = audit
+        self._clock = clock
+
+    async def plan(self, documents: Iterable[Document], *, remove: Iterable[Key] = (), prune: bool = False) -> Plan:
+        """What applying would change.
+
+        Args:
+            documents: The objects as they shall be.
+            remove: Objects that shall not be.
+            prune: Remove templates that are not among ``documents``.
+
+        Raises:
+            Rejected: an object to be removed does not exist, an authority does not exist or would be removed, or an
+                object is both given and removed; with every reason.
+        """
+        state = await self._database.read(_state)
+        given = {(document.kind, document.name): document for document in documents}
+        unwanted = {(key.kind, key.name): None for key in remove}
+        if prune:
+            unwanted |= {key: None for key in state if key[0] is Kind.TEMPLATE and key not in given}
+        _check(state, given, unwanted)
+        changes = []
+        for key, document in given.items():
+            now = state.get(key)
+            if now is None or now.text != document.text:
+                before, revision = (now.text, now.revision) if now is not None else (None, None)
+                changes.append(Change(Key(*key), before, document.text, revision))
+        changes += [Change(Key(*key), state[key].text, None, state[key].revision) for key in unwanted]
+        unchanged = len(given) + len(unwanted) - len(changes)
+        return Plan(tuple(changes), unchanged, _notes(state, given.values()))
+
+    async def apply(self, plan: Plan, *, by: str) -> None:
+        """Make the changes of a plan and audit them, in one transaction.
+
+        Raises:
+            Rejected: somebody else changed one of the objects since the plan was made; nothing is changed.
+            Unavailable: the database cannot be written.
+        """
+
+        def work(connection: Connection) -> None:
+            for change in plan.changes:
+                revision = self._make(connection, change)
+                details = (("change", change.what), ("revision", str(revision)))
+                self._audit.append(
+                    connection, AuditEvent(AuditKind.CONFIGURATION, by, str(change.key), details=details)
+                )
+
+        if plan.changes:
+            await self._database.write(work)
+
+    def _make(self, connection: Connection, change: Change) -> int:
+        name, now = change.key.name, self._clock.now()
+        if change.key.kind is Kind.AUTHORITY:
+            row = authority_rows.get(connection, name)
+            if row is None or row.config != change.before or change.after is None:
+                raise Rejected.because(Refusal.CONFLICT, f"{change.key} was changed meanwhile; look at it again")
+            authority_rows.update_authority(connection, name, config=change.after, state=row.state)
+            return 0
+        if change.after is None:
+            assert change.revision is not None
+            object_rows.remove(connection, name, expected=change.revision)
+            return change.revision
+        return object_rows.put(connection, name, change.after, now=now, expected=change.revision).revision
+
+    async def export(self, *, by: str, wanted: Iterable[Key] = ()) -> tuple[tuple[Key, str], ...]:
+        """Objects as the texts that :func:`read_documents` reads back; all of them when none is named. Audited.
+
+        Raises:
+            Rejected: a named object does not exist; with every reason.
+        """
+        state = await self._database.read(_state)
+        chosen = [(key.kind, key.name) for key in wanted] or sorted(state)
+        missing = [key for key in chosen if key not in state]
+        if missing:
+            raise Rejected(_reason(f"there is no {kind} {name}") for kind, name in missing)
+        event = AuditEvent(AuditKind.EXPORT, by, "configuration", details=(("count", str(len(chosen))),))
+        await self._audit.record(event)
+        return tuple((Key(*key), _exported(key, state[key].text)) for key in chosen)
+
+
+def _exported(key: tuple[Kind, str], text: str) -> str:
+    if key[0] is Kind.TEMPLATE:
+        return text
+    return dump(AuthorityDocument(key[1], settings=load(AuthoritySettings, text, f"authority {key[1]}")))
+
+
+def _reason(text: str) -> Reason:
+    return Reason(Refusal.CONFIGURATION, text)
+
+
+def _check(
+    state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
+) -> None:
+    problems = [
+        Problem(document.file, 1, "name", f'there is no authority "{name}"; make it with pkiserver ca')
+        for (kind, name), document in given.items()
+        if kind is Kind.AUTHORITY and (kind, name) not in state
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    reasons = []
+    for key in unwanted:
+        if key[0] is Kind.AUTHORITY:
+            reasons.append(_reason("an authority is not removed by apply; see pkiserver ca"))
+        elif key not in state:
+            reasons.append(_reason(f"there is no {key[0]} {key[1]} to remove"))
+        elif key in given:
+            reasons.append(_reason(f"{key[0]} {key[1]} is both given and to be removed"))
+    if reasons:
+        raise Rejected(reasons)
+
+
+def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
+    return tuple(
+        f'template {document.name}: there is no authority "{document.value.issuer}" yet; it issues nothing until then'
+        for document in documents
+        if isinstance(document.value, Template) and (Kind.AUTHORITY, document.value.issuer) not in state
+    )
