@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import os
 import subprocess
@@ -35,7 +36,7 @@ from pkiserver.registration.codeform import new_code
 from protocols.cms.signing import SignerProfile
 from protocols.est.edge import routes
 from protocols.est.messages import Base64Form
-from protocols.est.ports import EstSettings, PackageSigner, Waiting
+from protocols.est.ports import EstEngine, EstSettings, PackageSigner, Waiting
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
@@ -157,7 +158,7 @@ class Workshop:
 class Site:
     """A started listener and a folder with what clients need: ca.crt, and files that tests make."""
 
-    engine: Workshop
+    engine: Any
     port: int
     folder: Path
 
@@ -205,14 +206,47 @@ class Site:
 
 def _identity(engine: Workshop) -> TlsIdentity:
     key = ec.generate_private_key(ec.SECP256R1())
+    return _listener(engine.ca.subject, engine.key, key, engine.key.public_key())
+
+
+def listener_identity() -> tuple[TlsIdentity, bytes]:
+    """A self-signed identity for localhost, and the PEM that clients are to trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    identity = _listener(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), key, key, key.public_key())
+    return identity, identity.chain_pem
+
+
+def _listener(
+    issuer: x509.Name, signer: ec.EllipticCurvePrivateKey, key: ec.EllipticCurvePrivateKey, above: Any
+) -> TlsIdentity:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    builder = x509.CertificateBuilder(engine.ca.subject, subject, key.public_key(), 2)
+    builder = x509.CertificateBuilder(issuer, subject, key.public_key(), 2)
     builder = builder.not_valid_before(NOW - dt.timedelta(days=1)).not_valid_after(NOW + dt.timedelta(days=9))
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(engine.key.public_key())
-    certificate = builder.add_extension(aki, critical=False).sign(engine.key, hashes.SHA256())
+    aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(above)
+    certificate = builder.add_extension(aki, critical=False).sign(signer, hashes.SHA256())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return TlsIdentity(certificate.public_bytes(serialization.Encoding.PEM), pem)
+
+
+@contextlib.contextmanager
+def serve(engine: EstEngine, settings: EstSettings, identity: TlsIdentity, on_reactor: Any) -> Iterator[int]:
+    """EST on a free port of this machine for as long as the block runs."""
+    options = TlsOptions(client_certificates=ClientCertificates.REQUEST)
+
+    async def start() -> Any:
+        http = HttpServerFactory(Router(routes(engine, settings)), WebLimits(), SystemClock(), reactor)
+        return reactor.listenTCP(0, over_tls(http, TlsServer(identity, options)), interface="127.0.0.1")
+
+    port = on_reactor(start)
+    try:
+        yield port.getHost().port
+    finally:
+
+        async def stop() -> None:
+            await port.stopListening()
+
+        on_reactor(stop)
 
 
 @pytest.fixture
@@ -220,16 +254,5 @@ def site(tmp_path: Path, on_reactor: Any) -> Iterator[Site]:
     engine = Workshop()
     (tmp_path / "ca.crt").write_bytes(engine.ca.public_bytes(serialization.Encoding.PEM))
     settings = EstSettings(default_template="device", base64_by_label={"no-keygen": Base64Form.SINGLE_LINE})
-    options = TlsOptions(client_certificates=ClientCertificates.REQUEST)
-
-    async def start() -> Any:
-        http = HttpServerFactory(Router(routes(engine, settings)), WebLimits(), SystemClock(), reactor)
-        return reactor.listenTCP(0, over_tls(http, TlsServer(_identity(engine), options)), interface="127.0.0.1")
-
-    port = on_reactor(start)
-    yield Site(engine, port.getHost().port, tmp_path)
-
-    async def stop() -> None:
-        await port.stopListening()
-
-    on_reactor(stop)
+    with serve(engine, settings, _identity(engine), on_reactor) as port:
+        yield Site(engine, port, tmp_path)

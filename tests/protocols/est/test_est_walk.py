@@ -1,0 +1,294 @@
+"""EST over the real engine: SoftHSM, SQLite, the gate with accounts, codes and approvals, and every rule of renewal."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from sqlalchemy import select, update
+
+from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.certify import Actor
+from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.settings import AuthoritySettings, Publication
+from pkiserver.foundation.secret import Secret
+from pkiserver.keys.algorithms import KeyType
+from pkiserver.runtime.config import DatabaseSettings, NodeSettings
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.services.estport import EstPort
+from pkiserver.store import schema, templates
+from pkiserver.store.certificates import CertificateState
+from pkiserver.store.migrate import migrate
+from protocols.est.ports import EstSettings
+from tests.protocols.est.support import Site, listener_identity, serve
+from tests.support.keys import softhsm_token
+
+ACTOR = Actor("tester", "walk")
+PUBLICATION = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
+DEVICE = """
+name = "device"
+issuer = "issuing"
+keys = ["ec-p256", "rsa-2048"]
+protocols = ["est"]
+{more}
+[validity]
+duration = "90d"
+[renewal]
+window = "{window}"
+[[subject.parts]]
+attribute = "common_name"
+from = "request"
+required = true
+[[sans.parts]]
+kind = "dns"
+from = "request"
+[key_usage]
+usages = ["digital_signature"]
+[extended_key_usage]
+usages = ["client_auth"]
+[est]
+server_keygen = true
+"""
+RULES = """
+[[evidence]]
+all = ["password"]
+groups = ["devices"]
+[[evidence]]
+all = ["code"]
+"""
+APPROVED = """
+[[evidence]]
+all = ["password"]
+approval = true
+"""
+BOTH = """
+[[evidence]]
+all = ["password", "client_certificate"]
+"""
+
+
+def text(name: str, rules: str, window: str = "120d") -> str:
+    return DEVICE.format(more="", window=window).replace('"device"', f'"{name}"', 1) + rules
+
+
+@attrs.frozen
+class World:
+    site: Site
+    engine: Engine
+    run: Callable[[Callable[[], Any]], Any]
+
+    def one(self, call: Any) -> Any:
+        async def wait() -> Any:
+            return await call
+
+        return self.run(wait)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
+    folder: Path = tmp_path_factory.mktemp("walk")
+    token = softhsm_token(folder)
+    database = f"sqlite:///{folder / 'db'}"
+    migrate(database)
+    settings = NodeSettings(database=DatabaseSettings(url=database), state_dir=folder, key_store=(token,), node="walk")
+    opened: AbstractAsyncContextManager[Engine] = open_engine(settings)
+    engine: Engine = on_reactor(opened.__aenter__)
+
+    async def fill() -> None:
+        start = engine.clock.now()
+        for name, issuer in (("root", None), ("issuing", "root")):
+            key = KeyChoice(name=f"{name}-{secrets.token_hex(4)}", key_type=KeyType.parse("ec-p256"), store=token.name)
+            new = NewAuthority(name, parse_name(f"CN=Walk {name},O=Example,C=CH"), CaProfile(), key, PUBLICATION)
+            if issuer is None:
+                await engine.road.ceremonies.create_root(new, ACTOR)
+            else:
+                await engine.road.ceremonies.create_subordinate(new, ACTOR, issuer=issuer)
+        for name, rules, window in (
+            ("device", RULES, "120d"),
+            ("approved", APPROVED, "120d"),
+            ("both", BOTH, "120d"),
+            ("early", RULES, "1d"),
+        ):
+            toml = text(name, rules, window)
+
+            await engine.database.write(lambda c, n=name, t=toml: templates.put(c, n, t, now=start, expected=None))
+        await engine.refresh()
+        assert engine.templates.problems() == ()
+        for name, groups in (("me", {"devices"}), ("stranger", set())):
+            await engine.accounts.create(name, Secret("a long password"), groups=frozenset(groups), by="tester")
+
+    on_reactor(fill)
+    identity, ca = listener_identity()
+    (folder / "ca.crt").write_bytes(ca)
+    settings_of_est = EstSettings(default_template="device")
+    with serve(EstPort(engine), settings_of_est, identity, on_reactor) as port:
+        yield World(Site(engine, port, folder), engine, on_reactor)
+    on_reactor(lambda: opened.__aexit__(None, None, None))
+
+
+ME = ("-u", "me:a long password")
+
+
+def chain(world: World) -> None:
+    der = base64.b64decode(world.site.curl("cacerts"))
+    (world.site.folder / "chain.crt").write_bytes(
+        world.site.openssl("pkcs7", "-inform", "DER", "-print_certs", data=der)
+    )
+
+
+def test_walk_cacerts_enrol_verify_renew(world: World) -> None:
+    site = world.site
+    chain(world)
+    request = site.request("walker", "-addext", "subjectAltName=DNS:walker.example")
+    first = site.certificate(site.post("simpleenroll", request, *ME), "walker")
+    assert b"OK" in site.openssl("verify", "-CAfile", "chain.crt", "walker.crt")
+    assert first.subject.rfc4514_string() == "CN=walker"
+    shown = ("--cert", "walker.crt", "--key", "walker.key")
+    second = site.certificate(site.post("simplereenroll", site.again("walker"), *shown), "walker2")
+    san = x509.SubjectAlternativeName
+    assert second.extensions.get_extension_for_class(san) == first.extensions.get_extension_for_class(san)
+    assert second.serial_number != first.serial_number
+    rekeyed = site.certificate(site.post("simplereenroll", _renamed(site, "walker", "walker-new"), *shown), "walker3")
+    assert rekeyed.public_key() != first.public_key()
+    assert b"subject" in site.post("simplereenroll", site.request("somebody-else"), *shown, status=400)
+
+
+def _renamed(site: Site, subject: str, key: str) -> bytes:
+    """A request for ``subject`` with a fresh key in ``key``.key."""
+    site.request(key)
+    return site.openssl("req", "-new", "-key", f"{key}.key", "-subj", f"/CN={subject}", "-outform", "DER")
+
+
+def test_who_may_not(world: World) -> None:
+    site = world.site
+    der = site.request("nobody")
+    assert b"password" in site.post("device/simpleenroll", der, status=401)
+    wrong = site.post("device/simpleenroll", der, "-u", "me:wrong", status=401)
+    unknown = site.post("device/simpleenroll", der, "-u", "nobody:wrong", status=401)
+    assert wrong == unknown, "an unknown name looks like a wrong password"
+    assert b"groups" in site.post("device/simpleenroll", der, "-u", "stranger:a long password", status=401)
+    ca_csr = site.again("nobody", "-addext", "basicConstraints=critical,CA:TRUE")
+    site.post("device/simpleenroll", ca_csr, *ME, status=400)
+
+
+def test_renewal_outside_its_window_is_refused(world: World) -> None:
+    site = world.site
+    site.certificate(site.post("early/simpleenroll", site.request("early"), *ME), "early")
+    shown = ("--cert", "early.crt", "--key", "early.key")
+    assert b"renewed from" in site.post("early/simplereenroll", site.again("early"), *shown, status=403)
+
+
+@pytest.mark.parametrize("state", [CertificateState.REVOKED, CertificateState.HELD])
+def test_anchor_7_a_revoked_certificate_renews_nothing(world: World, state: CertificateState) -> None:
+    site, name = world.site, f"was-{state.name.lower()}"
+    issued = site.certificate(site.post("device/simpleenroll", site.request(name), *ME), name)
+    fingerprint = issued.fingerprint(hashes.SHA256())
+    table = schema.certificate
+
+    def revoke(connection: Any) -> int:
+        found = connection.execute(select(table.c.id).where(table.c.fingerprint == fingerprint)).scalar_one()
+        done = connection.execute(update(table).where(table.c.id == found).values(state=state.value))
+        return int(done.rowcount)
+
+    assert world.one(world.engine.database.write(revoke)) == 1
+    shown = ("--cert", f"{name}.crt", "--key", f"{name}.key")
+    refused = site.post("device/simplereenroll", site.again(name), *shown, status=403)
+    assert b"revoked" in refused or b"hold" in refused
+
+
+def test_anchor_7_a_foreign_certificate_renews_nothing(world: World) -> None:
+    site = world.site
+    der = site.request("foreign")
+    site.openssl("req", "-x509", "-key", "foreign.key", "-subj", "/CN=foreign", "-days", "9", "-out", "foreign.crt")
+    shown = ("--cert", "foreign.crt", "--key", "foreign.key")
+    assert b"not issued here" in site.post("device/simplereenroll", der, *shown, status=403)
+
+
+def test_fifty_uses_of_one_code_bring_one_certificate(world: World) -> None:
+    site = world.site
+    made = world.engine.codes.create(
+        template="device",
+        subject=x509.Name.from_rfc4514_string("CN=promised"),
+        sans=(),
+        lifetime=dt.timedelta(hours=1),
+        by="tester",
+    )
+    _, code = world.one(made)
+    der = base64.encodebytes(site.request("promised"))
+    (site.folder / "fifty.b64").write_bytes(der)
+
+    def enrol(_number: int) -> str:
+        command = ["curl", "-sS", "--cacert", "ca.crt", "-o", "/dev/null", "-w", "%{http_code}"]
+        command += ["-u", f":{code.reveal_text()}", "-H", "Content-Type: application/pkcs10"]
+        command += ["--data-binary", "@fifty.b64", f"{site.base}/device/simpleenroll"]
+        return subprocess.run(command, capture_output=True, check=True, cwd=site.folder, text=True).stdout
+
+    with ThreadPoolExecutor(16) as pool:
+        codes = list(pool.map(enrol, range(50)))
+    assert codes.count("200") == 1
+    assert set(codes) <= {"200", "401", "403", "409"}
+
+
+def pending(world: World) -> Any:
+    (found,) = world.one(world.engine.approvals.list_page())
+    return found
+
+
+def test_approval_is_awaited_and_found_again(world: World) -> None:
+    site = world.site
+    der = site.request("waiting")
+    head = site.post("approved/simpleenroll", der, *ME, "-D", "-", status=202).decode()
+    assert "Retry-After: " in head
+    again = site.again("waiting")
+    assert again != der, "signed anew, as a client does that links its request"
+    site.post("approved/simpleenroll", again, *ME, status=202)
+    world.one(world.engine.approvals.decide(pending(world).id, approved=True, by="officer"))
+    first = site.certificate(site.post("approved/simpleenroll", der, *ME), "waiting")
+    second = site.certificate(site.post("approved/simpleenroll", again, *ME), "waiting")
+    assert first == second
+
+
+def test_a_generated_key_is_approved_once_and_given_out_once(world: World) -> None:
+    site = world.site
+    der = site.request("made-here")
+    site.post("approved/serverkeygen", der, *ME, status=202)
+    site.post("approved/serverkeygen", der, *ME, status=202)
+    world.one(world.engine.approvals.decide(pending(world).id, approved=True, by="officer"))
+    body = site.post("approved/serverkeygen", der, *ME)
+    texts = [part.split(b"\r\n\r\n", 1)[1] for part in body.split(b"\r\n--est-") if b"base64" in part]
+    key = load_der_private_key(base64.b64decode(texts[0]), None)
+    certificate = site.certificate(texts[1].split(b"\r\n--")[0], "made-here")
+    assert certificate.public_key() == key.public_key()
+    assert b"earlier request" in site.post("approved/serverkeygen", der, *ME, status=409)
+
+
+def test_a_denied_request_says_why(world: World) -> None:
+    site = world.site
+    der = site.request("denied")
+    site.post("approved/simpleenroll", der, *ME, status=202)
+    decision = world.engine.approvals.decide(pending(world).id, approved=False, by="officer", reason="not this one")
+    world.one(decision)
+    assert b"not this one" in site.post("approved/simpleenroll", der, *ME, status=403)
+
+
+def test_password_and_certificate_together(world: World) -> None:
+    site = world.site
+    der = site.request("second")
+    no_help = site.post("both/simpleenroll", der, *ME, "-D", "-", status=403).decode()
+    assert "WWW-Authenticate" not in no_help
+    site.certificate(site.post("device/simpleenroll", site.request("bearer"), *ME), "bearer")
+    shown = ("--cert", "bearer.crt", "--key", "bearer.key")
+    assert b"password" in site.post("both/simpleenroll", der, *shown, status=401)
+    site.certificate(site.post("both/simpleenroll", der, *shown, *ME), "second")
