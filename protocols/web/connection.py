@@ -21,7 +21,7 @@ from protocols.web.outbox import Outbox
 from protocols.web.peer import peer_of
 from protocols.web.reader import Head, RequestReader
 from protocols.web.router import Found, NotAllowed
-from protocols.web.values import Peer, Request
+from protocols.web.values import Peer, Request, Route
 from protocols.web.wire import Wire, is_tls
 
 _NEVER = float("inf")
@@ -149,7 +149,7 @@ class HttpConnection(Protocol):
             self._continue_due = False
         elif not self._queue:
             self._continue_due = False
-            self._wire.write(encode.CONTINUE)
+            self._outbox.interim(encode.CONTINUE)
 
     def _pause_reading(self) -> None:
         if self._reading:
@@ -167,14 +167,18 @@ class HttpConnection(Protocol):
     def _set_idle(self) -> None:
         if self._reader.started or self._closing or not self._reading:
             return
-        # While a handler works the silence is ours, not the client's.
-        self._read_deadline = _NEVER if self._queue else self._now() + self._limits.idle_seconds
+        # While a handler works or an answer is being taken, the silence is not the client's.
+        busy = self._queue or self._outbox.blocked
+        self._read_deadline = _NEVER if busy else self._now() + self._limits.idle_seconds
 
     # Answering
 
     def _dispatch(self) -> None:
         listener = self._listener
         head, body = self._reader.take()
+        if self._reader.dropped_trailers:
+            listener.metrics.trailers_dropped += self._reader.dropped_trailers
+            self._reader.dropped_trailers = 0
         exchange = self._exchange(head.method, head.path)
         self._answered += 1
         keep = self._reader.keep_alive and self._answered < self._limits.requests_per_connection
@@ -202,15 +206,15 @@ class HttpConnection(Protocol):
         if waiting is not None:
             exchange.waiting = waiting
             exchange.deadline = exchange.since + self._limits.handler_seconds
-            listener.started_waiting()
+            listener.started_waiting(found.route)
             self._queue.append(exchange)
-            waiting.addBoth(self._settled, exchange)
+            waiting.addBoth(self._settled, exchange, found.route)
         else:
             self._ready(exchange)
 
-    def _settled(self, _result: object, exchange: Exchange) -> None:
+    def _settled(self, _result: object, exchange: Exchange, route: Route) -> None:
         exchange.waiting = None
-        self._listener.stopped_waiting()
+        self._listener.stopped_waiting(route)
         self._go_on()
 
     def _exchange(self, method: str, path: str) -> Exchange:
@@ -271,8 +275,9 @@ class HttpConnection(Protocol):
             persistence=persistence,
             head_only=exchange.head_only,
         )
-        self._outbox.write(head, body)
+        # Counted first: whoever has read an answer finds it in the metrics.
         self._account(exchange, exchange.answer.status, len(body), now - exchange.since)
+        self._outbox.write(head, body)
         if exchange.close:
             self._end(linger=exchange.linger)
 
@@ -305,6 +310,7 @@ class HttpConnection(Protocol):
         if self._outbox.blocked:
             self._outbox.end_later(linger=linger)
             return
+        self._outbox.ending = False
         half_close = getattr(self._wire, "loseWriteConnection", None)
         if linger and half_close is not None and not is_tls(self._wire):
             # Closing with octets unread would reset the connection, and the client might never see the answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http
 import re
 from email.utils import format_datetime
@@ -30,8 +31,10 @@ def _head(response: Response) -> bytes:
     return b"".join(lines)
 
 
+@functools.lru_cache(maxsize=1024)
 def _line(name: str, value: str) -> bytes:
-    # A header that a room built from a request must not be able to end the head early.
+    # Most headers say the same in every answer, hence the cache. One that a room built from a request must not be able
+    # to end the head early.
     if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
         raise Defect(f"answer header {name!r} holds octets that a header cannot carry")
     return f"{name}: {value}\r\n".encode("latin-1")

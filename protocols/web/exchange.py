@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable
+import types
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -72,17 +73,28 @@ class Exchange:
             if isinstance(outcome, (Response, EncodedResponse)):
                 self.answer = outcome
                 return None
-            return self._wait(outcome, request, listener)
+            return self._wait(outcome, route, request, listener)
         except Exception:  # noqa: BLE001 -- the edge outlives every handler, whatever is wrong with it
             self._fail(Failure(), request, listener)  # type: ignore[no-untyped-call]
         return None
 
-    def _wait(self, outcome: Awaitable[Answer], request: Request, listener: Listener) -> Deferred[Answer] | None:
-        if listener.running >= listener.limits.running and inspect.iscoroutine(outcome):
-            outcome.close()
-            self.refuse(busy(listener))
-            return None
-        deferred = outcome if isinstance(outcome, Deferred) else Deferred.fromCoroutine(_awaiting(outcome))
+    def _wait(
+        self, outcome: Awaitable[Answer], route: Route, request: Request, listener: Listener
+    ) -> Deferred[Answer] | None:
+        if isinstance(outcome, Coroutine):
+            if listener.is_busy(route):
+                outcome.close()
+                self.refuse(busy(listener))
+                return None
+            try:
+                # Many coroutines have nothing to wait for: those need no Deferred.
+                first = outcome.send(None)
+            except StopIteration as end:
+                self._succeed(end.value, request, listener)
+                return None
+            deferred = Deferred.fromCoroutine(_resume(outcome, first))
+        else:
+            deferred = outcome if isinstance(outcome, Deferred) else Deferred.fromCoroutine(_awaiting(outcome))
         deferred.addCallbacks(
             self._succeed, self._fail_later, callbackArgs=(request, listener), errbackArgs=(request, listener)
         )
@@ -131,6 +143,21 @@ class Exchange:
             except Exception:  # noqa: BLE001 -- as above; the first failure is in the log
                 return errors.failure()
         return errors.failure()
+
+
+@types.coroutine
+def _resume(begun: Coroutine[Any, Any, Answer], yielded: Any) -> Generator[Any, Any, Answer]:
+    """Go on with a coroutine that has yielded once already (PEP 380's delegation, entered in the middle)."""
+    try:
+        while True:
+            try:
+                value = yield yielded
+            except BaseException as error:  # noqa: BLE001 -- whatever it is, it is the coroutine's to handle
+                yielded = begun.throw(error)
+            else:
+                yielded = begun.send(value)
+    except StopIteration as end:
+        return cast("Answer", end.value)
 
 
 async def _awaiting(outcome: Awaitable[Answer]) -> Answer:

@@ -48,7 +48,7 @@ class WebLimits:
     connections_per_address: int = attrs.field(default=256, validator=_positive)
     """Open connections of one client: one IPv4 address, or one IPv6 /64."""
     running: int = attrs.field(default=1024, validator=_positive)
-    """Requests whose handlers are waiting for something, over all connections; beyond it the answer is 503."""
+    """Requests of one route whose handlers are waiting, over all connections; beyond it that route answers 503."""
     request_seconds: float = attrs.field(default=20.0, validator=_positive)
     """From a request's first octet to its last, however many octets dribble in; also TLS handshake to first request."""
     idle_seconds: float = attrs.field(default=60.0, validator=_positive)

@@ -9,6 +9,7 @@ from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
 from protocols.web.requestid import RequestIds
 from protocols.web.router import Router
+from protocols.web.values import Route
 
 
 class Listener:
@@ -22,15 +23,19 @@ class Listener:
         self.log = AccessLogger(limits.access_log)
         self.date = DateLine(clock)
         self.ids = RequestIds()
-        self.running = 0
+        self._waiting: dict[str, int] = {}
         self.draining = False
 
-    def started_waiting(self) -> None:
+    def is_busy(self, route: Route) -> bool:
+        """Whether ``route`` has as many waiting handlers as it may: one slow route must not starve the others."""
+        return self._waiting.get(route.name, 0) >= self.limits.running
+
+    def started_waiting(self, route: Route) -> None:
         """A handler did not answer at once."""
-        self.running += 1
+        self._waiting[route.name] = self._waiting.get(route.name, 0) + 1
         self.metrics.running += 1
 
-    def stopped_waiting(self) -> None:
+    def stopped_waiting(self, route: Route) -> None:
         """Such a handler is done."""
-        self.running -= 1
+        self._waiting[route.name] -= 1
         self.metrics.running -= 1

@@ -74,7 +74,7 @@ class RequestReader:
         self._chunks = 0
         self._trailers = 0
         self.dropped_trailers = 0
-        """Trailer fields dropped on this connection so far."""
+        """Trailer fields dropped so far; whoever counts them sets it back."""
         self.head: Head | None = None
         """The head of the request being read, or just read."""
         self.complete = False

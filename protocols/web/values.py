@@ -54,16 +54,16 @@ class Request:
 
     method: str
     """As sent; a HEAD request arrives as "HEAD" at the GET handler."""
-    target: str
+    target: str = attrs.field(repr=False)
     """The request target exactly as sent: percent-encoding, doubled slashes and all."""
     path: str
     """The target's path, raw; of an absolute-form target the part after the authority."""
-    query: str
+    query: str = attrs.field(repr=False)
     """What follows the first question mark, raw; empty when there is none."""
     tail: str
     """What follows a prefix route's prefix in ``path``, raw; empty for an exact route."""
     headers: Headers
-    body: bytes
+    body: bytes = attrs.field(repr=False)
     peer: Peer
     request_id: str
     """16 lower-case hexadecimal digits, also in the answer's X-Request-ID and in the log line."""

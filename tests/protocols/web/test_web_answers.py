@@ -436,3 +436,70 @@ def test_curl(serve, tmp_path):
         curl("-o", "/dev/null", "-w", "%{http_code}", "--data-binary", f"@{tmp_path}/large", f"{base}/echo") == b"413"
     )
     assert curl("--http1.0", f"{base}/a") == b"hello"
+
+
+def test_drain_lets_a_slow_download_end(serve, on_reactor):
+    body = bytes(range(256)) * 20_000
+    server = serve(on(lambda _r: Response(200, body)))
+    with server.connect(receive_buffer=4096) as client:
+        client.send(GET)
+        client.head()
+
+        async def drain():
+            server.factory.drain(20)
+
+        on_reactor(drain)
+        assert len(client.until_closed()) == len(body)
+
+
+def test_long_download_is_not_idle(serve):
+    """The connection of a client that takes long over an answer stays open for its next request."""
+    body = bytes(40_000_000)  # more than the kernel's buffers hold
+    server = serve(on(lambda _r: Response(200, body)), on(hello, "/hello"), idle_seconds=0.5)
+    with server.connect() as client:
+        client.send(GET)
+        time.sleep(1)
+        left = len(body) - client.rest_of(int(client.head()[1]["content-length"]))
+        assert left == 0
+        client.send(get(b"/hello"))
+        assert client.answer()[0] == 200
+
+
+def test_fast_download_lets_others_have_their_turn(serve):
+    body = bytes(200_000_000)
+    server = serve(on(lambda _r: Response(200, body)), on(hello, "/hello"))
+    with server.connect() as large, server.connect() as small:
+        large.send(GET)
+        large.head()
+        waits = []
+        for _ in range(20):
+            large.sock.recv(4_000_000)
+            started = time.monotonic()
+            small.send(get(b"/hello"))
+            small.answer()
+            waits.append(time.monotonic() - started)
+        assert sorted(waits)[10] < 0.05
+
+
+def test_trailers_are_counted(serve):
+    server = serve()
+    with server.connect() as client:
+        client.send(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\nC: d\r\n\r\n"
+        )
+        assert client.answer()[2] == b"ok"
+    assert server.factory.metrics.trailers_dropped == 2
+
+
+def test_bodies_and_queries_stay_out_of_reprs(serve):
+    shown = []
+    server = serve(
+        Route("echo", "/echo", {Method.POST}, lambda r: shown.append(repr(r)) or Response(200), max_body=100)
+    )
+    with server.connect() as client:
+        client.send(
+            b"POST /echo?secret1 HTTP/1.1\r\nHost: x\r\nAuthorization: secret2\r\nContent-Length: 7\r\n\r\nsecret3"
+        )
+        assert client.answer()[0] == 200
+    assert "secret" not in shown[0]
+    assert "Authorization" in shown[0]
