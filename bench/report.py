@@ -1,4 +1,4 @@
-"""What a bench says: figures as medians over runs, ratios to peers measured in the same minute, machine and versions."""
+"""What a bench says: medians over runs, ratios to peers of the same minute, machine and versions."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from pkilint import loader
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
+from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
 
 
@@ -88,11 +89,18 @@ class _Node:
             self.run(child, findings)
 
 
+def _mistaken(code: str, node: Any) -> bool:
+    """Whether a finding is the linter's own mistake: it takes no host name of one label, RFC 1034 and 3986 do."""
+    if code == "pkix.invalid_uri_syntax":
+        return uri_problem(str(node.pdu)) is None
+    return code == "pkix.invalid_domain_name_syntax" and host_problem(str(node.pdu), wildcard=True) is None
+
+
 def _collect(result: Any, findings: list[Finding]) -> None:
     for one in result if isinstance(result, list) else (result,):
         for description in one.finding_descriptions:
             severity = int(description.finding.severity)
-            if severity <= ValidationFindingSeverity.NOTICE:
+            if severity <= ValidationFindingSeverity.NOTICE and not _mistaken(description.finding.code, one.node):
                 where = one.node.path.removeprefix("certificate.tbsCertificate.")
                 findings.append(Finding(severity, description.finding.code, description.message or "", where))
 

@@ -1,0 +1,143 @@
+"""``pkiserver quickstart``: from nothing to a running server, in one folder; run again, it starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.context import Session, run_on_reactor
+from pkiserver.cli.setup.layout import DEFAULT_PORT_BASE, Layout
+
+if TYPE_CHECKING:
+    from pkiserver.runtime.config import NodeSettings
+
+UNFINISHED = ".setting-up"
+"""Marks a folder that only an interrupted set-up has touched, so that it can be made anew."""
+
+
+@click.command("quickstart")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("instance"),
+    show_default=True,
+    help="The instance's folder: keys, database, configuration.",
+)
+@click.option(
+    "--port-base",
+    type=click.IntRange(1024, 65000),
+    default=None,
+    help=f"Ports are this plus 80 (HTTP), 443 (HTTPS), 90 (management). Default {DEFAULT_PORT_BASE}; kept from set-up.",
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Serving processes. Default: one for each core.")
+@click.option("--database", metavar="URL", help="postgresql://... instead of SQLite in the folder.")
+@click.option("--setup-only", is_flag=True, help="Set up and print, but do not start.")
+@click.pass_obj
+def command(  # noqa: PLR0917 - click calls it by name
+    session: Session,
+    directory: Path,
+    port_base: int | None,
+    workers: int | None,
+    database: str | None,
+    setup_only: bool,
+) -> None:
+    """Set up a token, two CAs and a configuration, and start the server."""
+    directory = directory.absolute()
+    layout = Layout(directory, _port_base(directory, port_base))
+    session.config = layout.config
+    if not layout.finished.exists():
+        _set_up(layout, workers, database)
+    _check_ports(layout)
+    from pkiserver.cli.setup.walk import show
+
+    show(layout)
+    sys.stdout.flush()
+    if not setup_only:
+        _serve(layout)
+
+
+def _port_base(directory: Path, wanted: int | None) -> int:
+    """The ports are chosen once: they stand in certificates."""
+    marker = directory / ".set-up"
+    if not marker.exists():
+        return wanted or DEFAULT_PORT_BASE
+    kept = int(marker.read_text(encoding="ascii"))
+    if wanted is not None and wanted != kept:
+        raise click.ClickException(f"{directory} was set up with --port-base {kept}, which stands in its certificates")
+    return kept
+
+
+def _set_up(layout: Layout, workers: int | None, database: str | None) -> None:
+    from pkiserver.cli.setup import files
+
+    directory = layout.directory
+    if (directory / UNFINISHED).exists():
+        shutil.rmtree(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise click.ClickException(f"{directory} holds something else: choose another folder with --dir")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / UNFINISHED).touch()
+    click.echo(f"Setting up in {directory}", err=True)
+    files.make_folders(layout)
+    store = files.make_key_store(layout)
+    if not hasattr(store, "module"):
+        click.secho("WARNING: no PKCS#11 library was found; keys are kept in encrypted files.", fg="red", err=True)
+    files.write_settings(layout, store, str(workers) if workers else '"cores"', database)
+    from pkiserver.runtime.config import load_settings
+
+    settings = load_settings(layout.config)
+    run_on_reactor(lambda: _fill(layout, settings))
+    layout.finished.write_text(f"{layout.port_base}\n", encoding="ascii")
+    (directory / UNFINISHED).unlink()
+
+
+async def _fill(layout: Layout, settings: NodeSettings) -> None:
+    """The database, the authorities, the templates, the TLS certificate, the account."""
+    from twisted.internet.threads import deferToThread
+
+    from pkiserver.cli.setup import authorities
+    from pkiserver.runtime.engine import open_engine
+    from pkiserver.store.migrate import migrate
+
+    click.echo("  database", err=True)
+    await deferToThread(migrate, settings.database.full_url())
+    async with open_engine(settings, worker="quickstart") as engine:
+        click.echo("  root and issuing CA, keys born in the token", err=True)
+        await authorities.create_authorities(engine, layout)
+        click.echo("  certificate templates", err=True)
+        await authorities.load_templates(engine)
+        click.echo("  TLS certificate, demonstration account", err=True)
+        await authorities.create_tls_certificate(engine, layout)
+        await authorities.create_account(engine, layout)
+
+
+def _check_ports(layout: Layout) -> None:
+    """Tell of a taken port before anything is printed that would not work."""
+    taken = []
+    for port in (layout.http_port, layout.https_port, layout.management_port):
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                taken.append(str(port))
+    if taken:
+        raise click.ClickException(
+            f"port {', '.join(taken)} is in use: stop what listens there, or choose others with --dir DIR --port-base N"
+        )
+
+
+def _serve(layout: Layout) -> None:
+    """Become twistd, so that Ctrl-C and signals reach the server itself."""
+    twistd = Path(sys.executable).parent / "twistd"
+    arguments = [str(twistd), "-n", "--pidfile=", "pkiserver", "--config", str(layout.config)]
+    os.chdir(layout.directory)
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell is wanted

@@ -1,0 +1,96 @@
+"""What quickstart prints: what listens where, and commands to paste that work."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from rich.console import Console
+from rich.table import Table
+
+from pkiserver.cli.setup.authorities import DEMO_ACCOUNT, ISSUING
+from pkiserver.cli.setup.layout import Layout
+
+LABEL = "tls-client"
+
+
+@attrs.frozen
+class Step:
+    """One thing to try: a sentence and its commands."""
+
+    what: str
+    commands: tuple[str, ...]
+
+
+def listeners(layout: Layout) -> list[tuple[str, str, str]]:
+    """Protocol, where it listens, with which TLS certificate."""
+    certificate = x509.load_pem_x509_certificate((layout.tls / "server.pem").read_bytes())
+    subject = certificate.subject.rfc4514_string()
+    tls = f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    return [
+        ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
+        ("OCSP (RFC 6960)", f"{layout.http_url}/ocsp", "none: answers are signed"),
+        ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
+        ("health, metrics", f"http://localhost:{layout.management_port}/health/ready  /metrics", "none: loopback only"),
+    ]
+
+
+def steps(layout: Layout) -> list[Step]:
+    """The walk from nothing to a verified, then revoked certificate."""
+    root = shlex.quote(str(layout.root_certificate))
+    folder = shlex.quote(str(layout.directory / "try"))
+    password = f'"{DEMO_ACCOUNT}:$(cat {shlex.quote(str(layout.secrets / "demo-password"))})"'
+    est = f"{layout.https_url}/.well-known/est/{LABEL}"
+    pkiserver = shlex.quote(str(Path(sys.executable).parent / "pkiserver"))
+    config = shlex.quote(str(layout.config))
+    decode = "openssl base64 -d | openssl pkcs7 -inform DER -print_certs"
+    request = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout demo.key"
+    post = f"curl -fsS --cacert {root} --user {password} -H 'Content-Type: application/pkcs10'"
+    ocsp = f"openssl ocsp -issuer issuing.pem -cert demo.pem -url {layout.http_url}/ocsp -CAfile {root}"
+    crl = f"{layout.http_url}/crl/{ISSUING}-1.crl"
+    return [
+        Step(
+            "EST: the CA certificates",
+            (
+                f"mkdir -p {folder} && cd {folder}",
+                f"curl -fsS --cacert {root} {est}/cacerts | {decode} -out chain.pem",
+                f"curl -fsS {layout.http_url}/ca/{ISSUING}-1.cer | openssl x509 -inform DER -out issuing.pem",
+            ),
+        ),
+        Step(
+            "EST: enrol a P-256 key",
+            (
+                f"{request} -subj /CN=demo -outform DER | openssl base64 -out demo.p10",
+                f"{post} --data-binary @demo.p10 {est}/simpleenroll | {decode} | openssl x509 -out demo.pem",
+            ),
+        ),
+        Step("OCSP: good", (ocsp,)),
+        Step("revoke it", (f"{pkiserver} --config {config} cert revoke demo.pem --reason superseded",)),
+        Step("OCSP: revoked", (ocsp,)),
+        Step(
+            "CRL: issued now instead of within ten seconds, then used; it must say 'certificate revoked'",
+            (
+                f"{pkiserver} --config {config} crl issue {ISSUING}",
+                f"curl -fsS {crl} | openssl crl -inform DER -out issuing.crl",
+                f"openssl verify -crl_check -CAfile {root} -untrusted issuing.pem -CRLfile issuing.crl demo.pem",
+            ),
+        ),
+        Step("the whole installation checked", (f"{pkiserver} --config {config} doctor",)),
+    ]
+
+
+def show(layout: Layout) -> None:
+    """Print both, for a person with a terminal; commands are never wrapped, so that they can be pasted."""
+    console = Console(highlight=False)
+    table = Table("protocol", "listens at", "TLS certificate")
+    for row in listeners(layout):
+        table.add_row(*row)
+    console.print(table)
+    console.print("To try, in another shell:\n")
+    for step in steps(layout):
+        print(f"# {step.what}")  # noqa: T201 - rich would wrap it
+        print("\n".join(step.commands) + "\n")  # noqa: T201
+    console.print(f"Configuration: {layout.config}    Ctrl-C stops the server; run the command again to start it.")
