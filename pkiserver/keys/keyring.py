@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+from twisted.internet.defer import DeferredLock
 
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected
@@ -53,6 +55,8 @@ class KeyRing:
         self._registry = registry
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._making: set[str] = set()
+        self._refreshing = DeferredLock()
 
     @classmethod
     async def open(
@@ -95,14 +99,25 @@ class KeyRing:
         await self._providers.close()
 
     async def refresh(self) -> None:
-        """Take up keys that another process registered, and drop those it deleted."""
+        """Take up keys that another process registered, drop those it deleted, and look again for those at fault."""
+        await self._refreshing.acquire()
+        try:
+            await self._refresh()
+        finally:
+            self._refreshing.release()
+
+    async def _refresh(self) -> None:
         records = {record.name: record for record in await self._registry.list()}
         for name in set(self._entries) - set(records):
             self._drop(name)
         for name, record in records.items():
             entry = self._entries.get(name)
-            if entry is None or entry.record != record or (entry.handle is None and entry.problem is not None):
+            if name in self._making:
+                continue
+            if entry is None or entry.record != record or entry.handle is None:
                 self._entries[name] = await self._open(record)
+            elif entry.provider is not None and entry.handle.problem is not None:
+                await self._providers.look_again(entry.provider, name)
 
     async def _open(self, record: KeyRecord) -> _Entry:
         try:
@@ -163,9 +178,12 @@ class KeyRing:
         """
         bound = self._check_new(name, doors)
         provider = self._providers.for_store(store)
-        uri, public = await executor_of(provider).run(lambda: provider.generate(name, key_type, bound), patient=True)
-        record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
-        return await self._register(record, provider, actor, "generate")
+        with self._reserved(name):
+            uri, public = await executor_of(provider).run(
+                lambda: provider.generate(name, key_type, bound), patient=True
+            )
+            record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
+            return await self._register(record, provider, actor, "generate")
 
     async def import_pkcs8(
         self,
@@ -181,9 +199,10 @@ class KeyRing:
         bound = self._check_new(name, doors)
         private = load_pkcs8(data, password)
         provider = self._providers.for_store(store)
-        uri, public = await executor_of(provider).run(lambda: provider.keep(name, private, bound), patient=True)
-        record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
-        return await self._register(record, provider, actor, "import")
+        with self._reserved(name):
+            uri, public = await executor_of(provider).run(lambda: provider.keep(name, private, bound), patient=True)
+            record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
+            return await self._register(record, provider, actor, "import")
 
     async def adopt(
         self, name: str, uri: str, doors: Iterable[Door], *, public_key: PublicKey | None = None, actor: str = _SYSTEM
@@ -203,15 +222,18 @@ class KeyRing:
         """
         bound = self._check_new(name, doors)
         provider = self._providers.for_uri(name, uri)
-        if public_key is None:
-            public_key = await executor_of(provider).run(lambda: provider.public_half(uri))
-        record = KeyRecord(name, uri, spki(public_key), bound, self._clock.now())
-        entry = await self._open(record)
-        trouble = entry.trouble()
-        if trouble is not None:
-            self._providers.forget(name)
-            raise KeyUnavailable(trouble)
-        return await self._add(entry, actor, "adopt")
+        with self._reserved(name):
+            if public_key is None:
+                public_key = await executor_of(provider).run(lambda: provider.public_half(uri))
+            entry = await self._open(KeyRecord(name, uri, spki(public_key), bound, self._clock.now()))
+            trouble = entry.trouble()
+            try:
+                if trouble is not None:
+                    raise KeyUnavailable(trouble)
+                return await self._add(entry, actor, "adopt")
+            except BaseException:
+                self._drop(name)
+                raise
 
     async def delete(self, name: str, *, keep_object: bool = False, actor: str = _SYSTEM) -> None:
         """Forget a key and (unless ``keep_object``) destroy it in its store. There is no way back.
@@ -330,11 +352,19 @@ class KeyRing:
         if not _NAME.fullmatch(name):
             text = f"{name!r} is not a key name: 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"
             raise Rejected.because(Refusal.CONFIGURATION, text)
-        if name in self._entries:
+        if name in self._entries or name in self._making:
             raise Rejected.because(Refusal.CONFLICT, f"there is a key {name!r} already")
         if not bound:
             raise Rejected.because(Refusal.CONFIGURATION, "a key needs at least one door")
         return bound
+
+    @contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        self._making.add(name)
+        try:
+            yield
+        finally:
+            self._making.discard(name)
 
     async def _register(self, record: KeyRecord, provider: Provider, actor: str, operation: str) -> KeyInfo:
         entry = await self._open(record)

@@ -107,6 +107,14 @@ class Providers:
         handle: KeyHandle = await executor_of(provider).run(lambda: provider.open(name, uri, spki), patient=True)
         return provider, handle
 
+    async def look_again(self, provider: Provider, name: str) -> None:
+        """Try once more to find a key that is at fault, where its token is there."""
+        if not isinstance(provider, Token) or provider.module.loss is not None or provider.login.problem is not None:
+            return
+        key = provider.keys.get(name)
+        if key is not None:
+            await provider.module.executor.run(lambda: provider.attach(key), patient=True)
+
     def forget(self, name: str) -> None:
         """No longer look for a key when its token comes back."""
         for provider in self._by_name.values():

@@ -13,7 +13,9 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from pkcs11 import Attribute, TokenFlag
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from pkiserver.foundation.clock import SystemClock
@@ -23,6 +25,8 @@ from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.pkcs11.library import lock_path, start_lock
+from pkiserver.keys.pkcs11.login import TokenLogin
+from pkiserver.keys.pkcs11.token import Token
 from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
 from pkiserver.keys.software import generate_private_key
 from tests.support.keys import MemoryRegistry, softhsm_token, software_store
@@ -142,6 +146,74 @@ async def test_a_wrong_pin_is_tried_once_and_a_corrected_one_is_taken_without_a_
         assert ring.problems() == ()
         assert tries.count("login") == 1
         assert (await ring.test("in-token")).seconds
+    finally:
+        await ring.close()
+
+
+@pytest.mark.parametrize(
+    ("flag", "kind"),
+    [(TokenFlag.USER_PIN_LOCKED, FaultKind.PIN_LOCKED), (TokenFlag.USER_PIN_FINAL_TRY, FaultKind.PIN_LAST_TRY)],
+)
+async def test_a_locked_token_and_a_last_try_are_left_alone(
+    token: TokenSettings,
+    store: SoftwareStoreSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    flag: TokenFlag,
+    kind: FaultKind,
+) -> None:
+    # SoftHSM never locks a PIN: what it says of itself is changed, and any login would fail the test.
+    registry = await a_ring_with_keys(token, store)
+
+    class Locked:
+        def __init__(self, real: Any) -> None:
+            self.slot, self.label, self.serial = real.slot, real.label, real.serial
+            self.model, self.manufacturer_id, self.flags = real.model, real.manufacturer_id, real.flags | flag
+
+        def open(self, **named: Any) -> Any:
+            raise AssertionError("nobody may try the PIN")
+
+    find = TokenLogin._find
+    monkeypatch.setattr(TokenLogin, "_find", lambda self, library: Locked(find(self, library)))
+    found = await problems_of([token, store], registry)
+    assert found["softhsm"][0] is kind
+    assert set(found) == {"softhsm", "in-token"}
+
+
+async def test_a_missing_key_that_returns_is_found_at_the_next_look(
+    token: TokenSettings, store: SoftwareStoreSettings
+) -> None:
+    registry = await a_ring_with_keys(token, store)
+    record = registry.records["in-token"]
+    registry.records = {"moved": attrs.evolve(record, name="moved", uri="pkcs11:token=test;object=moved")}
+    ring = await KeyRing.open_with([token, store], registry, SystemClock())
+    try:
+        assert [problem.kind for problem in ring.problems()] == [FaultKind.KEY_MISSING]
+        signer = ring.request_signer("moved")
+        provider = ring._providers.for_store("softhsm")
+        assert isinstance(provider, Token)
+        with provider.module.entered() as lane:
+            session = provider.login.session(writable=True)
+            for thing in session.get_objects({Attribute.LABEL: "in-token"}):
+                thing[Attribute.LABEL] = "moved"
+            session.close()
+            lane.objects.clear()
+        await ring.refresh()
+        assert ring.problems() == ()
+        assert signer.in_place
+    finally:
+        await ring.close()
+
+
+async def test_one_name_is_given_once_even_at_the_same_moment(
+    token: TokenSettings, store: SoftwareStoreSettings
+) -> None:
+    ring = await KeyRing.open_with([token, store], MemoryRegistry(), SystemClock())
+    try:
+        makers = [ring.generate("one", P256, store=place, doors=[Door.CRL]) for place in ("softhsm", "software")]
+        ends = await DeferredList([Deferred.fromCoroutine(maker) for maker in makers], consumeErrors=True)
+        assert sorted(success for success, _ in ends) == [False, True]
+        assert [info.ready for info in ring.list()] == [True]
+        assert (await ring.test("one")).seconds
     finally:
         await ring.close()
 
