@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import attrs
+from cryptography import x509
 
+from pkiserver.authority.packagers import Packagers
 from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.road import new_holder
+from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
+from protocols.cms import oids
+from protocols.cms.signing import SignerProfile
 from protocols.est.ports import PackageSigner, Waiting
 
 
@@ -18,6 +24,20 @@ class EstPort:
     """Implements :class:`protocols.est.ports.EstEngine`."""
 
     engine: Engine
+    packagers: Packagers = attrs.field(init=False)
+
+    @packagers.default
+    def _make_packagers(self) -> Packagers:
+        engine = self.engine
+        return Packagers(
+            database=engine.database,
+            keys=engine.keys,
+            authorities=engine.authorities,
+            preparer=engine.road.preparer,
+            issuer=engine.road.issuer,
+            turns=Turns(engine.database, engine.clock, new_holder(engine.settings.node)),
+            clock=engine.clock,
+        )
 
     @property
     def clock(self) -> Clock:
@@ -44,8 +64,12 @@ class EstPort:
         return answer
 
     async def package_signer(self, template: Template) -> PackageSigner | None:
-        """None: no key of this server is bound to sign key packages, so keys go out under TLS alone."""
-        del template
+        """The authority's key generation signer, made when first needed; raises :class:`PkiError`."""
+        found = await self.packagers.get(template.issuer)
+        certificate = x509.load_der_x509_certificate(found.certificate)
+        signer = self.engine.keys.cms_signer(found.key_name, oids.KEY_PACKAGE)
+        profile = SignerProfile(certificate, signer.default_scheme)
+        return PackageSigner(profile, signer, (found.certificate, *found.chain))
         return None
 
     async def shared_key(self, identifier: bytes) -> Secret | None:

@@ -31,8 +31,11 @@ from pkiserver.runtime.services.estport import EstPort
 from pkiserver.store import schema, templates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.migrate import migrate
+from protocols.cms import oids
+from protocols.cms.ber import header, only_child
 from protocols.est.ports import EstSettings
 from tests.protocols.est.support import Site, listener_identity, serve
+from tests.protocols.est.test_est_messages import attribute, csr, oid, sequence
 from tests.support.keys import softhsm_token
 
 ACTOR = Actor("tester", "walk")
@@ -120,8 +123,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], 
             ("approved", APPROVED, "120d"),
             ("both", BOTH, "120d"),
             ("early", RULES, "1d"),
+            ("agreeing", RULES, "120d"),
         ):
             toml = text(name, rules, window)
+            if name == "agreeing":
+                toml = toml.replace('"digital_signature"', '"digital_signature", "key_agreement"')
+                toml = toml.replace('"ec-p256", "rsa-2048"', '"ec-p256"')
 
             await engine.database.write(lambda c, n=name, t=toml: templates.put(c, n, t, now=start, expected=None))
         await engine.refresh()
@@ -292,3 +299,34 @@ def test_password_and_certificate_together(world: World) -> None:
     shown = ("--cert", "bearer.crt", "--key", "bearer.key")
     assert b"password" in site.post("both/simpleenroll", der, *shown, status=401)
     site.certificate(site.post("both/simpleenroll", der, *shown, *ME), "second")
+
+
+def test_an_encrypted_key_is_signed_by_the_authoritys_key_generation_certificate(world: World) -> None:
+    site = world.site
+    certificate = site.certificate(site.post("device/simpleenroll", site.request("asker"), *ME), "asker")
+    ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    named = attribute(oids.ASYMM_DECRYPT_KEY_ID, b"\x04\x14" + ski)
+    listed = sequence(*(sequence(oid(one)) for one in (oids.AES256_CBC, oids.AES256_WRAP)))
+    der = csr(named, attribute(oids.SMIME_CAPABILITIES, listed), name="asked")
+    shown = ("--cert", "asker.crt", "--key", "asker.key")
+    # The key usage of an authentication certificate does not allow it to be encrypted to.
+    assert b"neither" in site.post("device/serverkeygen", der, *ME, *shown, status=400)
+    certificate = site.certificate(site.post("agreeing/simpleenroll", site.request("agreer"), *ME), "agreer")
+    ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    named = attribute(oids.ASYMM_DECRYPT_KEY_ID, b"\x04\x14" + ski)
+    der = csr(named, attribute(oids.SMIME_CAPABILITIES, listed), name="asked")
+    body = site.post("device/serverkeygen", der, *ME, "--cert", "agreer.crt", "--key", "agreer.key")
+    texts = [part.split(b"\r\n\r\n", 1)[1] for part in body.split(b"\r\n--est-") if b"base64" in part]
+    where = ("-recip", "agreer.crt", "-inkey", "agreer.key")
+    sealed = base64.b64decode(texts[0])
+    bare = site.openssl("cms", "-decrypt", "-inform", "DER", "-binary", *where, data=sealed)
+    wrapped = sequence(oid(oids.SIGNED_DATA), header(b"\xa0", len(bare)) + bare)
+    chain(world)
+    verified = ("cms", "-verify", "-inform", "DER", "-binary", "-CAfile", "chain.crt", "-purpose", "any")
+    package = site.openssl(*verified, data=wrapped)
+    key = load_der_private_key(only_child(package).content, None)
+    assert key.public_key() == site.certificate(texts[1].split(b"\r\n--")[0], "asked").public_key()
+    again = site.post("device/serverkeygen", der, *ME, "--cert", "agreer.crt", "--key", "agreer.key")
+    assert again != body
+    names = [one.name for one in world.engine.keys.list() if one.name.startswith("kga-")]
+    assert len(names) == 1, "one signer serves until it ends"

@@ -1,0 +1,155 @@
+"""Who signs packages of server-generated keys: for each authority a key and a certificate, made when first needed.
+
+RFC 7030 section 4.4.2 wants the package signed by the party that generated the key; RFC 9483 section 4.1.6 gives such a
+party the purpose id-kp-cmKGA. The key is bound to the CMS door; a successor is made before the certificate ends.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+import attrs
+from cryptography import x509
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from pkiserver.authority.authorities import Authorities, Issuing
+from pkiserver.authority.der import key_identifier
+from pkiserver.authority.issue import Issuer
+from pkiserver.authority.model import Generation
+from pkiserver.authority.order import Order
+from pkiserver.authority.prepare import Preparer
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.tbs import extension
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.keys.doors import Door
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store import certificates
+from pkiserver.store import keys as key_rows
+from pkiserver.store.certificates import CertificateState
+from pkiserver.store.database import Database
+
+TEMPLATE = "cmp-kga"
+"""The template name that these certificates carry in the records."""
+VALIDITY = timedelta(days=365)
+RENEW_BEFORE = timedelta(days=30)
+_KEY_GENERATION = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.32")
+_ACTOR = "system"
+_BACKDATE = timedelta(minutes=5)
+
+
+@attrs.frozen
+class Packager:
+    """A key that signs key packages: its name in the key ring, its certificate and the issuer's chain, DER."""
+
+    key_name: str
+    certificate: bytes = attrs.field(repr=False)
+    chain: tuple[bytes, ...] = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Packagers:
+    """Finds and makes the signers of key packages, whichever process comes first."""
+
+    database: Database
+    keys: KeyRing
+    authorities: Authorities
+    preparer: Preparer
+    issuer: Issuer
+    turns: Turns
+    clock: Clock
+
+    async def get(self, authority: str) -> Packager:
+        """The signer for an authority, made now where there is none that lasts.
+
+        Raises:
+            Rejected: the authority cannot issue, with every reason.
+            Unavailable: key or database are away, or another process is making one.
+        """
+        generation = self.authorities.get(authority).current
+        issuing = self.authorities.issuing(authority)
+        found = await self._find(generation, issuing)
+        if found is not None:
+            return found
+        async with self.turns.turn(f"key-packager:{generation.id}") as turn:
+            if turn is None:
+                raise Unavailable("another process is making the key that signs key packages", retry_after=5)
+            # Another process may have been here before us.
+            return await self._find(generation, issuing) or await self._make(generation, issuing)
+
+    async def _find(self, generation: Generation, issuing: Issuing) -> Packager | None:
+        now = self.clock.now()
+        lasting = min(now + RENEW_BEFORE, generation.certificate.not_after - _BACKDATE)
+
+        def work(connection: Connection) -> tuple[str, bytes] | None:
+            for row in key_rows.list_all(connection):
+                if not row.name.startswith(_prefix(generation)):
+                    continue
+                for one in certificates.valid_by_key(connection, row.spki_sha256, now=now, template=TEMPLATE):
+                    usable = one.state is CertificateState.ISSUED and one.not_after > lasting
+                    if usable and one.der is not None and one.generation_id == generation.id:
+                        return row.name, one.der
+            return None
+
+        found = await self.database.read(work)
+        if found is None:
+            return None
+        if found[0] not in {key.name for key in self.keys.list()}:
+            await self.keys.refresh()
+        return Packager(found[0], found[1], issuing.chain)
+
+    async def _make(self, generation: Generation, issuing: Issuing) -> Packager:
+        signing = self.keys.show(issuing.key_name)
+        if signing.provider is None:
+            raise Unavailable(f"the key store of {issuing.key_name} is away")
+        name = f"{_prefix(generation)}{self.clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
+        await self.keys.generate(name, signing.key_type, store=signing.provider, doors=(Door.CMS,), actor=_ACTOR)
+        issued = await self.issuer.issue(await self.preparer.prepare_order(self._order(generation, issuing, name)))
+        Logger(namespace="pkiserver.packagers").info(
+            "{authority}: new signer of key packages {key}, serial {serial}",
+            authority=generation.authority,
+            key=name,
+            serial=f"{issued.serial:x}",
+        )
+        return Packager(name, issued.der, issuing.chain)
+
+    def _order(self, generation: Generation, issuing: Issuing, key_name: str) -> Order:
+        ca = generation.certificate
+        now = self.clock.now().replace(microsecond=0)
+        public_key = self.keys.public_key(key_name)
+        common_name = f"Key generation {generation.authority} {generation.number}.{now:%Y%m%d}"[:64]
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=False,
+            crl_sign=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        return Order(
+            issuing=issuing,
+            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
+            public_key=public_key,
+            not_before=max(now - _BACKDATE, ca.certificate.not_valid_before_utc),
+            not_after=min(now + VALIDITY, ca.not_after),
+            extensions=(
+                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
+                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(usage, critical=True),
+                extension(x509.ExtendedKeyUsage([_KEY_GENERATION])),
+            ),
+            template=TEMPLATE,
+            requester=_ACTOR,
+            protocol="internal",
+            request_id="",
+        )
+
+
+def _prefix(generation: Generation) -> str:
+    return f"kga-g{generation.id}-"
