@@ -1,0 +1,340 @@
+"""The responder over HTTP, asked by openssl, gnutls, curl and by hand; friendly and hostile."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from pkiserver.authority.revocation import ByCertificate
+from pkiserver.authority.status import der
+from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
+from pkiserver.keys.settings import ProviderSettings
+from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
+from protocols.ocsp import messages
+from tests.authority.status_world import ORDER, lint_ocsp
+from tests.protocols.ocsp.test_messages import HOSTILE
+from tests.protocols.status_server import Answer, StatusServer, status_server, tool
+
+OCSP_REQUEST = "application/ocsp-request"
+UNSIGNED = {ocsp.OCSPResponseStatus.MALFORMED_REQUEST, ocsp.OCSPResponseStatus.UNAUTHORIZED}
+HASHES = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
+) -> Iterator[StatusServer]:
+    with status_server(tmp_path, status_stores, on_reactor) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+    status_stores: tuple[ProviderSettings, ...],
+    on_reactor: Callable[[Any], Any],
+) -> Iterator[StatusServer]:
+    """One server for the tests that leave its policy and its clock alone."""
+    with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
+        yield opened
+
+
+def request(issued: bytes, issuer: bytes, *, hash_name: str = "sha256", nonce: bytes | None = None) -> bytes:
+    builder = ocsp.OCSPRequestBuilder().add_certificate(
+        x509.load_der_x509_certificate(issued), x509.load_der_x509_certificate(issuer), HASHES[hash_name]
+    )
+    if nonce is not None:
+        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
+    return builder.build().public_bytes(Encoding.DER)
+
+
+def post(server: StatusServer, body: bytes, path: str = "/ocsp") -> Answer:
+    return server.ask("POST", path, body, Content_Type=OCSP_REQUEST)
+
+
+def read(answer: Answer) -> ocsp.OCSPResponse:
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/ocsp-response"
+    return ocsp.load_der_ocsp_response(answer.body)
+
+
+def change(server: StatusServer, **policy: Any) -> None:
+    """Another OCSP policy for the issuing authority."""
+
+    async def apply() -> None:
+        authorities = server.at.world.road.authorities
+        changed = attrs.evolve(server.at.issuing.settings, ocsp=attrs.evolve(server.at.issuing.settings.ocsp, **policy))
+        authorities._all["issuing"] = attrs.evolve(server.at.issuing, settings=changed)
+        await server.at.status.directory.refresh()
+
+    server.run(apply)
+
+
+def openssl(server: StatusServer, issued: bytes, chain: tuple[bytes, ...], *options: str) -> str:
+    leaf, issuer, root = (
+        server.file("leaf.pem", issued),
+        server.file("issuer.pem", chain[0]),
+        server.file("root.pem", chain[-1]),
+    )
+    command = ("openssl", "ocsp", *options, "-issuer", issuer, "-cert", leaf, "-CAfile", root)
+    return tool(*command, "-url", f"{server.url}/ocsp")
+
+
+def test_openssl_follows_a_certificate_from_good_to_hold_to_good_to_revoked(shared: StatusServer) -> None:
+    issued = shared.issue()
+    said = openssl(shared, issued.der, issued.chain)
+    assert "Response verify OK" in said
+    assert "leaf.pem: good" in said
+    assert "WARNING" not in said, "the nonce came back"
+    shared.run(lambda: shared.at.status.revocations.hold(ByCertificate(issued.der), ORDER))
+    assert "Reason: certificateHold" in openssl(shared, issued.der, issued.chain)
+    shared.run(lambda: shared.at.status.revocations.release(ByCertificate(issued.der), ORDER))
+    assert "leaf.pem: good" in openssl(shared, issued.der, issued.chain, "-sha256")
+    shared.run(lambda: shared.at.revoke(issued, RevocationReason.KEY_COMPROMISE))
+    said = openssl(shared, issued.der, issued.chain, "-no_nonce")
+    assert "Response verify OK" in said
+    assert "leaf.pem: revoked" in said
+    assert "Reason: keyCompromise" in said
+
+
+def test_gnutls_and_curl_agree(shared: StatusServer) -> None:
+    issued = shared.issue()
+    leaf, issuer = shared.file("leaf.pem", issued.der), shared.file("issuer.pem", issued.chain[0])
+    said = tool(
+        "ocsptool", f"--ask={shared.url}/ocsp", "--load-cert", leaf, "--load-issuer", issuer, "--load-trust", issuer
+    )
+    assert "Verifying OCSP Response: Success" in said
+    assert "Certificate Status: good" in said
+    text = quote(base64.b64encode(request(issued.der, issued.chain[0])).decode(), safe="")
+    out = shared.directory / "answer.der"
+    tool("curl", "-sS", "--path-as-is", "-o", str(out), f"{shared.url}/ocsp/{text}")
+    read_back = ocsp.load_der_ocsp_response(out.read_bytes())
+    assert read_back.certificate_status is ocsp.OCSPCertStatus.GOOD
+
+
+@pytest.mark.parametrize("hash_name", sorted(HASHES))
+def test_every_hash_names_the_issuer_and_pkilint_is_content(shared: StatusServer, hash_name: str) -> None:
+    issued = shared.issue()
+    for nonce in (None, b"n" * 32):
+        answer = post(shared, request(issued.der, issued.chain[0], hash_name=hash_name, nonce=nonce))
+        found = read(answer)
+        assert found.certificate_status is ocsp.OCSPCertStatus.GOOD
+        assert found.hash_algorithm.name == hash_name
+        assert found.responder_key_hash is not None
+        assert found.next_update_utc == shared.at.clock.now() + timedelta(hours=1)
+        assert lint_ocsp(answer.body) == []
+
+
+def test_every_reason_reaches_the_client(shared: StatusServer) -> None:
+    from pkishared.authority.status.values import reason_name
+
+    for reason in sorted(FINAL_REASONS):
+        issued = shared.issue(f"device {reason}")
+        shared.run(lambda issued=issued, reason=reason: shared.at.revoke(issued, reason))
+        answer = post(shared, request(issued.der, issued.chain[0]))
+        found = read(answer)
+        assert found.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        assert found.revocation_time_utc == shared.at.clock.now()
+        told = None if found.revocation_reason is None else found.revocation_reason.value
+        assert told == (None if reason == 0 else reason_name(reason))
+        assert lint_ocsp(answer.body) == []
+
+
+def test_what_was_never_issued_is_unknown_and_strangers_are_unauthorized(shared: StatusServer) -> None:
+    issued = shared.issue()
+    mine = ocsp.load_der_ocsp_request(request(issued.der, issued.chain[0]))
+    for serial in (1, issued.serial ^ 1, (1 << 159) - 1, 1 << 300):
+        builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+            mine.issuer_name_hash, mine.issuer_key_hash, serial, hashes.SHA256()
+        )
+        found = read(post(shared, builder.build().public_bytes(Encoding.DER)))
+        assert found.certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+        assert found.next_update_utc == shared.at.clock.now() + timedelta(minutes=5)
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(bytes(32), mine.issuer_key_hash, 1, hashes.SHA256())
+    answer = post(shared, builder.build().public_bytes(Encoding.DER))
+    assert read(answer).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
+    assert "no-store" in answer.headers["cache-control"]
+
+
+def test_several_certificates_in_one_request_get_their_own_status(shared: StatusServer) -> None:
+    good, bad = shared.issue("good"), shared.issue("bad")
+    shared.run(lambda: shared.at.revoke(bad))
+    files = [shared.file(f"{name}.pem", one.der) for name, one in (("one", good), ("two", bad))]
+    issuer, root = shared.file("issuer.pem", good.chain[0]), shared.file("root.pem", good.chain[-1])
+    said = tool(
+        *("openssl", "ocsp", "-url", f"{shared.url}/ocsp", "-CAfile", root, "-issuer", issuer),
+        *("-cert", files[0], "-cert", files[1]),
+    )
+    assert "Response verify OK" in said
+    assert f"{files[0]}: good" in said
+    assert f"{files[1]}: revoked" in said
+    # The root's certificates are answered for by another key, whose signature this answer does not bear.
+    asked = [request(good.der, good.chain[0]), request(good.chain[0], good.chain[1]), request(bad.der, bad.chain[0])]
+    ids = [der.sequence(messages.decode_request(one).certificates[0].encoded) for one in asked]
+    answer = read(post(shared, der.sequence(der.sequence(der.sequence(*ids)))))
+    assert [one.certificate_status for one in answer.responses] == [
+        ocsp.OCSPCertStatus.GOOD,
+        ocsp.OCSPCertStatus.UNKNOWN,
+        ocsp.OCSPCertStatus.REVOKED,
+    ]
+
+
+def test_several_authorities_answer_behind_one_url(shared: StatusServer) -> None:
+    issued = shared.issue()
+    answer = read(post(shared, request(issued.chain[0], issued.chain[1])))
+    assert answer.certificate_status is ocsp.OCSPCertStatus.GOOD
+    [responder] = answer.certificates
+    root = x509.load_der_x509_certificate(issued.chain[1])
+    assert responder.issuer == root.subject
+
+
+def test_nonces_are_echoed_ignored_or_required_as_the_policy_says(server: StatusServer) -> None:
+    issued = server.issue()
+    for size in (1, 16, 32, 128):
+        found = read(post(server, request(issued.der, issued.chain[0], nonce=b"x" * size)))
+        assert found.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce == b"x" * size
+    change(server, nonce=NoncePolicy.IGNORE)
+    assert list(read(post(server, request(issued.der, issued.chain[0], nonce=b"x" * 32))).extensions) == []
+    change(server, nonce=NoncePolicy.REQUIRE)
+    refused = read(post(server, request(issued.der, issued.chain[0])))
+    assert refused.response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+    assert read(post(server, request(issued.der, issued.chain[0], nonce=b"x"))).serial_number == issued.serial
+
+
+def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None:
+    issued = server.issue()
+    path = "/ocsp/" + quote(base64.b64encode(request(issued.der, issued.chain[0])).decode(), safe="")
+    first = server.ask("GET", path)
+    assert read(first).certificate_status is ocsp.OCSPCertStatus.GOOD
+    assert first.headers["cache-control"] == "max-age=3599, public, no-transform, must-revalidate"
+    for field in ("etag", "last-modified", "expires", "date"):
+        assert first.headers[field]
+    # A validator compares by time as well, since an ECDSA signature is never twice the same.
+    again = server.ask("GET", path, If_Modified_Since=first.headers["last-modified"])
+    assert (again.status, again.body) == (304, b"")
+    head = server.ask("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    assert int(head.headers["content-length"]) > 200
+    server.at.clock.advance(timedelta(seconds=5))
+    assert server.ask("GET", path, If_Modified_Since=first.headers["last-modified"]).status == 200
+    assert "cache-control" not in post(server, request(issued.der, issued.chain[0])).headers
+
+
+@pytest.mark.parametrize("prefix", ["/ocsp/", "/ocsp//", "/ocsp/issuing/", "/ocsp/a/b/"])
+def test_get_in_every_spelling(shared: StatusServer, prefix: str) -> None:
+    issued = shared.issue()
+    text = base64.b64encode(request(issued.der, issued.chain[0])).decode()
+    for spelling in (text, quote(text, safe=""), text.rstrip("=")):
+        assert read(shared.ask("GET", prefix + spelling)).serial_number == issued.serial
+
+
+def test_responders_may_be_named_and_sent_without_certificate(server: StatusServer) -> None:
+    issued = server.issue()
+    change(server, identity=ResponderIdentity.NAME, include_certificate=False)
+    found = read(post(server, request(issued.der, issued.chain[0])))
+    assert found.responder_name is not None
+    assert found.certificates == []
+    change(server, identity=ResponderIdentity.KEY, include_certificate=True, signing=OcspSigning.AUTHORITY)
+    said = openssl(server, issued.der, issued.chain)
+    assert "Response verify OK" in said
+    assert read(post(server, request(issued.der, issued.chain[0]))).certificates == []
+
+
+def test_without_signer_or_records_the_answer_is_try_later(server: StatusServer) -> None:
+    issued = server.issue()
+    change(server, signing=OcspSigning.DELEGATED)
+
+    async def gone() -> None:
+        for key in server.at.world.keys.list():
+            if key.name.startswith("ocsp-"):
+                await server.at.world.keys.delete(key.name)
+        await server.at.status.directory.refresh()
+
+    server.run(gone)
+    answer = post(server, request(issued.der, issued.chain[0]))
+    assert read(answer).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+    assert "no-store" in answer.headers["cache-control"]
+    server.run(server.at.status.responders.run_due)
+    server.at.clock.advance(timedelta(seconds=2))
+    assert read(post(server, request(issued.der, issued.chain[0]))).serial_number == issued.serial
+    assert "leaf.pem: good" in openssl(server, issued.der, issued.chain)
+    server.run(server.at.world.database.close)
+    answer = post(server, request(issued.der, issued.chain[0]))
+    assert read(answer).response_status is ocsp.OCSPResponseStatus.TRY_LATER
+
+
+def test_expired_certificates_keep_their_status_for_the_archive_time(server: StatusServer) -> None:
+    issued = server.issue()
+    server.run(lambda: server.at.revoke(issued))
+    server.at.clock.advance(timedelta(days=91))
+    server.run(server.at.status.responders.run_due)
+    server.run(server.at.status.directory.refresh)
+    assert read(post(server, request(issued.der, issued.chain[0]))).certificate_status is ocsp.OCSPCertStatus.REVOKED
+    change(server, archive=timedelta(hours=1))
+    refused = read(post(server, request(issued.der, issued.chain[0])))
+    assert refused.response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_requests_get_ocsps_own_error_and_the_server_lives(shared: StatusServer, what: str) -> None:
+    body = HOSTILE[what]
+    if len(body) > 16 * 1024:
+        # The server may have told the client to stop while it was still sending.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            assert post(shared, body).status == 413
+    else:
+        answer = post(shared, body)
+        assert read(answer).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+        assert "no-store" in answer.headers["cache-control"]
+        text = quote(base64.b64encode(body).decode(), safe="")
+        if len(text) < 12_000:
+            assert read(shared.ask("GET", f"/ocsp/{text}")).response_status in UNSIGNED
+    issued = shared.issue()
+    assert read(post(shared, request(issued.der, issued.chain[0]))).serial_number == issued.serial
+
+
+@pytest.mark.parametrize("tail", ["", "%%%", "not-base64", "M" * 11_000, "M/" * 5_000, "%00%ff", "?a=b", "MA=="])
+def test_targets_that_hold_no_request_are_malformed(shared: StatusServer, tail: str) -> None:
+    answer = shared.ask("GET", f"/ocsp/{tail}")
+    assert read(answer).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+
+
+def test_a_wrong_content_type_is_malformed_and_other_methods_are_not_allowed(shared: StatusServer) -> None:
+    issued = shared.issue()
+    body = request(issued.der, issued.chain[0])
+    answer = shared.ask("POST", "/ocsp", body, Content_Type="application/json")
+    assert read(answer).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+    assert shared.ask("PUT", "/ocsp", body).status == 405
+    assert shared.ask("GET", "/ocsp").status == 405
+
+
+def test_a_sender_that_stops_half_way_holds_up_nobody(shared: StatusServer) -> None:
+    slow = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(20)]
+    for one in slow:
+        one.sendall(b"POST /ocsp HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n\x30")
+    issued = shared.issue()
+    assert read(post(shared, request(issued.der, issued.chain[0]))).serial_number == issued.serial
+    for one in slow:
+        one.close()
+
+
+def test_settings_outside_reason_are_refused() -> None:
+    from protocols.ocsp.edge import OcspSettings
+
+    for wrong in ({"path": "ocsp"}, {"path": "/ocsp/"}, {"max_body": 1}, {"max_requests": 0}, {"max_requests": 65}):
+        with pytest.raises(ValueError, match="must"):
+            OcspSettings(**wrong)  # type: ignore[arg-type]
+    assert OcspPolicy().nonce is NoncePolicy.ANSWER
