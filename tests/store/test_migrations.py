@@ -1,0 +1,73 @@
+"""The migrations make exactly the tables that the program uses, once, from any number of starts."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.store.database import Database
+from pkiserver.store.engines import parse_url, reading_engine, writing_engine
+from pkiserver.store.migrate import Migration, head_revision, migrate
+from pkiserver.store.schema import metadata
+from tests.support.stored import opened
+
+
+def test_the_migrated_schema_is_the_programs(url: str) -> None:
+    engine = reading_engine(parse_url(url), 1)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_migrating_again_changes_nothing(empty_url: str) -> None:
+    assert migrate(empty_url) == Migration(None, head_revision())
+    assert migrate(empty_url) == Migration(head_revision(), head_revision())
+
+
+def test_several_processes_may_migrate_at_once(empty_url: str) -> None:
+    done: list[Migration] = []
+    threads = [threading.Thread(target=lambda: done.append(migrate(empty_url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.after for one in done] == [head_revision()] * 4
+    assert sum(one.before is None for one in done) == 1
+
+
+async def test_an_empty_or_foreign_schema_is_refused(empty_url: str) -> None:
+    with pytest.raises(Rejected, match="is empty: run `pkiserver database migrate`"):
+        await Database.open(empty_url)
+    migrate(empty_url)
+    engine = writing_engine(parse_url(empty_url))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(Rejected, match="has schema 9999"):
+        await Database.open(empty_url)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite://", "sqlite:///:memory:", "sqlite:///x?mode=ro", "mysql://h/d", "postgresql+asyncpg://h/d"]
+)
+async def test_what_is_not_a_database_of_ours_is_refused(url: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        await Database.open(url)
+    assert refused.value.has(Refusal.CONFIGURATION)
+
+
+async def test_a_password_is_not_shown(url: str) -> None:
+    async with opened(url) as database:
+        if database.is_sqlite:
+            with pytest.raises(ValueError, match="no connection string"):
+                _ = database.conninfo
+            return
+    assert (
+        "secret"
+        not in Database(parse_url("postgresql://u:secret@h/d"), readers=1, reactor=None, queue_limit=1).shown_url
+    )

@@ -1,0 +1,50 @@
+"""A process that writes certificates and prints the request ID of each once its last write is durable."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import DeferredList, ensureDeferred
+
+from pkiserver.store import certificates
+from pkiserver.store.database import Database
+from tests.support.stored import new_intent
+
+reactor: Any = _reactor
+NOW = datetime.now(UTC) + timedelta(0)
+
+
+async def road(database: Database, request_id: str) -> None:
+    intent = attrs.evolve(new_intent(holder=request_id), request_id=request_id)
+    number = await database.write(lambda c: certificates.insert_prepared(c, intent))
+    assert await database.write(lambda c: certificates.mark_asked(c, number))
+    assert await database.write(lambda c: certificates.store_issued(c, number, os.urandom(500), at=NOW))
+    os.write(1, f"{request_id}\n".encode())
+
+
+async def main(url: str, name: str, count: int) -> None:
+    database = await Database.open(url)
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await road(database, f"{name}-{number}")
+
+    await DeferredList([ensureDeferred(worker()) for _ in range(16)], fireOnOneErrback=True)
+    await database.close()
+
+
+if __name__ == "__main__":
+    failed: list[Any] = []
+    running = ensureDeferred(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    running.addErrback(failed.append)
+    running.addBoth(lambda _: reactor.callLater(0, reactor.stop))
+    reactor.run()
+    for failure in failed:
+        failure.printTraceback()
+    sys.exit(bool(failed))
