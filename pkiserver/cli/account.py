@@ -1,0 +1,155 @@
+"""``pkiserver account``: accounts that may enrol with a password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.cert import who
+from pkiserver.cli.context import Session, async_command
+
+if TYPE_CHECKING:
+    from pkiserver.foundation.secret import Secret
+    from pkiserver.runtime.engine import Engine
+    from pkiserver.store.accounts import Account
+
+
+@click.group()
+def group() -> None:
+    """Accounts that may enrol with a password."""
+
+
+def _row(account: Account) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "groups": tuple(sorted(account.groups)),
+        "attributes": tuple(f"{key}={value}" for key, value in account.attributes),
+        "password": account.password_hash is not None,
+        "disabled": account.disabled,
+        "created": account.created,
+    }
+
+
+def _attributes(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--attribute")
+        found.append((key, value))
+    return tuple(found)
+
+
+def _password(file: Path | None) -> Secret:
+    """From a file (without its last line end), or typed twice; never from the command line, which others see."""
+    from pkiserver.foundation.secret import Secret
+
+    if file is not None:
+        return Secret(file.read_bytes().removesuffix(b"\n").removesuffix(b"\r"))
+    return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+password_option = click.option(
+    "--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Read the password from here."
+)
+attribute_option = click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
+group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="Repeatable.")
+
+
+@group.command()
+@click.argument("name")
+@group_option
+@attribute_option
+@password_option
+@click.option("--no-password", is_flag=True, help="It enrols by codes and certificates only.")
+@async_command
+async def create(
+    session: Session,
+    engine: Engine,
+    *,
+    name: str,
+    groups: tuple[str, ...],
+    attributes: tuple[str, ...],
+    password_file: Path | None,
+    no_password: bool,
+) -> None:
+    """Create an account."""
+    pairs = _attributes(attributes)
+    password = None if no_password else _password(password_file)
+    made = await engine.accounts.create(name, password, groups=frozenset(groups), attributes=pairs, by=who())
+    session.output.done(f"Account {made.name} created", **_row(made))
+
+
+@group.command("list")
+@click.option("--after", default="", metavar="NAME", help="Go on after this name.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@async_command
+async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
+    """Accounts by name."""
+    page = await engine.accounts.list_page(after=after, limit=limit)
+    session.output.table([_row(one) for one in page], empty="no accounts")
+    if len(page) == limit:
+        session.output.note(f"More: --after {page[-1].name}")
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def show(session: Session, engine: Engine, name: str) -> None:
+    """One account."""
+    session.output.record(_row(await engine.accounts.get(name)))
+
+
+@group.command()
+@click.argument("name")
+@password_option
+@async_command
+async def password(session: Session, engine: Engine, name: str, password_file: Path | None) -> None:
+    """Set a new password."""
+    await engine.accounts.set_password(name, _password(password_file), by=who())
+    session.output.done(f"Password of {name} set", name=name)
+
+
+@group.command("set")
+@click.argument("name")
+@group_option
+@attribute_option
+@async_command
+async def set_(
+    session: Session, engine: Engine, name: str, groups: tuple[str, ...], attributes: tuple[str, ...]
+) -> None:
+    """Replace the groups or the attributes; what is not given stays."""
+    pairs = _attributes(attributes)
+    await engine.accounts.set_details(
+        name, groups=frozenset(groups) if groups else None, attributes=pairs or None, by=who()
+    )
+    session.output.done(f"Account {name} changed", **_row(await engine.accounts.get(name)))
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def disable(session: Session, engine: Engine, name: str) -> None:
+    """Neither its password nor its certificates show anybody any more."""
+    await engine.accounts.set_disabled(name, True, by=who())
+    session.output.done(f"Account {name} disabled", name=name)
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def enable(session: Session, engine: Engine, name: str) -> None:
+    """Undo disable."""
+    await engine.accounts.set_disabled(name, False, by=who())
+    session.output.done(f"Account {name} enabled", name=name)
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def delete(session: Session, engine: Engine, name: str) -> None:
+    """Remove an account; its certificates stay what they are."""
+    await engine.accounts.delete(name, by=who())
+    session.output.done(f"Account {name} deleted", name=name)

@@ -1,0 +1,92 @@
+"""``pkiserver request``: enrolment requests that wait for a decision."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.cert import who
+from pkiserver.cli.context import Session, async_command
+
+if TYPE_CHECKING:
+    from pkiserver.runtime.engine import Engine
+    from pkiserver.store.requests import PendingRequest
+
+STATES = ("pending", "approved", "denied", "issued", "expired", "any")
+
+
+@click.group()
+def group() -> None:
+    """Enrolment requests that wait for a decision."""
+
+
+def _row(one: PendingRequest) -> dict[str, object]:
+    payload = json.loads(one.payload)
+    return {
+        "number": one.id,
+        "state": one.state.value,
+        "template": one.template,
+        "subject": payload["subject"],
+        "requester": payload["requester"],
+        "by": payload["protocol"],
+        "from": payload["source"],
+        "created": one.created,
+        "expires": one.expires,
+    }
+
+
+@group.command("list")
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
+@click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@async_command
+async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
+    """The newest first."""
+    from pkiserver.store.requests import RequestState
+
+    wanted = None if state == "any" else RequestState(state)
+    page = await engine.approvals.list_page(state=wanted, before=before, limit=limit)
+    session.output.table([_row(one) for one in page], empty="no requests")
+    if len(page) == limit:
+        session.output.note(f"More: --before {page[-1].id}")
+
+
+@group.command()
+@click.argument("number", type=int)
+@async_command
+async def show(session: Session, engine: Engine, number: int) -> None:
+    """One request, with its CSR and what was decided."""
+    from pkiserver.cli.selectors import pem
+
+    one = await engine.approvals.get(number)
+    session.output.record(
+        {
+            **_row(one),
+            "reasons": one.reasons,
+            "decided_by": one.decided_by,
+            "decided_at": one.decided_at,
+            "csr": None if one.csr is None else pem(one.csr, "CERTIFICATE REQUEST"),
+        }
+    )
+
+
+@group.command()
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Kept with the decision.")
+@async_command
+async def approve(session: Session, engine: Engine, number: int, reason: str) -> None:
+    """Let the certificate be issued when the client asks again."""
+    await engine.approvals.decide(number, approved=True, by=who(), reason=reason)
+    session.output.done(f"Request {number} approved", number=number)
+
+
+@group.command()
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Told to the client.")
+@async_command
+async def deny(session: Session, engine: Engine, number: int, reason: str) -> None:
+    """Refuse for good."""
+    await engine.approvals.decide(number, approved=False, by=who(), reason=reason)
+    session.output.done(f"Request {number} denied", number=number)
