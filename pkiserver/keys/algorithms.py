@@ -140,9 +140,12 @@ class Padding(enum.StrEnum):
     WHOLE = "whole"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class SignatureScheme:
-    """How to sign: padding and hash. ``hash_name`` is None where the message is taken whole (RFC 8410, RFC 9881)."""
+    """How to sign: padding and hash. ``hash_name`` is None where the message is taken whole (RFC 8410, RFC 9881).
+
+    There is one object for each scheme, so that schemes are compared by identity: this is done for every signature.
+    """
 
     name: str
     padding: Padding

@@ -27,10 +27,12 @@ class _DoorKey:
     def __init__(self, handle: KeyHandle, check: Check) -> None:
         self._handle = handle
         self._check = check
+        self._suited: set[SignatureScheme] = set()
 
     def _sign(self, data: Any, scheme: SignatureScheme) -> bytes:
         octets = bytes(data)
-        scheme.require(self._handle.public_key)
+        if scheme not in self._suited:
+            self._suited.add(scheme.require(self._handle.public_key))
         self._check(octets, scheme)
         signature = self._handle.sign_now(octets, scheme)
         return self._handle.sign(octets, scheme) if signature is None else signature

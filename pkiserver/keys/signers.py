@@ -19,6 +19,7 @@ class Signer:
     def __init__(self, handle: KeyHandle, check: Check) -> None:
         self._handle = handle
         self._check = check
+        self._suited: set[SignatureScheme] = set()
         self.key: PrivateKey = door_key(handle, check)
         """For cryptography's builders; signs this door's structure only. A key that is not ``in_place`` blocks its
         caller: use :meth:`build` then."""
@@ -52,7 +53,8 @@ class Signer:
 
     async def _sign(self, octets: bytes, scheme: SignatureScheme) -> bytes:
         handle = self._handle
-        scheme.require(handle.public_key)
+        if scheme not in self._suited:
+            self._suited.add(scheme.require(handle.public_key))
         self._check(octets, scheme)
         signature = handle.sign_now(octets, scheme)
         return signature if signature is not None else await handle.sign_async(octets, scheme)
