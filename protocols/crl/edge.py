@@ -13,9 +13,9 @@ import attrs
 from pkiserver.authority.status.source import PublicationSource, PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
 from protocols.cms.certs import build_certs_only
-from protocols.web.conditional import Representation, respond
+from protocols.web.conditional import PreparedRepresentation, Representation, respond
 from protocols.web.errors import plain
-from protocols.web.values import Method, Request, Response, Route
+from protocols.web.values import Answer, Method, Request, Response, Route
 
 CRL_TYPE = "application/pkix-crl"
 CERTIFICATE_TYPE = "application/pkix-cert"
@@ -31,6 +31,13 @@ class CrlSettings:
     """How long caches may keep what changes only when an authority is renewed."""
 
     certificate_max_age: timedelta = timedelta(hours=1)
+
+
+@attrs.frozen
+class _Prepared:
+    crl: PublishedCrl
+    fresh: int
+    representation: PreparedRepresentation
 
 
 def _not_found() -> Response:
@@ -52,27 +59,40 @@ class CrlEdge:
         self._source = source
         self._clock = clock
         self._settings = settings
+        self._prepared: dict[str, _Prepared] = {}
 
-    async def crl(self, request: Request) -> Response:
+    async def crl(self, request: Request) -> Answer:
         """The CRL at ``<generation path>.crl``, or an earlier one at ``<generation path>/<number>.crl``."""
         path = _stem(request, ".crl")
         if path is None:
             return _not_found()
         found = await self._source.crl(path)
-        if found is None and (numbered := _NUMBERED.fullmatch(path)) is not None:
+        if found is not None:
+            return self._prepare(path, found).answer(request.headers)
+        if (numbered := _NUMBERED.fullmatch(path)) is not None:
             found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]))
-        return _not_found() if found is None else self._crl(request, found)
+        return _not_found() if found is None else respond(request.headers, self._represent(found, self._fresh(found)))
 
-    def _crl(self, request: Request, found: PublishedCrl) -> Response:
-        fresh = min(found.max_age, found.next_update - self._clock.now() - _SECOND) // _SECOND
-        return respond(
-            request.headers,
-            Representation(
-                body=found.der,
-                content_type=CRL_TYPE,
-                modified=found.this_update,
-                cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
-            ),
+    def _fresh(self, found: PublishedCrl) -> int:
+        """For how many seconds a cache may keep it: never past its nextUpdate."""
+        return max(0, min(found.max_age, found.next_update - self._clock.now() - _SECOND) // _SECOND)
+
+    def _prepare(self, path: str, found: PublishedCrl) -> PreparedRepresentation:
+        # The source knows the path, so there are no more entries here than key generations.
+        fresh = self._fresh(found)
+        known = self._prepared.get(path)
+        if known is None or (known.crl, known.fresh) != (found, fresh):
+            known = _Prepared(found, fresh, PreparedRepresentation(self._represent(found, fresh)))
+            self._prepared[path] = known
+        return known.representation
+
+    @staticmethod
+    def _represent(found: PublishedCrl, fresh: int) -> Representation:
+        return Representation(
+            body=found.der,
+            content_type=CRL_TYPE,
+            modified=found.this_update,
+            cache_control=f"max-age={fresh}, public, no-transform, must-revalidate",
         )
 
     async def certificates(self, request: Request) -> Response:

@@ -21,6 +21,7 @@ from cryptography.x509 import ocsp
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status import der
 from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
+from pkiserver.authority.status.values import reason_name
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages
@@ -139,8 +140,6 @@ def test_every_hash_names_the_issuer_and_pkilint_is_content(shared: StatusServer
 
 
 def test_every_reason_reaches_the_client(shared: StatusServer) -> None:
-    from pkishared.authority.status.values import reason_name
-
     for reason in sorted(FINAL_REASONS):
         issued = shared.issue(f"device {reason}")
         shared.run(lambda issued=issued, reason=reason: shared.at.revoke(issued, reason))
