@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 from pkilint import loader
+from pkilint.document import NodeVisitor
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
@@ -52,6 +53,16 @@ class Finding:
         return f"{ValidationFindingSeverity(self.severity).name.lower()} {self.code}{text} ({self.where})"
 
 
+@attrs.frozen
+class _Candidate:
+    """A validator that may match nodes of one ASN.1 type. ``certain``: on the right path it does match."""
+
+    validator: Any
+    path: str | None
+    certain: bool
+    inner: _Node | None
+
+
 class _Node:
     """A validator container with its children looked up by ASN.1 type. Holds pkilint's objects, which are untyped."""
 
@@ -59,34 +70,40 @@ class _Node:
         self._validators = [
             (v, _Node(v) if type(v).validate is ValidatorContainer.validate else None) for v in container.validators
         ]
-        self._by_type: dict[type, list[tuple[Any, str | None, _Node | None]]] = {}
+        self._by_type: dict[type, tuple[_Candidate, ...]] = {}
 
-    def _candidates(self, kind: type) -> list[tuple[Any, str | None, _Node | None]]:
+    def _candidates(self, kind: type) -> tuple[_Candidate, ...]:
         """Those validators whose class condition a value of this type meets; the rest can never match."""
         found = []
         for validator, inner in self._validators:
-            wanted = validator._pdu_class  # noqa: SLF001 - the library gives no public way to ask
+            # The library gives no public way to ask.
+            wanted, path = validator._pdu_class, validator._path  # noqa: SLF001
+            more = (validator._path_re, validator._pdu_supertype, validator._predicate)  # noqa: SLF001
+            certain = type(validator).match is NodeVisitor.match and more == (None, None, None)
             if wanted is None or issubclass(kind, wanted):
-                found.append((validator, validator._path, inner))  # noqa: SLF001
-        self._by_type[kind] = found
-        return found
+                found.append(_Candidate(validator, path, certain, inner))
+        self._by_type[kind] = tuple(found)
+        return self._by_type[kind]
 
     def run(self, node: Any, findings: list[Finding]) -> None:
         """What ``ValidatorContainer.validate`` does: this node, then its children (which validators may add to)."""
+        by_type = self._by_type
         kind = type(node.pdu)
-        candidates = self._by_type.get(kind)
+        candidates = by_type.get(kind)
         if candidates is None:
             candidates = self._candidates(kind)
-        path = node.path
-        for validator, wanted, inner in candidates:
-            if (wanted is not None and wanted != path) or not validator.match(node):
+        for one in candidates:
+            if one.path is not None and one.path != node.path:
                 continue
-            if inner is not None:
-                inner.run(node, findings)
+            if not one.certain and not one.validator.match(node):
+                continue
+            if one.inner is not None:
+                one.inner.run(node, findings)
             else:
-                _collect(validator.validate_wrapper(node), findings)
+                _collect(one.validator.validate_wrapper(node), findings)
         for child in node.children.values():
-            self.run(child, findings)
+            if child.children or by_type.get(type(child.pdu)) != ():
+                self.run(child, findings)
 
 
 def _mistaken(code: str, node: Any) -> bool:
@@ -98,6 +115,8 @@ def _mistaken(code: str, node: Any) -> bool:
 
 def _collect(result: Any, findings: list[Finding]) -> None:
     for one in result if isinstance(result, list) else (result,):
+        if not one.finding_descriptions:
+            continue
         for description in one.finding_descriptions:
             severity = int(description.finding.severity)
             if severity <= ValidationFindingSeverity.NOTICE and not _mistaken(description.finding.code, one.node):

@@ -6,7 +6,6 @@ Nothing is signed here with a key that matters. Every check that fails is told, 
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.lint import Linter
 from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
-from pkiserver.authority.tbs import Draft, build_draft, random_serial
+from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import SameKey, SameSubject, Template
 from pkiserver.foundation.clock import Clock
@@ -59,7 +58,7 @@ class Preparer:
         templates: Templates,
         clock: Clock,
         holder: str,
-        rng: Callable[[int], bytes] = secrets.token_bytes,
+        rng: Callable[[int], bytes] | None = None,
         checkpoint: Checkpoint = go_on,
     ) -> None:
         self._database = database
@@ -67,7 +66,7 @@ class Preparer:
         self._templates = templates
         self._clock = clock
         self._holder = holder
-        self._rng = rng
+        self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
         self._linter = Linter()
 

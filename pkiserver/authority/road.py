@@ -49,7 +49,7 @@ class Road:
         templates: Templates,
         clock: Clock,
         holder: str,
-        rng: Callable[[int], bytes] = secrets.token_bytes,
+        rng: Callable[[int], bytes] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Road:
         """Put the parts together. ``holder`` is from :func:`new_holder`; ``checkpoint`` is for crash tests."""

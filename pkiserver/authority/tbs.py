@@ -7,6 +7,7 @@ key will sign under. The linter sees the certificate with the throw-away signatu
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -33,6 +34,25 @@ _WHOLE: dict[str, Callable[[], Any]] = {
     "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
     "ml-dsa-87": mldsa.MLDSA87PrivateKey.generate,
 }
+
+
+class RandomPool:
+    """Random octets drawn in large pieces and used once each.
+
+    Every system call lets go of the interpreter's lock, and getting it back from a busy writer thread takes long.
+    """
+
+    def __init__(self, source: Callable[[int], bytes] = secrets.token_bytes, size: int = 4096) -> None:
+        self._source = source
+        self._size = size
+        self._pool = b""
+
+    def __call__(self, count: int) -> bytes:
+        """``count`` octets that nobody has had."""
+        if len(self._pool) < count:
+            self._pool = self._source(max(self._size, count))
+        taken, self._pool = self._pool[:count], self._pool[count:]
+        return taken
 
 
 @attrs.frozen

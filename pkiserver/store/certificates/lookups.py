@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, false, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import Certificate, CertificateState, CertificateStatus, serial_octets
@@ -25,6 +25,20 @@ _COMPROMISED = (
     .where(_c.spki_sha256 == bindparam("digest"), _c.state == "revoked", _c.revocation_reason.in_((1, 2, 10)))
     .limit(1)
 )
+
+_VALID = (
+    select(certificate)
+    .where(_c.state.in_([CertificateState.ISSUED.value, CertificateState.HELD.value]), _c.not_after >= bindparam("now"))
+    .order_by(_c.id.desc())
+    .limit(bindparam("most"))
+)
+_OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
+# Made once: these are asked for every certificate, and making a statement costs several times its execution.
+_VALID_BY_SUBJECT = tuple(query.where(_c.subject_key == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_KEY = tuple(query.where(_c.spki_sha256 == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
+_RIVALS = select(_i.id).where(_i.id != bindparam("own"))
+_RIVALS_BY_SUBJECT = _RIVALS.where(_i.subject_key == bindparam("wanted"))
+_RIVALS_BY_KEY = _RIVALS.where(_i.spki_sha256 == bindparam("wanted"))
 
 
 def get(connection: Connection, certificate_id: int) -> Certificate | None:
@@ -68,16 +82,18 @@ def valid_by_subject(
     connection: Connection, subject: str, *, now: datetime, template: str | None = None, limit: int = 100
 ) -> tuple[Certificate, ...]:
     """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
-    query = _valid(now, template, limit).where(_c.subject_key == subject_key(subject))
-    return tuple(certificate_of(row) for row in connection.execute(query))
+    values = {"wanted": subject_key(subject), "now": to_micros(now), "most": limit, "template": template}
+    query = _VALID_BY_SUBJECT[template is not None]
+    return tuple(certificate_of(row) for row in connection.execute(query, values))
 
 
 def valid_by_key(
     connection: Connection, spki_sha256: bytes, *, now: datetime, template: str | None = None, limit: int = 100
 ) -> tuple[Certificate, ...]:
     """Certificates of that public key that are issued or held and not expired, newest first."""
-    query = _valid(now, template, limit).where(_c.spki_sha256 == spki_sha256)
-    return tuple(certificate_of(row) for row in connection.execute(query))
+    values = {"wanted": spki_sha256, "now": to_micros(now), "most": limit, "template": template}
+    query = _VALID_BY_KEY[template is not None]
+    return tuple(certificate_of(row) for row in connection.execute(query, values))
 
 
 def under_way_like(
@@ -87,12 +103,12 @@ def under_way_like(
 
     A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
     """
-    like: ColumnElement[bool] = false()
+    found: set[int] = set()
     if subject is not None:
-        like |= _i.subject_key == subject_key(subject)
+        found.update(connection.execute(_RIVALS_BY_SUBJECT, {"wanted": subject_key(subject), "own": besides}).scalars())
     if spki_sha256 is not None:
-        like |= _i.spki_sha256 == spki_sha256
-    return tuple(connection.execute(select(_i.id).where(like, _i.id != besides).order_by(_i.id)).scalars())
+        found.update(connection.execute(_RIVALS_BY_KEY, {"wanted": spki_sha256, "own": besides}).scalars())
+    return tuple(sorted(found))
 
 
 def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
@@ -104,14 +120,6 @@ def mark_replaced(connection: Connection, certificate_id: int, successor_id: int
     """Note that a certificate was renewed by another; the first successor stays. Whether it was this one."""
     change = update(certificate).where(_c.id == certificate_id, _c.replaced_by.is_(None))
     return connection.execute(change.values(replaced_by=successor_id)).rowcount == 1
-
-
-def _valid(now: datetime, template: str | None, limit: int) -> Select[tuple[object, ...]]:
-    states = (CertificateState.ISSUED.value, CertificateState.HELD.value)
-    query = select(certificate).where(_c.state.in_(states), _c.not_after >= to_micros(now))
-    if template is not None:
-        query = query.where(_c.template == template)
-    return query.order_by(_c.id.desc()).limit(limit)
 
 
 def _one(connection: Connection, query: Select[tuple[object, ...]], **values: object) -> Certificate | None:
