@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from twisted.internet.threads import deferToThread
 
@@ -118,15 +120,26 @@ async def _check_urls(authority: Authority) -> AsyncIterator[Result]:
         yield await _fetched(url, x509.load_der_x509_crl)
     for url in publication.urls(publication.ca_issuers, path):
         yield await _fetched(url, x509.load_der_x509_certificate)
-    certificate = generation.ca.certificate
-    question = ocsp.OCSPRequestBuilder().add_certificate(certificate, certificate, hashes.SHA1()).build()  # noqa: S303
-    from cryptography.hazmat.primitives.serialization import Encoding
-
+    question = _ocsp_question(generation.ca.certificate)
     for url in publication.urls(publication.ocsp, path):
-        yield await _fetched(url, ocsp.load_der_ocsp_response, question.public_bytes(Encoding.DER))
+        yield await _fetched(url, _check_ocsp, question)
 
 
-async def _fetched(url: str, parse: object, body: bytes | None = None) -> Result:
+def _ocsp_question(issuer: x509.Certificate) -> bytes:
+    """A request about a serial number that nobody has; any signed answer shows that the responder works."""
+    key = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key()).digest
+    name = hashlib.sha1(issuer.subject.public_bytes(), usedforsecurity=False).digest()
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, 1, hashes.SHA1())  # noqa: S303
+    return builder.build().public_bytes(Encoding.DER)
+
+
+def _check_ocsp(octets: bytes) -> None:
+    status = ocsp.load_der_ocsp_response(octets).response_status
+    if status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        raise ValueError(f"OCSP status {status.name.lower()}: the responder may have no certificate yet")
+
+
+async def _fetched(url: str, parse: Callable[[bytes], object], body: bytes | None = None) -> Result:
     name = f"url:{url}"
     advice = "is the server running, and does the name lead to it?"
     if not url.startswith("http"):
@@ -138,10 +151,9 @@ async def _fetched(url: str, parse: object, body: bytes | None = None) -> Result
     if status != 200:
         return bad(name, f"answers {status}", advice)
     try:
-        assert callable(parse)
         parse(octets)
     except ValueError as error:
-        return bad(name, f"answers something else: {error}", "does another server listen there?")
+        return bad(name, f"not what it should be: {error}", "does another server listen there?")
     return good(name, f"answers ({len(octets)} octets)")
 
 

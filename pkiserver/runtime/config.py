@@ -162,6 +162,14 @@ class PublicSettings:
 
 
 @attrs.frozen
+class AuditSettings:
+    """The audit log, which is in the database."""
+
+    checkpoint_interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
+    """How often a key that is bound to checkpoints signs the heads of the log's chains."""
+
+
+@attrs.frozen
 class NodeSettings:
     """Everything that one node is told. Relative paths are relative to the file's folder once it is loaded."""
 
@@ -183,6 +191,7 @@ class NodeSettings:
     public: PublicSettings = PublicSettings()
     limits: HttpLimits = attrs.field(factory=HttpLimits)
     passwords: PasswordSettings = attrs.field(factory=PasswordSettings)
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = attrs.field(factory=LogSettings)
 
     def __attrs_post_init__(self) -> None:

@@ -39,6 +39,9 @@ class NodeLog:
     def __call__(self, event: LogEvent) -> None:
         """Write an event that is severe enough."""
         level = event.get("log_level")
+        if event.get("log_namespace") == "log_legacy" and not event.get("isError"):
+            # Twisted's own chatter about ports and factories, which names no level
+            level = LogLevel.debug
         if level is not None and level < self._minimum:
             return
         try:

@@ -149,7 +149,7 @@ def test_the_example_is_right_and_shows_every_key(tmp_path: Path) -> None:
 
 def test_what_the_example_shows_as_default_is_the_default(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    for key in ("limits", "passwords", "log"):
+    for key in ("limits", "passwords", "audit", "log"):
         section = re.search(rf"^\[{key}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section is not None
         uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", section[1], flags=re.MULTILINE)

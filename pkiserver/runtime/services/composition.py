@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.application import Application
+from pkiserver.runtime.services.checkpoints import Checkpoints
 from pkiserver.runtime.services.checks import (
     authorities_check,
     clock_check,
@@ -32,6 +34,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         Unavailable: the database is away.
     """
     async with open_engine(settings, worker=worker) as engine:
+        holder = f"{settings.node}/{worker}/{os.getpid()}"
+        checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp.OcspSettings()),
@@ -48,7 +52,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             jobs=(
                 Job("crl", 1.0, engine.status.schedule.run_due),
                 Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
-                Job("configuration", 5.0, engine.refresh),
+                Job("audit-checkpoint", 30.0, checkpoints.run_due),
+                Job("configuration", 2.0, lambda: _refresh(engine)),
             ),
         )
 
@@ -59,4 +64,11 @@ def _status_problems(engine: Engine) -> Iterable[tuple[str, str]]:
 
 async def _keep_responders(engine: Engine) -> None:
     await engine.status.responders.run_due()
+    await engine.status.directory.refresh()
+
+
+async def _refresh(engine: Engine) -> None:
+    """Read what other processes may have changed: keys, templates, authorities, and who signs OCSP answers."""
+    await engine.keys.refresh()
+    await engine.refresh()
     await engine.status.directory.refresh()

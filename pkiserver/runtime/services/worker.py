@@ -88,7 +88,10 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION
     node.on_ready.addCallback(lambda _: os.write(READY, b"ready\n"))
-    reactor.addReader(_ParentWatch())
+    watch = _ParentWatch()
+    reactor.addReader(watch)
+    # a reactor that stops disconnects its readers, which must not look like the parent's end
+    reactor.addSystemEventTrigger("before", "shutdown", reactor.removeReader, watch)
     reactor.callWhenRunning(node.startService)
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()
