@@ -24,7 +24,10 @@ _DIGESTS: dict[str, hashes.HashAlgorithm] = {
     oids.SHA3_384: hashes.SHA3_384(),
     oids.SHA3_512: hashes.SHA3_512(),
     oids.SHAKE256: hashes.SHAKE256(64),
+    oids.SHAKE256_LEN: hashes.SHAKE256(64),
 }
+SHAKE256_512_BITS = b"\x02\x02\x02\x00"
+"""INTEGER 512: the parameters of id-shake256-len, and the only length that is accepted (RFC 8419 section 3.1)."""
 _LEGACY_DIGESTS: dict[str, hashes.HashAlgorithm] = {
     oids.MD5: hashes.MD5(),  # noqa: S303 - verifies requests of old devices where a template says so
     oids.SHA1: hashes.SHA1(),  # noqa: S303 - likewise

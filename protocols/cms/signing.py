@@ -16,7 +16,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from pkiserver.keys.algorithms import Padding, SignatureScheme
 from protocols.cms import messages, oids
-from protocols.cms.algorithms import digest
+from protocols.cms.algorithms import SHAKE256_512_BITS, digest
 from protocols.cms.ber import children, header, only_child
 from protocols.cms.recipients import issuer_and_serial
 
@@ -50,11 +50,11 @@ class SignerProfile:
     def digest(self) -> str:
         """OID of the message digest: the scheme's hash; SHA-512 where it takes the message whole.
 
-        RFC 8419 section 2.3 and RFC 9882 section 3.3; Ed448 goes with SHAKE256.
+        RFC 8419 section 3.1 and RFC 9882 section 3.3; Ed448 goes with SHAKE256 of 512 bits.
         """
         if self.scheme.hash_name is not None:
             return _HASH_OIDS[self.scheme.hash_name]
-        return oids.SHAKE256 if self.scheme.name == "ed448" else oids.SHA512
+        return oids.SHAKE256_LEN if self.scheme.name == "ed448" else oids.SHA512
 
     @property
     def signature_algorithm(self) -> bytes:
@@ -183,8 +183,8 @@ async def sign(
 
 
 def _digest_identifier(oid: str) -> messages.AlgorithmIdentifier:
-    """A digest's AlgorithmIdentifier with absent parameters (RFC 5754 section 2, RFC 8702 section 3.1)."""
-    return messages.algorithm(oid)
+    """A digest's AlgorithmIdentifier: parameters absent (RFC 5754 section 2), but for SHAKE256 with a stated length."""
+    return messages.algorithm(oid, SHAKE256_512_BITS if oid == oids.SHAKE256_LEN else None)
 
 
 def _elements(set_der: bytes) -> list[asn1.TLV]:

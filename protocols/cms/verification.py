@@ -16,7 +16,7 @@ from cryptography.x509 import ObjectIdentifier
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from protocols.cms import messages, oids
-from protocols.cms.algorithms import NO_LEGACY, LegacyDigests, digest, verify_signature
+from protocols.cms.algorithms import NO_LEGACY, SHAKE256_512_BITS, LegacyDigests, digest, verify_signature
 from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, header, malformed, only_child, to_der
 from protocols.cms.recipients import subject_key_identifier
 
@@ -189,13 +189,16 @@ def _encodings(content: bytes) -> tuple[bytes, ...]:
 def _signer(der: bytes) -> Signer:
     """One SignerInfo."""
     info = messages.decode(messages.SignerInfo, der, "SignerInfo")
+    digest_oid = info.digest_algorithm.algorithm.dotted_string
+    if digest_oid == oids.SHAKE256_LEN and messages.parameters_of(info.digest_algorithm) != SHAKE256_512_BITS:
+        raise Rejected.because(Refusal.BAD_ALGORITHM, "SHAKE256 with another length than 512 bits is not accepted")
     by_name = isinstance(info.sid, messages.IssuerAndSerialNumber)
     signed = None if info.signed_attrs is None else b"".join(messages.octets(item) for item in info.signed_attrs)
     return Signer(
         issuer=messages.octets(info.sid.issuer) if isinstance(info.sid, messages.IssuerAndSerialNumber) else None,
         serial=info.sid.serial_number if isinstance(info.sid, messages.IssuerAndSerialNumber) else None,
         key_identifier=None if by_name or not isinstance(info.sid, bytes) else info.sid,
-        digest=info.digest_algorithm.algorithm.dotted_string,
+        digest=digest_oid,
         signed=parse_attributes(signed or b""),
         unsigned=parse_attributes(b"".join(messages.octets(item) for item in info.unsigned_attrs or ())),
         signature_algorithm=info.signature_algorithm,

@@ -209,3 +209,39 @@ def test_truncated_messages_are_refused(cut: int) -> None:
     message = unsigned.finish(b"signature")
     with pytest.raises(Rejected):
         parse_signed(message[: len(message) * cut // 40])
+
+
+def test_ed448_digests_with_shake256_of_512_bits() -> None:
+    key = ed448.Ed448PrivateKey.generate()
+    unsigned = prepare(SignedContent(oids.DATA, b"x"), SignerProfile(self_signed(P256), SignatureScheme.parse("ed448")))
+    message = unsigned.finish(key.sign(unsigned.signed_attrs))
+    assert parse_signed(message).only_signer().digest == oids.SHAKE256_LEN
+    with pytest.raises(Rejected) as refused:
+        parse_signed(message.replace(b"\x02\x02\x02\x00", b"\x02\x02\x01\x00"))
+    assert refused.value.has(Refusal.BAD_ALGORITHM)
+
+
+def test_a_changed_algorithm_is_noticed_where_it_is_protected() -> None:
+    """RFC 6211: the digest named in the message must be the one that was signed."""
+    profile = SignerProfile(self_signed(P256), ECDSA_SHA256)
+    other = SignerProfile(self_signed(P256), SignatureScheme.parse("ecdsa-sha384"))
+    unsigned = prepare(SignedContent(oids.DATA, b"x"), profile, attributes=(algorithm_protection(other),))
+    parsed = parse_signed(unsigned.finish(P256.sign(unsigned.signed_attrs, ec.ECDSA(hashes.SHA256()))))
+    with pytest.raises(Rejected, match="signed algorithms"):
+        verify(parsed, parsed.only_signer(), P256.public_key())
+
+
+def test_more_signers_than_anybody_needs_are_refused() -> None:
+    unsigned = prepare(SignedContent(oids.DATA, b"x"), SignerProfile(self_signed(P256), ECDSA_SHA256))
+    message = messages.decode(messages.ContentInfo, unsigned.finish(b"s"), "ContentInfo")
+    signed = messages.decode(messages.SignedData, messages.octets(message.content), "SignedData")
+    one = bytes(signed.signer_infos.data)
+    for count, fits in ((16, True), (17, False)):
+        signed.signer_infos = messages.tlv(header(b"\x31", len(one) * count) + one * count)
+        many = messages.content_info(oids.SIGNED_DATA, messages.octets(signed))
+        if fits:
+            assert len(parse_signed(many).signers) == 16
+            continue
+        with pytest.raises(Rejected) as refused:
+            parse_signed(many)
+        assert refused.value.has(Refusal.LIMIT)

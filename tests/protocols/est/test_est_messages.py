@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pkiserver.authority.csr import parse_request
 from pkiserver.authority.templates.model import Template
-from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.errors import Defect, Refusal, Rejected, Unavailable
 from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import KeyType
 from protocols.cms import oids
@@ -29,6 +29,7 @@ from protocols.est.csrattrs import encode_csr_attributes
 from protocols.est.errors import STATUS, WrongMediaType, response_of
 from protocols.est.linking import verify_link
 from protocols.est.messages import Base64Form, Operation, Target
+from protocols.est.ports import EstSettings
 from protocols.est.renewal import renewal_wishes
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -370,3 +371,32 @@ def test_key_and_certificate_are_mime_parts() -> None:
     parts = list(email.message_from_bytes(text, policy=email.policy.HTTP).iter_parts())
     assert [part.get_content_type() for part in parts] == ["application/pkcs8", "application/pkcs7-mime"]
     assert [part.get_content() for part in parts] == [b"k" * 500, b"c" * 500]
+
+
+KINDS = {
+    "rsa-3072": ("rsaEncryption", "sha256WithRSAEncryption"),
+    "ed25519": ("ED25519", "ED25519"),
+    "ml-dsa-65": ("2.16.840.1.101.3.4.3.18", "2.16.840.1.101.3.4.3.18"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_csr_attributes_for_every_kind_of_key(kind: str) -> None:
+    der = encode_csr_attributes(load(Template, TEMPLATE.replace('"ec-p384", "rsa-2048"', f'"{kind}"'), "t"))
+    printed = asn1parse(der)
+    assert all(name in printed for name in KINDS[kind])
+    if kind == "rsa-3072":
+        assert ":0C00" in printed, "the modulus length, 3072"
+
+
+def test_what_is_ours_is_said_as_ours() -> None:
+    away = response_of(Unavailable("the token is away", retry_after=7), realm="x")
+    assert (away.status, dict(away.headers)["Retry-After"]) == (503, "7")
+    broken = response_of(Defect("a stack trace that nobody shall see"), realm="x")
+    assert (broken.status, broken.body) == (500, b"internal error\n")
+
+
+@pytest.mark.parametrize("realm", ['a"b', "a\\b", "ü", "a\r\nb"])
+def test_a_realm_that_would_break_the_header_is_refused(realm: str) -> None:
+    with pytest.raises(ValueError, match="realm"):
+        EstSettings(realm=realm)

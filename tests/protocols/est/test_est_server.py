@@ -6,18 +6,23 @@ import base64
 import email
 import email.policy
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from OpenSSL import SSL
 
 from pkiserver.authority.requests import ClientCertificateEvidence, CodeEvidence, ProofKind
+from pkiserver.authority.templates.model import EstRules
+from pkiserver.keys.algorithms import KeyType
 from protocols.cms import oids
 from protocols.cms.ber import only_child
 from protocols.cms.verification import parse_signed, verify
-from tests.protocols.est.support import Site
+from protocols.est.ports import EstSettings
+from tests.protocols.est.support import Site, Workshop, listener_identity, serve
 from tests.protocols.est.test_est_messages import KEY, attribute, csr, oid, sequence
 
 ME = ("-u", "me:secret")
@@ -311,3 +316,36 @@ def test_oversize_is_refused_before_it_is_read(site: Site) -> None:
     (site.folder / "big").write_bytes(b"A" * 2_000_000)
     site.curl("simpleenroll", "-H", "Content-Type: application/pkcs10", "--data-binary", "@big", status=413)
     site.curl("cacerts")
+
+
+def test_without_a_default_the_only_template_serves(tmp_path: Path, on_reactor: Any) -> None:
+    engine = Workshop()
+    identity, ca = listener_identity()
+    (tmp_path / "ca.crt").write_bytes(ca)
+    with serve(engine, EstSettings(), identity, on_reactor) as port:
+        site = Site(engine, port, tmp_path)
+        assert b"no default template" in site.curl("cacerts", status=404)
+        site.curl("linked/cacerts")
+        engine.all = {"linked": engine.all["linked"]}
+        site.curl("cacerts")
+
+
+def test_too_many_keys_at_once_are_told_to_come_back(tmp_path: Path, on_reactor: Any) -> None:
+    engine = Workshop()
+    slow = KeyType.parse("rsa-4096")
+    rules = EstRules(server_keygen=True, server_keygen_key=slow)
+    engine.all["device"] = attrs.evolve(engine.all["device"], keys=(slow,), est=rules)
+    identity, ca = listener_identity()
+    (tmp_path / "ca.crt").write_bytes(ca)
+    (tmp_path / "body.b64").write_bytes(base64.encodebytes(csr()))
+    settings = EstSettings(keygen_parallel=1, keygen_waiting=1)
+    with serve(engine, settings, identity, on_reactor) as port:
+        site = Site(engine, port, tmp_path)
+        command = ["curl", "-sS", "--cacert", "ca.crt", "-o", "/dev/null", "-w", "%{http_code}", *ME]
+        command += ["-H", "Content-Type: application/pkcs10", "--data-binary", "@body.b64"]
+        command += [f"{site.base}/device/serverkeygen"]
+        running = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(8)]
+        site.curl("device/cacerts")
+        codes = [one.communicate()[0].decode() for one in running]
+    assert set(codes) == {"200", "503"}
+    assert codes.count("200") >= 2
