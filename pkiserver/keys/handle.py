@@ -19,6 +19,8 @@ FAST_SECONDS = 0.0002
 """A key that signs faster than this, and lives in this process, signs on the reactor's thread."""
 SLOW_SECONDS = 0.005
 """What the reactor may be kept for; a key that takes it three times running loses the right to sign in place."""
+PROMOTION = 32
+"""Fast signatures in a row, made in the thread, after which a local key signs in place."""
 PROOF = b"pkiserver key check: this text begins with no ASN.1 structure that a door lets through\n"
 
 
@@ -31,7 +33,9 @@ class KeyHandle(abc.ABC):
         self.key_type = KeyType.of(public_key)
         self.executor = executor
         self.fast = False
+        self._local = False
         self._strikes = 0
+        self._streak = 0
 
     @property
     @abc.abstractmethod
@@ -75,7 +79,23 @@ class KeyHandle(abc.ABC):
         signature = self.sign_now(data, scheme)
         if signature is None:
             self.require()
-            signature = await self.executor.run(lambda: self.sign(data, scheme))
+            signature = await self.executor.run(lambda: self._timed(data, scheme))
+        return signature
+
+    def measured(self, seconds: float, *, local: bool) -> None:
+        """Note how long a signature takes, and whether the key is ``local``: a candidate for signing in place."""
+        self._local = local
+        self._strikes = self._streak = 0
+        self.fast = local and seconds < FAST_SECONDS
+
+    def _timed(self, data: bytes, scheme: SignatureScheme) -> bytes:
+        before = time.perf_counter()
+        signature = self.sign(data, scheme)
+        # A busy moment at the start must not make a fast key slow for good.
+        self._streak = self._streak + 1 if time.perf_counter() - before < FAST_SECONDS else 0
+        if self._local and self._streak >= PROMOTION:
+            self._strikes = self._streak = 0
+            self.fast = True
         return signature
 
     async def call(self, work: Callable[[], T]) -> T:
@@ -88,11 +108,12 @@ class KeyHandle(abc.ABC):
         if self.problem is not None:
             raise KeyUnavailable(self.problem)
 
-    def prove(self, *, rounds: int = 5) -> float:
+    def prove(self, *, rounds: int = 9) -> float:
         """Sign a known text, verify it with the registered public half, and measure; blocking.
 
         Returns:
-            Seconds of the signature in the middle (the first one opens sessions, and ML-DSA's vary by chance).
+            Seconds that a third of the signatures took at most (the first opens sessions, ML-DSA's vary by chance, and
+            the machine may be busy).
 
         Raises:
             KeyUnavailable: KEY_MISMATCH when the signature is another key's.
@@ -103,7 +124,9 @@ class KeyHandle(abc.ABC):
             before = time.perf_counter()
             signature = self.sign(PROOF, scheme)
             times.append(time.perf_counter() - before)
+            if len(times) > 1 and min(times) > SLOW_SECONDS:
+                break
         if not scheme.verify(self.public_key, signature, PROOF):
             text = "the private key does not belong to the registered public key: a test signature does not verify"
             raise KeyUnavailable.because(self.name, FaultKind.KEY_MISMATCH, text)
-        return sorted(times)[rounds // 2]
+        return sorted(times)[len(times) // 3]

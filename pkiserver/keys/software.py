@@ -17,7 +17,7 @@ from pkiserver.keys.algorithms import CURVES, KeyFamily, KeyType, PrivateKey, Pu
 from pkiserver.keys.doors import Door
 from pkiserver.keys.executor import Executor
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
-from pkiserver.keys.handle import FAST_SECONDS, KeyHandle
+from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import SoftwareStoreSettings
 
@@ -173,7 +173,7 @@ class SoftwareStore:
         if spki(key.public_key) != expected_spki:
             text = f"the key in {file_path(uri)} is not the registered one (its public half differs)"
             raise KeyUnavailable.because(name, FaultKind.KEY_MISMATCH, text)
-        key.fast = key.prove() < FAST_SECONDS
+        key.measured(key.prove(), local=True)
         return key
 
     def public_half(self, uri: str) -> PublicKey:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pkiserver.audit.chain import CHECKPOINT_PREFIX
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
@@ -234,6 +235,23 @@ async def test_a_fast_key_signs_in_place_at_the_tokens_rate(token: TokenSettings
     assert result.per_second > 2_000
     assert result.signatures > 600
     assert 0 < result.median <= result.p99
+
+
+async def test_a_key_that_was_slow_for_a_moment_signs_in_place_again(token: TokenSettings, rings: Rings) -> None:
+    ring = await rings([token])
+    await ring.generate("ca", P256, store="softhsm", doors=[Door.CHECKPOINT])
+    signer = ring.checkpoint_signer("ca")
+    signer._handle.measured(1.0, local=True)
+    assert not signer.in_place
+    for _ in range(2000):
+        await signer.sign(CHECKPOINT_PREFIX + b"{}")
+        if signer.in_place:
+            break
+    assert signer.in_place
+    signer._handle.measured(1.0, local=False)
+    for _ in range(100):
+        await signer.sign(CHECKPOINT_PREFIX + b"{}")
+    assert not signer.in_place, "what is not in this process never signs on the reactor's thread"
 
 
 async def test_tokens_describe_themselves(token: TokenSettings, rings: Rings) -> None:

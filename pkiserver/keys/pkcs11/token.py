@@ -14,7 +14,6 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import KeyFamily, KeyType, PrivateKey, PublicKey, load_spki, spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
-from pkiserver.keys.handle import FAST_SECONDS
 from pkiserver.keys.pkcs11 import publichalf
 from pkiserver.keys.pkcs11.key import TokenKey
 from pkiserver.keys.pkcs11.login import TokenLogin
@@ -59,12 +58,14 @@ class Token:
         """The key was deleted: signers that still hold it get a clear answer, and the token is not asked."""
         key = self.keys.pop(name, None)
         if key is not None:
-            key.fast, key.fault = False, KeyProblem(name, FaultKind.KEY_MISSING, "the key was deleted")
+            key.measured(float("inf"), local=False)
+            key.fault = KeyProblem(name, FaultKind.KEY_MISSING, "the key was deleted")
 
     def attach(self, key: TokenKey) -> None:
         """Find the key (again), compare its public half, try it, and measure. Blocking."""
         key.reset()
-        key.fast, key.fault = False, None
+        key.measured(float("inf"), local=False)
+        key.fault = None
         if key.problem is not None:
             return
         try:
@@ -75,7 +76,7 @@ class Token:
         except Rejected as error:
             key.fault = KeyProblem(key.name, FaultKind.KEY_UNUSABLE, str(error))
         else:
-            key.fast = usual < FAST_SECONDS and self._in_this_process()
+            key.measured(usual, local=self._in_this_process())
 
     def _in_this_process(self) -> bool:
         # p11-kit's client asks another process, which may stop answering; the reactor must not wait for it.
