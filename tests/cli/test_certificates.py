@@ -1,0 +1,174 @@
+"""``pkiserver cert`` and ``pkiserver crl``, run as an administrator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.authority.ceremonies import CA_DOORS, KeyChoice, NewAuthority
+from pkiserver.authority.certify import Actor
+from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.foundation.tomlfile import load_file
+from pkiserver.keys.algorithms import KeyType
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.engine import open_engine
+from pkiserver.store import templates
+from pkiserver.store.migrate import migrate
+from tests.authority.status_world import lint_crl
+from tests.authority.world import TEMPLATE, authorised, fingerprint
+from tests.support.keys import software_store
+
+ROOT = Path(__file__).parents[2]
+OnReactor = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
+
+
+@attrs.frozen
+class Node:
+    """A configured node with an authority ``issuing`` and three certificates."""
+
+    config: Path
+    directory: Path
+    certificates: tuple[bytes, ...]
+    issuer: bytes
+    key_uri: str
+
+    def serial(self, index: int) -> str:
+        return f"{x509.load_der_x509_certificate(self.certificates[index]).serial_number:x}"
+
+    def run(self, *arguments: object, code: int = 0) -> str:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", "from pkiserver.cli.main import main; main()"),
+                *(*map(str, arguments), "--config", str(self.config)),
+            ],
+            cwd=ROOT,
+            env=dict(os.environ),
+            stdin=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self.run(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, on_reactor: OnReactor) -> Node:
+    directory = tmp_path_factory.mktemp("node")
+    store = software_store(directory)
+    migrate(f"sqlite:///{directory}/pkiserver.db")
+    path = directory / "pkiserver.toml"
+    path.write_text(
+        f"""
+state_dir = "{directory}"
+
+[database]
+url = "sqlite:///{directory}/pkiserver.db"
+
+[[key_store]]
+name = "software"
+directory = "{store.directory}"
+passphrase_source = "{store.passphrase_source}"
+"""
+    )
+    path.chmod(0o600)
+
+    async def set_up() -> Node:
+        async with open_engine(load_file(NodeSettings, path)) as engine:
+            key = KeyChoice(key_type=KeyType.parse("ec-p256"), store="software", doors=CA_DOORS)
+            new = NewAuthority("issuing", parse_name("CN=Command Line CA"), CaProfile(), key)
+            await engine.road.ceremonies.create_root(new, Actor("test"))
+            await engine.database.write(
+                lambda connection: templates.put(connection, "device", TEMPLATE, now=engine.clock.now(), expected=None)
+            )
+            await engine.templates.refresh()
+            issued = [
+                await engine.road.issue(await engine.road.prepare(authorised(common_name=f"device {n}")))
+                for n in range(3)
+            ]
+            current = engine.authorities.get("issuing").current
+            uri = engine.keys.show(current.key_name or "").record.uri
+            return Node(path, directory, tuple(one.der for one in issued), current.certificate.der, uri)
+
+    made: Node = on_reactor(set_up)
+    return made
+
+
+def test_find_show_and_export(node: Node) -> None:
+    listed = node.json("cert", "list")
+    assert {node.serial(n) for n in range(3)} <= {one["serial"] for one in listed}
+    [found] = node.json(
+        "cert", "search", "--subject", "CN=device 1", "--state", "issued", "--expires-from", "2020-01-01"
+    )
+    assert found["serial"] == node.serial(1)
+    assert (
+        node.json("cert", "search", "--fingerprint", fingerprint(node.certificates[2]).hex())[0]["template"] == "device"
+    )
+    colons = ":".join(node.serial(1)[i : i + 2] for i in range(0, len(node.serial(1)), 2))
+    assert node.json("cert", "show", f"0x{colons}")["subject"] == "CN=device 1"
+    pem = node.run("cert", "export", node.serial(1), "--chain")
+    chain = x509.load_pem_x509_certificates(pem.encode())
+    assert [one.public_bytes(Encoding.DER) for one in chain] == [node.certificates[1], node.issuer]
+    out = node.directory / "one.der"
+    node.run("cert", "export", node.serial(1), "--format", "der", "--out", out)
+    assert out.read_bytes() == node.certificates[1]
+
+
+def test_a_certificates_life_on_the_command_line(node: Node) -> None:
+    file = node.directory / "zero.pem"
+    file.write_bytes(x509.load_der_x509_certificate(node.certificates[0]).public_bytes(Encoding.PEM))
+    assert node.json("cert", "hold", file, "--comment", "lost")["reason"] == "certificateHold"
+    assert node.json("cert", "release", node.serial(0))["state"] == "issued"
+    said = node.run("cert", "revoke", file, "--reason", "superseded", "--invalidity-date", "2999-01-01", code=1)
+    assert "the invalidity date lies in the future" in said
+    assert node.serial(0) in node.run("cert", "revoke", file, "--reason", "key-compromise")
+    shown = node.json("cert", "show", fingerprint(node.certificates[0]).hex())
+    assert (shown["state"], shown["reason"]) == ("revoked", "keyCompromise")
+    assert "it is revoked since" in node.run("cert", "revoke", node.serial(0), code=1)
+    assert "never issued" in node.run("cert", "revoke", "abcdef", "--authority", "issuing", code=1)
+    assert "is not a revocation reason" in node.run("cert", "revoke", node.serial(1), "--reason", "boredom", code=2)
+    assert "is no file" in node.run("cert", "show", "/no/such/file", code=2)
+
+
+def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None:
+    node.run("cert", "revoke", node.serial(2), "--reason", "superseded")
+    issued = node.json("crl", "issue", "issuing")
+    [newest] = node.json("crl", "list")
+    assert newest["number"] == issued["number"]
+    assert newest["path"].startswith("/crl/issuing")
+    out = node.directory / "issued.crl"
+    node.run("crl", "show", "issuing", "--out", out)
+    crl = x509.load_der_x509_crl(out.read_bytes())
+    assert f"{crl.get_revoked_certificate_by_serial_number(int(node.serial(2), 16)).serial_number:x}" == node.serial(2)  # type: ignore[union-attr]
+    assert "BEGIN X509 CRL" in node.run("crl", "show", "issuing", "--pem")
+
+    issuer = node.directory / "issuer.der"
+    issuer.write_bytes(node.issuer)
+    signed = node.directory / "offline.crl"
+    node.run(
+        *("crl", "sign", "--certificate", issuer, "--key", node.key_uri, "--previous", out, "--out", signed),
+        *("--revoke", f"{node.serial(1)}=cessationOfOperation", "--days", "30"),
+    )
+    offline = x509.load_der_x509_crl(signed.read_bytes())
+    assert len(offline) == len(crl) + 1
+    assert lint_crl(signed.read_bytes()) == []
+    number = offline.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    assert number == issued["number"] + 1
+    assert node.json("crl", "import", "issuing", signed)["number"] == number
+    assert "does not rise" in node.run("crl", "import", "issuing", signed, code=1)
+    assert len(node.json("crl", "list", "issuing", "--all")) == 2
+    assert "there is no authority" in node.run("crl", "issue", "nobody", code=1)
