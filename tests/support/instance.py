@@ -1,0 +1,104 @@
+"""A whole server as a new user gets it: set up by quickstart in a folder, started as processes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from pkiserver.cli.setup.layout import Layout
+
+PKISERVER = Path(sys.executable).parent / "pkiserver"
+START_SECONDS = 60
+
+
+def free_port_base() -> int:
+    """A base whose ports are free now, chosen by the process so that parallel runs do not meet."""
+    start = 20000 + (os.getpid() * 1000) % 40000
+    for base in (*range(start, 62000, 1000), *range(12000, start, 1000)):
+        with contextlib.ExitStack() as stack:
+            try:
+                for offset in (80, 90, 443):
+                    stack.enter_context(contextlib.closing(socket.socket())).bind(("127.0.0.1", base + offset))
+            except OSError:
+                continue
+            return base
+    raise RuntimeError("no free ports")
+
+
+class Instance:
+    """An instance that :meth:`start` and :meth:`stop` run; ``workers`` processes serve."""
+
+    def __init__(self, folder: Path, *, workers: int = 1, database: str | None = None) -> None:
+        self.layout = Layout(folder / "instance", free_port_base())
+        self.log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        more = ["--database", database] if database else []
+        done = subprocess.run(
+            [*self._quickstart(), "--setup-only", "--workers", str(workers), *more],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.printed = done.stdout
+
+    @property
+    def pid(self) -> int:
+        """The process to send signals to."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> float:
+        """Start the server as a user would; returns after how many seconds it was ready."""
+        begun = time.monotonic()
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(self._quickstart(), stdout=output, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{self.layout.management_port}/health/ready"
+        while time.monotonic() < begun + START_SECONDS and self._process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return time.monotonic() - begun
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text(errors="replace")[-4000:])
+
+    def stop(self, by: signal.Signals = signal.SIGINT) -> int:
+        """Stop it as Ctrl-C does; returns the exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(by)
+        try:
+            return process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(self.log.read_text(errors="replace")[-4000:]) from None
+
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a ``pkiserver`` command on this instance."""
+        command = [str(PKISERVER), "--config", str(self.layout.config), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def shell(self, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run shell commands, with pipes that fail as a whole."""
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-e", "-c", script],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def _quickstart(self) -> list[str]:
+        directory, base = str(self.layout.directory), str(self.layout.port_base)
+        return [str(PKISERVER), "quickstart", "--dir", directory, "--port-base", base]
