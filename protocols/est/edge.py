@@ -113,13 +113,19 @@ class EstEdge:
         }
 
     def _cacerts(self, request: Request, target: Target) -> Response:
-        """The CA certificates of the label's template; a label may also be an authority's own name."""
+        """The CA certificates of the label's template; a label may also be an authority's own name.
+
+        Without label and default template they are those of the one authority that all EST templates share.
+        """
         try:
             authority = self._template(target.label).issuer
         except Rejected as refused:
-            if target.label is None or not refused.has(Refusal.UNKNOWN_TEMPLATE):
+            if not refused.has(Refusal.UNKNOWN_TEMPLATE):
                 raise
-            authority = target.label
+            issuers = {one.issuer for one in self._usable()}
+            if target.label is None and len(issuers) != 1:
+                raise
+            authority = target.label or issuers.pop()
         body = build_certs_only(self._engine.served(authority))
         # Without the smime-type: RFC 7030 section 4.1.3 names the bare type, and libest compares.
         return self._encoded(request, target, body, "application/pkcs7-mime")
@@ -183,7 +189,7 @@ class EstEdge:
         """The template that a label names, if EST may use it. Raises :class:`Rejected` (unknown template)."""
         name = label or self._settings.default_template
         if not name:
-            usable = [one for one in self._engine.templates() if one.enabled and one.allows(PROTOCOL)]
+            usable = self._usable()
             if len(usable) == 1:
                 return usable[0]
             raise Rejected.because(
@@ -193,6 +199,10 @@ class EstEdge:
         if not template.enabled or not template.allows(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, f"there is no template named {name!r} for EST")
         return template
+
+    def _usable(self) -> list[Template]:
+        """The templates that EST may use."""
+        return [one for one in self._engine.templates() if one.enabled and one.allows(PROTOCOL)]
 
     def _realm(self, asked: _Asked) -> str | None:
         """The realm for a 401, or None where no name and password could make the template say yes."""

@@ -324,10 +324,14 @@ def test_without_a_default_the_only_template_serves(tmp_path: Path, on_reactor: 
     (tmp_path / "ca.crt").write_bytes(ca)
     with serve(engine, EstSettings(), identity, on_reactor) as port:
         site = Site(engine, port, tmp_path)
+        site.curl("cacerts")  # all templates share one issuer
+        assert b"no default template" in site.curl("csrattrs", status=404)
+        site.curl("linked/csrattrs")
+        engine.all["other"] = attrs.evolve(engine.all["linked"], name="other", issuer="elsewhere")
         assert b"no default template" in site.curl("cacerts", status=404)
-        site.curl("linked/cacerts")
         engine.all = {"linked": engine.all["linked"]}
         site.curl("cacerts")
+        site.curl("csrattrs")
 
 
 def test_too_many_keys_at_once_are_told_to_come_back(tmp_path: Path, on_reactor: Any) -> None:
