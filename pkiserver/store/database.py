@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -169,11 +170,19 @@ class Database:
         if self._closed:
             return
         self._closed = True
-        await deferToThreadPool(self._reactor, self._pool, self._writer.close)
-        # The pool's own threads cannot wait for themselves, and by now none of them waits for the disk.
-        self._pool.stop()
-        self._read_engine.dispose()
-        self._write_engine.dispose()
+        done: Deferred[None] = Deferred()
+        # A thread of its own: neither the reactor nor a pool's thread may wait for that pool to end.
+        threading.Thread(target=self._shut, args=(done,), name="store-closing", daemon=True).start()
+        await done
+
+    def _shut(self, done: Deferred[None]) -> None:
+        try:
+            self._writer.close()
+            self._pool.stop()
+            self._read_engine.dispose()
+            self._write_engine.dispose()
+        finally:
+            self._reactor.callFromThread(done.callback, None)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -10,9 +10,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store.engines import is_sqlite, parse_url, sqlite_path, writing_engine
+from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
 from pkiserver.store.failures import as_domain_error
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -76,6 +77,36 @@ def migrate(url: str) -> Migration:
         engine.dispose()
     assert after is not None
     return Migration(before, after)
+
+
+@attrs.frozen
+class Schema:
+    """Which database a URL names, and the schema found and needed; ``url`` is without its password."""
+
+    url: str
+    found: str | None
+    needed: str
+
+
+def inspect(url: str) -> Schema:
+    """Look at a database's schema. Blocks.
+
+    Raises:
+        Rejected: the URL is not understood.
+        Unavailable: the database cannot be reached.
+    """
+    parsed = parse_url(url)
+    shown = parsed.render_as_string(hide_password=True)
+    if is_sqlite(parsed) and not sqlite_path(parsed).exists():
+        return Schema(shown, None, head_revision())
+    engine = reading_engine(parsed, 1)
+    try:
+        with engine.connect() as connection:
+            return Schema(shown, revision_of(connection), head_revision())
+    except SQLAlchemyError as error:
+        raise as_domain_error(error) from error
+    finally:
+        engine.dispose()
 
 
 def _configuration(connection: Connection | None) -> Config:

@@ -1,0 +1,168 @@
+"""``pkiserver audit``: verify, export and follow the audit log. Needs the database only, no key."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+import click
+
+from pkiserver.cli.cert import who
+from pkiserver.cli.context import Session, reactor_command
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from pkiserver.audit.verify import VerifySignature
+    from pkiserver.store.audit import CheckpointRow, EventRow
+    from pkiserver.store.database import Database
+
+POLL_SECONDS = 0.5
+LINES_AT_ONCE = 1000
+
+
+@click.group("audit")
+def group() -> None:
+    """Verify, export and follow the audit log."""
+
+
+@group.command("verify")
+@click.option(
+    "--key",
+    "key_file",
+    type=click.File("rb"),
+    help="The checkpoint key's public half (PEM), kept off this server; without it the database's own record is used.",
+)
+@reactor_command
+async def verify_(session: Session, *, key_file: BinaryIO | None) -> None:
+    """Check every chain and checkpoint; exit code 1 and a line for each thing that is wrong."""
+    from pkiserver.audit.verify import verify
+    from pkiserver.foundation.errors import Reason, Refusal, Rejected
+
+    outside = None if key_file is None else key_file.read()
+    async with _database(session) as database:
+        report = await database.read(lambda c: verify(c, verify_signature=_verifier(c, outside)))
+    if report.problems:
+        raise Rejected(Reason(Refusal.CONFLICT, problem) for problem in report.problems)
+    session.output.record(
+        {
+            "intact": True,
+            "events": report.events,
+            "chains": report.chains,
+            "checkpoints": report.checkpoints,
+            "events_after_the_last_checkpoint": report.unsigned,
+        }
+    )
+
+
+@group.command("export")
+@click.option("--since", type=click.DateTime(), help="Only events from this time (UTC) on.")
+@click.option("--until", type=click.DateTime(), help="Only events before this time (UTC).")
+@click.option("--output", "output", type=click.File("w", lazy=False), default="-", help="A file instead of stdout.")
+@reactor_command
+async def export_(session: Session, *, since: datetime | None, until: datetime | None, output: TextIO) -> None:
+    """Write the log as JSON lines; the export itself is logged."""
+    from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+    from pkiserver.audit.export import export
+    from pkiserver.foundation.clock import SystemClock
+
+    start, end = _utc(since), _utc(until)
+    settings = session.settings()
+
+    def write(connection: Connection) -> int:
+        count = 0
+        for line in export(connection, start=start, end=end):
+            output.write(f"{line}\n")
+            count += 1
+        output.flush()
+        return count
+
+    async with _database(session) as database:
+        log = await AuditLog.open(database, node=settings.node, worker="command line", clock=SystemClock())
+        details = (("from", str(start or "the beginning")), ("until", str(end or "now")))
+        await log.record(AuditEvent(AuditKind.EXPORT, who(), "audit log", details=details))
+        count = await database.read(write)
+    session.output.note(f"{count} lines")
+
+
+@group.command("tail")
+@click.option("-n", "--lines", type=click.IntRange(0, LINES_AT_ONCE), default=20, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on, until interrupted.")
+@reactor_command
+async def tail(session: Session, *, lines: int, follow: bool) -> None:
+    """Show the newest events, of all nodes and workers."""
+    from pkiserver.store.audit import newest_events
+
+    show = _shower(session)
+    async with _database(session) as database:
+        rows = await database.read(lambda c: newest_events(c, limit=max(lines, 1)))
+        for row in rows[-lines:] if lines else ():
+            show(row)
+        last = (rows[-1].at, rows[-1].writer_id, rows[-1].seq) if rows else (0, 0, 0)
+        while follow:
+            await _sleep(POLL_SECONDS)
+            rows = await database.read(functools.partial(newest_events, limit=LINES_AT_ONCE, after=last))
+            for row in rows:
+                show(row)
+                last = (row.at, row.writer_id, row.seq)
+
+
+def _shower(session: Session) -> Callable[[EventRow], None]:
+    from pkiserver.audit.export import event_line, text_line
+
+    def show(row: EventRow) -> None:
+        click.echo(event_line(row) if session.json else text_line(row))
+
+    return show
+
+
+@asynccontextmanager
+async def _database(session: Session) -> AsyncIterator[Database]:
+    from pkiserver.store.database import Database
+
+    database = await Database.open(session.settings().database.full_url(), readers=1)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def _verifier(connection: Connection, outside: bytes | None) -> VerifySignature:
+    """Checks checkpoints with the key that was given, or with the public keys that the database records."""
+    from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+
+    from pkiserver.foundation.errors import PkiError
+    from pkiserver.keys.algorithms import SignatureScheme
+    from pkiserver.store import keys
+
+    known: dict[str, Any] = {}
+
+    def public_key(name: str) -> Any:
+        if name not in known:
+            record = None if outside is not None else keys.get(connection, name)
+            der = None if record is None else load_der_public_key(record.spki)
+            known[name] = load_pem_public_key(outside) if outside is not None else der
+        return known[name]
+
+    def check(row: CheckpointRow, octets: bytes) -> bool:
+        key = public_key(row.key_name)
+        try:
+            return key is not None and SignatureScheme.parse(row.scheme).verify(key, row.signature, octets)
+        except PkiError:
+            return False
+
+    return check
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+async def _sleep(seconds: float) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    await deferLater(reactor, seconds)

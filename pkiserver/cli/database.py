@@ -1,0 +1,36 @@
+"""``pkiserver database``: create or upgrade the schema, and show what is there."""
+
+from __future__ import annotations
+
+import click
+
+from pkiserver.cli.context import Session
+
+
+@click.group("database")
+def group() -> None:
+    """Create or upgrade the database schema."""
+
+
+@group.command("migrate")
+@click.pass_obj
+def migrate_(session: Session) -> None:
+    """Bring the schema to this program's, all or nothing. Stop the server first; back up before an upgrade."""
+    from pkiserver.store.migrate import migrate
+
+    done = migrate(session.settings().database.full_url())
+    if done.before == done.after:
+        text = f"the schema is {done.after} already"
+    else:
+        text = f"the schema was {done.before or 'empty'} and is {done.after} now"
+    session.output.done(text, before=done.before, after=done.after)
+
+
+@group.command("show")
+@click.pass_obj
+def show(session: Session) -> None:
+    """Show which database is used and which schema it has."""
+    from pkiserver.store.migrate import inspect
+
+    schema = inspect(session.settings().database.full_url())
+    session.output.record({"database": schema.url, "schema": schema.found, "needed": schema.needed})

@@ -1,0 +1,89 @@
+"""``pkiserver audit`` and ``pkiserver database``, as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.audit.log import CheckpointSignature
+from pkiserver.foundation.clock import SystemClock
+from pkiserver.store import keys
+from tests.support.stored import NOW, opened
+
+MAIN = "from pkiserver.cli.main import main; main()"
+ROOT = Path(__file__).parents[2]
+PUBLIC = (serialization.PublicFormat.SubjectPublicKeyInfo,)
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *arguments, "--config", folder / "node.toml"],
+        cwd=ROOT, env=os.environ, check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def configure(folder: Path) -> str:
+    url = f"sqlite:///{folder}/store.db"
+    settings = folder / "node.toml"
+    settings.write_text(f'state_dir = "{folder}"\n[database]\nurl = "{url}"\n')
+    settings.chmod(0o600)
+    return url
+
+
+async def fill(url: str, key: ec.EllipticCurvePrivateKey) -> None:
+    async with opened(url) as database:
+        log = await AuditLog.open(database, node="n", worker="0", clock=SystemClock())
+        spki = key.public_key().public_bytes(serialization.Encoding.DER, *PUBLIC)
+        record = keys.SigningKey("check", "pkcs11:object=check", spki, frozenset({"checkpoint"}), NOW)
+        await database.write(lambda c: keys.insert_key(c, record))
+        for n in range(3):
+            await log.record(AuditEvent(AuditKind.ISSUE, "alice", f"certificate {n}"))
+
+        async def sign(octets: bytes) -> CheckpointSignature:
+            return CheckpointSignature("check", "ecdsa-sha256", key.sign(octets, ec.ECDSA(hashes.SHA256())))
+
+        await log.checkpoint(sign)
+
+
+async def alter(url: str, statement: str) -> None:
+    async with opened(url) as database:
+        await database.write(lambda c: c.exec_driver_sql(statement))
+
+
+async def test_verify_tail_and_export(tmp_path: Path) -> None:
+    from twisted.internet.threads import deferToThread
+
+    url = configure(tmp_path)
+    assert "schema was empty" in await deferToThread(run, tmp_path, "database", "migrate")
+    shown = json.loads(await deferToThread(run, tmp_path, "database", "show", "--json"))
+    assert shown["schema"] == shown["needed"]
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    await fill(url, key)
+
+    found = json.loads(await deferToThread(run, tmp_path, "audit", "verify", "--json"))
+    assert (found["intact"], found["events"], found["checkpoints"]) == (True, 4, 1)
+    tail = (await deferToThread(run, tmp_path, "audit", "tail", "-n", "2")).splitlines()
+    assert ["certificate 2" in tail[0], "checkpoint 1" in tail[1], len(tail)] == [True, True, 2]
+    exported = [json.loads(line) for line in (await deferToThread(run, tmp_path, "audit", "export")).splitlines()]
+    assert [line["kind"] for line in exported if line["type"] == "event"][-1] == "export"
+
+    for one, code in ((key, 0), (other, 1)):
+        pem = tmp_path / "key.pem"
+        pem.write_bytes(one.public_key().public_bytes(serialization.Encoding.PEM, *PUBLIC))
+        said = await deferToThread(run, tmp_path, "audit", "verify", "--key", str(pem), code=code)
+        assert ("does not bear the signature of key 'check'" in said) is bool(code)
+
+    await alter(url, "UPDATE audit_event SET actor = 'mallory' WHERE seq = 2")
+    await alter(url, "DELETE FROM signing_key")
+    said = await deferToThread(run, tmp_path, "audit", "verify", code=1)
+    assert "error: chain 1: event 2 was altered" in said
+    assert "does not bear the signature of key 'check'" in said
