@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pkiserver.cli.blocked import block, blocked, unblock
 from pkiserver.cli.context import Session, async_command
 from pkiserver.foundation.secret import Secret
 
@@ -21,8 +22,11 @@ LARGEST_FILE = 64 * 1024
 
 @click.group()
 def group() -> None:
-    """Keys: generate, adopt, list, show, test, delete, import."""
+    """Keys: generate, adopt, list, show, test, delete, import; and others' keys that are never certified."""
 
+
+for _command in (block, unblock, blocked):
+    group.add_command(_command)
 
 name_argument = click.argument("name", metavar="KEY")
 doors_option = click.option(

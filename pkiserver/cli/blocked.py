@@ -1,0 +1,65 @@
+"""``pkiserver key block | unblock | blocked``: the list of public keys that nobody may have certified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.selectors import parse_hex
+
+if TYPE_CHECKING:
+    from pkiserver.authority.blocking import Blocking
+    from pkiserver.runtime.engine import Engine
+
+_DIGEST_DIGITS = 64
+
+
+def _blocking(engine: Engine) -> Blocking:
+    from pkiserver.authority.blocking import Blocking
+
+    return Blocking(engine.database, engine.audit, engine.clock)
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--why", required=True, help="Why, for whoever wonders later.")
+@async_command
+async def block(session: Session, engine: Engine, *, file: BinaryIO, why: str) -> None:
+    """Block public keys: a list of SHA-256 digests of SubjectPublicKeyInfo, or PEM keys or certificates."""
+    from pkiserver.authority.blocking import read_list
+    from pkiserver.cli.cert import who
+
+    digests = read_list(file.read())
+    with session.output.progress(f"blocking {len(digests)} keys"):
+        count = await _blocking(engine).block(digests, why=why, actor=who())
+    session.output.done(f"{count} keys are blocked", count=count)
+
+
+@click.command()
+@click.argument("digest")
+@async_command
+async def unblock(session: Session, engine: Engine, digest: str) -> None:
+    """Take a key off the list, by its SHA-256 digest."""
+    from pkiserver.cli.cert import who
+
+    digits = parse_hex(digest)
+    if len(digits) != _DIGEST_DIGITS:
+        raise click.BadParameter(f"{digest!r} is no SHA-256 digest of 64 hexadecimal digits")
+    await _blocking(engine).unblock(bytes.fromhex(digits), actor=who())
+    session.output.done(f"key {digits} may be certified again", key=digits)
+
+
+@click.command()
+@click.option("--after", default="", metavar="DIGEST", help="Go on after this one.")
+@click.option("--limit", type=click.IntRange(1, 10000), default=100, show_default=True)
+@async_command
+async def blocked(session: Session, engine: Engine, *, after: str, limit: int) -> None:
+    """List blocked keys, by digest."""
+    from pkiserver.store import blocked_keys
+
+    start = bytes.fromhex(parse_hex(after)) if after else b""
+    found = await engine.database.read(lambda connection: blocked_keys.list_page(connection, after=start, limit=limit))
+    rows = [{"key": one.spki_sha256.hex(), "why": one.why, "added": one.added} for one in found]
+    session.output.table(rows, empty="no blocked keys")

@@ -1,0 +1,150 @@
+"""Options that several ``pkiserver ca`` commands share, gathered into the values that the engine takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pkiserver.cli.selectors import MOMENT
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from pkiserver.authority.ceremonies import KeyChoice
+    from pkiserver.authority.profile import CaProfile
+    from pkiserver.runtime.engine import Engine
+
+F = TypeVar("F", bound=Callable[..., Any])
+NO_END = "none"
+
+
+def parse_validity(text: str) -> timedelta:
+    """A duration such as ``10y`` or ``90d``; raises :class:`click.BadParameter`."""
+    from pkiserver.foundation.durations import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def parse_subject(text: str) -> x509.Name:
+    """A DN; raises :class:`click.BadParameter`."""
+    from pkiserver.authority.profile import parse_name
+
+    try:
+        return parse_name(text)
+    except ValueError as error:
+        raise click.BadParameter(f"--subject {text!r}: {error}") from error
+
+
+def _stack(function: F, options: list[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def key_options(function: F) -> F:
+    """``--key-name``, ``--key-type``, ``--key-store``, ``--key-uri`` become ``key: KeyChoice``."""
+
+    @functools.wraps(function)
+    def wrapper(
+        *args: Any, key_name: str | None, key_type: str, key_store: str | None, key_uri: str | None, **others: Any
+    ) -> Any:
+        from pkiserver.authority.ceremonies import KeyChoice
+        from pkiserver.keys.algorithms import KeyType
+
+        chosen = KeyChoice(name=key_name, key_type=KeyType.parse(key_type), store=key_store, uri=key_uri)
+        return function(*args, key=chosen, **others)
+
+    return _stack(
+        wrapper,  # type: ignore[arg-type]
+        [
+            click.option("--key-name", metavar="KEY", help="The key's name; one that exists is used."),
+            click.option("--key-type", default="ec-p256", show_default=True, help="The type of a new key."),
+            click.option("--key-store", metavar="STORE", help="Where a new key is made; by default the only store."),
+            click.option("--key-uri", metavar="URI", help="Adopt a key from its place: pkcs11:... or file:..."),
+        ],
+    )
+
+
+def with_store(engine: Engine, key: KeyChoice) -> KeyChoice:
+    """The choice with the store filled in where there is only one."""
+    import attrs
+
+    stores = engine.keys.stores
+    if key.store is None and len(stores) == 1:
+        return attrs.evolve(key, store=stores[0])
+    return key
+
+
+def profile_options(function: F) -> F:
+    """Everything a CA certificate says becomes ``profile: CaProfile``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        names = (
+            "validity",
+            "not_after",
+            "path_length",
+            "permit",
+            "exclude",
+            "policy",
+            "eku",
+            "refuse_longer",
+            "sign_other",
+        )
+        given = {name: options.pop(name) for name in names}
+        return function(*args, profile=_profile(**given), **options)
+
+    return _stack(
+        wrapper,  # type: ignore[arg-type]
+        [
+            click.option("--validity", default="10y", show_default=True, help="From now; none: no end (year 9999)."),
+            click.option("--not-after", type=MOMENT, metavar="TIME", help="A fixed end instead."),
+            click.option("--path-length", type=click.IntRange(0, 8), help="How many CAs may follow below."),
+            click.option(
+                "--permit", multiple=True, metavar="KIND:VALUE", help="Name constraint, for instance dns:a.ch."
+            ),
+            click.option("--exclude", multiple=True, metavar="KIND:VALUE", help="Excluded by name constraint."),
+            click.option("--policy", multiple=True, metavar="'OID [CPS-URI]'", help="A certificate policy."),
+            click.option("--eku", multiple=True, metavar="OID", help="Limit what certificates below may be for."),
+            click.option("--refuse-longer", is_flag=True, help="Refuse, do not cut, a life beyond the issuer's."),
+            click.option(
+                "--sign-other/--no-sign-other",
+                default=True,
+                help="The digitalSignature bit: OCSP, CMP and SCEP answers.",
+            ),
+        ],
+    )
+
+
+def _profile(
+    *,
+    validity: str,
+    not_after: datetime | None,
+    path_length: int | None,
+    permit: tuple[str, ...],
+    exclude: tuple[str, ...],
+    policy: tuple[str, ...],
+    eku: tuple[str, ...],
+    refuse_longer: bool,
+    sign_other: bool,
+) -> CaProfile:
+    from pkiserver.authority.profile import CaProfile, Outlive
+
+    return CaProfile(
+        validity=None if validity == NO_END else parse_validity(validity),
+        not_after=not_after,
+        path_length=path_length,
+        permitted=permit,
+        excluded=exclude,
+        policies=policy,
+        extended_key_usages=eku,
+        digital_signature=sign_other,
+        outlive=Outlive.REFUSE if refuse_longer else Outlive.CLAMP,
+    )
