@@ -239,7 +239,7 @@ def _basic_constraints(context: Context, wanted: int | None, issuer: IssuerView)
     return extension(x509.BasicConstraints(ca=True, path_length=wanted), critical=True)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def compile_template(template: Template) -> CompiledTemplate:
     """The compiled form of a template; equal templates share one."""
     return CompiledTemplate(template)

@@ -68,9 +68,12 @@ class _Part:
     def _of_kind(self, context: Context) -> list[str]:
         return [asked.text for asked in context.names if asked.kind is self.rule.kind and asked.oid == self.oid]
 
-    def matches(self, value: str) -> bool:
-        """Whether the patterns, if there are any, let the value through."""
-        return not self.matchers or any(matcher(value) for matcher in self.matchers)
+    def matches(self, name: x509.GeneralName) -> bool:
+        """Whether the patterns, if there are any, let the name through as it would stand in the certificate."""
+        if not self.matchers:
+            return True
+        value = _text_of(name)
+        return any(matcher(value) for matcher in self.matchers)
 
 
 @attrs.define
@@ -131,7 +134,7 @@ class SanCompiler:
                     context.refuse(Refusal.BAD_NAME, f"{rule.kind} {text.show(value)} {error}")
                 found.refused.add(key)
                 continue
-            if part.matches(value):
+            if part.matches(name):
                 names.append(name)
                 taken.add(key)
             else:
@@ -174,7 +177,7 @@ class SanCompiler:
             if "*" in value:
                 context.refuse(Refusal.BAD_NAME, f"common_name {text.show(value)} {error}")
             return
-        if self._dns and not any(part.matches(value) for part in self._dns):
+        if self._dns and not any(part.matches(name) for part in self._dns):
             context.refuse(Refusal.BAD_NAME, f"common_name {text.show(value)} matches no pattern for host names")
         found.add(name)
 

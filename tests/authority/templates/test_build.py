@@ -153,6 +153,14 @@ def test_patterns_bind_wishes_and_each_mismatch_is_told() -> None:
     ]
 
 
+def test_patterns_see_names_as_they_will_stand_in_the_certificate() -> None:
+    made = template(CN_REQUEST + '[[sans.parts]]\nkind = "dns"\nfrom = "record"\npatterns = ["re:[a-z.]+"]\n')
+    record = RegistrationRecord("m", frozenset(), (("dns", "m.example.com"), ("dns", "münchen.example.com")))
+    assert refusals(made, request(cn("x"), record=record)) == [
+        "dns 'm\\xfcnchen.example.com' matches no pattern of the template"
+    ]
+
+
 def test_a_common_name_that_is_a_host_is_copied_to_the_names_once() -> None:
     made = template(CN_REQUEST + "[sans]\ncopy_common_name = true\n" + DNS_REQUEST)
     assert build(made, request(cn("a.example.com"))).sans == (x509.DNSName("a.example.com"),)
