@@ -15,6 +15,9 @@ from pkiserver.store.certificates.values import CertificateStatus
 from protocols.ocsp import messages
 from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
 
+PRODUCED_ANSWERS = 20_000
+"""Answers kept to be given again; the oldest goes first."""
+
 
 @attrs.frozen
 class SignedAnswer:
@@ -34,6 +37,23 @@ def _certificate_status(found: CertificateStatus | None) -> messages.CertStatus:
     return messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
 
 
+@attrs.frozen
+class _Produced:
+    """An answer that may be given again while the record says the same; never one for ``unknown``."""
+
+    answer: SignedAnswer
+    issuer: ServedIssuer
+    status: CertificateStatus
+
+    def serves(self, issuer: ServedIssuer, status: CertificateStatus | None, now: datetime) -> bool:
+        """Whether it is still true, of the same signer, and before half of its life."""
+        answer = self.answer
+        half = answer.this_update + (answer.next_update - answer.this_update) / 2
+        if not answer.this_update <= now < half or self.status != status:
+            return False
+        return self.issuer is issuer or self.issuer == issuer
+
+
 class OcspService:
     """Answers requests about every issuer that ``source`` knows; the first one of a request that is served signs."""
 
@@ -41,6 +61,7 @@ class OcspService:
         self._source = source
         self._clock = clock
         self._max_requests = max_requests
+        self._produced: dict[bytes, _Produced] = {}
 
     def decode(self, data: bytes) -> OcspRequest:
         """Decode a request, with this responder's limit on its length; raises :class:`MalformedRequest`."""
@@ -69,14 +90,27 @@ class OcspService:
         signer = self._signer(served, now)
         statuses = await self._statuses(served, request.certificates, issuers)
         self._refuse_forgotten(statuses, policy, now)
+        nonce = None if policy.nonce is NoncePolicy.IGNORE else request.nonce
+        single = request.certificates[0].encoded if nonce is None and len(statuses) == 1 else None
+        if single is not None and (kept := self._produced.get(single)) is not None:
+            if kept.serves(served, statuses[0], now):
+                return kept.answer
+            del self._produced[single]
         next_update = min(now + self._validity(statuses, policy), signer.not_after)
         answers = tuple(
             messages.SingleAnswer(one.encoded, _certificate_status(status), now, next_update)
             for one, status in zip(request.certificates, statuses, strict=True)
         )
-        nonce = None if policy.nonce is NoncePolicy.IGNORE else request.nonce
         body = await self._sign(signer, policy, messages.ResponseData(self._name(signer, policy), now, answers, nonce))
-        return SignedAnswer(body=body, this_update=now, next_update=next_update, cacheable=nonce is None)
+        answer = SignedAnswer(body=body, this_update=now, next_update=next_update, cacheable=nonce is None)
+        if single is not None and statuses[0] is not None:
+            self._keep(single, _Produced(answer, served, statuses[0]))
+        return answer
+
+    def _keep(self, cert_id: bytes, produced: _Produced) -> None:
+        if len(self._produced) >= PRODUCED_ANSWERS:
+            del self._produced[next(iter(self._produced))]
+        self._produced[cert_id] = produced
 
     async def _issuer(self, one: CertId) -> ServedIssuer | None:
         if one.hash_name is None:

@@ -6,6 +6,7 @@ Reading is never done here: what comes from outside is decoded by declared types
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 INTEGER = 0x02
 BIT_STRING = 0x03
@@ -65,6 +66,7 @@ def bit_string(value: bytes) -> bytes:
     return tlv(BIT_STRING, b"\0", value)
 
 
+@lru_cache(maxsize=64)
 def object_identifier(dotted: str) -> bytes:
     """An OBJECT IDENTIFIER from its dotted form."""
     first, second, *rest = (int(part) for part in dotted.split("."))
@@ -77,6 +79,7 @@ def object_identifier(dotted: str) -> bytes:
     return tlv(0x06, bytes(body))
 
 
+@lru_cache(maxsize=256)
 def generalized_time(moment: datetime) -> bytes:
     """A GeneralizedTime in UTC to the second (RFC 5280 section 4.1.2.5.2)."""
     return tlv(GENERALIZED_TIME, moment.astimezone(UTC).strftime("%Y%m%d%H%M%SZ").rjust(15, "0").encode())

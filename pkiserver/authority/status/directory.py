@@ -14,6 +14,7 @@ from pkiserver.authority import der
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
 from pkiserver.authority.requests import spki_der
+from pkiserver.authority.status.cache import StatusCache
 from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
 from pkiserver.foundation.clock import Clock
@@ -82,6 +83,8 @@ class StatusDirectory:
         self._keys = keys
         self._authorities = authorities
         self._clock = clock
+        self.cache = StatusCache(database, clock)
+        """Let its ``poll`` be called every 50 ms; until then every question goes to the database."""
         self._served: Mapping[_Key, ServedIssuer] = {}
         self._looked = float("-inf")
 
@@ -155,10 +158,8 @@ class StatusDirectory:
         """The status of each serial number under this issuer's key; None for what it never issued."""
         if not serials:
             return ()
-        found = await self._database.read(
-            lambda connection: certificates.statuses_by_serial(connection, issuer.issuer_id, serials)
-        )
-        return tuple(_issued_by(issuer, found.get(serial)) for serial in serials)
+        found = await self.cache.statuses(issuer.issuer_id, serials)
+        return tuple(_issued_by(issuer, status) for status in found)
 
 
 def _issued_by(issuer: ServedIssuer, status: CertificateStatus | None) -> CertificateStatus | None:

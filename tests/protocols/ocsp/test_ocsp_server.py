@@ -221,15 +221,36 @@ def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None
     assert first.headers["cache-control"] == "max-age=3599, public, no-transform, must-revalidate"
     for field in ("etag", "last-modified", "expires", "date"):
         assert first.headers[field]
-    # A validator compares by time as well, since an ECDSA signature is never twice the same.
-    again = server.ask("GET", path, If_Modified_Since=first.headers["last-modified"])
-    assert (again.status, again.body) == (304, b"")
+    for validator in ({"If_Modified_Since": first.headers["last-modified"]}, {"If_None_Match": first.headers["etag"]}):
+        again = server.ask("GET", path, **validator)
+        assert (again.status, again.body) == (304, b"")
     head = server.ask("HEAD", path)
     assert (head.status, head.body) == (200, b"")
     assert int(head.headers["content-length"]) > 200
-    server.at.clock.advance(timedelta(seconds=5))
+    server.at.clock.advance(timedelta(minutes=10))
+    assert server.ask("GET", path).headers["cache-control"].startswith("max-age=2999,")
+    server.run(lambda: server.at.revoke(issued))
     assert server.ask("GET", path, If_Modified_Since=first.headers["last-modified"]).status == 200
     assert "cache-control" not in post(server, request(issued.der, issued.chain[0])).headers
+
+
+def test_answers_without_nonce_are_signed_once_in_half_their_life_and_not_after_a_change(server: StatusServer) -> None:
+    issued = server.issue()
+    asked = request(issued.der, issued.chain[0])
+    first = post(server, asked).body
+    server.at.clock.advance(timedelta(minutes=29))
+    assert post(server, asked).body == first
+    server.run(server.at.status.directory.refresh)
+    assert post(server, asked).body == first
+    server.at.clock.advance(timedelta(minutes=1))
+    second = post(server, asked).body
+    assert second != first
+    server.run(lambda: server.at.revoke(issued))
+    assert read(post(server, asked)).certificate_status is ocsp.OCSPCertStatus.REVOKED
+    server.run(lambda: server.at.revoke(issued, RevocationReason.KEY_COMPROMISE))
+    assert read(post(server, asked)).revocation_reason is x509.ReasonFlags.key_compromise
+    with_nonce = request(issued.der, issued.chain[0], nonce=b"n" * 16)
+    assert post(server, with_nonce).body != post(server, with_nonce).body
 
 
 @pytest.mark.parametrize("prefix", ["/ocsp/", "/ocsp//", "/ocsp/issuing/", "/ocsp/a/b/"])

@@ -1,0 +1,109 @@
+"""Status records in memory, kept true by the status feed; without the feed every question goes to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.foundation.clock import Clock
+from pkiserver.store import certificates
+from pkiserver.store import status as feed
+from pkiserver.store.certificates import CertificateStatus
+from pkiserver.store.database import Database
+
+ENTRIES = 100_000
+"""Records kept; the one that was read first goes first."""
+TRUSTED_SECONDS = 0.1
+"""For how long after a look at the feed began the cache is believed. Within it a change elsewhere may go unseen."""
+_STEP = 1000
+
+_Key = tuple[int, int]
+
+
+@attrs.define
+class CacheCounts:
+    """Figures for metrics, since the start."""
+
+    hits: int = 0
+    misses: int = 0
+    bypassed: int = 0
+    dropped: int = 0
+
+
+class StatusCache:
+    """Answers from memory while it knows that nothing changed.
+
+    Only records of certificates are kept, never that there is none: the feed does not tell of new certificates. A
+    record is kept only if its snapshot shows every change that has been dropped for already, so that a slow read cannot
+    bring an old status back.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: dict[_Key, CertificateStatus] = {}
+        self._applied = -1
+        self._looked = float("-inf")
+        self.counts = CacheCounts()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the feed was read recently enough."""
+        return self._clock.monotonic() - self._looked < TRUSTED_SECONDS
+
+    async def poll(self) -> None:
+        """Read the feed and drop what changed; call it every 50 ms.
+
+        Raises:
+            Unavailable: The database is away; the cache is not used until it is back.
+        """
+        began = self._clock.monotonic()
+        applied = self._applied
+        latest, changes = await self._database.read(lambda connection: _news(connection, applied))
+        if latest - applied > len(changes):
+            self._known.clear()  # the start, or more changes than are worth telling one by one
+        for change in changes:
+            if self._known.pop((change.issuer_id, change.serial), None) is not None:
+                self.counts.dropped += 1
+        self._applied = latest
+        self._looked = began
+
+    async def statuses(self, issuer_id: int, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
+        """The status of each serial number of an issuer; None for what was never settled.
+
+        Raises:
+            Unavailable: The database is needed and away.
+        """
+        if self.is_trusted:
+            found = [self._known.get((issuer_id, serial)) for serial in serials]
+            if None not in found:
+                self.counts.hits += 1
+                return tuple(found)
+            self.counts.misses += 1
+        else:
+            self.counts.bypassed += 1
+        seq, read = await self._database.read(lambda connection: _read(connection, issuer_id, serials))
+        if self._applied <= seq:
+            for serial, status in read.items():
+                self._keep((issuer_id, serial), status)
+        return tuple(read.get(serial) for serial in serials)
+
+    def _keep(self, key: _Key, status: CertificateStatus) -> None:
+        if len(self._known) >= ENTRIES:
+            del self._known[next(iter(self._known))]
+        self._known[key] = status
+
+
+def _news(connection: Connection, applied: int) -> tuple[int, tuple[feed.StatusChange, ...]]:
+    latest = feed.latest(connection)
+    if applied < 0 or latest == applied or latest - applied > _STEP:
+        return latest, ()
+    return latest, feed.since(connection, applied, limit=latest - applied)
+
+
+def _read(connection: Connection, issuer_id: int, serials: Sequence[int]) -> tuple[int, dict[int, CertificateStatus]]:
+    # The number first: where a read is no snapshot, a change between the two makes the record newer, never older.
+    seq = feed.latest(connection)
+    return seq, certificates.statuses_by_serial(connection, issuer_id, serials)
