@@ -23,6 +23,7 @@ from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
+from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
 
 MOST_WORKERS = 256
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -191,6 +192,8 @@ class NodeSettings:
     public: PublicSettings = PublicSettings()
     limits: HttpLimits = attrs.field(factory=HttpLimits)
     passwords: PasswordSettings = attrs.field(factory=PasswordSettings)
+    est: EstNodeSettings = attrs.field(factory=EstNodeSettings)
+    ocsp: OcspNodeSettings = attrs.field(factory=OcspNodeSettings)
     audit: AuditSettings = AuditSettings()
     log: LogSettings = attrs.field(factory=LogSettings)
 

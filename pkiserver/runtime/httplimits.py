@@ -7,6 +7,7 @@ with durations as durations. ``runtime.services`` hands them over; what is not h
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 import attrs
 
@@ -47,3 +48,5 @@ class HttpLimits:
     """How long an answer may take to be made."""
     write_stall: timedelta = attrs.field(default=timedelta(seconds=60), validator=_positive)
     """How long a client may go without taking any of its answer."""
+    access_log: Literal["all", "problems"] = "all"
+    """Which answers get a log line: every one, or those of status 400 and above."""

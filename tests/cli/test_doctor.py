@@ -130,6 +130,14 @@ def test_a_key_signs_the_audit_log_by_itself(installation: Installation) -> None
     assert made == [(1, "a-checkpoint-key", "ecdsa-sha256")]
 
 
+def test_metrics_tell_of_the_engine(installation: Installation) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{installation.base + 90}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert 'pkiserver_keys{state="faulty",worker="0"} 0.0' in text
+    assert 'pkiserver_authority_problems{authority="issuing",worker="0"} 0.0' in text
+    assert "pkiserver_database_transactions_total{" in text
+
+
 def test_what_is_broken_is_named_with_advice(installation: Installation) -> None:
     installation.config.chmod(0o666)
     installation.folder.chmod(0o755)

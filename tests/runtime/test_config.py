@@ -14,6 +14,10 @@ from pkiserver.foundation.tomlfile import ConfigurationError, dump, load
 from pkiserver.runtime.config import NodeSettings, load_settings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
+from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
+from pkiserver.runtime.services.handover import est_settings, ocsp_settings, web_limits
+from protocols.est.ports import EstSettings
+from protocols.ocsp.edge import OcspSettings
 from protocols.web.limits import WebLimits
 
 EXAMPLE = Path(__file__).parents[2] / "conf" / "pkiserver.toml"
@@ -130,7 +134,7 @@ def test_the_example_is_right_and_shows_every_key(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
     settings = load(NodeSettings, text, str(EXAMPLE))
     assert settings.http.listen[0] == Endpoint(EndpointKind.TCP, "0.0.0.0", 80)
-    shown = set(re.findall(r"^(?:# )?([a-z_]+) = ", text, re.MULTILINE))
+    shown = set(re.findall(r"^(?:# )?([a-z0-9_]+) = ", text, re.MULTILINE))
     tables = set(re.findall(r"^\[+([a-z_.]+)\]", text, re.MULTILINE))
 
     def check(kind: type, path: str) -> None:
@@ -149,10 +153,11 @@ def test_the_example_is_right_and_shows_every_key(tmp_path: Path) -> None:
 
 def test_what_the_example_shows_as_default_is_the_default(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    for key in ("limits", "passwords", "audit", "log"):
+    for key in ("limits", "est", "ocsp", "passwords", "audit", "log"):
         section = re.search(rf"^\[{key}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section is not None
-        uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", section[1], flags=re.MULTILINE)
+        # what is shown in braces is an example, because the default is empty
+        uncommented = re.sub(r"^# (?=[a-z0-9_]+ = [^{])", "", section[1], flags=re.MULTILINE)
         settings = load_settings(write(tmp_path, f"{GOOD}\n[{key}]\n{uncommented}"))
         assert getattr(settings, key) == getattr(load_settings(write(tmp_path, GOOD)), key)
 
@@ -170,3 +175,11 @@ def test_our_http_limits_are_those_of_the_edge() -> None:
             assert getattr(edge, f"{field.name}_seconds") == ours.total_seconds()
         else:
             assert getattr(edge, field.name) == ours
+    assert web_limits(HttpLimits()) == edge
+
+
+def test_our_protocol_settings_are_those_of_the_protocols() -> None:
+    assert est_settings(EstNodeSettings()) == EstSettings()
+    assert ocsp_settings(OcspNodeSettings()) == OcspSettings()
+    for ours, theirs in ((EstNodeSettings, EstSettings), (OcspNodeSettings, OcspSettings)):
+        assert {a.name for a in attrs.fields(ours)} <= {a.name for a in attrs.fields(theirs)}

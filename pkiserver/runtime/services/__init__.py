@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IProcess, IService, MultiService
-from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.runtime.config import NodeSettings, load_settings
 from pkiserver.runtime.hangup import ignore_hangup
 from pkiserver.runtime.logging import NodeLog
@@ -69,10 +68,7 @@ class TopService(MultiService):
             parent.setComponent(ILogObserver, self._log)
         process = IProcess(parent, None)
         if process is not None and self._settings.user is not None and os.geteuid() == 0 and process.uid is None:
-            account = pwd.getpwnam(self._settings.user)
-            group = self._settings.group
-            process.uid = account.pw_uid
-            process.gid = account.pw_gid if group is None else grp.getgrnam(group).gr_gid
+            process.uid, process.gid = account_of(self._settings.user, self._settings.group)
             if self._settings.log.target.kind == "file":
                 # made by root just now; the workers, and this process at SIGHUP, open it as the other account
                 os.chown(str(self._settings.log.target.path), process.uid, process.gid)
@@ -116,10 +112,21 @@ class TopService(MultiService):
         notify("READY=1", f"MAINPID={os.getpid()}")
         return result
 
-    def stopService(self) -> Deferred[None]:  # noqa: N802
-        """Stop the children; the log is the last to close."""
-        stopped: Deferred[None] = super().stopService()  # type: ignore[no-untyped-call]
-        return stopped
+
+def account_of(user: str, group: str | None) -> tuple[int, int]:
+    """User and group number of the account to become; the account's own group unless another is named.
+
+    Raises:
+        Rejected: there is no such account or group.
+    """
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise Rejected.because(Refusal.CONFIGURATION, f"user: there is no account {user}") from None
+    try:
+        return account.pw_uid, account.pw_gid if group is None else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise Rejected.because(Refusal.CONFIGURATION, f"group: there is no group {group}") from None
 
 
 def make_service(
@@ -132,6 +139,8 @@ def make_service(
     """
     path = path.absolute()
     settings = load_settings(path)
+    if settings.user is not None:
+        account_of(settings.user, settings.group)
     if settings.https.tls is not None and settings.https.listen:
         # tried before anything is bound: with several workers nobody else would notice this early
         TlsFiles(settings.https.tls, settings.https.client_certificates)
@@ -144,7 +153,7 @@ def makeService(options: Options) -> TopService:  # noqa: N802
 
     try:
         return make_service(Path(options["config"]), open_application)
-    except (Rejected, OSError, KeyError) as error:
+    except (Rejected, OSError) as error:
         reasons = [reason.text for reason in error.reasons] if isinstance(error, Rejected) else [str(error)]
         sys.stderr.write("".join(f"pkiserver: {reason}\n" for reason in reasons))
         sys.exit(EXIT_CONFIGURATION)

@@ -17,11 +17,12 @@ from pkiserver.runtime.services.checks import (
     database_check,
     keys_check,
 )
+from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.estport import EstPort
+from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
 from protocols.crl import edge as crl
 from protocols.est import edge as est
-from protocols.est.ports import EstSettings
 from protocols.ocsp import edge as ocsp
 
 
@@ -38,10 +39,10 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         yield Application(
             http=(
-                *ocsp.routes(engine.status.directory, engine.clock, ocsp.OcspSettings()),
+                *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
             ),
-            https=tuple(est.routes(EstPort(engine), EstSettings())),
+            https=tuple(est.routes(EstPort(engine), est_settings(settings.est))),
             checks=(
                 database_check(engine.database),
                 keys_check(engine.keys),
@@ -49,7 +50,9 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 crl_check(engine.database, engine.authorities, engine.clock),
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
             ),
+            collectors=(EngineMetrics(engine),),
             jobs=(
+                Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
                 Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),

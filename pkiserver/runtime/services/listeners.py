@@ -9,14 +9,13 @@ from typing import Any, cast
 import attrs
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pkiserver.foundation.clock import Clock
-from pkiserver.runtime.config import NodeSettings, TlsSettings
-from pkiserver.runtime.httplimits import HttpLimits
+from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
 from protocols.web.factory import HttpServerFactory
@@ -28,18 +27,6 @@ from protocols.web.values import Route
 
 reactor: Any = _reactor
 _log = Logger(namespace="pkiserver.listener")
-
-
-def web_limits(limits: HttpLimits) -> WebLimits:
-    """The operator's limits as the edge's."""
-    edge: dict[str, Any] = {}
-    for field in attrs.fields(HttpLimits):
-        value = getattr(limits, field.name)
-        if isinstance(value, int):
-            edge[field.name] = value
-        else:
-            edge[f"{field.name}_seconds"] = value.total_seconds()
-    return WebLimits(**edge)
 
 
 class HttpListener(Service):
@@ -88,15 +75,6 @@ class HttpListener(Service):
         await self.http.drain(seconds)
 
 
-def open_tls(settings: TlsSettings | None, client_certificates: str) -> TlsFiles | None:
-    """The TLS side of a listener.
-
-    Raises:
-        Rejected: the files do not do.
-    """
-    return None if settings is None else TlsFiles(settings, client_certificates)
-
-
 def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
     """Listener name to its endpoints."""
     return {
@@ -127,8 +105,3 @@ class Inherited:
         one = socket.socket(fileno=self.descriptor)
         one.setblocking(False)
         return BoundSocket(self.listener, one)
-
-
-def settle(deferred: Deferred[object]) -> None:
-    """Log what a Deferred that nobody waits for failed with."""
-    deferred.addErrback(lambda failure: _log.failure("a background task failed", failure=failure))

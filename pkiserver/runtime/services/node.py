@@ -22,8 +22,9 @@ from pkiserver.runtime.metrics import ReactorLatency, new_registry
 from pkiserver.runtime.notify import notify
 from pkiserver.runtime.services.application import Application, OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
+from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
-from pkiserver.runtime.services.listeners import HttpListener, web_limits
+from pkiserver.runtime.services.listeners import HttpListener
 from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
