@@ -1,0 +1,207 @@
+"""The gate over the real engine: who gets a certificate, who does not and why, and what can be had only once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from sqlalchemy import select
+from twisted.internet.defer import Deferred, DeferredList
+
+from pkiserver.authority.requests import (
+    ClientCertificateEvidence,
+    CodeEvidence,
+    IssuedCertificate,
+    OperatorEvidence,
+    PasswordEvidence,
+)
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.approvals import Pending
+from pkiserver.registration.codes import parse_san, parse_subject
+from pkiserver.runtime.engine import Engine
+from pkiserver.store import schema
+from tests.support.engines import engine_with, enrollment, template_text
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
+
+PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["operator"]\n'
+CODE = '[[evidence]]\nall = ["code"]\n'
+APPROVAL = '[[evidence]]\nall = ["password"]\napproval = true\n'
+CERTIFICATE = '[[evidence]]\nall = ["client_certificate"]\n'
+GOOD = Secret("a long password")
+TEXTS = {
+    "open": template_text("open", PASSWORD),
+    "code": template_text("code", CODE),
+    "approved": template_text("approved", APPROVAL),
+    "certified": template_text("certified", CERTIFICATE),
+    "nobody": template_text("nobody", ""),
+    "off": template_text("off", PASSWORD, "enabled = false"),
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_url()
+
+
+@asynccontextmanager
+async def opened(folder: Path, url: str) -> AsyncIterator[Engine]:
+    async with engine_with(folder, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, groups=frozenset({"staff"}), by="tester")
+        yield engine
+
+
+async def refused(engine: Engine, request: object) -> set[Refusal]:
+    with pytest.raises(Rejected) as caught:
+        await engine.enroll(request)  # type: ignore[arg-type]
+    return {reason.code for reason in caught.value.reasons}
+
+
+async def test_the_default_answer_is_no(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        alice = PasswordEvidence("alice", GOOD)
+        assert isinstance(await engine.enroll(enrollment("open", alice)), IssuedCertificate)
+        assert await refused(engine, enrollment("open")) == {Refusal.NOT_AUTHENTICATED}
+        assert await refused(engine, enrollment("nobody", alice)) == {Refusal.NOT_AUTHORISED}
+        assert await refused(engine, enrollment("off", alice)) == {Refusal.NOT_AUTHORISED}
+        assert await refused(engine, enrollment("absent", alice)) == {Refusal.UNKNOWN_TEMPLATE}
+        assert await refused(engine, enrollment("open", alice, protocol="scep")) == {Refusal.NOT_AUTHORISED}
+        assert await refused(engine, enrollment("open", alice, verified=False)) == {Refusal.BAD_PROOF}
+        unknown = await refused(engine, enrollment("open", PasswordEvidence("nobody", GOOD)))
+        wrong = await refused(engine, enrollment("open", PasswordEvidence("alice", Secret("wrong"))))
+        assert unknown == wrong == {Refusal.NOT_AUTHENTICATED}
+        await engine.accounts.set_disabled("alice", True, by="tester")
+        assert await refused(engine, enrollment("open", alice)) == {Refusal.NOT_AUTHENTICATED}
+        kinds = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.kind)).scalars().all())
+        assert kinds.count("refusal") == 9
+
+
+async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        _, code = await engine.codes.create(
+            template="code",
+            subject=parse_subject("CN=printer-1"),
+            sans=(parse_san("dns:printer-1.example"),),
+            lifetime=timedelta(hours=1),
+            by="tester",
+        )
+        # row 4 (VU#971035): the code decides who it is for; a CSR for somebody else is refused and spends nothing
+        other = enrollment("code", CodeEvidence(code), name="admin", hosts=("admin.example",))
+        assert await refused(engine, other) == {Refusal.BAD_SUBJECT, Refusal.BAD_NAME}
+        requests = [enrollment("code", CodeEvidence(code), name="printer-1") for _ in range(50)]
+        tries = [Deferred.fromCoroutine(engine.enroll(request)) for request in requests]
+        results = await DeferredList(tries, consumeErrors=True)
+        issued = [value for fine, value in results if fine]
+        assert len(issued) == 1
+        assert all(value.check(Rejected) for fine, value in results if not fine)
+        made = x509.load_der_x509_certificate(issued[0].der)
+        assert made.subject.rfc4514_string() == "CN=printer-1"
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["printer-1.example"]
+        states = await engine.database.read(lambda c: c.execute(select(schema.certificate.c.template)).scalars().all())
+        assert list(states).count("code") == 1
+
+
+async def test_a_code_is_for_its_template_its_time_and_may_be_typed_as_a_password(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        number, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        assert await refused(engine, enrollment("open", CodeEvidence(code))) == {Refusal.NOT_AUTHENTICATED}
+        typed = PasswordEvidence("anybody", Secret(code.reveal_text().lower().replace("-", "")))
+        assert isinstance(await engine.enroll(enrollment("code", typed)), IssuedCertificate)
+        assert Refusal.NOT_AUTHENTICATED in await refused(engine, enrollment("code", typed))
+        assert not await engine.codes.withdraw(number, by="tester")
+        number, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        assert await engine.codes.withdraw(number, by="tester")
+        assert Refusal.NOT_AUTHENTICATED in await refused(engine, enrollment("code", CodeEvidence(code)))
+
+
+async def test_a_refused_request_does_not_spend_its_code(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        bad = enrollment("code", CodeEvidence(code), hosts=("not_a_host_name",))
+        assert Refusal.BAD_NAME in await refused(engine, bad)
+        assert isinstance(await engine.enroll(enrollment("code", CodeEvidence(code))), IssuedCertificate)
+
+
+async def test_an_approval_is_used_once_and_its_certificate_found_again(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("approved", PasswordEvidence("alice", GOOD))
+        first = await engine.enroll(request)
+        assert isinstance(first, Pending)
+        assert await engine.enroll(request) == first
+        with pytest.raises(Rejected, match="their own request"):
+            await engine.approvals.decide(first.request_number, approved=True, by="alice")
+        await engine.approvals.decide(first.request_number, approved=True, by="officer", reason="known device")
+        with pytest.raises(Rejected, match="not pending any more"):
+            await engine.approvals.decide(first.request_number, approved=False, by="officer")
+        made = await engine.enroll(request)
+        again = await engine.enroll(request)
+        assert isinstance(made, IssuedCertificate)
+        assert isinstance(again, IssuedCertificate)
+        assert (again.der, again.chain) == (made.der, made.chain)
+
+
+async def test_parallel_polls_after_an_approval_bring_one_certificate(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("approved", PasswordEvidence("alice", GOOD))
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        await engine.approvals.decide(pending.request_number, approved=True, by="officer")
+        polls = [Deferred.fromCoroutine(engine.enroll(request)) for _ in range(10)]
+        await DeferredList(polls, consumeErrors=True)
+        count = await engine.database.read(
+            lambda c: len(
+                c.execute(select(schema.certificate).where(schema.certificate.c.template == "approved")).all()
+            )
+        )
+        assert count == 1
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+
+
+async def test_a_denied_request_says_why(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("approved", PasswordEvidence("alice", GOOD))
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        await engine.approvals.decide(pending.request_number, approved=False, by="officer", reason="not ours")
+        with pytest.raises(Rejected, match="denied: not ours"):
+            await engine.enroll(request)
+
+
+async def test_a_client_certificate_counts_while_it_is_good(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        own = await engine.enroll(enrollment("open", PasswordEvidence("alice", GOOD)))
+        assert isinstance(own, IssuedCertificate)
+        shown = ClientCertificateEvidence(own.der)
+        assert isinstance(await engine.enroll(enrollment("certified", shown, name="device-2")), IssuedCertificate)
+        root = ClientCertificateEvidence(own.chain[-1])
+        assert await refused(engine, enrollment("certified", root)) & {
+            Refusal.NOT_AUTHENTICATED,
+            Refusal.NOT_AUTHORISED,
+        }
+        await engine.accounts.set_disabled("alice", True, by="tester")
+        assert await refused(engine, enrollment("certified", shown)) == {
+            Refusal.NOT_AUTHORISED,
+            Refusal.NOT_AUTHENTICATED,
+        }
+
+
+async def test_an_operator_at_the_command_line(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("open", OperatorEvidence("root"), protocol="cli")
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
