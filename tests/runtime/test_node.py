@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -151,7 +152,11 @@ def test_workers_end_when_their_parent_is_killed(make_node: MakeNode) -> None:
     workers = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")
     node.signal(signal.SIGKILL)
     node.until(lambda: not any(map(alive, workers)), "the workers' end")
-    assert "the parent process is gone: stopping" in node.log.read_text()
+    log = node.log.read_text()
+    assert "the parent process is gone: stopping" in log
+    folder = re.search(r"internal listens on unix:(\S+)/worker-0", log)
+    assert folder
+    assert not Path(folder[1]).exists()
 
 
 def test_metrics_of_all_workers_come_from_any(make_node: MakeNode) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
 from pkiserver.runtime.services.listeners import Inherited
 from pkiserver.runtime.services.node import NodeService, Worker
+from pkiserver.runtime.sockets import BoundSocket
 from pkiserver.runtime.workers import CONTROL, READY
 
 reactor: Any = _reactor
@@ -31,7 +33,10 @@ _log = Logger(namespace="pkiserver.worker")
 
 @implementer(IReadDescriptor)
 class _ParentWatch:
-    """Stops the worker when its parent is gone: nobody else would."""
+    """Stops the worker when its parent is gone: nobody else would. Removes the folder that the parent would have."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
 
     def fileno(self) -> int:
         return CONTROL
@@ -47,6 +52,8 @@ class _ParentWatch:
         del reason
         reactor.removeReader(self)
         _log.warn("the parent process is gone: stopping")
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         _stop()
 
 
@@ -55,6 +62,11 @@ def _stop() -> None:
         reactor.stop()
     except ReactorNotRunning:
         return
+
+
+def _private_folder(sockets: list[BoundSocket]) -> Path | None:
+    paths = [Path(one.socket.getsockname()) for one in sockets if one.listener == "internal"]
+    return paths[0].parent if paths else None
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -88,7 +100,7 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION
     node.on_ready.addCallback(lambda _: os.write(READY, b"ready\n"))
-    watch = _ParentWatch()
+    watch = _ParentWatch(_private_folder(sockets))
     reactor.addReader(watch)
     # a reactor that stops disconnects its readers, which must not look like the parent's end
     reactor.addSystemEventTrigger("before", "shutdown", reactor.removeReader, watch)
