@@ -33,7 +33,8 @@ def read_list(data: bytes) -> tuple[bytes, ...]:
     """
     if b"-----BEGIN" in data:
         return _read_pem(data)
-    found, reasons = [], []
+    found: list[bytes] = []
+    reasons: list[Reason] = []
     for number, line in enumerate(data.decode("ascii", "replace").splitlines(), 1):
         text = line.partition("#")[0].strip().replace(":", "")
         if not text:

@@ -15,10 +15,13 @@ from datetime import datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError
 from pkiserver.store import certificates, leases
 from pkiserver.store.certificates import CertificateState, Intent
 from pkiserver.store.database import Database
@@ -50,6 +53,27 @@ class Recovery:
         self._audit = audit
         self._clock = clock
         self._holder = holder
+        self._loop: LoopingCall | None = None
+
+    async def start(self) -> Settled:
+        """The first sign of life and the first settling; both are then repeated every :data:`BEAT` until :meth:`stop`.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        await self.beat()
+        settled = await self.settle()
+        if self._loop is None:
+            self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._again()))
+            self._loop.start(BEAT.total_seconds(), now=False)
+        return settled
+
+    async def _again(self) -> None:
+        try:
+            await self.beat()
+            await self.settle()
+        except PkiError as error:  # the database will be back; meanwhile nothing is issued either
+            self.log.warn("no sign of life could be given: {why}", why=str(error))
 
     async def beat(self) -> None:
         """A sign of life; before the first certificate, then every :data:`BEAT`."""
@@ -61,6 +85,9 @@ class Recovery:
 
     async def stop(self) -> None:
         """The last sign of life: whatever this process has left open may be settled by others at once."""
+        if self._loop is not None:
+            self._loop.stop()
+            self._loop = None
         now = self._clock.now()
 
         def work(connection: Connection) -> None:

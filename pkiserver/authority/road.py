@@ -82,9 +82,11 @@ class Road:
         return cls(authorities, preparer, issuer, recovery, ceremonies, succession)
 
     async def start(self) -> None:
-        """Give the first sign of life, settle what dead processes left, and read the authorities."""
-        await self.recovery.beat()
-        await self.recovery.settle()
+        """Give signs of life from now on, settle what dead processes left, and read the authorities.
+
+        Call ``recovery.stop()`` at the end, before the database is closed.
+        """
+        await self.recovery.start()
         await self.authorities.refresh()
 
     async def prepare(self, authorised: Authorised) -> PreparedCertificate:

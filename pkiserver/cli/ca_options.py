@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pkiserver.authority.profile import CaProfile
     from pkiserver.runtime.engine import Engine
 
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., Any]
 NO_END = "none"
 
 
@@ -42,13 +42,13 @@ def parse_subject(text: str) -> x509.Name:
         raise click.BadParameter(f"--subject {text!r}: {error}") from error
 
 
-def _stack(function: F, options: list[Callable[[F], F]]) -> F:
+def _stack(function: Command, options: list[Callable[[Command], Command]]) -> Command:
     for option in reversed(options):
         function = option(function)
     return function
 
 
-def key_options(function: F) -> F:
+def key_options(function: Command) -> Command:
     """``--key-name``, ``--key-type``, ``--key-store``, ``--key-uri`` become ``key: KeyChoice``."""
 
     @functools.wraps(function)
@@ -62,7 +62,7 @@ def key_options(function: F) -> F:
         return function(*args, key=chosen, **others)
 
     return _stack(
-        wrapper,  # type: ignore[arg-type]
+        wrapper,
         [
             click.option("--key-name", metavar="KEY", help="The key's name; one that exists is used."),
             click.option("--key-type", default="ec-p256", show_default=True, help="The type of a new key."),
@@ -82,7 +82,7 @@ def with_store(engine: Engine, key: KeyChoice) -> KeyChoice:
     return key
 
 
-def profile_options(function: F) -> F:
+def profile_options(function: Command) -> Command:
     """Everything a CA certificate says becomes ``profile: CaProfile``."""
 
     @functools.wraps(function)
@@ -102,7 +102,7 @@ def profile_options(function: F) -> F:
         return function(*args, profile=_profile(**given), **options)
 
     return _stack(
-        wrapper,  # type: ignore[arg-type]
+        wrapper,
         [
             click.option("--validity", default="10y", show_default=True, help="From now; none: no end (year 9999)."),
             click.option("--not-after", type=MOMENT, metavar="TIME", help="A fixed end instead."),

@@ -43,7 +43,6 @@ async def run(url: str, stores: Path, count: int) -> None:
     for number in range(count):
         issued = await world.road.issue(await world.road.prepare(authorised(common_name=f"device {number}")))
         print(f"given {issued.serial:x}", flush=True)  # noqa: T201
-    await world.road.recovery.stop()
     await world.close()
 
 

@@ -67,7 +67,6 @@ async def _prepare_hierarchy(url: str, stores: tuple[ProviderSettings, ...]) -> 
     await world.root()
     await world.subordinate()
     await world.template()
-    await world.road.recovery.stop()
     await world.close()
 
 

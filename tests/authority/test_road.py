@@ -9,11 +9,13 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
+from sqlalchemy import select
 
 from pkiserver.authority.requests import PreparedCertificate, spki_der
-from pkiserver.foundation.errors import Defect, Refusal, Rejected
+from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected
 from pkiserver.store import blocked_keys, certificates
 from pkiserver.store.certificates import CertificateState, RevocationReason
+from pkiserver.store.schema import audit_event
 from tests.authority.world import TEMPLATE, World, authorised, fingerprint, openssl_verify
 
 
@@ -188,3 +190,42 @@ def test_only_the_gate_authorises() -> None:
         if re.search(r"= Authorised\(|return Authorised\(", path.read_text())
     ]
     assert all(path.startswith("pkiserver/registration/") for path in made), made
+
+
+async def test_a_key_that_cannot_be_had_burns_the_serial(world: World) -> None:
+    await _hierarchy(world)
+    prepared = await world.road.prepare(authorised())
+    await world.keys.close()
+    with pytest.raises(PkiError):
+        await world.road.issue(prepared)
+    row = await world.database.read(lambda c: certificates.get(c, prepared.certificate_id))
+    assert row is not None
+    assert row.state is CertificateState.BURNT
+
+
+async def test_the_audit_log_tells_of_every_certificate(world: World) -> None:
+    await _hierarchy(world)
+    issued = await world.road.issue(await world.road.prepare(authorised()))
+    rows = await world.database.read(
+        lambda c: c.execute(select(audit_event).where(audit_event.c.kind == "issue").order_by(audit_event.c.seq)).all()
+    )
+    assert len(rows) == 3  # the root's, the subordinate's, the device's
+    assert rows[-1].object == f"certificate {issued.serial:x}"
+    assert (rows[-1].actor, rows[-1].request_id, rows[-1].outcome) == ("tester", "test-1", "ok")
+
+
+async def test_what_cannot_be_audited_is_not_issued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _hierarchy(world)
+    prepared = await world.road.prepare(authorised())
+
+    def refuse(*_arguments: object) -> None:
+        raise Defect("the log is full")
+
+    monkeypatch.setattr(world.audit, "append", refuse)
+    with pytest.raises(Defect):
+        await world.road.issue(prepared)
+    assert await world.database.read(lambda c: certificates.get(c, prepared.certificate_id)) is None
+    monkeypatch.undo()
+    intent = await world.database.read(lambda c: certificates.get_intent(c, prepared.certificate_id))
+    assert intent is not None
+    assert intent.state is CertificateState.ASKED  # recovery keeps it as issued and revokes the serial

@@ -82,6 +82,7 @@ class World:
     clock: Clock
 
     async def close(self) -> None:
+        await self.road.recovery.stop()
         await self.keys.close()
         await self.database.close()
 
