@@ -13,12 +13,12 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.model import Authority, Duty, Generation, GenerationState
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
-from pkiserver.authority.status.offline import read_crl, seconds
+from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Guard
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import certificates, crl_history, crls, status
+from pkiserver.store import crl_history, crls, status
 from pkiserver.store.crl_history import CrlRecord
 from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind
 from pkiserver.store.database import Database
@@ -275,6 +275,5 @@ def _collect(
 
 def _entries(connection: Connection, generations: tuple[int, ...], not_expired_at: datetime) -> Iterator[CrlEntry]:
     for generation_id in generations:
-        for one in certificates.revoked_for_crl(connection, generation_id, not_expired_at=not_expired_at):
-            invalidity = None if one.invalidity_date is None else seconds(one.invalidity_date)
-            yield CrlEntry(one.serial, seconds(one.revoked_at), int(one.reason), invalidity)
+        for one in crl_history.revoked_entries(connection, generation_id, not_expired_at):
+            yield CrlEntry._make(one)

@@ -11,6 +11,8 @@ from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.objects import Check, door_key
 
 T = TypeVar("T")
+LARGE = 1 << 20
+"""Octets that are hashed on the reactor's thread at most: about a millisecond."""
 
 
 class Signer:
@@ -56,6 +58,8 @@ class Signer:
         if scheme not in self._suited:
             self._suited.add(scheme.require(handle.public_key))
         self._check(octets, scheme)
+        if len(octets) > LARGE:  # hashing alone would hold up the reactor
+            return await handle.call(lambda: handle.sign(octets, scheme))
         signature = handle.sign_now(octets, scheme)
         return signature if signature is not None else await handle.sign_async(octets, scheme)
 

@@ -19,7 +19,9 @@ from pkiserver.authority.status import der
 
 NONCE = "1.3.6.1.5.5.7.48.1.2"
 BASIC = "1.3.6.1.5.5.7.48.1.1"
+ARCHIVE_CUTOFF = "1.3.6.1.5.5.7.48.1.6"
 EXTENDED_REVOKE = "1.3.6.1.5.5.7.48.1.9"
+INVALIDITY_DATE = "2.5.29.24"
 
 NONCE_OCTETS = range(1, 129)
 """RFC 9654 section 2.1: a nonce has 1 to 128 octets."""
@@ -275,6 +277,19 @@ def encode_response_data(data: ResponseData) -> bytes:
         der.explicit(1, der.sequence(*extensions)) if extensions else b"",
     )
 
+
+def archive_cutoff(moment: datetime) -> bytes:
+    """The Extension that says how far back expired certificates keep their status (RFC 6960 section 4.4.4)."""
+    return der.extension(ARCHIVE_CUTOFF, der.generalized_time(moment))
+
+
+def invalidity_date(moment: datetime) -> bytes:
+    """The Extension that says since when a key is suspected (RFC 5280 section 5.3.2, RFC 6960 section 4.4.5)."""
+    return der.extension(INVALIDITY_DATE, der.generalized_time(moment))
+
+
+EXTENDED_REVOKE_EXTENSION = der.extension(EXTENDED_REVOKE, b"\x05\x00")
+"""The Extension of answers that call a certificate revoked which was never issued (RFC 6960 section 4.4.8)."""
 
 _BASIC = der.object_identifier(BASIC)
 _SUCCESSFUL = der.enumerated(ResponseStatus.SUCCESSFUL)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, ResponderIdentity
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, StatusSource
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
-from pkiserver.store.certificates.values import CertificateStatus
+from pkiserver.store.certificates.values import CertificateStatus, RevocationReason
 from protocols.ocsp import messages
 from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOLD = int(RevocationReason.CERTIFICATE_HOLD)
 
 PRODUCED_ANSWERS = 20_000
 """Answers kept to be given again; the oldest goes first."""
@@ -29,12 +32,37 @@ class SignedAnswer:
     cacheable: bool
 
 
-def _certificate_status(found: CertificateStatus | None) -> messages.CertStatus:
+def _single(one: CertId, found: CertificateStatus | None, policy: OcspPolicy, life: _Life) -> messages.SingleAnswer:
+    """What is said of one certificate, with the extensions that the policy wants."""
+    status: messages.CertStatus
+    extensions: list[bytes] = []
     if found is None:
-        return messages.Unknown()
-    if found.revocation is None:
-        return messages.Good()
-    return messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
+        # RFC 6960 section 2.2 has no CRL entry extension beside an extended revoke; nothing is said so of the
+        # certificates of other keys, about which this signer has no say.
+        revoked = policy.never_issued is NeverIssued.REVOKED and one.issuer_key_hash in life.key_hashes
+        status = messages.Revoked(at=_EPOCH, reason=_HOLD) if revoked else messages.Unknown()
+    elif found.revocation is None:
+        status = messages.Good()
+    else:
+        status = messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
+        if policy.invalidity_date and found.revocation.invalidity_date is not None:
+            extensions.append(messages.invalidity_date(found.revocation.invalidity_date))
+    if found is not None and policy.archive_cutoff:
+        extensions.append(messages.archive_cutoff(life.this_update - policy.archive))
+    return messages.SingleAnswer(one.encoded, status, life.this_update, life.next_update, tuple(extensions))
+
+
+def _is_same(issuer: ServedIssuer | None, served: ServedIssuer) -> bool:
+    return issuer is not None and issuer.generations == served.generations
+
+
+@attrs.frozen
+class _Life:
+    """When an answer holds, and by which hashes its signer's issuer was named in the request."""
+
+    this_update: datetime
+    next_update: datetime
+    key_hashes: frozenset[bytes]
 
 
 @attrs.frozen
@@ -97,11 +125,17 @@ class OcspService:
                 return kept.answer
             del self._produced[single]
         next_update = min(now + self._validity(statuses, policy), signer.not_after)
+        ours = zip(request.certificates, issuers, strict=True)
+        key_hashes = frozenset(one.issuer_key_hash for one, issuer in ours if _is_same(issuer, served))
+        life = _Life(now, next_update, key_hashes)
         answers = tuple(
-            messages.SingleAnswer(one.encoded, _certificate_status(status), now, next_update)
-            for one, status in zip(request.certificates, statuses, strict=True)
+            _single(one, status, policy, life) for one, status in zip(request.certificates, statuses, strict=True)
         )
-        body = await self._sign(signer, policy, messages.ResponseData(self._name(signer, policy), now, answers, nonce))
+        # The extension says what this responder does, not what this answer holds: it is in all or in none.
+        extended = policy.never_issued is NeverIssued.REVOKED
+        extensions = (messages.EXTENDED_REVOKE_EXTENSION,) if extended else ()
+        data = messages.ResponseData(self._name(signer, policy), now, answers, nonce, extensions)
+        body = await self._sign(signer, policy, data)
         answer = SignedAnswer(body=body, this_update=now, next_update=next_update, cacheable=nonce is None)
         if single is not None and statuses[0] is not None:
             self._keep(single, _Produced(answer, served, statuses[0]))
@@ -126,10 +160,7 @@ class OcspService:
     async def _statuses(
         self, served: ServedIssuer, asked: Sequence[CertId], issuers: Sequence[ServedIssuer | None]
     ) -> tuple[CertificateStatus | None, ...]:
-        ours = [
-            one.serial if issuer is not None and issuer.generations == served.generations else None
-            for one, issuer in zip(asked, issuers, strict=True)
-        ]
+        ours = [one.serial if _is_same(issuer, served) else None for one, issuer in zip(asked, issuers, strict=True)]
         found = iter(await self._source.statuses(served, [serial for serial in ours if serial is not None]))
         return tuple(None if serial is None else next(found) for serial in ours)
 

@@ -28,6 +28,14 @@ class ResponderIdentity(enum.StrEnum):
     NAME = "name"
 
 
+class NeverIssued(enum.StrEnum):
+    """What is said of a serial number that was never issued (RFC 6960 section 2.2)."""
+
+    UNKNOWN = "unknown"
+    REVOKED = "revoked"
+    """On hold since 1970, with the extended-revoke extension (RFC 6960 section 4.4.8)."""
+
+
 class OcspSigning(enum.StrEnum):
     """Which key signs OCSP answers (RFC 6960 section 4.2.2.2)."""
 
@@ -92,6 +100,9 @@ class OcspPolicy:
         identity: How an answer names its signer.
         include_certificate: Whether a delegated responder's certificate is in its answers.
         archive: How long an expired certificate keeps its last status; afterwards ``unauthorized``.
+        archive_cutoff: Whether answers say how far back that is (RFC 6960 section 4.4.4).
+        invalidity_date: Whether answers about revoked certificates carry their invalidity date (section 4.4.5).
+        never_issued: What is said of a serial number that was never issued.
     """
 
     enabled: bool = True
@@ -105,6 +116,9 @@ class OcspPolicy:
     identity: ResponderIdentity = ResponderIdentity.KEY
     include_certificate: bool = True
     archive: timedelta = timedelta(days=365)
+    archive_cutoff: bool = False
+    invalidity_date: bool = True
+    never_issued: NeverIssued = NeverIssued.UNKNOWN
 
     def __attrs_post_init__(self) -> None:
         if not timedelta(0) <= self.renew_before < self.certificate_validity:

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp
 
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status import der
-from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
 from pkiserver.authority.status.values import reason_name
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
@@ -211,6 +211,46 @@ def test_nonces_are_echoed_ignored_or_required_as_the_policy_says(server: Status
     refused = read(post(server, request(issued.der, issued.chain[0])))
     assert refused.response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
     assert read(post(server, request(issued.der, issued.chain[0], nonce=b"x"))).serial_number == issued.serial
+
+
+def test_never_issued_may_be_called_revoked_exactly_as_the_rfc_has_it(server: StatusServer) -> None:
+    issued = server.issue()
+    change(server, never_issued=NeverIssued.REVOKED)
+    mine = ocsp.load_der_ocsp_request(request(issued.der, issued.chain[0]))
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+        mine.issuer_name_hash, mine.issuer_key_hash, 4711, hashes.SHA256()
+    )
+    never = builder.build().public_bytes(Encoding.DER)
+    answer = post(server, never)
+    found = read(answer)
+    assert found.certificate_status is ocsp.OCSPCertStatus.REVOKED
+    assert found.revocation_reason is x509.ReasonFlags.certificate_hold
+    assert found.revocation_time_utc == datetime(1970, 1, 1, tzinfo=UTC)
+    [extended] = [one for one in found.extensions if one.oid.dotted_string == messages.EXTENDED_REVOKE]
+    assert not extended.critical
+    assert extended.value.public_bytes() == b"\x05\x00"
+    assert list(found.single_extensions) == []
+    assert lint_ocsp(answer.body) == []
+    asked = [request(issued.der, issued.chain[0]), request(issued.chain[0], issued.chain[1])]
+    ids = [der.sequence(messages.decode_request(one).certificates[0].encoded) for one in asked]
+    both = read(post(server, der.sequence(der.sequence(der.sequence(*ids)))))
+    assert [one.certificate_status for one in both.responses] == [ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.UNKNOWN]
+
+
+def test_answers_carry_invalidity_date_and_archive_cutoff(server: StatusServer) -> None:
+    issued = server.issue()
+    since = server.at.clock.now() - timedelta(minutes=2)
+    server.run(lambda: server.at.revoke(issued, RevocationReason.KEY_COMPROMISE, invalidity_date=since))
+    change(server, archive_cutoff=True)
+    answer = post(server, request(issued.der, issued.chain[0]))
+    extensions = {one.oid.dotted_string: one.value.public_bytes() for one in read(answer).single_extensions}
+    assert extensions == {
+        messages.INVALIDITY_DATE: der.generalized_time(since),
+        messages.ARCHIVE_CUTOFF: der.generalized_time(server.at.clock.now() - timedelta(days=365)),
+    }
+    assert lint_ocsp(answer.body) == []
+    said = openssl(server, issued.der, issued.chain)
+    assert "Response verify OK" in said
 
 
 def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None:
