@@ -2,16 +2,19 @@
 
 pkilint's own walk asks every validator at every node whether it matches: about 5,000 calls a certificate and most of
 its time. :class:`Linter` runs the same validators in the same order, but looks up once per ASN.1 type which of them
-can match there at all.
+can match there at all; it remembers how short values were decoded, since most extensions of a template's certificates
+are the same octets; and it takes the document apart itself, so that the garbage collector need not.
 """
 
 from __future__ import annotations
 
 import enum
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from pkilint import loader
+from pkilint import document, loader
 from pkilint.document import NodeVisitor
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
@@ -51,6 +54,47 @@ class Finding:
     def __str__(self) -> str:
         text = f": {self.text}" if self.text else ""
         return f"{ValidationFindingSeverity(self.severity).name.lower()} {self.code}{text} ({self.where})"
+
+
+_REMEMBERED_OCTETS = 512
+_REMEMBERED_VALUES = 8192
+
+
+class _Memory:
+    """pkilint's decoder, which decodes the same octets by the same schema once. Decoded values are only ever read."""
+
+    def __init__(self, decode: Callable[..., tuple[Any, bytes]]) -> None:
+        self._decode = decode
+        self._known: dict[tuple[object, ...], tuple[Any, bytes]] = {}
+
+    def __call__(self, substrate: Any, asn1Spec: Any) -> tuple[Any, bytes]:  # noqa: N803 - pyasn1's name
+        octets = bytes(substrate)
+        if len(octets) > _REMEMBERED_OCTETS:
+            return self._decode(octets, asn1Spec=asn1Spec)
+        key = (type(asn1Spec), asn1Spec.tagSet, asn1Spec.subtypeSpec, octets)
+        found = self._known.get(key)
+        if found is None:
+            found = self._decode(octets, asn1Spec=asn1Spec)
+            if len(self._known) >= _REMEMBERED_VALUES:  # subjects differ for ever; the rest comes back at once
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+
+def _remember() -> None:
+    """Put the memory into pkilint, which offers no place for it, once in this process."""
+    if not isinstance(document.decode_der, _Memory):
+        document.decode_der = _Memory(document.decode_der)
+
+
+def _take_apart(root: Any) -> None:
+    """Undo the circles of parents and children, so that the document is freed where it stands."""
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        todo.extend(node.children.values())
+        node.children.clear()
+        node.parent = node.document = None
 
 
 @attrs.frozen
@@ -128,6 +172,7 @@ class Linter:
     """Set up once (some milliseconds), used for every certificate. Not for two threads at once."""
 
     def __init__(self) -> None:
+        _remember()
         self._root = _Node(
             certificate.create_pkix_certificate_validator_container(
                 certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
@@ -143,12 +188,18 @@ class Linter:
 
     def findings(self, certificate_der: bytes) -> tuple[Finding, ...]:
         """Everything pkilint says about a DER certificate, worst first; notices and worse."""
+        findings: list[Finding] = []
+        collecting = gc.isenabled()
+        gc.disable()  # thousands of objects that die together: looking among them for garbage is a sixth of the time
         try:
-            document = loader.load_der_certificate(certificate_der, "certificate")
+            root = loader.load_der_certificate(certificate_der, "certificate").root
+            self._root.run(root, findings)
+            _take_apart(root)
         except ValueError as error:
             return (Finding(0, "itu.invalid_asn1_syntax", str(error), "certificate"),)
-        findings: list[Finding] = []
-        self._root.run(document.root, findings)
+        finally:
+            if collecting:
+                gc.enable()
         return tuple(sorted(findings, key=lambda finding: finding.severity))
 
     def check(self, certificate_der: bytes, level: LintLevel) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
