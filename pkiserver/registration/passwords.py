@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import argon2
 import attrs
-from twisted.internet import reactor as _reactor
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -91,6 +90,9 @@ class PasswordHasher:
             raise Unavailable("too many passwords are being checked", retry_after=5)
         self._waiting += 1
         try:
-            return await deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
+            # imported late: whoever only reads settings must not install a reactor
+            from twisted.internet import reactor
+
+            return await deferToThreadPool(IReactorThreads(reactor), self._pool, work)
         finally:
             self._waiting -= 1

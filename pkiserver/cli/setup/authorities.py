@@ -30,6 +30,7 @@ from pkiserver.cli.setup.layout import Layout, host_names
 from pkiserver.foundation.errors import Defect
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
+from pkiserver.keys.doors import Door
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import templates
@@ -64,6 +65,7 @@ async def create_authorities(engine: Engine, layout: Layout) -> None:
         settings=settings,
     )
     made = await engine.road.ceremonies.create_root(root, ACTOR)
+    await engine.keys.generate(CHECKPOINT_KEY, key_type, store=store, doors={Door.CHECKPOINT}, actor=ACTOR.name)
     await engine.road.ceremonies.create_subordinate(issuing, ACTOR, issuer=ROOT)
     layout.root_certificate.write_text(made.current.certificate.pem(), encoding="ascii")
 

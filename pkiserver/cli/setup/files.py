@@ -91,7 +91,10 @@ url = "{database}"
 [http]
 listen = ["127.0.0.1:{http_port}"]
 
-# EST.
+# EST. Requests without a label are for this template.
+[est]
+default_template = "tls-client"
+
 [https]
 listen = ["127.0.0.1:{https_port}"]
 

@@ -21,6 +21,7 @@ from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
 from protocols.crl import edge as crl
 from protocols.est import edge as est
 from protocols.ocsp import edge as ocsp
@@ -37,6 +38,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
     async with open_engine(settings, worker=worker) as engine:
         holder = f"{settings.node}/{worker}/{os.getpid()}"
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
+        follower = ConfigurationFollower(engine)
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
@@ -56,7 +58,9 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("crl", 1.0, engine.status.schedule.run_due),
                 Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),
-                Job("configuration", 2.0, lambda: _refresh(engine)),
+                Job("configuration", 0.5, follower.follow),
+                Job("keys-at-fault", 15.0, follower.refresh),
+                Job("upkeep", 3600.0, lambda: clean(engine)),
             ),
         )
 
@@ -67,11 +71,4 @@ def _status_problems(engine: Engine) -> Iterable[tuple[str, str]]:
 
 async def _keep_responders(engine: Engine) -> None:
     await engine.status.responders.run_due()
-    await engine.status.directory.refresh()
-
-
-async def _refresh(engine: Engine) -> None:
-    """Read what other processes may have changed: keys, templates, authorities, and who signs OCSP answers."""
-    await engine.keys.refresh()
-    await engine.refresh()
     await engine.status.directory.refresh()

@@ -1,0 +1,47 @@
+"""Following what other processes change, and throwing away what nobody needs any more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from pkiserver.runtime.engine import Engine
+from pkiserver.store import codes, outbox, requests
+from pkiserver.store.outbox import Feed
+
+KEEP_SPENT_CODES = timedelta(days=90)
+"""After their end; the audit log knows about them for longer."""
+
+
+class ConfigurationFollower:
+    """Reads keys, templates, authorities and OCSP signers again when the configuration feed has moved."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: int | None = None
+
+    async def follow(self) -> None:
+        """One look at the feed's number; everything is read again only where it is another than the last time."""
+        number = await self._engine.database.read(lambda connection: outbox.current(connection, Feed.CONFIGURATION))
+        if number == self._seen:
+            return
+        await self.refresh()
+        self._seen = number
+
+    async def refresh(self) -> None:
+        """Read everything again; also gives keys at fault another try, which no feed tells of."""
+        await self._engine.keys.refresh()
+        await self._engine.refresh()
+        await self._engine.status.directory.refresh()
+
+
+async def clean(engine: Engine) -> None:
+    """Let requests expire whose time is over, and forget enrolment codes long past theirs. Any process may do it."""
+    now = engine.clock.now()
+
+    def work(connection: Connection) -> None:
+        requests.expire(connection, now=now)
+        codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
+
+    await engine.database.write(work)
