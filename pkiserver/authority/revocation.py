@@ -90,6 +90,13 @@ def find(connection: Connection, selector: Selector) -> Certificate:
             return _known(found, "this certificate was not issued here")
 
 
+def _find_to_change(connection: Connection, selector: Selector) -> Certificate:
+    """As :func:`find`; no other process changes the certificate until the transaction ends."""
+    found = certificates.get_locked(connection, find(connection, selector).id)
+    assert found is not None  # certificates are never deleted
+    return found
+
+
 def _by_serial(connection: Connection, selector: BySerial) -> Certificate:
     if selector.authority is None:
         return _by_serial_anywhere(connection, selector.serial)
@@ -189,7 +196,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = find(connection, selector)
+            found = _find_to_change(connection, selector)
             self._refuse(
                 *_authority_reasons(connection, found, order),
                 *_date_reasons(found, invalidity_date, now),
@@ -218,7 +225,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = find(connection, selector)
+            found = _find_to_change(connection, selector)
             reasons = [*_authority_reasons(connection, found, order), *_date_reasons(found, invalidity_date, now)]
             if found.not_after < now:
                 reasons.append(Reason(Refusal.CONFLICT, f"it expired at {found.not_after:%Y-%m-%d %H:%M:%SZ}"))
@@ -238,7 +245,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = find(connection, selector)
+            found = _find_to_change(connection, selector)
             if not certificates.release(connection, found.id, at=now):
                 known = _revoked_since(found) if found.state is CertificateState.REVOKED else "it is not on hold"
                 raise Rejected.because(Refusal.CONFLICT, f"only a certificate on hold can be released: {known}")

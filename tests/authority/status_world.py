@@ -80,10 +80,10 @@ def build(world: World, clock: FakeClock, holder: str) -> StatusServices:
 
 @contextmanager
 def status_world(
-    directory: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
+    directory: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any], url: str = ""
 ) -> Iterator[StatusWorld]:
-    """A started world on SQLite; its clock begins now, so that tools that look at the machine's clock agree."""
-    url = f"sqlite:///{directory / 'pki.db'}"
+    """A started world, on SQLite unless told; its clock begins now, so that tools that look at the machine's agree."""
+    url = url or f"sqlite:///{directory / 'pki.db'}"
     migrate(url)
     clock = FakeClock(datetime.now(UTC).replace(microsecond=0))
 

@@ -46,6 +46,11 @@ def get(connection: Connection, certificate_id: int) -> Certificate | None:
     return _one(connection, _BY_ID, number=certificate_id)
 
 
+def get_locked(connection: Connection, certificate_id: int) -> Certificate | None:
+    """As :func:`get`, inside a write: until its commit no other process changes the row."""
+    return _one(connection, _BY_ID.with_for_update(), number=certificate_id)
+
+
 def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificate | None:
     """The issuer's settled certificate of that serial; None also for a number that no serial can be."""
     try:
