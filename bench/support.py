@@ -1,0 +1,93 @@
+"""Instances and requests for the benches: a server of its own in a temporary folder, and distinct enrolments."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pkiserver.cli.setup.layout import Layout
+
+PKISERVER = Path(sys.executable).parent / "pkiserver"
+START_SECONDS = 30
+
+
+def free_port_base() -> int:
+    """A base whose three ports are free now."""
+    for base in range(20000, 60000, 500):
+        with contextlib.ExitStack() as stack:
+            try:
+                for offset in (80, 90, 443):
+                    probe = stack.enter_context(contextlib.closing(socket.socket()))
+                    probe.bind(("127.0.0.1", base + offset))
+            except OSError:
+                continue
+            return base
+    raise RuntimeError("no free ports")
+
+
+@contextlib.contextmanager
+def set_up(workers: int = 1) -> Iterator[Layout]:
+    """An instance that is set up and not started; gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="pkiserver-bench-"))
+    layout = Layout(folder / "instance", free_port_base())
+    try:
+        command = [PKISERVER, "quickstart", "--dir", layout.directory, "--port-base", str(layout.port_base)]
+        subprocess.run(
+            [*command, "--workers", str(workers), "--setup-only"], check=True, capture_output=True, text=True
+        )
+        yield layout
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def running(layout: Layout) -> Iterator[None]:
+    """The instance's server, ready; stopped afterwards."""
+    log = layout.directory / "bench.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [PKISERVER, "quickstart", "--dir", layout.directory], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_ready(layout, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_ready(layout: Layout, process: subprocess.Popen[bytes]) -> None:
+    """Until the server says that it is ready."""
+    url = f"http://127.0.0.1:{layout.management_port}/health/ready"
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError((layout.directory / "bench.log").read_text())
+
+
+def make_csrs(count: int, prefix: str = "bench") -> list[bytes]:
+    """DER PKCS#10 requests for distinct P-256 keys and names."""
+    made = []
+    for number in range(count):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{prefix}-{number}")])
+        request = x509.CertificateSigningRequestBuilder(name).sign(key, hashes.SHA256())
+        made.append(request.public_bytes(serialization.Encoding.DER))
+    return made
