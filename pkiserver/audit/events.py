@@ -41,6 +41,7 @@ class AuditKind(enum.StrEnum):
     CHECKPOINT = "checkpoint"
     RECOVERY = "recovery"
     HOUSEKEEPING = "housekeeping"
+    TIME = "time"
 
 
 _ANYWHERE = frozenset(
@@ -77,6 +78,7 @@ _ALLOWED: dict[AuditKind, frozenset[str]] = {
     AuditKind.CHECKPOINT: frozenset({"number", "hash", "chains", "scheme"}),
     AuditKind.RECOVERY: _CERTIFICATE | {"settled", "holder", "state"},
     AuditKind.HOUSEKEEPING: frozenset({"what", "before"}),
+    AuditKind.TIME: frozenset({"trouble", "offset", "error", "accuracy"}),
 }
 _PIN = re.compile(r"(?i)(pin-value=)[^;&?\s]*")
 

@@ -285,6 +285,21 @@ enrollment_request = Table(
     sqlite_autoincrement=True,
 )
 
+scep_transaction = Table(
+    "scep_transaction",
+    metadata,
+    Column("template", Ordered, primary_key=True),
+    Column("transaction_id", Ordered, primary_key=True),
+    Column("kind", Ordered, primary_key=True),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("signer_sha256", LargeBinary, nullable=False),
+    Column("asks", LargeBinary, nullable=False),
+    Column("request_number", BigInteger),
+    Column("certificate_id", BigInteger, index=True),
+    Column("payload", LargeBinary, nullable=False),
+    Column("created", Micros, nullable=False, index=True),
+)
+
 lease = Table(
     "lease",
     metadata,
@@ -351,4 +366,27 @@ audit_checkpoint = Table(
     Column("key_name", Text, nullable=False),
     Column("scheme", Text, nullable=False),
     Column("signature", LargeBinary, nullable=False),
+)
+
+timestamp_block = Table(
+    "timestamp_block",
+    metadata,
+    Column("name", Ordered, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+)
+
+timestamp_entry = Table(
+    "timestamp_entry",
+    metadata,
+    Column("chain", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("unit", Ordered, nullable=False),
+    Column("at", Micros, nullable=False),
+    Column("serial", LargeBinary, nullable=False, index=True),
+    Column("imprint_hash", Text, nullable=False),
+    Column("imprint", LargeBinary, nullable=False),
+    Column("token_sha256", LargeBinary, nullable=False),
+    Column("token", LargeBinary),
+    Column("prev_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
 )

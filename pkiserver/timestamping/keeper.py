@@ -1,0 +1,223 @@
+"""Gives every unit a key and a certificate, and a successor in time; destroys keys that may sign no more.
+
+RFC 3161 section 2.3: a key for time-stamping only, its certificate with id-kp-timeStamping alone and critical. The
+certificate lasts as long as tokens shall be checked; the key signs for its usage period only (EN 319 421, 7.6.6).
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.der import key_identifier
+from pkiserver.authority.issue import Issuer
+from pkiserver.authority.lint import LintLevel
+from pkiserver.authority.order import Order
+from pkiserver.authority.prepare import Preparer
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.tbs import extension
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.keys.algorithms import KeyType
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store.database import Database
+from pkiserver.timestamping.credentials import TEMPLATE, Credential, Found, find, key_prefix, wanted_doors
+from pkiserver.timestamping.library import UnitLibrary, UnitProblem
+from pkiserver.timestamping.unit import TimestampUnit
+
+_ACTOR = "system"
+_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+class UnitKeeper:
+    """Makes and renews units' keys and certificates, whichever process comes first."""
+
+    _log = Logger(namespace="pkiserver.timestamping")
+
+    def __init__(
+        self,
+        *,
+        library: UnitLibrary,
+        database: Database,
+        audit: AuditLog,
+        keys: KeyRing,
+        authorities: Authorities,
+        preparer: Preparer,
+        issuer: Issuer,
+        turns: Turns,
+        clock: Clock,
+    ) -> None:
+        self._library = library
+        self._database = database
+        self._audit = audit
+        self._keys = keys
+        self._authorities = authorities
+        self._preparer = preparer
+        self._issuer = issuer
+        self._turns = turns
+        self._clock = clock
+        self._problems: dict[str, UnitProblem] = {}
+
+    def problems(self) -> tuple[UnitProblem, ...]:
+        """What went wrong at the last try, by unit; empty when all is well."""
+        return tuple(self._problems.values())
+
+    async def run_due(self) -> tuple[str, ...]:
+        """Do what is due for every unit; one that fails does not hold up the others.
+
+        Returns:
+            The names of the keys that got a certificate.
+        """
+        made = []
+        units = self._library.enabled()
+        self._problems = {name: one for name, one in self._problems.items() if name in {unit.name for unit in units}}
+        for unit in units:
+            try:
+                name = await self._look_after(unit)
+            except PkiError as error:
+                self._log.warn("unit {name}: no key or certificate: {why}", name=unit.name, why=str(error))
+                self._problems[unit.name] = UnitProblem(unit.name, f"key or certificate: {error}")
+                continue
+            self._problems.pop(unit.name, None)
+            if name is not None:
+                made.append(name)
+        return tuple(made)
+
+    async def renew(self, unit: TimestampUnit) -> str:
+        """Give a unit a new key and certificate now; the key's name.
+
+        Raises:
+            Rejected: its authority cannot issue, with every reason.
+            Unavailable: key or database are away, or another process is at it.
+        """
+        async with self._turns.turn(f"timestamp-unit:{unit.name}") as turn:
+            if turn is None:
+                raise Unavailable("another process is renewing this unit", retry_after=5)
+            return await self._make(unit, (await self._find(unit)).fresh)
+
+    async def _find(self, unit: TimestampUnit) -> Found:
+        now = self._clock.now()
+        found = await self._database.read(lambda connection: find(connection, (unit,), now))
+        return found[unit.name]
+
+    async def _look_after(self, unit: TimestampUnit) -> str | None:
+        found = await self._find(unit)
+        if not self._due(unit, found) and not found.spent:
+            return None
+        async with self._turns.turn(f"timestamp-unit:{unit.name}") as turn:
+            if turn is None:
+                return None
+            found = await self._find(unit)  # another process may have been here before us
+            name = await self._make(unit, found.fresh) if self._due(unit, found) else None
+            for spent in found.spent:
+                await self._keys.delete(spent, actor=_ACTOR)
+            return name
+
+    def _due(self, unit: TimestampUnit, found: Found) -> bool:
+        lasting = [one for one in found.usable if self._fits(one, unit)]
+        if not lasting:
+            return True
+        latest = max(one.signs_until for one in lasting)
+        if latest - self._clock.now() > unit.renew_before:
+            return False
+        # Near the end of the authority itself a new one would sign no longer.
+        return self._ends(unit)[0] > latest
+
+    def _fits(self, credential: Credential, unit: TimestampUnit) -> bool:
+        certificate = x509.load_der_x509_certificate(credential.certificate)
+        key_type = str(KeyType.of(self._keys.public_key(credential.key_name)))
+        return certificate.subject == unit.subject_name and key_type == unit.key_type
+
+    def _ends(self, unit: TimestampUnit) -> tuple[datetime, datetime]:
+        """Until when a key made now would sign, and its certificate last."""
+        now = self._clock.now().replace(microsecond=0)
+        authority_ends = self._authorities.get(unit.issuer).current.certificate.not_after
+        certificate_ends = min(now + unit.certificate_validity, authority_ends)
+        return min(now + unit.key_usage_period, certificate_ends), certificate_ends
+
+    async def _make(self, unit: TimestampUnit, fresh: tuple[str, ...]) -> str:
+        name = await self._reuse(unit, fresh) or await self._generate(unit)
+        issued = await self._issuer.issue(await self._preparer.prepare_order(self._order(unit, name)))
+
+        def note(connection: Connection) -> None:
+            details = (("key", name), ("serial", f"{issued.serial:x}"), ("change", "new key and certificate"))
+            event = AuditEvent(AuditKind.KEY_OPERATION, _ACTOR, f"timestamp-unit {unit.name}", details=details)
+            self._audit.append(connection, event)
+
+        await self._database.write(note)
+        self._log.info(
+            "unit {name}: new key {key}, certificate {serial}", name=unit.name, key=name, serial=f"{issued.serial:x}"
+        )
+        return name
+
+    async def _reuse(self, unit: TimestampUnit, fresh: tuple[str, ...]) -> str | None:
+        """A key that a process made and died before certifying it."""
+        if fresh:
+            await self._keys.refresh()
+        for name in reversed(fresh):
+            info = self._keys.show(name)
+            if str(info.key_type) == unit.key_type and wanted_doors(unit) <= info.record.doors:
+                return name
+        return None
+
+    async def _generate(self, unit: TimestampUnit) -> str:
+        issuing = self._authorities.issuing(unit.issuer)
+        store = unit.key_store or self._keys.show(issuing.key_name).provider
+        if store is None:
+            raise Unavailable(f"the key store of {issuing.key_name} is away")
+        name = f"{key_prefix(unit.name)}{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
+        await self._keys.generate(
+            name, KeyType.parse(unit.key_type), store=store, doors=wanted_doors(unit), actor=_ACTOR
+        )
+        return name
+
+    def _order(self, unit: TimestampUnit, key_name: str) -> Order:
+        issuing = self._authorities.issuing(unit.issuer)
+        authority = self._authorities.get(unit.issuer)
+        view = self._authorities.view(authority, authority.current)
+        ca = authority.current.certificate
+        public_key = self._keys.public_key(key_name)
+        # Not backdated: a token's time is never before its unit's certificate.
+        start = max(self._clock.now().replace(microsecond=0), ca.certificate.not_valid_before_utc)
+        signs_until, ends = self._ends(unit)
+        if signs_until <= start:
+            raise Rejected.because(Refusal.BAD_VALIDITY, f"authority {unit.issuer} ends before a new key could sign")
+        return Order(
+            issuing=issuing,
+            subject=unit.subject_name,
+            public_key=public_key,
+            not_before=start,
+            not_after=ends,
+            extensions=(
+                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
+                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(_USAGE, critical=True),
+                extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True),
+                extension(x509.PrivateKeyUsagePeriod(start, signs_until)),
+                *view.url_extensions(crl=True, ocsp=True, ca_issuers=True),
+            ),
+            template=TEMPLATE,
+            requester=_ACTOR,
+            protocol="internal",
+            request_id="",
+            # RFC 5280 discourages the private key usage period that EN 319 421 wants.
+            lint=LintLevel.ERROR,
+        )
