@@ -16,6 +16,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority import der
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.requests import IssuedCertificate, PreparedCertificate
+from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import SignatureScheme
@@ -49,6 +50,7 @@ class Issuer:
         self._audit = audit
         self._clock = clock
         self._checkpoint = checkpoint
+        self._turns = Turns()
 
     async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
         """Sign, compare, store, audit. A prepared certificate is used once; ``also`` is written with the certificate.
@@ -70,6 +72,7 @@ class Issuer:
             raise Rejected.because(Refusal.CONFLICT, "this prepared certificate has been used or given up")
         self._checkpoint(Step.ASKED)
         try:
+            await self._turns.wait()
             der_certificate = await signer.sign(prepared.tbs, scheme)
             _compare(prepared, der_certificate, scheme)
         except BaseException as error:

@@ -21,6 +21,7 @@ from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate,
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import SameKey, SameSubject, Template
+from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.store import blocked_keys, certificates
@@ -69,6 +70,7 @@ class Preparer:
         self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
         self._linter = Linter()
+        self._turns = Turns()
 
     async def prepare(self, authorised: Authorised) -> PreparedCertificate:
         """Template and record decide; the result is durable but unsigned.
@@ -77,6 +79,7 @@ class Preparer:
             Rejected: with every reason.
             Unavailable: the database is away.
         """
+        await self._turns.wait()
         request = authorised.request
         template = self._templates.get(request.template)
         key_reasons = check_key(request.public_key)
@@ -91,6 +94,7 @@ class Preparer:
 
     async def prepare_order(self, order: Order) -> PreparedCertificate:
         """The same for contents that are decided already: CA certificates, a responder's certificate."""
+        await self._turns.wait()
         return await self._prepare(order, check_key(order.public_key))
 
     def content(self, authorised: Authorised) -> CertificateContent:
