@@ -8,7 +8,13 @@ from typing import Protocol
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.requests import Authorised, EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.requests import (
+    Authorised,
+    CodeEvidence,
+    EnrollmentRequest,
+    PasswordEvidence,
+    RegistrationRecord,
+)
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -16,6 +22,8 @@ from pkiserver.registration import renewal, rules
 from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
 from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.evidence import Identifier
+from pkiserver.registration.guesses import Guesses
+from pkiserver.registration.identities import Findings
 from pkiserver.store import accounts, certificates
 from pkiserver.store.certificates import Certificate
 from pkiserver.store.database import Database
@@ -29,6 +37,7 @@ class Templates(Protocol):
 
 
 Decision = Authorised | Pending | AlreadyIssued
+_GUESSABLE = (PasswordEvidence, CodeEvidence)
 
 
 @attrs.frozen
@@ -40,13 +49,14 @@ class Gate:
     identifier: Identifier
     approvals: Approvals
     clock: Clock
+    guesses: Guesses
 
     async def decide(self, request: EnrollmentRequest) -> Decision:
         """Yes (:class:`Authorised`), not yet, or the certificate that the same request brought before.
 
         Raises:
             Rejected: no, with every reason.
-            Unavailable: the decision needs something that is away.
+            Unavailable: the decision needs something that is away, or there were too many wrong guesses.
         """
         template = self.templates.get(request.template)
         reasons = _general_reasons(template, request)
@@ -54,7 +64,7 @@ class Gate:
             raise Rejected(reasons)
         if request.renewal_of is not None:
             return await self._renewal(request, template, request.renewal_of)
-        findings = await self.identifier.identify(template.name, request.evidence)
+        findings = await self._identify(template, request)
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
             raise Rejected(found)
@@ -65,6 +75,19 @@ class Gate:
         if not isinstance(answer, ApprovalClaim):
             return answer
         return Authorised(request, found.record, f"approval of request {answer.request_number}", (*claims, answer))
+
+    async def _identify(self, template: Template, request: EnrollmentRequest) -> Findings:
+        """Whom the evidence shows; where a part of it can be guessed, wrong guesses are counted and slow down."""
+        guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
+        if guessable:
+            self.guesses.check(template.name, request.source)
+        findings = await self.identifier.identify(template.name, request.evidence)
+        if guessable:
+            if any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
+                self.guesses.wrong(template.name, request.source)
+            else:
+                self.guesses.right(request.source)
+        return findings
 
     async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
         fingerprint = hashlib.sha256(renewed).digest()

@@ -18,6 +18,7 @@ import attrs
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
+from pkiserver.registration.guesses import GuessSettings
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
@@ -192,6 +193,7 @@ class NodeSettings:
     public: PublicSettings = PublicSettings()
     limits: HttpLimits = attrs.field(factory=HttpLimits)
     passwords: PasswordSettings = attrs.field(factory=PasswordSettings)
+    guesses: GuessSettings = attrs.field(factory=GuessSettings)
     est: EstNodeSettings = attrs.field(factory=EstNodeSettings)
     ocsp: OcspNodeSettings = attrs.field(factory=OcspNodeSettings)
     audit: AuditSettings = AuditSettings()

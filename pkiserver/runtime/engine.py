@@ -24,6 +24,7 @@ from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
+from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.store import certificates
@@ -196,5 +197,5 @@ def _assemble(
         accounts=Accounts(database, audit, hasher, clock),
         codes=codes,
         approvals=approvals,
-        gate=Gate(database, templates, identifier, approvals, clock),
+        gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
     )
