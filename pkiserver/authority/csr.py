@@ -177,6 +177,32 @@ def _challenge_password(request: x509.CertificateSigningRequest, reasons: list[R
         return None
 
 
+def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:
+    """Key and wishes as a DER PKCS#10 request with an empty signature, for :func:`read_unsigned`."""
+    extensions = (
+        x509.Extension(
+            x509.ObjectIdentifier(one.oid),
+            one.critical,
+            x509.UnrecognizedExtension(x509.ObjectIdentifier(one.oid), one.value),
+        )
+        for one in wishes.extensions
+    )
+    subject = wishes.subject or x509.Name([])
+    info = request_info(subject.public_bytes(), spki, extensions)
+    return der.wrap(der.SEQUENCE, info + der.wrap(der.SEQUENCE, der.encode_oid("1.3.101.112")) + b"\x03\x01\x00")
+
+
+def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
+    """The DER SubjectPublicKeyInfo and the wishes in what :func:`unsigned_request` made."""
+    request = x509.load_der_x509_csr(data)
+    reasons: list[Reason] = []
+    extensions, sans = _extensions(request, reasons), _sans(request, reasons)
+    if reasons:
+        raise Rejected(reasons)
+    wishes = Wishes(request.subject if list(request.subject) else None, sans, extensions)
+    return spki_der(request.public_key()), wishes
+
+
 def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[x509.Extension[x509.ExtensionType]]) -> bytes:
     """The DER CertificationRequestInfo (RFC 2986 section 4.1) that a key of ours signs to ask for a certificate."""
     wanted = b"".join(encode_extension(extension) for extension in extensions)

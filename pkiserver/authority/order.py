@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from pkiserver.authority.authorities import Issuing
-from pkiserver.authority.lint import LintLevel
+from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.templates.model import DuplicateRules, SameKey
 
 ANYTHING = DuplicateRules(same_key=SameKey.ALLOW)
@@ -25,6 +25,7 @@ class Order:
         lint: From which severity on a finding of the linter refuses.
         own_key: Whether the key may be one of an authority here (CA certificates only).
         renewal_of: The DER certificate that this one renews: no duplicate of it.
+        revoke_renewed: Whether that one is revoked as superseded when this one is stored.
     """
 
     issuing: Issuing = attrs.field(repr=False)
@@ -42,6 +43,7 @@ class Order:
     duplicates: DuplicateRules = ANYTHING
     own_key: bool = False
     renewal_of: bytes | None = attrs.field(default=None, repr=False)
+    revoke_renewed: bool = False
     warnings: tuple[str, ...] = ()
 
     @property

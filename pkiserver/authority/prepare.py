@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 from sqlalchemy import Connection
@@ -15,7 +16,6 @@ from sqlalchemy import Connection
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.keycheck import check_key
-from pkiserver.authority.lint import Linter
 from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
@@ -28,6 +28,9 @@ from pkiserver.store import blocked_keys, certificates
 from pkiserver.store.certificates import Certificate, NewIntent
 from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
+
+if TYPE_CHECKING:
+    from pkiserver.authority.lint import Linter
 
 _DUPLICATES_LOOKED_AT = 100
 
@@ -69,8 +72,18 @@ class Preparer:
         self._holder = holder
         self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
-        self._linter = Linter()
         self._turns = Turns()
+
+    @cached_property
+    def _linter(self) -> Linter:
+        # imported when the first certificate is made: most commands make none and should not wait for it
+        from pkiserver.authority.lint import Linter
+
+        return Linter()
+
+    def warm_up(self) -> None:
+        """Load what the first certificate would otherwise wait for; a server calls it before it listens."""
+        _ = self._linter
 
     async def prepare(self, authorised: Authorised) -> PreparedCertificate:
         """Template and record decide; the result is durable but unsigned.
@@ -124,6 +137,7 @@ class Preparer:
             lint=template.lint,
             duplicates=template.duplicates,
             renewal_of=request.renewal_of,
+            revoke_renewed=template.renewal.revoke_old,
             warnings=content.ignored,
         )
 
@@ -218,6 +232,8 @@ class Preparer:
         renewed = _renewed(connection, order)
         same_subject, supersedes = _same_subject(connection, order, intent, number, renewed)
         same_key = _same_key(connection, order, intent, number, renewed)
+        if renewed is not None and order.revoke_renewed:
+            supersedes = (*supersedes, renewed.id)
         return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)
 
 

@@ -82,13 +82,49 @@ class SharedSecretEvidence:
 
 
 @attrs.frozen
+class ChallengeEvidence:
+    """A challengePassword that has not the form of an enrolment code: perhaps the template's static one."""
+
+    challenge: Secret
+
+
+@attrs.frozen
+class SelfSignedEvidence:
+    """Nothing but a message signed with the very key to be certified: it shows nobody, and tells requests apart.
+
+    ``spki_sha256`` is of that key's DER SubjectPublicKeyInfo.
+    """
+
+    spki_sha256: bytes
+
+
+@attrs.frozen
+class ResumedEvidence:
+    """Evidence that was found good when the request came; ``requester`` is the name that it showed.
+
+    Only for a request that an officer has been asked about: the secret behind the evidence is not kept.
+    """
+
+    requester: str
+
+
+@attrs.frozen
 class OperatorEvidence:
     """Somebody at the server's own command line, with rights to its database and token."""
 
     name: str
 
 
-Evidence = PasswordEvidence | ClientCertificateEvidence | CodeEvidence | SharedSecretEvidence | OperatorEvidence
+Evidence = (
+    PasswordEvidence
+    | ClientCertificateEvidence
+    | CodeEvidence
+    | SharedSecretEvidence
+    | ChallengeEvidence
+    | SelfSignedEvidence
+    | ResumedEvidence
+    | OperatorEvidence
+)
 
 
 class ProofKind(enum.StrEnum):

@@ -164,7 +164,13 @@ class EnrollCodes:
         if spelled is None:
             return None
         digest = keyed_hash(await self._key(), spelled)
-        found = await self._database.read(lambda connection: rows.by_keyed_hash(connection, digest))
+        return self._usable(await self._database.read(lambda connection: rows.by_keyed_hash(connection, digest)))
+
+    async def find_number(self, number: int) -> CodeGrant | None:
+        """The same by the code's number, for a request that showed the code when it came."""
+        return self._usable(await self._database.read(lambda connection: rows.by_id(connection, number)))
+
+    def _usable(self, found: Code | None) -> CodeGrant | None:
         if found is None or found.spent_at is not None or found.expires <= self._clock.now():
             return None
         return CodeGrant(

@@ -10,18 +10,21 @@ from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.requests import (
+    ChallengeEvidence,
     ClientCertificateEvidence,
     CodeEvidence,
     Evidence,
     OperatorEvidence,
     PasswordEvidence,
+    ResumedEvidence,
+    SelfSignedEvidence,
 )
-from pkiserver.authority.templates.model import EvidenceKind
+from pkiserver.authority.templates.model import EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
-from pkiserver.registration.codes import EnrollCodes
+from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.identities import Findings, Identity
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store import accounts, certificates
@@ -32,6 +35,10 @@ from pkiserver.store.database import Database
 MAX_NAME = 256
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
+WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
+_CODE = "enroll-code:"
+_CHALLENGE = "challenge:"
+_SELF_SIGNED = "self-signed:"
 
 
 @attrs.frozen
@@ -44,7 +51,7 @@ class Identifier:
     codes: EnrollCodes
     clock: Clock
 
-    async def identify(self, template: str, evidence: tuple[Evidence, ...]) -> Findings:
+    async def identify(self, template: Template, evidence: tuple[Evidence, ...]) -> Findings:
         """All identities that the evidence shows, and the reasons of what shows none.
 
         Raises:
@@ -56,19 +63,31 @@ class Identifier:
             tuple(one for one in outcomes if isinstance(one, Reason)),
         )
 
-    async def _one(self, template: str, piece: Evidence) -> Identity | Reason:
+    async def _one(self, template: Template, piece: Evidence) -> Identity | Reason:
         match piece:
             case PasswordEvidence():
                 if canonical(piece.password) is not None:
                     # Codes travel where a password would; nobody's password has a code's form by accident.
-                    return await self._code(template, piece.password)
+                    return await self._code(template.name, piece.password)
                 return await self._password(piece.name, piece.password)
             case CodeEvidence():
-                return await self._code(template, piece.code)
+                return await self._code(template.name, piece.code)
             case ClientCertificateEvidence():
                 return await self._client_certificate(piece.certificate)
             case OperatorEvidence():
                 return Identity(EvidenceKind.OPERATOR, f"operator:{piece.name}")
+            case _:
+                return await self._of_a_message(template, piece)
+
+    async def _of_a_message(self, template: Template, piece: Evidence) -> Identity | Reason:
+        """What a protocol's own message shows."""
+        match piece:
+            case ChallengeEvidence():
+                return await self._challenge(template, piece.challenge)
+            case SelfSignedEvidence():
+                return Identity(EvidenceKind.SELF_SIGNED, f"{_SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
+            case ResumedEvidence():
+                return await self._resumed(template, piece.requester)
             case _:
                 return Reason(Refusal.NOT_AUTHENTICATED, "evidence of that kind is not accepted")
 
@@ -94,16 +113,24 @@ class Identifier:
             )
 
     async def _code(self, template: str, code: Secret) -> Identity | Reason:
-        grant = await self.codes.find(code)
-        if grant is None or grant.template != template:
-            return WRONG_CODE
-        return Identity(
-            EvidenceKind.CODE,
-            f"enroll-code:{grant.id}",
-            code_id=grant.id,
-            subject=grant.subject,
-            sans=grant.sans if grant.sans or grant.subject is not None else None,
-        )
+        return _granted(template, await self.codes.find(code))
+
+    async def _challenge(self, template: Template, challenge: Secret) -> Identity | Reason:
+        """The template's static challenge; where it has none, the same work is done and nothing is right."""
+        right = await self.hasher.verify(template.scep.static_challenge or None, challenge)
+        if not right:
+            return WRONG_CHALLENGE
+        return Identity(EvidenceKind.SHARED_SECRET, f"{_CHALLENGE}{template.name}")
+
+    async def _resumed(self, template: Template, requester: str) -> Identity | Reason:
+        """Who was shown when the request came; a code must still be unspent and in time."""
+        if requester.startswith(_CODE):
+            return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(_CODE))))
+        if requester.startswith(_SELF_SIGNED):
+            return Identity(EvidenceKind.SELF_SIGNED, requester)
+        if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
+            return Identity(EvidenceKind.SHARED_SECRET, requester)
+        return Reason(Refusal.NOT_AUTHENTICATED, "send the whole request again: its evidence is not kept")
 
     async def _client_certificate(self, der: bytes) -> Identity | Reason:
         fingerprint = hashlib.sha256(der).digest()
@@ -128,6 +155,19 @@ class Identifier:
             authority=generation.authority if generation is not None else None,
             template=found.template,
         )
+
+
+def _granted(template: str, grant: CodeGrant | None) -> Identity | Reason:
+    """The identity behind a code that is good for the template."""
+    if grant is None or grant.template != template:
+        return WRONG_CODE
+    return Identity(
+        EvidenceKind.CODE,
+        f"{_CODE}{grant.id}",
+        code_id=grant.id,
+        subject=grant.subject,
+        sans=grant.sans if grant.sans or grant.subject is not None else None,
+    )
 
 
 def client_certificate_problem(found: Certificate | None, now: datetime) -> str | None:

@@ -7,9 +7,11 @@ from typing import Protocol
 
 import attrs
 from cryptography import x509
+from sqlalchemy import Connection
 
 from pkiserver.authority.requests import (
     Authorised,
+    ChallengeEvidence,
     CodeEvidence,
     EnrollmentRequest,
     PasswordEvidence,
@@ -25,7 +27,7 @@ from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import Findings
 from pkiserver.store import accounts, certificates
-from pkiserver.store.certificates import Certificate
+from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
 
 
@@ -37,7 +39,24 @@ class Templates(Protocol):
 
 
 Decision = Authorised | Pending | AlreadyIssued
-_GUESSABLE = (PasswordEvidence, CodeEvidence)
+_GUESSABLE = (PasswordEvidence, CodeEvidence, ChallengeEvidence)
+
+
+@attrs.frozen
+class StillStanding:
+    """The certificate to be renewed, looked at again in the transaction that makes its successor durable."""
+
+    certificate_id: int
+
+    def take(self, connection: Connection, certificate_id: int) -> None:
+        """Raises :class:`Rejected` where it has been revoked or put on hold meanwhile."""
+        del certificate_id
+        found = certificates.get(connection, self.certificate_id)
+        if found is None or found.state is not CertificateState.ISSUED:
+            raise Rejected.because(Refusal.REVOKED, "the certificate to be renewed is not valid any more")
+
+    def give_back(self, connection: Connection, certificate_id: int) -> None:
+        """Nothing was spent."""
 
 
 @attrs.frozen
@@ -81,7 +100,7 @@ class Gate:
         guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
         if guessable:
             self.guesses.check(template.name, request.source)
-        findings = await self.identifier.identify(template.name, request.evidence)
+        findings = await self.identifier.identify(template, request.evidence)
         if guessable:
             if any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
                 self.guesses.wrong(template.name, request.source)
@@ -96,7 +115,8 @@ class Gate:
         if reasons:
             raise Rejected(reasons)
         assert current is not None
-        return Authorised(request, await self._renewed_record(current), "renewal with the current certificate")
+        claims = (StillStanding(current.id),)
+        return Authorised(request, await self._renewed_record(current), "renewal with the current certificate", claims)
 
     async def _renewed_record(self, current: Certificate) -> RegistrationRecord:
         """Who the holder of the current certificate is today; its subject and names are kept."""

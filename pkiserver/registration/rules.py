@@ -73,7 +73,8 @@ _WANTED = {
     EvidenceKind.PASSWORD: "a name and password",
     EvidenceKind.CLIENT_CERTIFICATE: "a client certificate",
     EvidenceKind.CODE: "an enrolment code",
-    EvidenceKind.SHARED_SECRET: "a message protected with a shared secret",
+    EvidenceKind.SHARED_SECRET: "a shared secret",
+    EvidenceKind.SELF_SIGNED: "a request signed with its own key",
     EvidenceKind.OPERATOR: "an operator",
 }
 

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.requests import Authorised, EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.requests import Authorised, Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.road import Road, new_holder
 from pkiserver.authority.status.services import StatusServices, status_services
 from pkiserver.authority.templates.library import TemplateLibrary
@@ -55,8 +55,12 @@ class Engine:
         """The authorities of this server."""
         return self.road.authorities
 
-    async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Pending:
+    async def enroll(
+        self, request: EnrollmentRequest, *, claims: tuple[Claim, ...] = ()
+    ) -> IssuedCertificate | Pending:
         """The one road: the gate decides, the certificate is prepared, issued, stored and audited.
+
+        ``claims`` are a protocol's own, taken with those of the gate.
 
         Raises:
             Rejected: with every reason; the refusal is in the audit log.
@@ -71,7 +75,7 @@ class Engine:
                 case AlreadyIssued():
                     return await self._issued_before(decision.certificate_id)
                 case Authorised():
-                    return await self._issue(decision)
+                    return await self._issue(attrs.evolve(decision, claims=(*decision.claims, *claims)))
         except Rejected as error:
             await self._record_refusal(request, error)
             raise
@@ -156,8 +160,10 @@ async def open_engine(
                 engine = _assemble(settings, time, database=database, audit=audit, keys=keys, hasher=hasher)
                 await engine.templates.refresh()
                 await engine.road.start()
-                yield engine
-                await engine.road.recovery.stop()
+                try:
+                    yield engine
+                finally:
+                    await engine.road.recovery.stop()
             finally:
                 hasher.stop()
         finally:

@@ -72,6 +72,12 @@ def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
     return None if row is None else _code(row)
 
 
+def by_id(connection: Connection, code_id: int) -> Code | None:
+    """The code of that number, spent or not."""
+    row = connection.execute(select(enroll_code).where(_c.id == code_id)).one_or_none()
+    return None if row is None else _code(row)
+
+
 def spend(connection: Connection, code_id: int, *, now: datetime) -> bool:
     """Spend a code. True for exactly one caller ever, and for nobody once it has expired."""
     return connection.execute(_SPEND, {"code_id": code_id, "now": to_micros(now)}).rowcount == 1

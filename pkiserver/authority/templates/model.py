@@ -9,7 +9,7 @@ from typing import Literal
 
 import attrs
 
-from pkiserver.authority.lint import LintLevel
+from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.templates import checks
 from pkiserver.authority.templates.model_extensions import (
     AddedExtension,
@@ -36,6 +36,7 @@ EST_OPERATIONS = frozenset(
     }
 )  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ARGON2ID = re.compile(r"\$argon2id\$v=19\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
 class EnrollmentProtocol(StrEnum):
@@ -109,12 +110,16 @@ class KeyReuse(StrEnum):
 
 @attrs.frozen
 class RenewalRules:
-    """Renewal with the current certificate: from ``window`` before its end until ``grace`` after it."""
+    """Renewal with the current certificate: from ``window`` before its end until ``grace`` after it.
+
+    ``revoke_old``: the renewed certificate is revoked as superseded when the new one is stored.
+    """
 
     allowed: bool = True
     window: timedelta = timedelta(days=30)
     grace: timedelta = timedelta()
     same_key: KeyReuse = KeyReuse.ALLOW
+    revoke_old: bool = False
 
 
 class SameSubject(StrEnum):
@@ -142,12 +147,16 @@ class DuplicateRules:
 
 
 class EvidenceKind(StrEnum):
-    """What a client can show. ``operator`` is somebody at the server's own command line."""
+    """What a client can show. ``operator`` is somebody at the server's own command line.
+
+    ``self_signed`` is nothing but a request signed with its own key: it shows nobody, and goes with approval only.
+    """
 
     PASSWORD = "password"  # noqa: S105 - the name of a kind of evidence
     CLIENT_CERTIFICATE = "client_certificate"
     CODE = "code"
     SHARED_SECRET = "shared_secret"  # noqa: S105
+    SELF_SIGNED = "self_signed"
     OPERATOR = "operator"
 
 
@@ -171,6 +180,8 @@ class EvidenceRule:
     def __attrs_post_init__(self) -> None:
         if not self.all:
             raise Invalid("names no evidence: nobody gets a certificate for nothing", key="all")
+        if EvidenceKind.SELF_SIGNED in self.all and not self.approval:
+            raise Invalid("self_signed shows nobody: it goes with approval = true", key="all")
         if (self.issuers or self.templates) and EvidenceKind.CLIENT_CERTIFICATE not in self.all:
             raise Invalid("goes with client_certificate", key="issuers" if self.issuers else "templates")
 
@@ -187,6 +198,58 @@ class EstRules:
     def __attrs_post_init__(self) -> None:
         if self.server_keygen_key is not None and not self.server_keygen:
             raise Invalid("goes with server_keygen = true", key="server_keygen_key")
+
+
+class LegacyAlgorithm(StrEnum):
+    """Old algorithms that a template may switch on for old SCEP devices."""
+
+    DES3 = "des3"
+    SHA1 = "sha1"
+    DES = "des"
+    MD5 = "md5"
+
+
+def _argon2id(_instance: object, _attribute: object, value: str) -> None:
+    if value and not _ARGON2ID.fullmatch(value):
+        raise ValueError("is no argon2id hash: make one with `pkiserver scep hash-challenge`")
+
+
+@attrs.frozen
+class ScepRules:
+    """What SCEP (RFC 8894) does for this template.
+
+    ``legacy``: old algorithms that are accepted, and used in answers to clients that use them. ``static_challenge``:
+    the argon2id hash of a challengePassword that every device knows; empty: none. ``password_recipient``: answers for
+    keys that cannot be encrypted to go under the challengePassword. ``ca_certificates``: order of what GetCACert gives
+    out. ``failure_text``: refusals carry their reasons (failInfoText).
+    """
+
+    legacy: tuple[LegacyAlgorithm, ...] = ()
+    static_challenge: str = attrs.field(default="", repr=False, validator=_argon2id)
+    password_recipient: bool = False
+    ca_certificates: Literal["leaf_first", "root_first", "without_root"] = "leaf_first"
+    failure_text: bool = True
+
+
+PersonAttribute = Literal["cn", "sn", "givenName", "displayName", "o", "ou", "l", "c", "title", "telephoneNumber"]
+"""What of a certificate's subject the address book may show beside the mail address."""
+
+
+@attrs.frozen
+class PublicationRules:
+    """Whether certificates of this template are shown in the address book, and what of their subjects.
+
+    ``certificates``: of one mail address the newest certificate in force of each kind of key, or all in force.
+    ``history``: expired and revoked certificates are still found by who asks for exactly that certificate (issuer and
+    serial, or hash), never by address. ``attributes``: shown and, where they are names, searched for.
+    """
+
+    addressbook: bool = False
+    certificates: Literal["newest", "all"] = "newest"
+    history: bool = False
+    attributes: tuple[PersonAttribute, ...] = (
+        "cn", "sn", "givenName", "displayName", "o", "ou", "l", "c", "title", "telephoneNumber",
+    )  # fmt: skip
 
 
 @attrs.frozen(cache_hash=True)
@@ -222,6 +285,8 @@ class Template:
     renewal: RenewalRules = attrs.field(factory=RenewalRules)
     duplicates: DuplicateRules = attrs.field(factory=DuplicateRules)
     est: EstRules = attrs.field(factory=EstRules)
+    publication: PublicationRules = attrs.field(factory=PublicationRules)
+    scep: ScepRules = attrs.field(factory=ScepRules)
 
     def __attrs_post_init__(self) -> None:
         problems = []
