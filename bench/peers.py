@@ -44,7 +44,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from django_ca.models import CertificateAuthority, Certificate
-call_command("init_ca", "peer", "CN=peer", "--subject-format=rfc4514", "--key-type=EC", "--elliptic-curve=secp256r1",
+call_command("init_ca", "peer", "CN=peer", "--key-type=EC", "--elliptic-curve=secp256r1",
              "--path=ca")
 ca = CertificateAuthority.objects.first()
 options = ca.key_backend.get_use_private_key_options(ca, {})

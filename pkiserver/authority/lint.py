@@ -8,7 +8,6 @@ are the same octets; and it takes the document apart itself, so that the garbage
 
 from __future__ import annotations
 
-import enum
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -19,19 +18,9 @@ from pkilint.document import NodeVisitor
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
+from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
-
-
-class LintLevel(enum.StrEnum):
-    """From which severity on a finding refuses the certificate. ``off`` still reports findings as warnings."""
-
-    OFF = "off"
-    FATAL = "fatal"
-    ERROR = "error"
-    WARNING = "warning"
-    NOTICE = "notice"
-
 
 _THRESHOLD = {
     LintLevel.OFF: -1,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import sqlite3
+import sys
 
-import psycopg
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -49,7 +49,8 @@ def kind_of(error: BaseException) -> Kind:
     if error.connection_invalidated:
         return Kind.LOST
     cause = error.orig
-    if isinstance(cause, psycopg.Error):
+    psycopg = sys.modules.get("psycopg")  # not loaded where no PostgreSQL is used: it would slow every command down
+    if psycopg is not None and isinstance(cause, psycopg.Error):
         if cause.sqlstate in _AGAIN:
             return Kind.AGAIN
         return Kind.AWAY if isinstance(cause, psycopg.OperationalError) else Kind.OWN

@@ -18,7 +18,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.der import key_identifier
 from pkiserver.authority.issue import Issuer
-from pkiserver.authority.lint import LintLevel
+from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import spki_der

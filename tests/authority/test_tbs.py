@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pkiserver.authority import der
-from pkiserver.authority.lint import Linter, LintLevel
+from pkiserver.authority.lint import Linter
+from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.profile import END_OF_TIME
 from pkiserver.authority.tbs import Draft, build_draft, extension, issuer_key_identifier, random_serial
 from pkiserver.authority.tbs import subject_key_identifier as ski

@@ -6,9 +6,12 @@ import threading
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.store import migrations
 from pkiserver.store.database import Database
 from pkiserver.store.engines import parse_url, reading_engine, writing_engine
 from pkiserver.store.migrate import Migration, head_revision, migrate
@@ -71,3 +74,10 @@ async def test_a_password_is_not_shown(url: str) -> None:
         "secret"
         not in Database(parse_url("postgresql://u:secret@h/d"), readers=1, reactor=None, queue_limit=1).shown_url
     )
+
+
+def test_the_newest_file_is_the_head_of_the_chain() -> None:
+    (folder,) = migrations.__path__
+    config = Config()
+    config.set_main_option("script_location", folder)
+    assert ScriptDirectory.from_config(config).get_heads() == [head_revision()]

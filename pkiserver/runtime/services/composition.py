@@ -39,6 +39,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         holder = f"{settings.node}/{worker}/{os.getpid()}"
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         follower = ConfigurationFollower(engine)
+        engine.road.preparer.warm_up()
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
