@@ -50,14 +50,16 @@ def steps(layout: Layout) -> list[Step]:
     request = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout demo.key"
     post = f"curl -fsS --cacert {root} --user {password} -H 'Content-Type: application/pkcs10'"
     ocsp = f"openssl ocsp -issuer issuing.pem -cert demo.pem -url {layout.http_url}/ocsp -CAfile {root}"
-    crl = f"{layout.http_url}/crl/{ISSUING}-1.crl"
+    # what the certificate itself says, as every client finds it
+    see = "openssl x509 -in demo.pem -noout -ext"
+    ca_issuers = f"\"$({see} authorityInfoAccess | sed -n 's/.*CA Issuers - URI://p')\""
+    crl = f"\"$({see} crlDistributionPoints | sed -n 's/ *URI://p')\""
     return [
         Step(
             "EST: the CA certificates",
             (
                 f"mkdir -p {folder} && cd {folder}",
                 f"curl -fsS --cacert {root} {est}/cacerts | {decode} -out chain.pem",
-                f"curl -fsS {layout.http_url}/ca/{ISSUING}-1.cer | openssl x509 -inform DER -out issuing.pem",
             ),
         ),
         Step(
@@ -65,6 +67,7 @@ def steps(layout: Layout) -> list[Step]:
             (
                 f"{request} -subj /CN=demo -outform DER | openssl base64 -out demo.p10",
                 f"{post} --data-binary @demo.p10 {est}/simpleenroll | {decode} | openssl x509 -out demo.pem",
+                f"curl -fsS {ca_issuers} | openssl x509 -inform DER -out issuing.pem",
             ),
         ),
         Step("OCSP: good", (ocsp,)),

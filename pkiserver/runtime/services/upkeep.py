@@ -27,6 +27,8 @@ class ConfigurationFollower:
         if number == self._seen:
             return
         await self.refresh()
+        if await self._engine.status.responders.run_due():  # a new key generation answers at once, not a minute later
+            await self._engine.status.directory.refresh()
         self._seen = number
 
     async def refresh(self) -> None:
