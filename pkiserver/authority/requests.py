@@ -52,10 +52,14 @@ class Wishes:
 
 @attrs.frozen
 class PasswordEvidence:
-    """A name and a password, as HTTP Basic or a bind brings them."""
+    """A name and a password, as HTTP Basic or a bind brings them.
+
+    ``challenge`` is the token of the challenge that the password answers, where a connector asked for more.
+    """
 
     name: str
     password: Secret
+    challenge: bytes = attrs.field(default=b"", repr=False)
 
 
 @attrs.frozen
@@ -172,13 +176,17 @@ class EnrollmentRequest:
 
 @attrs.frozen
 class RegistrationRecord:
-    """Who it is, as the gate found. ``subject`` and ``sans``, where given, replace what the client wished."""
+    """Who it is, as the gate found. ``subject`` and ``sans``, where given, replace what the client wished.
+
+    ``notes`` are for the person, such as that the password expires soon.
+    """
 
     name: str
     groups: frozenset[str] = frozenset()
     attributes: tuple[tuple[str, str], ...] = ()
     subject: x509.Name | None = None
     sans: tuple[x509.GeneralName, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def attribute(self, key: str) -> str | None:
         """The first value of a registration attribute, or None."""

@@ -21,10 +21,13 @@ from pkiserver.authority.requests import (
 )
 from pkiserver.authority.templates.model import EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
+from pkiserver.registration.connectors.asking import WRONG_PASSWORD, Answer, Asking
+from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.connectors.values import Challenge
 from pkiserver.registration.identities import Findings, Identity
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store import accounts, certificates
@@ -33,9 +36,9 @@ from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
 
 MAX_NAME = 256
-WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
+_ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, "anonymous")
 _CODE = "enroll-code:"
 _CHALLENGE = "challenge:"
 _SELF_SIGNED = "self-signed:"
@@ -50,30 +53,50 @@ class Identifier:
     hasher: PasswordHasher
     codes: EnrollCodes
     clock: Clock
+    connectors: Connectors
 
-    async def identify(self, template: Template, evidence: tuple[Evidence, ...]) -> Findings:
+    async def identify(self, template: Template, protocol: str, evidence: tuple[Evidence, ...]) -> Findings:
         """All identities that the evidence shows, and the reasons of what shows none.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        asking = Asking(self.connectors, template.evidence_for(protocol))
+        outcomes: list[Answer] = [_ANONYMOUS]
+        for piece in evidence:
+            outcomes += await self._all(template, asking, piece)
+        return Findings(
+            tuple(one for one in outcomes if isinstance(one, Identity)),
+            tuple(one for one in outcomes if isinstance(one, Reason)),
+            tuple(one for one in outcomes if isinstance(one, Unavailable)),
+            tuple(one for one in outcomes if isinstance(one, Challenge)),
+        )
+
+    async def _all(self, template: Template, asking: Asking, piece: Evidence) -> list[Answer]:
+        """What a piece comes to; more than one thing where connectors are asked."""
+        # Codes travel where a password would; nobody's password has a code's form by accident.
+        if isinstance(piece, PasswordEvidence) and canonical(piece.password) is None:
+            return await asking.password(piece, lambda: self._password(piece.name, piece.password))
+        if isinstance(piece, ClientCertificateEvidence):
+            return await asking.certificate(piece, lambda: self._client_certificate(piece.certificate))
+        return [await self._one(template, piece)]
+
+    async def who(self, piece: PasswordEvidence | ClientCertificateEvidence) -> Identity | Reason:
+        """Whom a password or a client certificate shows where no template is involved.
 
         Raises:
             Unavailable: the database is away, or too many passwords are being checked.
         """
-        outcomes = [await self._one(template, piece) for piece in evidence]
-        return Findings(
-            tuple(one for one in outcomes if isinstance(one, Identity)),
-            tuple(one for one in outcomes if isinstance(one, Reason)),
-        )
+        if isinstance(piece, PasswordEvidence):
+            return await self._password(piece.name, piece.password)
+        return await self._client_certificate(piece.certificate)
 
     async def _one(self, template: Template, piece: Evidence) -> Identity | Reason:
         match piece:
             case PasswordEvidence():
-                if canonical(piece.password) is not None:
-                    # Codes travel where a password would; nobody's password has a code's form by accident.
-                    return await self._code(template.name, piece.password)
-                return await self._password(piece.name, piece.password)
+                return await self._code(template.name, piece.password)
             case CodeEvidence():
                 return await self._code(template.name, piece.code)
-            case ClientCertificateEvidence():
-                return await self._client_certificate(piece.certificate)
             case OperatorEvidence():
                 return Identity(EvidenceKind.OPERATOR, f"operator:{piece.name}")
             case _:

@@ -19,10 +19,11 @@ from pkiserver.authority.requests import (
 )
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
 from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
 from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.connectors.values import Challenged
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import Findings
@@ -86,11 +87,16 @@ class Gate:
         findings = await self._identify(template, request)
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
-            raise Rejected(found)
+            raise _refusal(found, findings)
         claims = tuple(CodeClaim(number, self.clock) for number in found.codes)
-        if not found.rule.approval:
+        if found.undecided is not None:
+            answer = await self.approvals.ask(request, found.record)
+            if isinstance(answer, Pending):
+                return Pending(answer.request_number, found.undecided.retry_after)
+        elif found.rule.approval:
+            answer = await self.approvals.ask(request, found.record, found.rule)
+        else:
             return Authorised(request, found.record, "rule " + "+".join(found.rule.all), claims)
-        answer = await self.approvals.ask(request, found.record)
         if not isinstance(answer, ApprovalClaim):
             return answer
         return Authorised(request, found.record, f"approval of request {answer.request_number}", (*claims, answer))
@@ -100,7 +106,7 @@ class Gate:
         guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
         if guessable:
             self.guesses.check(template.name, request.source)
-        findings = await self.identifier.identify(template, request.evidence)
+        findings = await self.identifier.identify(template, request.protocol, request.evidence)
         if guessable:
             if any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
                 self.guesses.wrong(template.name, request.source)
@@ -132,6 +138,16 @@ class Gate:
             subject=old.subject,
             sans=renewal.names_of(old),
         )
+
+
+def _refusal(reasons: tuple[Reason, ...], findings: Findings) -> Rejected | Unavailable:
+    """No; or come again, where a connector that might have said yes could not be asked or asks for more."""
+    if findings.challenges:
+        return Challenged(reasons, findings.challenges)
+    if findings.away:
+        text = "; ".join(dict.fromkeys(one.text for one in findings.away))
+        return Unavailable(text, retry_after=max(one.retry_after for one in findings.away))
+    return Rejected(reasons)
 
 
 def _general_reasons(template: Template, request: EnrollmentRequest) -> list[Reason]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.templates.model import EvidenceKind
-from pkiserver.foundation.errors import Reason
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
+from pkiserver.foundation.errors import Reason, Unavailable
+from pkiserver.registration.connectors.values import Challenge
+
+_CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE})
 
 
 @attrs.frozen
@@ -14,7 +17,9 @@ class Identity:
     """Somebody, as one piece of evidence shows them.
 
     ``authority`` and ``template`` say where a client certificate came from; ``code_id`` which enrolment code it was.
-    ``subject`` and ``sans`` are binding where given: a code or a renewed certificate decides them, not the client.
+    ``connector`` says who vouches: this server's own accounts and certificates, or a connector, which may not have
+    decided yet (``retry_after`` in seconds, 0: it has). ``notes`` are for the person. ``subject`` and ``sans`` are
+    binding where given: a code or a renewed certificate decides them, not the client.
     """
 
     kind: EvidenceKind
@@ -26,15 +31,26 @@ class Identity:
     code_id: int | None = None
     subject: x509.Name | None = None
     sans: tuple[x509.GeneralName, ...] | None = None
+    connector: str = INTERNAL
+    retry_after: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @attrs.frozen
 class Findings:
-    """All identities that were shown, and for each piece of evidence that showed none, the reason."""
+    """All identities that were shown, and for each piece of evidence that showed none, the reason.
+
+    ``away`` are connectors that could not be asked, ``challenges`` what connectors ask in return.
+    """
 
     identities: tuple[Identity, ...]
     failures: tuple[Reason, ...]
+    away: tuple[Unavailable, ...] = ()
+    challenges: tuple[Challenge, ...] = ()
 
-    def of(self, kind: EvidenceKind) -> Identity | None:
-        """The identity that evidence of that kind showed."""
-        return next((one for one in self.identities if one.kind is kind), None)
+    def of(self, kind: EvidenceKind, connectors: tuple[str, ...] = (INTERNAL,)) -> Identity | None:
+        """The identity that evidence of that kind showed; passwords and certificates by one of these connectors."""
+        shown = [one for one in self.identities if one.kind is kind]
+        if kind not in _CONNECTED:
+            return shown[0] if shown else None
+        return next((one for name in connectors for one in shown if one.connector == name), None)

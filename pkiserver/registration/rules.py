@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from pkiserver.authority.requests import RegistrationRecord
-from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule, Template
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.registration.identities import Findings, Identity
 
@@ -27,7 +27,13 @@ class Match:
             attributes=tuple(pair for one in self.identities for pair in one.attributes),
             subject=next((one.subject for one in self.identities if one.subject is not None), None),
             sans=next((one.sans for one in self.identities if one.sans is not None), None),
+            notes=tuple(note for one in self.identities for note in one.notes),
         )
+
+    @property
+    def undecided(self) -> Identity | None:
+        """Somebody whose connector has not decided yet."""
+        return next((one for one in self.identities if one.retry_after), None)
 
     @property
     def codes(self) -> tuple[int, ...]:
@@ -42,7 +48,7 @@ def match(template: Template, protocol: str, findings: Findings) -> Match | tupl
         text = f"template {template.name} entitles nobody to enrol by {protocol}"
         return (Reason(Refusal.NOT_AUTHORISED, text),)
     reasons: list[Reason] = list(findings.failures)
-    for rule in sorted(rules, key=lambda one: one.approval):
+    for rule in sorted(rules, key=lambda one: (one.approval, EvidenceKind.ANONYMOUS in one.all)):
         outcome = _meet(rule, template, findings)
         if isinstance(outcome, Match):
             return outcome
@@ -54,7 +60,7 @@ def _meet(rule: EvidenceRule, template: Template, findings: Findings) -> Match |
     shown: list[Identity] = []
     reasons: list[Reason] = []
     for kind in rule.all:
-        identity = findings.of(kind)
+        identity = findings.of(kind, rule.accepted_from)
         if identity is None:
             reasons.append(Reason(Refusal.NOT_AUTHENTICATED, f"{_WANTED[kind]} is needed"))
         elif reason := _unsuitable(rule, template, identity):
@@ -76,11 +82,12 @@ _WANTED = {
     EvidenceKind.SHARED_SECRET: "a shared secret",
     EvidenceKind.SELF_SIGNED: "a request signed with its own key",
     EvidenceKind.OPERATOR: "an operator",
+    EvidenceKind.ANONYMOUS: "nothing",
 }
 
 
 def _unsuitable(rule: EvidenceRule, template: Template, identity: Identity) -> Reason | None:
-    if identity.kind is not EvidenceKind.CLIENT_CERTIFICATE:
+    if identity.kind is not EvidenceKind.CLIENT_CERTIFICATE or identity.connector != INTERNAL:
         return None
     if identity.authority not in (rule.issuers or (template.issuer,)):
         return Reason(Refusal.NOT_AUTHORISED, "client certificates of that authority do not count here")

@@ -22,6 +22,7 @@ from pkiserver.keys.keyring import KeyRing
 from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
+from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
 from pkiserver.registration.guesses import Guesses
@@ -49,6 +50,7 @@ class Engine:
     codes: EnrollCodes
     approvals: Approvals
     gate: Gate
+    connectors: Connectors
 
     @property
     def authorities(self) -> Authorities:
@@ -81,17 +83,19 @@ class Engine:
             raise
 
     async def refresh(self) -> None:
-        """Read what all nodes share again: templates and authorities."""
+        """Read what all nodes share again: templates, connectors and authorities."""
         await self.templates.refresh()
+        await self.connectors.refresh()
         await self.authorities.refresh()
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
         try:
-            return await self.road.issue(prepared)
+            issued = await self.road.issue(prepared)
         except PkiError:
             await self._give_back(authorised, prepared.certificate_id)
             raise
+        return attrs.evolve(issued, warnings=(*issued.warnings, *authorised.record.notes))
 
     async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
         """No certificate was given out: what it was to be spent on it can be used again."""
@@ -159,10 +163,12 @@ async def open_engine(
             try:
                 engine = _assemble(settings, time, database=database, audit=audit, keys=keys, hasher=hasher)
                 await engine.templates.refresh()
+                await engine.connectors.refresh()
                 await engine.road.start()
                 try:
                     yield engine
                 finally:
+                    engine.connectors.close()
                     await engine.road.recovery.stop()
             finally:
                 hasher.stop()
@@ -190,7 +196,8 @@ def _assemble(
     )
     codes = EnrollCodes(database=database, audit=audit, clock=clock)
     approvals = Approvals(database, audit, clock)
-    identifier = Identifier(database, road.authorities, hasher, codes, clock)
+    connectors = Connectors(database, clock)
+    identifier = Identifier(database, road.authorities, hasher, codes, clock, connectors)
     return Engine(
         settings=settings,
         clock=clock,
@@ -204,4 +211,5 @@ def _assemble(
         codes=codes,
         approvals=approvals,
         gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
+        connectors=connectors,
     )

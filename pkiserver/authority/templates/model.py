@@ -51,7 +51,8 @@ class EnrollmentProtocol(StrEnum):
     REST = "rest"
     CONSOLE = "console"
     CLI = "cli"
-    INTERNAL = "internal"
+    MOST_APPROVALS = 10
+INTERNAL = "internal"
 
 
 class BeyondIssuer(StrEnum):
@@ -150,6 +151,7 @@ class EvidenceKind(StrEnum):
     """What a client can show. ``operator`` is somebody at the server's own command line.
 
     ``self_signed`` is nothing but a request signed with its own key: it shows nobody, and goes with approval only.
+    ``anonymous`` is nothing at all: whoever reaches the server gets a certificate.
     """
 
     PASSWORD = "password"  # noqa: S105 - the name of a kind of evidence
@@ -158,6 +160,11 @@ class EvidenceKind(StrEnum):
     SHARED_SECRET = "shared_secret"  # noqa: S105
     SELF_SIGNED = "self_signed"
     OPERATOR = "operator"
+    ANONYMOUS = "anonymous"
+
+
+INTERNAL = "internal"
+"""Among a rule's connectors: the accounts and the certificates of this server itself."""
 
 
 @attrs.frozen
@@ -165,9 +172,11 @@ class EvidenceRule:
     """One sufficient set of evidence: every kind in ``all`` must be there.
 
     ``protocols``: where the rule holds; empty means everywhere. ``groups``: the requester is in one of them; empty
-    means anybody known. ``approval``: an officer must agree as well. ``issuers``: authorities whose client
+    means anybody known. ``approval``: officers must agree as well, ``approvals`` of them, who are members of one of the
+    groups ``approvers`` (empty: anybody who may decide); a request waits for ``approval_lifetime``. ``issuers``: authorities whose client
     certificates count; empty means the template's own. ``templates``: templates whose client certificates count;
-    empty means any.
+    empty means any. ``connectors``: who vouches for passwords and for certificates of others, asked in their order;
+    empty means ``internal``, this server's own accounts and certificates.
     """
 
     all: tuple[EvidenceKind, ...]
@@ -176,10 +185,29 @@ class EvidenceRule:
     approval: bool = False
     issuers: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    connectors: tuple[str, ...] = ()
+    approvals: int = 1
+    approvers: tuple[str, ...] = ()
+    approval_lifetime: timedelta = timedelta(days=14)
+
+    @property
+    def accepted_from(self) -> tuple[str, ...]:
+        """The connectors that count, in their order."""
+        return self.connectors or (INTERNAL,)
 
     def __attrs_post_init__(self) -> None:
         if not self.all:
             raise Invalid("names no evidence: nobody gets a certificate for nothing", key="all")
+        if (self.approvals != 1 or self.approvers) and not self.approval:
+            raise Invalid("goes with approval = true", key="approvers" if self.approvers else "approvals")
+        if not 1 <= self.approvals <= MOST_APPROVALS:
+            raise Invalid("is out of range", key="approvals", allowed=f"1 to {MOST_APPROVALS}")
+        if not timedelta(minutes=1) <= self.approval_lifetime <= timedelta(days=366):
+            raise Invalid("is out of range", key="approval_lifetime", allowed="1m to 366d")
+        if EvidenceKind.ANONYMOUS in self.all and (len(self.all) > 1 or self.groups):
+            raise Invalid("anonymous stands alone, and is in no group", key="all")
+        if self.connectors and not {EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE} & set(self.all):
+            raise Invalid("goes with password or client_certificate", key="connectors")
         if EvidenceKind.SELF_SIGNED in self.all and not self.approval:
             raise Invalid("self_signed shows nobody: it goes with approval = true", key="all")
         if (self.issuers or self.templates) and EvidenceKind.CLIENT_CERTIFICATE not in self.all:

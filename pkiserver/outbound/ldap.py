@@ -1,0 +1,345 @@
+"""An LDAP client: LDAPS, StartTLS, bind, search, modify, password change; several servers; every wait has an end.
+
+The wire format is ldaptor's; what comes in is bounded before ldaptor decodes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import attrs
+from ldaptor.protocols import pureldap
+from ldaptor.protocols.ldap.ldapclient import LDAPClient
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, ITLSTransport
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.outbound.dial import Servers, Timeouts, connect, once, within
+from pkiserver.outbound.ldapfilter import Filter
+from pkiserver.outbound.ldapwire import Change, Entry, Scope, entry_of, wire_attributes, wire_changes, wire_filter
+from pkiserver.outbound.problems import OutboundError, Trouble
+from pkiserver.outbound.trust import TlsTrust
+
+MAX_MESSAGE = 8 * 1024 * 1024
+"""Octets of one message from a server."""
+MAX_ENTRIES = 1000
+SUCCESS, INVALID_CREDENTIALS, NO_SUCH_OBJECT = 0, 49, 32
+NO_SUCH_ATTRIBUTE, ATTRIBUTE_EXISTS, SIZE_LIMIT = 16, 20, 4
+PASSWORD_POLICY = b"1.3.6.1.4.1.42.2.27.8.5.1"
+_NAMES = {
+    1: "operations error", 2: "protocol error", 3: "time limit exceeded", 4: "size limit exceeded",
+    8: "stronger authentication required", 13: "confidentiality required", 16: "no such attribute",
+    19: "constraint violation", 20: "attribute or value exists", 21: "invalid syntax", 32: "no such object",
+    34: "invalid DN", 48: "inappropriate authentication", 49: "invalid credentials", 50: "insufficient access rights",
+    51: "busy", 52: "unavailable", 53: "unwilling to perform", 65: "object class violation", 68: "entry exists",
+}  # fmt: skip
+
+
+class LdapError(Exception):
+    """The server said no. ``code`` is RFC 4511's resultCode, ``text`` what the server wrote."""
+
+    def __init__(self, code: int, text: str, controls: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(f"{_NAMES.get(code, f'result {code}')}{f' ({text})' if text else ''}")
+        self.code = code
+        self.text = text
+        self.controls = controls
+
+
+@attrs.frozen
+class LdapServer:
+    """``ldap://host:389`` or ``ldaps://host:636``."""
+
+    scheme: Literal["ldap", "ldaps"]
+    host: str
+    port: int
+
+    ALLOWED = "ldap://HOST[:PORT] or ldaps://HOST[:PORT]"
+
+    @classmethod
+    def parse(cls, text: str) -> LdapServer:
+        """From a URL without a path; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
+        if parts.scheme not in {"ldap", "ldaps"} or not parts.hostname or parts.path or parts.query or parts.username:
+            raise Invalid(f'"{text}" names no LDAP server', allowed=cls.ALLOWED)
+        scheme: Literal["ldap", "ldaps"] = "ldaps" if parts.scheme == "ldaps" else "ldap"
+        return cls(scheme, parts.hostname, port or (636 if scheme == "ldaps" else 389))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+@implementer(IHandshakeListener)
+class _Client(LDAPClient):  # type: ignore[misc]  # ldaptor is not typed
+    """ldaptor's client, with bounds, and with a word about how the TLS handshake went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shaken: Deferred[None] = Deferred()
+        self._pending = bytearray()
+
+    def handshakeCompleted(self) -> None:  # noqa: N802
+        """Twisted's interface."""
+        if not self.shaken.called:
+            self.shaken.callback(None)
+
+    def dataReceived(self, recd: bytes) -> None:  # noqa: N802
+        """Take whole messages only, none larger than the limit."""
+        self._pending += recd
+        try:
+            while (size := _message_size(self._pending)) is not None and len(self._pending) >= size:
+                message, self._pending = bytes(self._pending[:size]), self._pending[size:]
+                super().dataReceived(message)
+        except Exception:  # noqa: BLE001 - whatever ldaptor makes of a broken answer (KeyError, RecursionError, ...)
+            self._pending.clear()
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        """Wake up whoever waits."""
+        super().connectionLost(reason)
+        if not self.shaken.called:
+            self.shaken.errback(reason)
+
+
+def _message_size(data: bytes | bytearray) -> int | None:
+    """The octets of the LDAPMessage that begins here; None while its length is not known."""
+    if len(data) < 2:
+        return None
+    first = data[1]
+    if data[0] != 0x30 or first == 0x80 or first > 0x84:
+        raise ValueError("no LDAPMessage")
+    if first < 0x80:
+        return 2 + first
+    count = first & 0x7F
+    if len(data) < 2 + count:
+        return None
+    size = 2 + count + int.from_bytes(data[2 : 2 + count], "big")
+    if size > MAX_MESSAGE:
+        raise ValueError("message too large")
+    return size
+
+
+@attrs.frozen
+class BindResult:
+    """A bind that succeeded; ``controls`` are the answer's (OID, value) pairs."""
+
+    controls: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class LdapConnection:
+    """One connection to one server; operations one after the other."""
+
+    def __init__(self, client: _Client, server: LdapServer, timeouts: Timeouts) -> None:
+        self._client = client
+        self._timeouts = timeouts
+        self.server = server
+
+    async def bind(self, name: str, password: Secret, *, policy: bool = False) -> BindResult:
+        """Authenticate (simple bind); ``policy`` asks for the password policy's response control.
+
+        Raises:
+            ValueError: the password is empty: that would be an unauthenticated bind, which succeeds (RFC 4513, 5.1.2).
+            LdapError: refused.
+            OutboundError: the server cannot be talked to any more.
+        """
+        if not password.reveal() or not name:
+            raise ValueError("a bind needs a name and a password")
+        request = pureldap.LDAPBindRequest(dn=name.encode(), auth=password.reveal())
+        controls = await self._one(request, ((PASSWORD_POLICY, None, None),) if policy else None)
+        return BindResult(controls)
+
+    async def search(
+        self,
+        base: str,
+        scope: Scope,
+        tree: Filter,
+        attributes: tuple[str, ...],
+        *,
+        limit: int = MAX_ENTRIES,
+    ) -> tuple[Entry, ...]:
+        """Entries, at most ``limit``; referrals are not followed; no base entry is no entries.
+
+        Raises:
+            LdapError, OutboundError: as :meth:`bind`; SIZE_LIMIT (4) where there are more.
+        """
+        request = pureldap.LDAPSearchRequest(
+            baseObject=base.encode(),
+            scope=int(scope),
+            sizeLimit=limit,
+            timeLimit=max(1, int(self._timeouts.answer.total_seconds())),
+            filter=wire_filter(tree),
+            attributes=[name.encode() for name in (attributes or ("1.1",))],
+        )
+        found: list[Entry] = []
+        done: Deferred[pureldap.LDAPSearchResultDone] = Deferred()
+
+        def take(answer: object) -> bool:
+            if isinstance(answer, pureldap.LDAPSearchResultEntry):
+                found.append(entry_of(answer))
+                if len(found) > limit + 1 and not done.called:
+                    done.errback(OutboundError(Trouble.ANSWER, str(self.server), "more entries than were asked for"))
+            elif isinstance(answer, pureldap.LDAPSearchResultDone) and not done.called:
+                done.callback(answer)
+                return True
+            return False
+
+        def lost(why: Failure) -> None:
+            if not done.called:
+                done.errback(why)
+
+        try:
+            self._client.send_multiResponse(request, take).addErrback(lost)
+        except Exception as error:
+            raise self._lost(error) from error
+        result = await self._answer(done)
+        if result.resultCode == NO_SUCH_OBJECT:
+            return ()
+        _check(result)
+        return tuple(found)
+
+    async def modify(self, dn: str, changes: tuple[Change, ...]) -> None:
+        """Change one entry, all or nothing; raises as :meth:`bind`."""
+        await self._one(pureldap.LDAPModifyRequest(object=dn.encode(), modification=wire_changes(changes)))
+
+    async def add(self, dn: str, attributes: tuple[tuple[str, tuple[bytes, ...]], ...]) -> None:
+        """Add an entry; raises as :meth:`bind`."""
+        await self._one(pureldap.LDAPAddRequest(entry=dn.encode(), attributes=wire_attributes(attributes)))
+
+    async def delete(self, dn: str) -> None:
+        """Remove an entry; raises as :meth:`bind`."""
+        await self._one(pureldap.LDAPDelRequest(value=dn.encode()))
+
+    async def change_password(self, dn: str, old: Secret | None, new: Secret) -> None:
+        """The password modify operation (RFC 3062); raises as :meth:`bind`."""
+        request = pureldap.LDAPPasswordModifyRequest(
+            userIdentity=dn.encode(), oldPasswd=None if old is None else old.reveal(), newPasswd=new.reveal()
+        )
+        await self._one(request)
+
+    async def close(self) -> None:
+        """Say good-bye; never waits."""
+        if self._client.connected:
+            self._client.unbind()
+
+    async def start_tls(self) -> None:
+        """Ask for TLS on this connection (RFC 4511 section 4.14); raises as :meth:`bind`."""
+        await self._one(pureldap.LDAPStartTLSRequest())
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        if self._client.connected:
+            self._client.transport.abortConnection()
+
+    async def _one(
+        self, request: object, controls: tuple[tuple[bytes, None, None], ...] | None = None
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        try:
+            sent: Deferred[Any] = self._client.send_multiResponse_ex(request, controls)
+        except Exception as error:
+            raise self._lost(error) from error
+        result, answered = await self._answer(sent)
+        found = tuple((_octets(oid), _octets(value)) for oid, _, value in answered or ())
+        _check(result, found)
+        return found
+
+    async def _answer(self, waiting: Deferred[Any]) -> Any:
+        silent = OutboundError(Trouble.SILENT, str(self.server), f"no answer within {self._timeouts.answer}")
+        try:
+            return await within(waiting, self._timeouts.answer.total_seconds(), lambda: silent)
+        except OutboundError:
+            self.abort()
+            raise
+        except Exception as error:  # the connection was lost: twisted.internet.error classes and SSL errors
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> OutboundError:
+        return OutboundError(Trouble.ANSWER, str(self.server), f"the connection was lost: {error}".rstrip("."))
+
+
+def _octets(value: object) -> bytes:
+    inner = getattr(value, "value", value)
+    return inner if isinstance(inner, bytes) else b""
+
+
+def _check(result: pureldap.LDAPResult, controls: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    if result.resultCode != SUCCESS:
+        text = result.errorMessage
+        shown = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        raise LdapError(int(result.resultCode), " ".join(shown.replace("\x00", "").split())[:200], controls)
+
+
+@attrs.frozen
+class LdapService:
+    """Where a directory is and how it is reached. ``trust`` None: without TLS (loopback, or a tunnel of one's own)."""
+
+    servers: tuple[LdapServer, ...]
+    trust: TlsTrust | None
+    start_tls: bool = False
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+
+
+async def open_server(service: LdapService, server: LdapServer) -> LdapConnection:
+    """A connection to one server, with TLS where the service has it.
+
+    Raises:
+        OutboundError: told apart by its ``trouble``.
+    """
+    made = _Client()
+    await connect(once(lambda: made), server.host, server.port, service.timeouts.connect)
+    connection = LdapConnection(made, server, service.timeouts)
+    if server.scheme == "ldap" and not service.start_tls:
+        made.shaken.addErrback(lambda _: None)
+        return connection
+    try:
+        if server.scheme == "ldap":
+            await connection.start_tls()
+        await _secure(made, service, server)
+    except (LdapError, OutboundError) as error:
+        made.shaken.addErrback(lambda _: None)
+        connection.abort()
+        if isinstance(error, LdapError):
+            raise OutboundError(Trouble.TLS, str(server), f"StartTLS is refused: {error}") from error
+        raise
+    return connection
+
+
+async def _secure(client: _Client, service: LdapService, server: LdapServer) -> None:
+    if service.trust is None:
+        raise OutboundError(Trouble.TLS, str(server), "no trust anchors are set")
+    try:
+        creator = service.trust.creator(server.host)
+    except (Invalid, OSError, SSL.Error) as error:
+        raise OutboundError(
+            Trouble.TLS, str(server), f"the trust anchors or the key cannot be used: {error}"
+        ) from error
+    cast("ITLSTransport", client.transport).startTLS(creator)
+    silent = OutboundError(Trouble.TLS, str(server), "the handshake does not end")
+    try:
+        await within(client.shaken, service.timeouts.connect.total_seconds(), lambda: silent)
+    except OutboundError:
+        raise
+    except Exception as error:
+        why = creator.check.problem or f"the handshake failed: {error}".rstrip(".")
+        raise OutboundError(Trouble.TLS, str(server), why) from error
+
+
+@asynccontextmanager
+async def opened(service: LdapService, servers: Servers) -> AsyncIterator[LdapConnection]:
+    """A connection to the first server that can be talked to, closed afterwards; raises :class:`OutboundError`."""
+    connection = await servers.first(service.servers, lambda server: open_server(service, server))
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,51 @@
+"""Distinguished names (RFC 4514): values put into them, compared, taken apart."""
+
+from __future__ import annotations
+
+from ldaptor.protocols.ldap.distinguishedname import DistinguishedName, InvalidRelativeDistinguishedName
+
+_SPECIAL = set('"+,;<>\\=')
+
+
+def escape(value: str) -> str:
+    """A value as it may stand in a DN, whatever characters it has (RFC 4514 section 2.4)."""
+    out = []
+    for at, char in enumerate(value):
+        edge = (at == 0 and char in " #") or (at == len(value) - 1 and char == " ")
+        if char == "\x00" or (char < " "):
+            out.append(f"\\{ord(char):02x}")
+        else:
+            out.append(f"\\{char}" if char in _SPECIAL or edge else char)
+    return "".join(out)
+
+
+def looks_like_dn(text: str) -> bool:
+    """Whether a bind name is a DN rather than ``user@domain``."""
+    head = text.partition(",")[0]
+    return "=" in head and "@" not in head.partition("=")[0]
+
+
+def normal(dn: str) -> str:
+    """A form that is equal for equal DNs, as far as one can tell without the schema; raises :class:`ValueError`."""
+    try:
+        parsed = DistinguishedName(stringValue=dn.lower())
+    except (InvalidRelativeDistinguishedName, AssertionError, ValueError) as error:
+        raise ValueError(f"{dn!r} is no distinguished name") from error
+    return str(parsed.getText())
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two DNs name the same entry; what is no DN names nothing."""
+    try:
+        return normal(one) == normal(other)
+    except ValueError:
+        return False
+
+
+def first_value(dn: str) -> str | None:
+    """The value of the first RDN, such as a group's common name."""
+    try:
+        parts = DistinguishedName(stringValue=dn).split()
+        return str(parts[0].split()[0].value) if parts else None
+    except (InvalidRelativeDistinguishedName, AssertionError, ValueError, IndexError):
+        return None

@@ -1,0 +1,109 @@
+"""Ask the connectors that a template's evidence rules name, each once, in the rules' order."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+from cryptography import x509
+
+from pkiserver.authority.requests import ClientCertificateEvidence, PasswordEvidence
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule
+from pkiserver.foundation.errors import Reason, Refusal, Unavailable
+from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
+from pkiserver.registration.identities import Identity
+
+WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
+WRONG_CERTIFICATE = Reason(Refusal.NOT_AUTHENTICATED, "the client certificate shows nobody who counts here")
+_PROVED = {
+    Step.EXPIRED: Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first"),
+    Step.GROUP: Reason(Refusal.NOT_AUTHORISED, "the user is in none of the groups that may have this"),
+    Step.ATTRIBUTE: Reason(Refusal.NOT_AUTHORISED, "the directory lacks something that a certificate needs"),
+}
+
+Answer = Identity | Reason | Unavailable | Challenge
+
+
+@attrs.frozen
+class Asking:
+    """One request's questions to the connectors."""
+
+    connectors: Connectors
+    rules: tuple[EvidenceRule, ...]
+
+    async def password(
+        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason]]
+    ) -> list[Answer]:
+        """What a name and password come to. ``internal`` asks the accounts of this server."""
+        answering = Challenge.of_token(piece.challenge) if piece.challenge else None
+
+        async def ask(connector: str) -> Answer | None:
+            if connector == INTERNAL:
+                return await internal()
+            if answering is not None and answering.connector != connector:
+                return None
+            outcome = await self.connectors.authenticate(connector, piece.name, piece.password, answering)
+            return None if outcome is None else _answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
+
+        return await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
+
+    async def certificate(
+        self, piece: ClientCertificateEvidence, internal: Callable[[], Awaitable[Identity | Reason]]
+    ) -> list[Answer]:
+        """What a client certificate comes to. ``internal`` looks among the certificates of this server."""
+
+        async def ask(connector: str) -> Answer | None:
+            if connector == INTERNAL:
+                return await internal()
+            try:
+                certificate = x509.load_der_x509_certificate(piece.certificate)
+                chain = tuple(map(x509.load_der_x509_certificate, piece.chain))
+            except ValueError:
+                return WRONG_CERTIFICATE
+            outcome = await self.connectors.identify(connector, certificate, chain)
+            kind = EvidenceKind.CLIENT_CERTIFICATE
+            return None if outcome is None else _answer(connector, kind, outcome, WRONG_CERTIFICATE)
+
+        return await self._each(EvidenceKind.CLIENT_CERTIFICATE, ask, WRONG_CERTIFICATE)
+
+    async def _each(
+        self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | None]], wrong: Reason
+    ) -> list[Answer]:
+        """For each rule its connectors until one shows somebody; nobody is asked twice."""
+        answers: dict[str, Answer | None] = {}
+        for rule in self.rules:
+            if kind not in rule.all:
+                continue
+            for connector in rule.accepted_from:
+                if connector not in answers:
+                    try:
+                        answers[connector] = await ask(connector)
+                    except Unavailable as error:
+                        answers[connector] = error
+                if isinstance(answers[connector], Identity | Challenge):
+                    break
+        given = [answer for answer in answers.values() if answer is not None]
+        if any(isinstance(answer, Identity) for answer in given):
+            # a credential that one connector took is no wrong guess because another does not know it
+            given = [answer for answer in given if answer != wrong]
+        return list(dict.fromkeys(given))
+
+
+def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason) -> Answer:
+    match outcome:
+        case Denied():
+            return _PROVED.get(outcome.step, wrong) if outcome.proved else wrong
+        case Challenge():
+            return outcome
+        case Shown() | Undecided():
+            shown = who(outcome)
+            return Identity(
+                kind,
+                f"{connector}:{shown.name}",
+                shown.groups,
+                (("userid", shown.name), *shown.attributes),
+                connector=connector,
+                retry_after=outcome.retry_after if isinstance(outcome, Undecided) else 0,
+                notes=shown.notes,
+            )

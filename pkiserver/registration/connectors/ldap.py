@@ -1,0 +1,239 @@
+"""The LDAP and Active Directory connector: bind as the user, or search and bind; groups, attributes, passwords."""
+
+from __future__ import annotations
+
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.keys.secrets_by_reference import SecretUnreadable
+from pkiserver.outbound import ldapnames
+from pkiserver.outbound.dial import Servers
+from pkiserver.outbound.ldap import LdapConnection, LdapError, open_server, opened
+from pkiserver.outbound.ldapwire import Change, ChangeKind
+from pkiserver.outbound.placeholders import fill, split
+from pkiserver.outbound.problems import AllServersFailed, OutboundError
+from pkiserver.registration.connectors import ldappolicy, ldapuser
+from pkiserver.registration.connectors.ldapsettings import USER_PLACES, LdapSettings
+from pkiserver.registration.connectors.ldapuser import User
+from pkiserver.registration.connectors.values import (
+    MAX_NAME,
+    MAX_PASSWORD,
+    Challenge,
+    Denied,
+    Finding,
+    Outcome,
+    Step,
+    who,
+)
+
+NOBODY = "cn=there is nobody of this name"
+
+
+class LdapConnector:
+    """Checks names and passwords against a directory."""
+
+    def __init__(self, name: str, settings: LdapSettings, clock: Clock) -> None:
+        self.name = name
+        self.settings = settings
+        self._clock = clock
+        self._servers = Servers(clock)
+
+    async def authenticate(self, name: str, password: Secret, answering: Challenge | None = None) -> Outcome:  # noqa: ARG002
+        """Who it is; raises :class:`Unavailable`."""
+        if problem := credential_problem(name, password):
+            return problem
+        try:
+            async with opened(self.settings.service(), self._servers) as connection:
+                return await self._authenticate(connection, name, password)
+        except (OutboundError, LdapError, SecretUnreadable) as error:
+            raise self._unavailable(error) from error
+
+    async def lookup(self, name: str) -> Outcome:
+        """Who it is today, found with the service's rights and without a password; raises :class:`Unavailable`."""
+        try:
+            async with opened(self.settings.service(), self._servers) as connection:
+                await self._bind_service(connection)
+                found = await ldapuser.find(connection, self.settings, name)
+                return found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
+        except (OutboundError, LdapError, SecretUnreadable) as error:
+            raise self._unavailable(error) from error
+
+    @property
+    def can_look_up(self) -> bool:
+        """Whether users can be found without their passwords."""
+        return self.settings.service_name is not None
+
+    async def change_password(self, name: str, old: Secret, new: Secret) -> Denied | None:
+        """Change a password, an expired one too; None when it is done.
+
+        As the user where their bind still works, else with the service's rights after the old one was shown to have
+        expired. Raises :class:`Unavailable`.
+        """
+        if problem := credential_problem(name, old) or credential_problem(name, new):
+            return problem
+        try:
+            async with opened(self.settings.service(), self._servers) as connection:
+                return await self._change_password(connection, name, old, new)
+        except (OutboundError, LdapError, SecretUnreadable) as error:
+            raise self._unavailable(error) from error
+
+    async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
+        """Every server by itself: reach it, bind as the service, find the user, bind as the user."""
+        findings: list[Finding] = []
+        for server in self.settings.servers:
+            try:
+                connection = await open_server(self.settings.service(), server)
+            except OutboundError as error:
+                findings.append(finding(error))
+                continue
+            try:
+                findings.append(await self._check_one(connection, name, password))
+            except OutboundError as error:
+                findings.append(finding(error))
+            except SecretUnreadable as error:
+                findings.append(Finding(Step.SETTINGS, str(server), str(error)))
+            finally:
+                await connection.close()
+        return tuple(findings)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    async def _authenticate(self, connection: LdapConnection, name: str, password: Secret) -> Outcome:
+        if self.settings.bind_name is None:
+            await self._bind_service(connection)
+            found = await ldapuser.find(connection, self.settings, name)
+            dn = found.entry.dn if isinstance(found, User) else NOBODY  # the same work for a name that is not there
+            bound = await self._bind_user(connection, dn, password)
+            return self._result(name, found, bound)
+        bound = await self._bind_user(connection, self._bind_name(name), password)
+        if isinstance(bound, Denied):
+            return bound
+        if self.can_look_up:
+            await self._bind_service(connection)
+        return self._result(name, await ldapuser.find(connection, self.settings, name), bound)
+
+    def _result(self, name: str, found: User | Denied, bound: int | Denied | None) -> Outcome:
+        if isinstance(found, Denied):
+            return found
+        if isinstance(bound, Denied):
+            return bound
+        seconds = bound
+        if self.settings.active_directory and (texts := found.entry.texts(ldapuser.EXPIRY)):
+            seconds = ldappolicy.ad_expiry(texts[0], self._clock.now())
+        notes = ldappolicy.expiry_note(seconds, self.settings.expiry_warning)
+        return ldapuser.shown(self.settings, name, found, notes)
+
+    def _bind_name(self, name: str) -> str:
+        text = self.settings.bind_name or ""
+        value = ldapnames.escape(name) if ldapnames.looks_like_dn(text) else name
+        return fill(split(text, USER_PLACES), {"userid": value})
+
+    async def _bind_user(self, connection: LdapConnection, dn: str, password: Secret) -> int | Denied | None:
+        """Seconds until the password expires, or None; or why it was refused."""
+        try:
+            bound = await connection.bind(dn, password, policy=True)
+        except LdapError as error:
+            return ldappolicy.bind_denial(error)
+        return ldappolicy.must_change(bound.controls) or ldappolicy.policy_of(bound.controls)[0]
+
+    async def _bind_service(self, connection: LdapConnection) -> None:
+        name, reference = self.settings.service_name, self.settings.service_password
+        if name is not None and reference is not None:
+            await connection.bind(name, reference.read())
+
+    async def _change_password(self, connection: LdapConnection, name: str, old: Secret, new: Secret) -> Denied | None:
+        if self.settings.bind_name is None or self.can_look_up:
+            await self._bind_service(connection)
+            found = await ldapuser.find(connection, self.settings, name)
+            if isinstance(found, Denied):
+                return found
+            dn = found.entry.dn
+        else:
+            dn = self._bind_name(name)
+        bound = await self._bind_user(connection, dn, old)
+        expired = isinstance(bound, Denied) and bound.step is Step.EXPIRED
+        if isinstance(bound, Denied):
+            if not expired or not self.can_look_up:
+                return bound
+            await self._bind_service(connection)
+        try:
+            await self._write_password(connection, dn, None if expired else old, new)
+        except LdapError as error:
+            return Denied(Step.PASSWORD, f"the directory refuses the new password: {error}", proved=True)
+        return None
+
+    async def _write_password(self, connection: LdapConnection, dn: str, old: Secret | None, new: Secret) -> None:
+        if not self.settings.active_directory:
+            await connection.change_password(dn, old, new)
+            return
+        # [MS-ADTS] 3.1.1.3.1.5: delete and add is the user's change, replace the administrator's reset
+        if old is None:
+            changes: tuple[Change, ...] = (Change(ChangeKind.REPLACE, "unicodePwd", (unicode_password(new),)),)
+        else:
+            changes = (
+                Change(ChangeKind.DELETE, "unicodePwd", (unicode_password(old),)),
+                Change(ChangeKind.ADD, "unicodePwd", (unicode_password(new),)),
+            )
+        await connection.modify(dn, changes)
+
+    async def _check_one(self, connection: LdapConnection, name: str | None, password: Secret | None) -> Finding:
+        server = str(connection.server)
+        try:
+            await self._bind_service(connection)
+            if name is None:
+                how = f"bound as {self.settings.service_name}" if self.can_look_up else "connected"
+                return Finding(Step.FINE, server, how)
+            if password is not None:
+                outcome = credential_problem(name, password) or await self._authenticate(connection, name, password)
+            else:
+                found = await ldapuser.find(connection, self.settings, name)
+                outcome = found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
+        except LdapError as error:
+            return Finding(Step.BIND, server, f"the service account {self.settings.service_name!r}: {error}")
+        return outcome_finding(server, outcome)
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        return Unavailable(f"connector {self.name}: {error}", retry_after=30)
+
+
+def unicode_password(password: Secret) -> bytes:
+    """A password as ``unicodePwd`` takes it ([MS-ADTS] 3.1.1.3.1.5): quoted, UTF-16 little endian."""
+    return f'"{password.reveal_text()}"'.encode("utf-16-le")
+
+
+def credential_problem(name: str, password: Secret) -> Denied | None:
+    """What no server needs to be asked about. An empty password would be an unauthenticated bind (RFC 4513, 5.1.2)."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        return Denied(Step.USER, "that is no user name")
+    octets = password.reveal()
+    if not octets:
+        return Denied(Step.PASSWORD, "the password is empty")
+    if len(octets) > MAX_PASSWORD or b"\x00" in octets:
+        return Denied(Step.PASSWORD, "the password is too long or has a NUL")
+    try:
+        octets.decode()
+    except UnicodeDecodeError:
+        return Denied(Step.PASSWORD, "the password is not UTF-8")
+    return None
+
+
+def finding(error: OutboundError) -> Finding:
+    """A connection's error as a line of a check."""
+    if isinstance(error, AllServersFailed):
+        error = error.errors[0]
+    return Finding(Step(str(error.trouble)), error.server, error.text)
+
+
+def outcome_finding(server: str, outcome: Outcome) -> Finding:
+    """What a credential came to as a line of a check."""
+    match outcome:
+        case Denied():
+            return Finding(outcome.step, server, outcome.text)
+        case Challenge():
+            return Finding(Step.FINE, server, f"asks for more: {outcome.prompt}")
+    shown = who(outcome)
+    parts = [f"{shown.name} is known"]
+    parts += [f"groups: {', '.join(sorted(shown.groups))}"] if shown.groups else []
+    parts += [f"{key} = {value}" for key, value in shown.attributes]
+    return Finding(Step.FINE, server, "; ".join([*parts, *shown.notes]))

@@ -1,0 +1,163 @@
+"""Settings of an LDAP or Active Directory connector."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.outbound.dial import Timeouts
+from pkiserver.outbound.ldap import LdapServer, LdapService
+from pkiserver.outbound.ldapfilter import Filter
+from pkiserver.outbound.pem import PemCertificates
+from pkiserver.outbound.placeholders import split
+from pkiserver.outbound.trust import ClientIdentity, TlsTrust
+from pkiserver.registration.connectors.mapping import AttributeMap
+from pkiserver.registration.connectors.secretref import SecretReference
+
+USER_PLACES = ("userid",)
+GROUP_PLACES = ("dn", "userid")
+
+
+def positive(_instance: object, _attribute: object, value: timedelta) -> None:
+    """A validator: longer than nothing, and not forever."""
+    if not timedelta() < value <= timedelta(minutes=2):
+        raise Invalid("is out of range", allowed="more than 0s, at most 2m")
+
+
+@attrs.frozen
+class TlsRules:
+    """Whom to trust, and how to show oneself. ``trust``: PEM text or ``file:/path``; there is no default."""
+
+    trust: PemCertificates
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise Invalid("certificate and key go together", key="certificate")
+
+    def to_trust(self, alpn: tuple[bytes, ...] = ()) -> TlsTrust:
+        """As the connections want it."""
+        pair = (self.certificate, self.key)
+        identity = ClientIdentity(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
+        return TlsTrust(self.trust, identity, alpn)
+
+
+@attrs.frozen
+class FilterText:
+    """A search filter with places for values."""
+
+    text: str
+    tree: Filter
+
+    ALLOWED = "an LDAP filter such as (uid=$(userid))"
+
+    @classmethod
+    def parse(cls, text: str) -> FilterText:
+        """From a setting; raises :class:`Invalid`."""
+        return cls(text, Filter.parse(text, ("userid", "dn")))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@attrs.frozen
+class LdapGroups:
+    """Where groups come from.
+
+    Without ``base`` they are the values of the user's ``attribute`` (DNs). With it, groups are searched below ``base``
+    with ``filter``, upwards through groups of groups where ``nested``. A group's name is its first RDN's value.
+    ``required``: DNs of groups of which the user must be in one.
+    """
+
+    attribute: str = "memberOf"
+    base: str | None = None
+    filter: FilterText = attrs.field(factory=lambda: FilterText.parse("(|(member=$(dn))(uniqueMember=$(dn)))"))
+    nested: bool = False
+    required: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.nested and self.base is None:
+            raise Invalid("nested groups are searched: say where", key="base")
+
+
+@attrs.frozen
+class LdapPublish:
+    """What is written to the user's entry when a certificate was issued, with the service's rights.
+
+    ``remove_replaced`` takes away the certificate that a new one renews or supersedes.
+    """
+
+    user_certificate: bool = True
+    alt_security_identities: bool = False
+    remove_replaced: bool = True
+
+
+@attrs.frozen
+class LdapSettings:
+    """A directory. ``bind_name`` binds as the user by a template; without it the user is searched first."""
+
+    servers: tuple[LdapServer, ...]
+    base: str
+    tls: TlsRules | None = None
+    start_tls: bool = False
+    insecure: bool = False
+    connect_timeout: timedelta = attrs.field(default=timedelta(seconds=3), validator=positive)
+    answer_timeout: timedelta = attrs.field(default=timedelta(seconds=5), validator=positive)
+    bind_name: str | None = None
+    user_filter: FilterText = attrs.field(factory=lambda: FilterText.parse("(uid=$(userid))"))
+    service_name: str | None = None
+    service_password: SecretReference | None = None
+    active_directory: bool = False
+    expiry_warning: timedelta = timedelta(days=14)
+    attributes: tuple[AttributeMap, ...] = ()
+    groups: LdapGroups = attrs.field(factory=LdapGroups)
+    publish: LdapPublish | None = None
+
+    def __attrs_post_init__(self) -> None:
+        problems = [*self._transport_problems(), *self._bind_problems()]
+        if not self.servers:
+            problems.append(Invalid("names no server", key="servers"))
+        if problems:
+            raise ExceptionGroup("ldap", problems)
+
+    def _transport_problems(self) -> list[Invalid]:
+        problems = []
+        plain = any(server.scheme == "ldap" for server in self.servers)
+        if self.start_tls and not plain:
+            problems.append(Invalid("goes with an ldap:// server", key="start_tls"))
+        if plain and not self.start_tls and not self.insecure:
+            text = "passwords would travel in the clear over ldap://; use ldaps:// or start_tls, or say insecure = true"
+            problems.append(Invalid(text, key="servers"))
+        if self.tls is None and (self.start_tls or any(server.scheme == "ldaps" for server in self.servers)):
+            problems.append(Invalid("TLS needs [ldap.tls] with trust anchors; none are built in", key="servers"))
+        return problems
+
+    def _bind_problems(self) -> list[Invalid]:
+        problems = []
+        if (self.service_name is None) != (self.service_password is None):
+            problems.append(Invalid("service_name and service_password go together", key="service_name"))
+        if self.bind_name is not None:
+            try:
+                split(self.bind_name, USER_PLACES)
+            except Invalid as error:
+                problems.append(Invalid(str(error), key="bind_name", allowed=error.allowed))
+            if "$(userid)" not in self.bind_name:
+                problems.append(Invalid("does not name the user", key="bind_name", allowed="a text with $(userid)"))
+        if "$(userid)" not in self.user_filter.text:
+            problems.append(Invalid("does not name the user", key="user_filter", allowed=FilterText.ALLOWED))
+        if self.publish is not None and self.service_name is None:
+            problems.append(Invalid("writing needs service_name and service_password", key="publish"))
+        return problems
+
+    def service(self) -> LdapService:
+        """How the directory is reached."""
+        return LdapService(
+            self.servers,
+            None if self.tls is None else self.tls.to_trust(),
+            self.start_tls,
+            Timeouts(self.connect_timeout, self.answer_timeout),
+        )

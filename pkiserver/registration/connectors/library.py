@@ -1,0 +1,192 @@
+"""The connectors in force, read from the database and kept open; each in a bulkhead of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import attrs
+from cryptography import x509
+from twisted.logger import Logger
+
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.connectors.settings import Connector, load_connector
+from pkiserver.registration.connectors.values import (
+    CertificateConnector,
+    Challenge,
+    Denied,
+    Finding,
+    Outcome,
+    PasswordConnector,
+    Step,
+)
+from pkiserver.store import templates as rows
+from pkiserver.store.database import Database
+from pkiserver.store.templates import ConfigObject
+
+KIND = "connector"
+_log = Logger(namespace="pkiserver.connectors")
+T = TypeVar("T")
+
+
+@attrs.define
+class LiveConnector:
+    """A connector that is ready to be asked; ``busy`` counts who is asking."""
+
+    settings: Connector
+    row: ConfigObject
+    passwords: PasswordConnector | None
+    certificates: CertificateConnector | None
+    busy: int = 0
+
+    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run one question, unless too many wait already; raises :class:`Unavailable`."""
+        if self.busy >= self.settings.at_once:
+            raise Unavailable(f"connector {self.settings.name}: too many credentials are being checked", retry_after=5)
+        self.busy += 1
+        try:
+            return await work()
+        finally:
+            self.busy -= 1
+
+    @property
+    def backend(self) -> PasswordConnector | CertificateConnector:
+        """What answers."""
+        found = self.passwords or self.certificates
+        assert found is not None
+        return found
+
+
+@attrs.frozen
+class ConnectorProblem:
+    """Why a connector in the database cannot be used, for readiness and ``doctor``."""
+
+    connector: str
+    text: str
+
+
+class Connectors:
+    """All connectors, as of the last :meth:`refresh`."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._all: dict[str, LiveConnector] = {}
+        self._problems: tuple[ConnectorProblem, ...] = ()
+
+    async def refresh(self) -> None:
+        """Read all connectors; those that did not change stay open. One that cannot be used stops no other."""
+        found = await self._database.read(lambda connection: rows.list_all(connection, kind=KIND))
+        live: dict[str, LiveConnector] = {}
+        problems = []
+        for row in found:
+            known = self._all.get(row.name)
+            if known is not None and known.row == row:
+                live[row.name] = known
+                continue
+            try:
+                live[row.name] = open_connector(load_connector(row.toml, f"connector {row.name}"), row, self._clock)
+            except Rejected as error:
+                problems.append(ConnectorProblem(row.name, str(error)))
+        before = self._all
+        self._all = live
+        self._problems = tuple(problems)
+        for name, old in before.items():
+            if live.get(name) is not old:
+                old.backend.close()
+
+    def close(self) -> None:
+        """Let go of everything that the connectors hold."""
+        for one in self._all.values():
+            one.backend.close()
+        self._all = {}
+
+    def list(self) -> tuple[Connector, ...]:
+        """Every usable connector's settings, by name."""
+        return tuple(self._all[name].settings for name in sorted(self._all))
+
+    def problems(self) -> tuple[ConnectorProblem, ...]:
+        """Connectors in the database that cannot be used, and why."""
+        return self._problems
+
+    def get(self, name: str) -> LiveConnector:
+        """The connector of that name; raises :class:`Rejected`."""
+        found = self._all.get(name)
+        if found is None:
+            raise Rejected.because(Refusal.CONFIGURATION, f"there is no usable connector named {name!r}")
+        return found
+
+    async def check(self, name: str, user: str | None, password: Secret | None) -> tuple[Finding, ...]:
+        """Try out a connector; raises :class:`Rejected` where there is none."""
+        return await self.get(name).backend.check(user, password)
+
+    async def authenticate(
+        self, connector: str, name: str, password: Secret, answering: Challenge | None = None
+    ) -> Outcome | None:
+        """What a connector says of a name and password; None where it does not deal with passwords.
+
+        Raises:
+            Unavailable: it cannot be asked now.
+        """
+        live = self._usable(connector)
+        backend = live.passwords
+        if backend is None:
+            return None
+        if not live.settings.enabled:
+            return _switched_off(connector)
+        outcome = await live.ask(lambda: backend.authenticate(name, password, answering))
+        _note(connector, name, outcome)
+        return outcome
+
+    async def identify(
+        self, connector: str, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]
+    ) -> Outcome | None:
+        """Whom a certificate shows; None where the connector does not deal with certificates.
+
+        Raises:
+            Unavailable: it cannot be asked now.
+        """
+        live = self._usable(connector)
+        backend = live.certificates
+        if backend is None:
+            return None
+        if not live.settings.enabled:
+            return _switched_off(connector)
+        outcome = await live.ask(lambda: backend.identify(certificate, chain))
+        _note(connector, certificate.subject.rfc4514_string(), outcome)
+        return outcome
+
+    def _usable(self, name: str) -> LiveConnector:
+        found = self._all.get(name)
+        if found is None:
+            raise Unavailable(f"connector {name}: there is no usable one of that name", retry_after=60)
+        return found
+
+
+def _switched_off(connector: str) -> Denied:
+    return Denied(Step.SETTINGS, f"connector {connector} is switched off")
+
+
+def _note(connector: str, name: str, outcome: Outcome) -> None:
+    if isinstance(outcome, Denied):
+        _log.info(
+            "connector {connector} does not show {name}: {step}: {text}",
+            connector=connector,
+            name=name,
+            step=str(outcome.step),
+            text=outcome.text,
+        )
+
+
+def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> LiveConnector:
+    """A connector ready to be asked; what a kind needs is imported only where there is one of the kind."""
+    name = settings.name
+    passwords: PasswordConnector | None = None
+    certificates: CertificateConnector | None = None
+    if settings.ldap is not None:
+        from pkiserver.registration.connectors.ldap import LdapConnector
+
+        passwords = LdapConnector(name, settings.ldap, clock)
+    return LiveConnector(settings, row, passwords, certificates)
