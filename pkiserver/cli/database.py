@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from pkiserver.cli.context import Session
@@ -9,7 +11,7 @@ from pkiserver.cli.context import Session
 
 @click.group("database")
 def group() -> None:
-    """Create or upgrade the database schema."""
+    """Create, upgrade, look at or back up the database."""
 
 
 @group.command("migrate")
@@ -34,3 +36,14 @@ def show(session: Session) -> None:
 
     schema = inspect(session.settings().database.full_url())
     session.output.record({"database": schema.url, "schema": schema.found, "needed": schema.needed})
+
+
+@group.command("backup")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup_(session: Session, target: Path) -> None:
+    """Copy the SQLite database to TARGET while the server runs: one consistent state, mode 0600."""
+    from pkiserver.store.backup import backup
+
+    octets = backup(session.settings().database.full_url(), target)
+    session.output.done(f"Copied to {target} ({octets} octets)", file=str(target), octets=octets)

@@ -10,6 +10,7 @@ from pkiserver.cli.context import Session, run_on_reactor
 from pkiserver.cli.diagnosis import Result, bad, check_disk, check_files, check_node, check_tls, is_green
 from pkiserver.foundation.errors import PkiError, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.runtime.health import Health
 
 if TYPE_CHECKING:
     from pkiserver.runtime.config import NodeSettings
@@ -18,25 +19,26 @@ _STATES = {"ok": "ok", "warning": "LOOK", "failed": "BAD"}
 
 
 @click.command("doctor")
+@click.option("--strict", is_flag=True, help="Exit code 1 also for what works but should be looked at.")
 @click.pass_obj
-def command(session: Session) -> None:
+def command(session: Session, strict: bool) -> None:
     """Check configuration, files, disk, TLS, database, keys, authorities, CRLs and URLs.
 
-    Exit code 0 only when nothing needs anybody; every other line says what to do.
+    Exit code 0 when everything works; every line that is not "ok" says what to do.
     """
     path = session.config_path()
     try:
         settings = session.settings()
     except ConfigurationError as error:
-        _show(session, [bad("configuration", str(problem), "correct this line") for problem in error.problems])
+        _show(session, [bad("configuration", str(problem), "correct this line") for problem in error.problems], strict)
         raise click.exceptions.Exit(1) from None
     from pkiserver.foundation.clock import SystemClock
 
     results = [*check_files(path, settings), *check_disk(settings), *check_tls(settings, SystemClock().now())]
     with session.output.progress("asking the engine"):
         results += run_on_reactor(lambda: _ask_engine(settings))
-    _show(session, results)
-    if not is_green(results):
+    _show(session, results, strict)
+    if not is_green(results, strict=strict):
         raise click.exceptions.Exit(1)
 
 
@@ -57,11 +59,11 @@ async def _ask_engine(settings: NodeSettings) -> list[Result]:
     return results
 
 
-def _show(session: Session, results: list[Result]) -> None:
+def _show(session: Session, results: list[Result], strict: bool) -> None:
     if session.json:
         session.output.record(
             {
-                "green": is_green(results),
+                "green": is_green(results, strict=strict),
                 "results": [{"name": r.name, "health": r.health, "text": r.text, "advice": r.advice} for r in results],
             }
         )
@@ -74,5 +76,12 @@ def _show(session: Session, results: list[Result]) -> None:
         }
         for result in results
     )
-    wrong = [result for result in results if result.advice is not None]
-    session.output.message("\nAll is well." if is_green(results) else f"\n{len(wrong)} thing(s) need you.")
+    session.output.message(f"\n{_verdict(results)}")
+
+
+def _verdict(results: list[Result]) -> str:
+    broken = sum(result.health is Health.FAILED for result in results)
+    doubtful = sum(result.health is Health.WARNING for result in results)
+    if broken:
+        return f"{broken} thing(s) need you."
+    return f"All works; {doubtful} thing(s) should be looked at." if doubtful else "All is well."

@@ -39,7 +39,7 @@ REGISTRY: Mapping[str, Entry] = {
     "completion": Entry("completion", "Print the completion script of a shell."),
     "config": Entry("config", "Check a node configuration, or print a commented one."),
     "crl": Entry("crl", "Certificate revocation lists: issue, list, fetch."),
-    "database": Entry("database", "Create or upgrade the database schema."),
+    "database": Entry("database", "Create, upgrade, look at or back up the database."),
     "doctor": Entry("doctor", "Check the whole installation and say what to do."),
     "enroll-code": Entry("enroll_code", "One-time enrolment codes."),
     "export": Entry("export", "Write the database's configuration objects as TOML."),

@@ -1,0 +1,70 @@
+"""What an administrator does: back up and restore, rotate an authority's key, look at what happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.instance import Instance
+
+pytestmark = pytest.mark.blackbox
+
+
+def serials(instance: Instance) -> set[str]:
+    return {row["serial"] for row in json.loads(instance.cli("--json", "cert", "list", "--limit", "1000").stdout)}
+
+
+def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, workers=1)
+    instance.start()
+    saved = tmp_path / "saved.db"
+    instance.cli("database", "backup", str(saved))
+    assert saved.stat().st_mode & 0o777 == 0o600
+    again = instance.cli("database", "backup", str(saved), check=False)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    known = serials(instance)
+    instance.stop()
+    for path in instance.layout.directory.glob("pkiserver.db*"):
+        path.unlink()
+    shutil.copy(saved, instance.layout.database)
+    instance.start()
+    assert serials(instance) >= known
+    assert instance.cli("audit", "verify").returncode == 0
+    assert instance.cli("doctor").returncode == 0
+    instance.stop()
+
+
+def test_rekey_while_it_runs(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, workers=2)
+    instance.start()
+    enrol = "\n".join(command for step in _steps(instance) if step.what.startswith("EST") for command in step.commands)
+    assert instance.shell(enrol, tmp_path).returncode == 0
+    folder = instance.layout.directory / "try"
+    (folder / "demo.pem").rename(folder / "old.pem")
+    (folder / "issuing.pem").rename(folder / "old-issuing.pem")
+    instance.cli("ca", "rekey", "issuing")
+    until = "for i in $(seq 100); do curl -fsS -o /dev/null {url}/ca/issuing-2.cer && break; sleep 0.1; done"
+    assert instance.shell(until.format(url=instance.layout.http_url), tmp_path).returncode == 0
+    assert instance.shell(enrol, tmp_path).returncode == 0
+    ocsp = "openssl ocsp -issuer {issuer} -cert {cert} -url {url}/ocsp -CAfile ../root.pem"
+    for cert, issuer in (("old.pem", "old-issuing.pem"), ("demo.pem", "issuing.pem")):
+        command = ocsp.format(cert=cert, issuer=issuer, url=instance.layout.http_url)
+        wait = f"for i in $(seq 50); do {command} | grep good && exit 0; sleep 0.2; done; exit 1"
+        done = instance.shell(f"set +e; {wait}", folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+    verify = "openssl verify -CAfile ../root.pem -untrusted {issuer} {cert}"
+    for cert, issuer in (("old.pem", "old-issuing.pem"), ("demo.pem", "issuing.pem")):
+        assert instance.shell(verify.format(cert=cert, issuer=issuer), folder).returncode == 0
+    wrong = instance.shell(verify.format(cert="demo.pem", issuer="old-issuing.pem"), folder)
+    assert wrong.returncode != 0
+    instance.stop()
+
+
+def _steps(instance: Instance):  # type: ignore[no-untyped-def]
+    from pkiserver.cli.setup.walk import steps
+
+    return steps(instance.layout)
