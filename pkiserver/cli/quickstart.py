@@ -103,7 +103,7 @@ async def _fill(layout: Layout, settings: NodeSettings) -> None:
     """The database, the authorities, the templates, the TLS certificate, the account."""
     from twisted.internet.threads import deferToThread
 
-    from pkiserver.cli.setup import authorities
+    from pkiserver.cli.setup import authorities, timestamps
     from pkiserver.runtime.engine import open_engine
     from pkiserver.store.migrate import migrate
 
@@ -117,6 +117,8 @@ async def _fill(layout: Layout, settings: NodeSettings) -> None:
         click.echo("  TLS certificate, demonstration account", err=True)
         await authorities.create_tls_certificate(engine, layout)
         await authorities.create_account(engine, layout)
+        click.echo("  time-stamping unit", err=True)
+        await timestamps.create_unit(engine)
 
 
 def _check_ports(layout: Layout) -> None:

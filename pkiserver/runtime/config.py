@@ -25,6 +25,7 @@ from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
 from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
+from pkiserver.timestamping.timesettings import TimeSettings
 
 MOST_WORKERS = 256
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -196,6 +197,7 @@ class NodeSettings:
     guesses: GuessSettings = attrs.field(factory=GuessSettings)
     est: EstNodeSettings = attrs.field(factory=EstNodeSettings)
     ocsp: OcspNodeSettings = attrs.field(factory=OcspNodeSettings)
+    time: TimeSettings = attrs.field(factory=TimeSettings)
     audit: AuditSettings = AuditSettings()
     log: LogSettings = attrs.field(factory=LogSettings)
 

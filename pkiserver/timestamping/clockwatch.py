@@ -34,6 +34,7 @@ class Trouble(StrEnum):
     EXPIRED = "verdict-expired"
     STEPPED = "clock-stepped"
     LEAP = "leap-second"
+    OTHER_HOLDER = "another-process"
 
 
 class TimeNotAvailable(Unavailable):

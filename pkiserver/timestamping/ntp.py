@@ -88,10 +88,10 @@ def _near(stamp: bytes, moment: float) -> float:
     """An NTP timestamp in seconds since 1970, in the era in which it is nearest to ``moment``."""
     seconds, fraction = struct.unpack("!II", stamp)
     whole = int(moment)
-    apart = (seconds - _UNIX_EPOCH - whole) % _ERA
+    apart = (int(seconds) - _UNIX_EPOCH - whole) % _ERA
     if apart >= _ERA // 2:
         apart -= _ERA
-    return float(whole + apart) + fraction / _ERA
+    return whole + apart + int(fraction) / _ERA
 
 
 def agree(samples: Sequence[Sample], servers: int) -> Reading:

@@ -50,6 +50,14 @@ class Precision(StrEnum):
     MICROSECONDS = "microseconds"
 
 
+QUANTUM = {
+    Precision.SECONDS: timedelta(seconds=1),
+    Precision.MILLISECONDS: timedelta(milliseconds=1),
+    Precision.MICROSECONDS: timedelta(microseconds=1),
+}
+"""By how much genTime, which is cut, may be early."""
+
+
 class Chain(StrEnum):
     """What a client that sets certReq gets."""
 
@@ -190,7 +198,8 @@ class TimestampUnit:
     """How far the clock may be off; beyond it no token is made."""
     state_accuracy: bool = True
     """Whether tokens say so."""
-    precision: Precision = Precision.SECONDS
+    precision: Precision = Precision.MILLISECONDS
+    """What genTime is cut to; the accuracy covers what is cut off."""
     ordering: bool = False
     serial_octets: int = attrs.field(default=MAX_SERIAL_OCTETS, validator=attrs.validators.in_(range(8, 21)))
     signing_time: bool = True
@@ -224,8 +233,9 @@ class TimestampUnit:
             problems.append(Invalid("must be shorter than key_usage_period", key="renew_before"))
         if self.key_usage_period > self.certificate_validity:
             problems.append(Invalid("must not be longer than certificate_validity", key="key_usage_period"))
-        if not timedelta(microseconds=1) <= self.accuracy < _DAY:
-            problems.append(Invalid("is out of range", key="accuracy", allowed="1us to less than 1d"))
+        if not QUANTUM[self.precision] < self.accuracy < _DAY:
+            text = f"cannot be kept: genTime is cut to whole {self.precision}"
+            problems.append(Invalid(text, key="accuracy", allowed="more than one of them, less than 1d"))
         return problems
 
     def _other_problems(self) -> list[Invalid]:
@@ -239,6 +249,11 @@ class TimestampUnit:
         if self.archive_strict and self.archive is Archive.OFF:
             problems.append(Invalid('needs archive = "log" or "tokens"', key="archive_strict"))
         return problems
+
+    @property
+    def clock_error(self) -> float:
+        """How wrong the clock may be, in seconds: the accuracy without what genTime is cut by."""
+        return (self.accuracy - QUANTUM[self.precision]).total_seconds()
 
     @property
     def subject_name(self) -> x509.Name:

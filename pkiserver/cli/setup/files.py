@@ -106,6 +106,11 @@ key = "{directory}/tls/server.key"
 [management]
 listen = ["127.0.0.1:{management_port}"]
 
+# What time-stamps know the time from. WARNING: "system" believes this machine's clock without asking anybody, and is
+# for trying things out only. Name "chrony", or "ntp" with ntp_servers, before a time-stamp shall mean something.
+[time]
+sources = ["system"]
+
 # How the outside reaches this node.
 [public]
 http = "{http_url}"

@@ -34,6 +34,7 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
         ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
         ("OCSP (RFC 6960)", f"{layout.http_url}/ocsp", "none: answers are signed"),
         ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
+        ("time-stamps (RFC 3161)", f"{layout.http_url}/tsa  {layout.https_url}/tsa", "none: tokens are signed"),
         ("health, metrics", f"http://localhost:{layout.management_port}/health/ready  /metrics", "none: loopback only"),
     ]
 
@@ -54,6 +55,7 @@ def steps(layout: Layout) -> list[Step]:
     see = "openssl x509 -in demo.pem -noout -ext"
     ca_issuers = f"\"$({see} authorityInfoAccess | sed -n 's/.*CA Issuers - URI://p')\""
     crl = f"\"$({see} crlDistributionPoints | sed -n 's/ *URI://p')\""
+    query = "curl -fsS -H 'Content-Type: application/timestamp-query'"
     return [
         Step(
             "EST: the CA certificates",
@@ -79,6 +81,14 @@ def steps(layout: Layout) -> list[Step]:
                 f"{pkiserver} --config {config} crl issue {ISSUING}",
                 f"curl -fsS {crl} | openssl crl -inform DER -out issuing.crl",
                 f"openssl verify -crl_check -CAfile {root} -untrusted issuing.pem -CRLfile issuing.crl demo.pem",
+            ),
+        ),
+        Step(
+            "time-stamp a file; it must say 'Verification: OK'",
+            (
+                "openssl ts -query -data demo.pem -sha256 -cert -out demo.tsq",
+                f"{query} --data-binary @demo.tsq {layout.http_url}/tsa -o demo.tsr",
+                f"openssl ts -verify -data demo.pem -in demo.tsr -CAfile {root}",
             ),
         ),
         Step("the whole installation checked", (f"{pkiserver} --config {config} doctor",)),

@@ -21,6 +21,7 @@ from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
 from protocols.crl import edge as crl
 from protocols.est import edge as est
@@ -40,20 +41,24 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         follower = ConfigurationFollower(engine)
         engine.road.preparer.warm_up()
+        timestamps = Timestamps(engine, worker)
+        await timestamps.start()
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
+                *timestamps.routes(),
             ),
-            https=tuple(est.routes(EstPort(engine), est_settings(settings.est))),
+            https=(*est.routes(EstPort(engine), est_settings(settings.est)), *timestamps.routes()),
             checks=(
                 database_check(engine.database),
                 keys_check(engine.keys),
                 authorities_check(engine.authorities, lambda: _status_problems(engine)),
                 crl_check(engine.database, engine.authorities, engine.clock),
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
+                timestamps.check(),
             ),
-            collectors=(EngineMetrics(engine),),
+            collectors=(EngineMetrics(engine), timestamps),
             jobs=(
                 Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
@@ -62,8 +67,10 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("configuration", 0.5, follower.follow),
                 Job("keys-at-fault", 15.0, follower.refresh),
                 Job("upkeep", 3600.0, lambda: clean(engine)),
+                *timestamps.jobs(),
             ),
         )
+        await timestamps.stop()
 
 
 def _status_problems(engine: Engine) -> Iterable[tuple[str, str]]:
