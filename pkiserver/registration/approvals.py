@@ -1,10 +1,13 @@
-"""Requests that wait for an officer: kept in the store, decided once, answered whenever the client asks again."""
+"""Requests that wait for officers: kept in the store, decided once, answered whenever the client asks again.
+
+How many officers of which group must agree, and for how long a request waits, is the template rule's to say;
+:mod:`pkiserver.registration.votes` is how they agree.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
 
 import attrs
 from cryptography import x509
@@ -12,14 +15,21 @@ from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.requests import EnrollmentRequest, ProofKind, RegistrationRecord
+from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store import certificates, requests
+from pkiserver.registration.votes import Matter, Person, Votes, person_of
+from pkiserver.store import certificates, codes, requests
+from pkiserver.store import votes as rows
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
 from pkiserver.store.requests import NewRequest, PendingRequest, RequestState
+from pkiserver.store.votes import VoteRow
 
-LIFETIME = timedelta(days=14)
+MATTER = "request"
+CODE_PREFIX = "enroll-code:"
+DEFAULT_RULE = EvidenceRule(all=(EvidenceKind.OPERATOR,), approval=True)
+"""One approval, by anybody who may."""
 RETRY_AFTER = 60
 """Seconds after which a client is told to ask again (RFC 7030 section 4.2.3)."""
 
@@ -41,12 +51,21 @@ class AlreadyIssued:
 
 @attrs.frozen
 class ApprovalClaim:
-    """An officer's approval, to be spent on one certificate."""
+    """The officers' approval, to be spent on one certificate. Their votes are counted again when it is spent."""
 
     request_number: int
+    votes: Votes
+    clock: Clock
 
     def take(self, connection: Connection, certificate_id: int) -> None:
-        """Spend it by one conditional UPDATE; raises :class:`Rejected` where somebody was faster."""
+        """Spend it by one conditional UPDATE.
+
+        Raises:
+            Rejected: somebody was faster, or the votes in the database are not those that were cast.
+        """
+        found = requests.get(connection, self.request_number)
+        if found is not None:
+            self.votes.require_approved(connection, matter_of(connection, found), now=self.clock.now())
         if not requests.mark_issued(connection, self.request_number, certificate_id):
             raise Rejected.because(Refusal.CONFLICT, "this request is being answered already; ask again")
 
@@ -62,16 +81,30 @@ class Approvals:
     database: Database
     audit: AuditLog
     clock: Clock
+    votes: Votes = attrs.field(factory=Votes)
 
     async def ask(
-        self, request: EnrollmentRequest, record: RegistrationRecord
+        self,
+        request: EnrollmentRequest,
+        record: RegistrationRecord,
+        rule: EvidenceRule = DEFAULT_RULE,
+        *,
+        reasons: tuple[str, ...] = (),
+        checks: tuple[str, ...] = (),
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         """What became of this request: nothing yet (it is kept now), a certificate, or an approval to be used.
+
+        Args:
+            request: As it came.
+            record: Who asks.
+            rule: How many must agree, from which groups, and how long the request waits.
+            reasons: Why it waits, for the officers.
+            checks: What was found about it, a line each, for the officers.
 
         Raises:
             Rejected: an officer denied it, with the officer's reasons.
         """
-        new = self._new(request, record)
+        new = self._new(request, record, rule, checks)
         event = AuditEvent(
             kind=AuditKind.REQUEST,
             actor=record.name,
@@ -87,14 +120,14 @@ class Approvals:
                 self._revive(connection, known)
                 return requests.get(connection, known.id) or known
             requests.expire(connection, now=new.created)
-            opened = requests.open_request(connection, new)
+            opened = requests.open_request(connection, new, reasons=reasons)
             self.audit.append(connection, event)
             return opened
 
         found = await self.database.write(look)
         match found.state:
             case RequestState.APPROVED:
-                return ApprovalClaim(found.id)
+                return ApprovalClaim(found.id, self.votes, self.clock)
             case RequestState.ISSUED if found.certificate_id is not None:
                 return AlreadyIssued(found.certificate_id)
             case RequestState.DENIED:
@@ -118,34 +151,41 @@ class Approvals:
             raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
         return found
 
-    async def decide(self, number: int, *, approved: bool, by: str, reason: str = "") -> None:
-        """Approve or deny a pending request; once.
+    async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
+        """How officers have voted so far."""
+        return await self.database.read(lambda connection: rows.votes_on(connection, MATTER, number))
+
+    async def decide(self, number: int, *, approved: bool, by: str | Person, reason: str = "") -> PendingRequest:
+        """Vote on a pending request. The last approval that is needed approves it; one refusal denies it.
+
+        Returns:
+            The request as it is now: still pending while approvals are missing.
 
         Raises:
-            Rejected: it is not pending any more, does not exist, or is the officer's own.
+            Rejected: it is not pending any more, does not exist, is the officer's own, wants members of another group,
+                or this officer has voted already.
         """
-        found = await self.get(number)
-        if requester_of(found) == by:
-            raise Rejected.because(Refusal.NOT_AUTHORISED, "nobody decides their own request")
-        now = self.clock.now()
-        event = AuditEvent(
-            kind=AuditKind.APPROVAL if approved else AuditKind.REFUSAL,
-            actor=by,
-            object=f"request {number}",
-            details=(("template", found.template), ("why", reason)),
-        )
+        person, now = Person.of(by), self.clock.now()
 
-        def settle(connection: Connection) -> bool:
-            reasons = (reason,) if reason else ()
-            if not requests.decide(connection, number, approved=approved, by=by, at=now, reasons=reasons):
-                return False
-            self.audit.append(connection, event)
-            return True
+        def vote(connection: Connection) -> PendingRequest:
+            found = requests.lock(connection, number)
+            if found is None:
+                raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
+            if found.state is not RequestState.PENDING or found.expires <= now:
+                raise Rejected.because(Refusal.CONFLICT, f"request {number} is not pending any more")
+            matter = matter_of(connection, found)
+            tally = self.votes.cast(connection, matter, person, approved=approved, reason=reason, at=now)
+            if tally.denied or tally.approved:
+                told = (reason,) if reason else ()
+                requests.decide(connection, number, approved=tally.approved, by=person.actor, at=now, reasons=told)
+            self.audit.append(connection, _voted(found, person, approved, reason, f"{tally.approvals}/{tally.needed}"))
+            return requests.get(connection, number) or found
 
-        if not await self.database.write(settle):
-            raise Rejected.because(Refusal.CONFLICT, f"request {number} is not pending any more")
+        return await self.database.write(vote)
 
-    def _new(self, request: EnrollmentRequest, record: RegistrationRecord) -> NewRequest:
+    def _new(
+        self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
+    ) -> NewRequest:
         now = self.clock.now()
         subject = request.wishes.subject.rfc4514_string() if request.wishes.subject is not None else ""
         payload = {
@@ -163,7 +203,10 @@ class Approvals:
             evidence=f"{record.name} by {request.protocol} from {request.source}",
             fingerprint=request_fingerprint(request, record),
             created=now,
-            expires=now + LIFETIME,
+            expires=now + rule.approval_lifetime,
+            needed=rule.approvals,
+            approvers=rule.approvers,
+            checks=checks,
         )
 
     def _revive(self, connection: Connection, known: PendingRequest) -> None:
@@ -193,6 +236,33 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
     ):
         digest.update(len(part).to_bytes(4, "big") + part)
     return digest.digest()
+
+
+def matter_of(connection: Connection, request: PendingRequest) -> Matter:
+    """A request as what is voted on. Whoever made the enrolment code that it came with asked as well."""
+    requester = requester_of(request)
+    asked_by = {person_of(requester)}
+    if requester.startswith(CODE_PREFIX):
+        code = codes.by_id(connection, int(requester.removeprefix(CODE_PREFIX)))
+        if code is not None:
+            asked_by.add(person_of(code.created_by))
+    return Matter(
+        kind=MATTER,
+        number=request.id,
+        digest=request.fingerprint,
+        needed=request.needed,
+        approvers=request.approvers,
+        asked_by=frozenset(asked_by),
+    )
+
+
+def _voted(request: PendingRequest, by: Person, approved: bool, reason: str, count: str) -> AuditEvent:
+    return AuditEvent(
+        kind=AuditKind.APPROVAL if approved else AuditKind.REFUSAL,
+        actor=by.actor,
+        object=f"request {request.id}",
+        details=(("template", request.template), ("why", reason), ("count", count)),
+    )
 
 
 def requester_of(request: PendingRequest) -> str:

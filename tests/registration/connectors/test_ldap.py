@@ -1,0 +1,255 @@
+"""The LDAP connector against a real slapd: who is shown, who is not and why, how it is told apart by a check."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pkiserver.foundation.clock import SystemClock
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.registration.connectors.ldap import LdapConnector, unicode_password
+from pkiserver.registration.connectors.settings import load_connector
+from pkiserver.registration.connectors.values import Denied, Shown, Step
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.tlsfiles import TestCa
+
+RIGHT = Secret(USER_PASSWORD)
+GROUPS = f"""
+[ldap.groups]
+base = "ou=groups,{SUFFIX}"
+nested = true
+"""
+MAIL = """
+[[ldap.attributes]]
+name = "mail"
+from = "mail"
+match = '.*@example\\.org'
+required = true
+[[ldap.attributes]]
+name = "display_name"
+from = "cn"
+"""
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
+    return TestCa(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def directory(ca: TestCa) -> Iterator[Slapd]:
+    server = Slapd(ca.issue("slapd", hosts=("127.0.0.1", "localhost")))
+    yield server
+    server.discard()
+
+
+@pytest.fixture(autouse=True)
+def service_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDAP_SERVICE", "service secret")
+    monkeypatch.setenv("LDAP_ADMIN", "admin secret")
+
+
+def made(servers: str, more: str = "", tables: str = "") -> LdapConnector:
+    text = f"""
+name = "staff"
+kind = "connector"
+[ldap]
+servers = [{servers}]
+base = "ou=people,{SUFFIX}"
+{more}
+{tables}
+"""
+    settings = load_connector(text, "staff.toml").ldap
+    assert settings is not None
+    return LdapConnector("staff", settings, SystemClock())
+
+
+def plain(directory: Slapd, more: str = "", tables: str = "") -> LdapConnector:
+    return made(f'"{directory.url}"', f"insecure = true\n{more}", tables)
+
+
+SERVICE = f'service_name = "cn=pki,{SUFFIX}"\nservice_password = "env:LDAP_SERVICE"\n'
+ADMIN = f'service_name = "cn=admin,{SUFFIX}"\nservice_password = "env:LDAP_ADMIN"\n'
+PATTERN = f'bind_name = "uid=$(userid),ou=people,{SUFFIX}"\n'
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN, PATTERN + SERVICE])
+async def test_somebody_with_groups_of_groups_and_filtered_attributes(directory: Slapd, how: str) -> None:
+    shown = await plain(directory, how, MAIL + GROUPS).authenticate("alice", RIGHT)
+    assert isinstance(shown, Shown)
+    assert shown.groups == {"engineers", "staff"}
+    assert shown.attributes == (("mail", "alice@example.org"), ("display_name", "Alice Example"))
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN])
+@pytest.mark.parametrize(
+    ("name", "password", "step"),
+    [
+        ("alice", "wrong", Step.PASSWORD),
+        ("alice", "", Step.PASSWORD),
+        ("alice", "with\x00nul", Step.PASSWORD),
+        ("", USER_PASSWORD, Step.USER),
+        ("x" * 300, USER_PASSWORD, Step.USER),
+        ("alice\n", USER_PASSWORD, Step.USER),
+        ("bob", USER_PASSWORD, Step.ATTRIBUTE),
+    ],
+)
+async def test_nobody(directory: Slapd, how: str, name: str, password: str, step: Step) -> None:
+    denied = await plain(directory, how, MAIL).authenticate(name, Secret(password))
+    assert isinstance(denied, Denied)
+    assert denied.step is step
+
+
+@pytest.mark.parametrize("name", ["*", "al*", "alice)(uid=*", "a*)(|(uid=alice)", "\\2a", "alice,ou=people"])
+@pytest.mark.parametrize("how", [SERVICE, PATTERN])
+async def test_row_18_a_name_is_never_a_filter_nor_a_dn(directory: Slapd, how: str, name: str) -> None:
+    denied = await plain(directory, how).authenticate(name, RIGHT)
+    assert isinstance(denied, Denied)
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN])
+async def test_row_18_a_name_with_every_special_character_is_found(directory: Slapd, how: str) -> None:
+    shown = await plain(directory, how, MAIL).authenticate("a*(b)\\c", RIGHT)
+    assert isinstance(shown, Shown)
+    assert ("mail", "odd@example.org") in shown.attributes
+
+
+async def test_a_required_group_may_be_reached_through_another(directory: Slapd) -> None:
+    required = GROUPS + f'required = ["CN=Staff, ou=groups,{SUFFIX}"]'
+    assert isinstance(await plain(directory, SERVICE, required).authenticate("alice", RIGHT), Shown)
+    direct = required.replace("nested = true", "nested = false")
+    denied = await plain(directory, SERVICE, direct).authenticate("alice", RIGHT)
+    assert isinstance(denied, Denied)
+    assert denied.step is Step.GROUP
+    outside = await plain(directory, SERVICE, required).authenticate("bob", RIGHT)
+    assert isinstance(outside, Denied)
+
+
+async def test_row_20_a_required_group_is_told_only_to_who_has_the_password(directory: Slapd) -> None:
+    required = GROUPS + f'required = ["cn=staff,ou=groups,{SUFFIX}"]'
+    for name in ("bob", "nobody"):
+        denied = await plain(directory, SERVICE, required).authenticate(name, Secret("wrong"))
+        assert isinstance(denied, Denied)
+        assert not denied.proved
+
+
+@pytest.mark.parametrize("scheme", ["ldaps", "starttls"])
+async def test_tls_with_own_anchors_and_service_identity(
+    directory: Slapd, ca: TestCa, scheme: str, tmp_path: Path
+) -> None:
+    def over(host: str, trust: str) -> LdapConnector:
+        port = directory.tls_port if scheme == "ldaps" else directory.port
+        url = f'"{"ldaps" if scheme == "ldaps" else "ldap"}://{host}:{port}"'
+        more = SERVICE + ("" if scheme == "ldaps" else "start_tls = true\n")
+        return made(url, more, f"[ldap.tls]\ntrust = '''{trust}'''\n")
+
+    for host in ("127.0.0.1", "localhost"):
+        assert isinstance(await over(host, ca.pem).authenticate("alice", RIGHT), Shown)
+    assert isinstance(await over("localhost", f"file:{ca.file}").authenticate("alice", RIGHT), Shown)
+    other = TestCa(tmp_path, "Another CA")
+    with pytest.raises(Unavailable, match="TLS not trusted"):
+        await over("localhost", other.pem).authenticate("alice", RIGHT)
+    (untrusted,) = await over("localhost", other.pem).check(None, None)
+    assert untrusted.step is Step.TLS
+    assert "issued by 'CN=Test CA', which is not among the trust anchors" in untrusted.text
+
+
+async def test_a_certificate_for_another_name_is_told_with_both_names(ca: TestCa) -> None:
+    server = Slapd(ca.issue("elsewhere", hosts=("ldap.elsewhere.example",)))
+    try:
+        url = f'"ldaps://localhost:{server.tls_port}"'
+        (found,) = await made(url, SERVICE, f"[ldap.tls]\ntrust = '''{ca.pem}'''\n").check(None, None)
+        assert found.step is Step.TLS
+        assert found.text == (
+            "the certificate is for ldap.elsewhere.example, not for localhost (issued by 'CN=Test CA')"
+        )
+    finally:
+        server.discard()
+
+
+async def test_what_a_check_tells_apart(directory: Slapd, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def step(connector: LdapConnector, name: str | None = None, password: Secret | None = None) -> Step:
+        return (await connector.check(name, password))[-1].step
+
+    required = GROUPS + f'required = ["cn=none,ou=groups,{SUFFIX}"]'
+    assert await step(made('"ldap://no.such.host.invalid"', f"insecure = true\n{SERVICE}")) is Step.RESOLVE
+    assert await step(made(f'"ldap://127.0.0.1:{free_port()}"', f"insecure = true\n{SERVICE}")) is Step.CONNECT
+    assert await step(plain(directory, SERVICE)) is Step.FINE
+    assert await step(plain(directory, SERVICE), "nobody") is Step.USER
+    assert await step(plain(directory, SERVICE, required), "alice") is Step.GROUP
+    assert await step(plain(directory, SERVICE, MAIL), "bob") is Step.ATTRIBUTE
+    assert await step(plain(directory, SERVICE, MAIL), "alice") is Step.FINE
+    assert await step(plain(directory, SERVICE), "alice", Secret("wrong")) is Step.PASSWORD
+    assert await step(plain(directory, SERVICE), "alice", RIGHT) is Step.FINE
+    monkeypatch.setenv("LDAP_SERVICE", "wrong")
+    assert await step(plain(directory, SERVICE)) is Step.BIND
+    monkeypatch.delenv("LDAP_SERVICE")
+    assert await step(plain(directory, SERVICE)) is Step.SETTINGS
+
+
+async def test_several_servers_in_their_order_with_time_outs(directory: Slapd) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    try:
+        dead, mute = f'"ldap://127.0.0.1:{free_port()}"', f'"ldap://127.0.0.1:{silent.getsockname()[1]}"'
+        more = f'insecure = true\nanswer_timeout = "1s"\n{SERVICE}'
+        assert isinstance(await made(f'{dead}, "{directory.url}"', more).authenticate("alice", RIGHT), Shown)
+        with pytest.raises(Unavailable, match="no answer"):
+            await made(mute, more).authenticate("alice", RIGHT)
+        found = await made(f'{mute}, {dead}, "{directory.url}"', more).check("alice", RIGHT)
+        assert [one.step for one in found] == [Step.SILENT, Step.CONNECT, Step.FINE]
+    finally:
+        silent.close()
+
+
+async def test_a_password_that_expires_is_announced_and_can_be_changed(directory: Slapd) -> None:
+    directory.load(
+        f"dn: uid=carol,ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: carol\ncn: Carol\nsn: C\n"
+        f"userPassword: {USER_PASSWORD}\n"
+    )
+    connector = plain(directory, SERVICE)
+    shown = await connector.authenticate("carol", RIGHT)
+    assert isinstance(shown, Shown)
+    assert shown.notes == ("the password expires in 9 days",)
+    new = Secret("another long password")
+    refused = await connector.change_password("carol", Secret("wrong"), new)
+    assert isinstance(refused, Denied)
+    assert await connector.change_password("carol", RIGHT, new) is None
+    assert isinstance(await connector.authenticate("carol", RIGHT), Denied)
+    assert isinstance(await connector.authenticate("carol", new), Shown)
+    # whoever was given a password by an administrator must choose their own
+    directory.load(f"dn: uid=carol,ou=people,{SUFFIX}\nchangetype: modify\nreplace: pwdReset\npwdReset: TRUE\n")
+    expired = await connector.authenticate("carol", new)
+    assert isinstance(expired, Denied)
+    assert expired.step is Step.EXPIRED
+    assert await plain(directory, ADMIN).change_password("carol", new, RIGHT) is None
+
+
+def test_a_password_for_active_directory() -> None:
+    # [MS-ADTS] 3.1.1.3.1.5 gives newPassword as this value
+    assert (
+        unicode_password(Secret("newPassword")) == b'"\x00n\x00e\x00w\x00P\x00a\x00s\x00s\x00w\x00o\x00r\x00d\x00"\x00'
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "tables", "what"),
+    [
+        ("", "", "in the clear"),
+        ("start_tls = true", "", "trust anchors"),
+        ('insecure = true\nbind_name = "cn=all"', "", "does not name the user"),
+        ('insecure = true\nuser_filter = "(uid=$(user))"', "", "no value"),
+        ('insecure = true\nuser_filter = "(uid=$(userid)"', "", "not closed"),
+        ("insecure = true\nservice_name = 'cn=x'", "", "go together"),
+        ("insecure = true\nservice_name = 'cn=x'\nservice_password = 'secret'", "", "no reference"),
+        ("insecure = true", "[ldap.groups]\nnested = true", "say where"),
+        ("insecure = true", "[ldap.publish]", "needs service_name"),
+    ],
+)
+def test_settings_that_cannot_be_meant(more: str, tables: str, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        made('"ldap://127.0.0.1"', more, tables)
