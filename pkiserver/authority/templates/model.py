@@ -24,6 +24,7 @@ from pkiserver.authority.templates.model_extensions import (
     UrlRules,
 )
 from pkiserver.authority.templates.model_names import SanRules, SubjectRules
+from pkiserver.authority.templates.model_registration import MOST_APPROVALS
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import KeyType
@@ -51,8 +52,7 @@ class EnrollmentProtocol(StrEnum):
     REST = "rest"
     CONSOLE = "console"
     CLI = "cli"
-    MOST_APPROVALS = 10
-INTERNAL = "internal"
+    INTERNAL = "internal"
 
 
 class BeyondIssuer(StrEnum):
@@ -173,10 +173,10 @@ class EvidenceRule:
 
     ``protocols``: where the rule holds; empty means everywhere. ``groups``: the requester is in one of them; empty
     means anybody known. ``approval``: officers must agree as well, ``approvals`` of them, who are members of one of the
-    groups ``approvers`` (empty: anybody who may decide); a request waits for ``approval_lifetime``. ``issuers``: authorities whose client
-    certificates count; empty means the template's own. ``templates``: templates whose client certificates count;
-    empty means any. ``connectors``: who vouches for passwords and for certificates of others, asked in their order;
-    empty means ``internal``, this server's own accounts and certificates.
+    groups ``approvers`` (empty: anybody who may decide); a request waits for ``approval_lifetime``. ``issuers``:
+    authorities whose client certificates count; empty means the template's own. ``templates``: templates whose client
+    certificates count; empty means any. ``connectors``: who vouches for passwords and for certificates of others, asked
+    in their order; empty means ``internal``, this server's own accounts and certificates.
     """
 
     all: tuple[EvidenceKind, ...]
