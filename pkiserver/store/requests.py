@@ -30,6 +30,8 @@ class NewRequest:
     """A request to keep. ``payload`` is the registration room's own encoding of it, without a secret.
 
     ``fingerprint`` is the same whenever the same client asks for the same thing, so that a poll finds its request.
+    ``needed`` approvals are wanted, from members of one of the groups ``approvers``; empty means anybody who may
+    decide. ``checks`` are what was found when it came, a line each.
     """
 
     template: str
@@ -40,6 +42,9 @@ class NewRequest:
     fingerprint: bytes
     created: datetime
     expires: datetime
+    needed: int = 1
+    approvers: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -60,13 +65,18 @@ class PendingRequest:
     decided_by: str | None
     decided_at: datetime | None
     fingerprint: bytes
+    needed: int = 1
+    approvers: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 _c = enrollment_request.c
 _INSERT = text(
     "INSERT INTO enrollment_request"
-    " (template, csr, spki, payload, state, evidence, reasons, created, expires, fingerprint)"
-    " VALUES (:template, :csr, :spki, :payload, 'pending', :evidence, :reasons, :created, :expires, :fingerprint)"
+    " (template, csr, spki, payload, state, evidence, reasons, created, expires, fingerprint,"
+    " needed, approvers, checks)"
+    " VALUES (:template, :csr, :spki, :payload, 'pending', :evidence, :reasons, :created, :expires, :fingerprint,"
+    " :needed, :approvers, :checks)"
     " ON CONFLICT (fingerprint) WHERE state = 'pending' DO NOTHING"
 )
 _NEWEST = select(enrollment_request).where(_c.fingerprint == bindparam("digest")).order_by(_c.id.desc()).limit(1)
@@ -96,6 +106,9 @@ def open_request(connection: Connection, new: NewRequest, *, reasons: tuple[str,
             "created": to_micros(new.created),
             "expires": to_micros(new.expires),
             "fingerprint": new.fingerprint,
+            "needed": new.needed,
+            "approvers": json.dumps(new.approvers),
+            "checks": json.dumps([printable(line) for line in new.checks]),
         },
     )
     found = by_fingerprint(connection, new.fingerprint)
@@ -106,6 +119,12 @@ def open_request(connection: Connection, new: NewRequest, *, reasons: tuple[str,
 def get(connection: Connection, request_id: int) -> PendingRequest | None:
     """The request of that number."""
     row = connection.execute(select(enrollment_request).where(_c.id == request_id)).one_or_none()
+    return None if row is None else _request(row)
+
+
+def lock(connection: Connection, request_id: int) -> PendingRequest | None:
+    """The request of that number, whose row nobody else changes until this write ends."""
+    row = connection.execute(select(enrollment_request).where(_c.id == request_id).with_for_update()).one_or_none()
     return None if row is None else _request(row)
 
 
@@ -188,4 +207,7 @@ def _request(row: Row[Any]) -> PendingRequest:
         decided_by=row.decided_by,
         decided_at=optional_time(row.decided_at),
         fingerprint=row.fingerprint,
+        needed=row.needed or 1,
+        approvers=tuple(json.loads(row.approvers or "[]")),
+        checks=tuple(json.loads(row.checks or "[]")),
     )

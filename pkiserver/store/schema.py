@@ -273,6 +273,9 @@ enrollment_request = Table(
     Column("decided_by", Text),
     Column("decided_at", Micros),
     Column("fingerprint", LargeBinary, nullable=False),
+    Column("needed", Integer),
+    Column("approvers", Text),
+    Column("checks", Text),
     Index("ix_enrollment_request_state", "state", "id"),
     Index("ix_enrollment_request_fingerprint", "fingerprint", "id"),
     Index(

@@ -1,0 +1,183 @@
+"""The mechanism of approvals: n persons of a group agree, nobody on their own matter, each once.
+
+Requests for certificates and operations under dual control are voted on alike. Each vote carries a mark (HMAC-SHA-256)
+over itself and over what was voted on; only votes with their mark are counted, when they are cast and again when the
+approval is spent. Whoever changes rows of the database without the key of the marks approves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from datetime import datetime
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.store import secrets as server_secrets
+from pkiserver.store import votes as rows
+from pkiserver.store.times import to_micros
+from pkiserver.store.votes import VoteRow
+
+KEY_NAME = "approval-marks"
+MOST_REASON = 1000
+"""Characters of the reason that a voter gives."""
+_PREFIXES = ("admin:", "cli:", "operator:")
+
+
+def person_of(actor: str) -> str:
+    """The person behind an actor's name, however they came: ``admin:Alice`` and ``cli:alice`` are one."""
+    for prefix in _PREFIXES:
+        if actor.startswith(prefix):
+            return actor.removeprefix(prefix).casefold()
+    return actor.casefold()
+
+
+@attrs.frozen
+class Person:
+    """Somebody who votes or asks.
+
+    Attributes:
+        actor: As the audit log names them: ``admin:alice``, ``cli:root``.
+        groups: For approvals that want members of a group.
+        account: Their own account's name, where it is another than theirs.
+    """
+
+    actor: str
+    groups: frozenset[str] = frozenset()
+    account: str | None = None
+
+    @classmethod
+    def of(cls, who: str | Person) -> Person:
+        """A name alone, or a person as they are."""
+        return cls(who) if isinstance(who, str) else who
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What counts as this person."""
+        own = {person_of(self.actor)}
+        return frozenset(own if self.account is None else own | {self.account.casefold()})
+
+    @property
+    def voter(self) -> str:
+        """The name under which the vote is kept: one for each person."""
+        return self.account.casefold() if self.account is not None else person_of(self.actor)
+
+
+@attrs.frozen
+class Matter:
+    """What is voted on. ``digest`` stands for all of it; ``asked_by`` are the names of whoever asked."""
+
+    kind: str
+    number: int
+    digest: bytes
+    needed: int
+    approvers: tuple[str, ...]
+    asked_by: frozenset[str]
+
+
+@attrs.frozen
+class Tally:
+    """How a vote stands."""
+
+    approvals: int
+    needed: int
+    denied: bool
+
+    @property
+    def approved(self) -> bool:
+        """Whether enough agreed and nobody refused."""
+        return not self.denied and self.approvals >= self.needed
+
+
+@attrs.frozen
+class Votes:
+    """Casts and counts votes, inside the caller's transaction.
+
+    ``key`` of the marks; None: one that the database keeps, which stops slips of the hand but not somebody who reads
+    the whole database.
+    """
+
+    key: Secret | None = None
+
+    def cast(
+        self, connection: Connection, matter: Matter, by: Person, *, approved: bool, reason: str, at: datetime
+    ) -> Tally:
+        """Record a vote and count. The caller holds the row of what is voted on.
+
+        Raises:
+            Rejected: it is the voter's own matter, they are in none of the groups, or they have voted already.
+        """
+        reasons = _reasons_against(matter, by, reason)
+        if any(vote.voter in by.names for vote in rows.votes_on(connection, matter.kind, matter.number)):
+            reasons.append(Reason(Refusal.CONFLICT, f"{by.voter} has decided on this already"))
+        if reasons:
+            raise Rejected(reasons)
+        # The mark is over what the database will give back: whole microseconds.
+        unmarked = VoteRow(matter.kind, matter.number, by.voter, approved, reason, at, b"")
+        key = self._key(connection, at)
+        rows.cast(connection, attrs.evolve(unmarked, mac=_mark(key, matter, unmarked)))
+        return self.count(connection, matter, now=at)
+
+    def count(self, connection: Connection, matter: Matter, *, now: datetime) -> Tally:
+        """How the vote stands, by the votes that bear their mark.
+
+        Raises:
+            Rejected: one does not: somebody changed the database.
+        """
+        key = self._key(connection, now)
+        approvals, denied = 0, False
+        for vote in rows.votes_on(connection, matter.kind, matter.number):
+            if not hmac.compare_digest(vote.mac, _mark(key, matter, vote)):
+                text = f"a vote on {matter.kind} {matter.number} was changed in the database: it does not count"
+                raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+            approvals += vote.approved
+            denied = denied or not vote.approved
+        return Tally(approvals, matter.needed, denied)
+
+    def require_approved(self, connection: Connection, matter: Matter, *, now: datetime) -> None:
+        """Raises :class:`Rejected` unless enough agreed."""
+        tally = self.count(connection, matter, now=now)
+        if not tally.approved:
+            text = f"{matter.kind} {matter.number} has {tally.approvals} of {matter.needed} approvals"
+            raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+
+    def _key(self, connection: Connection, now: datetime) -> Secret:
+        if self.key is not None:
+            return self.key
+        return server_secrets.get(connection, KEY_NAME) or server_secrets.get_or_put(
+            connection, KEY_NAME, Secret(secrets.token_bytes(32)), now=now
+        )
+
+
+def _reasons_against(matter: Matter, by: Person, reason: str) -> list[Reason]:
+    reasons = []
+    if by.names & matter.asked_by:
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, "nobody decides their own request"))
+    if matter.approvers and not by.groups.intersection(matter.approvers):
+        wanted = ", ".join(matter.approvers)
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, f"only members of {wanted} decide this"))
+    if len(reason) > MOST_REASON:
+        reasons.append(Reason(Refusal.LIMIT, f"a reason has at most {MOST_REASON} characters"))
+    return reasons
+
+
+def _mark(key: Secret, matter: Matter, vote: VoteRow) -> bytes:
+    """HMAC-SHA-256 over the length-prefixed parts of a vote and of what it is about."""
+    parts = (
+        matter.kind.encode(),
+        str(matter.number).encode(),
+        matter.digest,
+        str(matter.needed).encode(),
+        *(group.encode() for group in matter.approvers),
+        vote.voter.encode(),
+        b"approved" if vote.approved else b"denied",
+        str(to_micros(vote.at)).encode(),
+    )
+    digest = hmac.new(key.reveal(), digestmod=hashlib.sha256)
+    for part in parts:
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.digest()

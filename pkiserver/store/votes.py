@@ -1,0 +1,56 @@
+"""Votes on requests and operations: one of each person, never changed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import attrs
+from sqlalchemy import Connection, insert, select
+
+from pkiserver.store.constraints import conflicts_as
+from pkiserver.store.names import printable
+from pkiserver.store.schema_management import approval_vote
+from pkiserver.store.times import from_micros, to_micros
+
+
+@attrs.frozen
+class VoteRow:
+    """One vote. ``kind`` and ``number`` say on what; ``mac`` is the registration room's, over all of it."""
+
+    kind: str
+    number: int
+    voter: str
+    approved: bool
+    reason: str
+    at: datetime
+    mac: bytes = attrs.field(repr=False)
+
+
+def cast(connection: Connection, vote: VoteRow) -> None:
+    """Record a vote.
+
+    Raises:
+        Rejected: CONFLICT; this voter has voted on it already.
+    """
+    with conflicts_as(f"{vote.voter} has decided on this already"):
+        connection.execute(
+            insert(approval_vote).values(
+                kind=vote.kind,
+                number=vote.number,
+                voter=vote.voter,
+                approved=vote.approved,
+                reason=printable(vote.reason),
+                at=to_micros(vote.at),
+                mac=vote.mac,
+            )
+        )
+
+
+def votes_on(connection: Connection, kind: str, number: int) -> tuple[VoteRow, ...]:
+    """All votes on one thing, the earliest first."""
+    c = approval_vote.c
+    query = select(approval_vote).where(c.kind == kind, c.number == number).order_by(c.at, c.voter)
+    return tuple(
+        VoteRow(row.kind, row.number, row.voter, row.approved, row.reason, from_micros(row.at), row.mac)
+        for row in connection.execute(query)
+    )
