@@ -30,8 +30,11 @@ from pkiserver.keys.keyring import KeyRing
 from pkiserver.store import authorities as rows
 from pkiserver.store.database import Database
 
-CA_DOORS = frozenset({Door.CERTIFICATE, Door.CRL, Door.OCSP})
-"""What a CA's key is made for: its own duties, and OCSP answers until a responder certificate exists."""
+CA_DOORS = frozenset({Door.CERTIFICATE, Door.CRL, Door.OCSP, Door.CMS})
+"""What a CA's key is made for: its own duties, OCSP answers until a responder certificate exists, and telling SCEP
+clients of its successor (RFC 8894 section 4.7)."""
+SCEP_DOORS = CA_DOORS | {Door.OPEN}
+"""The same for an RSA key that shall open SCEP envelopes by itself, without a registration authority."""
 ENABLED = "enabled"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

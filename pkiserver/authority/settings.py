@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from pkiserver.authority.ra_policy import ScepPolicy
 from pkiserver.authority.status.policy import CrlPolicy, OcspPolicy
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import SignatureScheme
@@ -55,6 +56,7 @@ class AuthoritySettings:
         publication: URLs in certificates.
         crl: When lists of revoked certificates are issued.
         ocsp: How certificate status is answered.
+        scep: Whose keys SCEP works with.
     """
 
     description: str = ""
@@ -62,3 +64,4 @@ class AuthoritySettings:
     publication: Publication = attrs.field(factory=Publication)
     crl: CrlPolicy = attrs.field(factory=CrlPolicy)
     ocsp: OcspPolicy = attrs.field(factory=OcspPolicy)
+    scep: ScepPolicy = attrs.field(factory=ScepPolicy)

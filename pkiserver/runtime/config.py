@@ -24,7 +24,7 @@ from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
-from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
+from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings, ScepNodeSettings
 from pkiserver.timestamping.timesettings import TimeSettings
 
 MOST_WORKERS = 256
@@ -197,6 +197,7 @@ class NodeSettings:
     guesses: GuessSettings = attrs.field(factory=GuessSettings)
     est: EstNodeSettings = attrs.field(factory=EstNodeSettings)
     ocsp: OcspNodeSettings = attrs.field(factory=OcspNodeSettings)
+    scep: ScepNodeSettings = attrs.field(factory=ScepNodeSettings)
     time: TimeSettings = attrs.field(factory=TimeSettings)
     audit: AuditSettings = AuditSettings()
     log: LogSettings = attrs.field(factory=LogSettings)

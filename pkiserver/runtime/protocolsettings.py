@@ -42,3 +42,15 @@ class OcspNodeSettings:
 
     max_requests: int = attrs.field(default=16, validator=attrs.validators.in_(range(1, 101)))
     """Certificates that one request may ask about."""
+
+
+@attrs.frozen
+class ScepNodeSettings:
+    """Enrolment over SCEP (RFC 8894)."""
+
+    default_template: str = ""
+    """The template for ``/cgi-bin/pkiclient.exe`` and ``/certsrv/mscep/mscep.dll``; empty: those paths do not exist."""
+    password_parallel: int = attrs.field(default=1, validator=attrs.validators.in_(range(1, 33)))
+    """Answers under a challengePassword that each worker makes at the same time."""
+    password_waiting: int = attrs.field(default=16, validator=attrs.validators.in_(range(1, 1025)))
+    """Such answers that may wait; more clients are told to come back."""

@@ -50,7 +50,7 @@ def build_certs_only(certificates: Iterable[bytes], crls: Iterable[bytes] = ()) 
         version=1,
         digest_algorithms=set_tlv(()),
         encap_content_info=EncapsulatedContentInfo(content_type=ObjectIdentifier(oids.DATA), content=None),
-        certificates=[tlv(item) for item in sorted_certificates],
+        certificates=[tlv(item) for item in sorted_certificates] or None,
         crls=[tlv(item) for item in sorted_crls] or None,
         signer_infos=set_tlv(()),
     )

@@ -111,6 +111,18 @@ def parse_envelope(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> Envelope:
     return envelope
 
 
+def is_for(envelope: Envelope, certificate: x509.Certificate) -> bool:
+    """Whether a recipient of the envelope is named as ``certificate``."""
+    for info in envelope.recipients:
+        if isinstance(info, messages.KeyTransRecipientInfo) and _is_for(info.rid, certificate):
+            return True
+        if isinstance(info, messages.KeyAgreeRecipientInfo) and any(
+            _is_for(one.rid, certificate) for one in info.recipient_encrypted_keys
+        ):
+            return True
+    return False
+
+
 async def open_with_key(
     envelope: Envelope,
     certificate: x509.Certificate,

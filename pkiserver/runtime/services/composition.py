@@ -21,6 +21,7 @@ from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
 from protocols.crl import edge as crl
@@ -43,22 +44,29 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         engine.road.preparer.warm_up()
         timestamps = Timestamps(engine, worker)
         await timestamps.start()
+        scep = Scep(engine, settings.scep)
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
                 *timestamps.routes(),
+                *scep.routes(),
             ),
-            https=(*est.routes(EstPort(engine), est_settings(settings.est)), *timestamps.routes()),
+            https=(
+                *est.routes(EstPort(engine), est_settings(settings.est)),
+                *timestamps.routes(),
+                *scep.routes(),
+            ),
             checks=(
                 database_check(engine.database),
                 keys_check(engine.keys),
-                authorities_check(engine.authorities, lambda: _status_problems(engine)),
+                authorities_check(engine.authorities, lambda: [*_status_problems(engine), *scep.problems()]),
                 crl_check(engine.database, engine.authorities, engine.clock),
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
                 timestamps.check(),
+                scep.check(),
             ),
-            collectors=(EngineMetrics(engine), timestamps),
+            collectors=(EngineMetrics(engine), timestamps, scep),
             jobs=(
                 Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
@@ -68,6 +76,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("keys-at-fault", 15.0, follower.refresh),
                 Job("upkeep", 3600.0, lambda: clean(engine)),
                 *timestamps.jobs(),
+                *scep.jobs(),
             ),
         )
         await timestamps.stop()

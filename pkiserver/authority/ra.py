@@ -1,0 +1,363 @@
+"""Registration authorities for SCEP (RFC 8894 section 2.1.2): keys and certificates that roll over by themselves.
+
+Envelopes are opened with RSA, so an EC authority needs a key beside its own. It lives in the authority's key store, is
+bound to the doors for CMS and envelopes, and its certificate is issued by the authority itself. Predecessors serve
+clients that have kept them until they expire.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+from cryptography import x509
+from sqlalchemy import Connection
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import DeferredLock
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.der import key_identifier
+from pkiserver.authority.issue import Issuer
+from pkiserver.authority.model import Authority, Generation, GenerationState
+from pkiserver.authority.order import Order
+from pkiserver.authority.prepare import Preparer
+from pkiserver.authority.ra_policy import RaKeys
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.tbs import extension
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.keys.algorithms import KeyFamily, KeyType
+from pkiserver.keys.doors import Door
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store import certificates
+from pkiserver.store import keys as key_rows
+from pkiserver.store.certificates import CertificateState
+from pkiserver.store.database import Database
+from pkiserver.store.key_use import certified_until
+
+reactor: Any = _reactor
+TEMPLATE = "scep-ra"
+"""The template name that these certificates carry in the records."""
+FRESH_SECONDS = 5.0
+"""For how long what was found is used without asking the database again."""
+_ACTOR = "system"
+_BACKDATE = timedelta(minutes=5)
+_AFTERLIFE = timedelta(days=1)
+_PATIENCE = 60
+"""How often, every quarter of a second, a process looks for what another one is making."""
+_SIGN, _OPEN = "-sign", "-open"
+
+
+@attrs.frozen
+class RaKey:
+    """A key of a registration authority: its name in the key ring and its certificate."""
+
+    key_name: str
+    certificate: x509.Certificate = attrs.field(repr=False)
+    der: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class RegistrationAuthority:
+    """Who signs answers and who opens envelopes, often the same key; ``chain`` is DER, the issuing CA first."""
+
+    authority: str
+    signing: RaKey
+    opening: RaKey
+    chain: tuple[bytes, ...] = attrs.field(repr=False)
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """Its one or two certificates, DER, without the chain."""
+        return tuple(dict.fromkeys((self.signing.der, self.opening.der)))
+
+    @property
+    def not_after(self) -> datetime:
+        """When the first of them ends."""
+        return min(one.certificate.not_valid_after_utc for one in (self.signing, self.opening))
+
+
+@attrs.frozen
+class _Row:
+    key_name: str
+    der: bytes
+    generation_id: int
+
+
+@attrs.define
+class _Kept:
+    found: tuple[RegistrationAuthority, ...]
+    at: float
+
+
+class RaKeeper:
+    """Finds, makes and renews registration authorities, whichever process comes first."""
+
+    _log = Logger(namespace="pkiserver.scep-ra")
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        keys: KeyRing,
+        authorities: Authorities,
+        preparer: Preparer,
+        issuer: Issuer,
+        turns: Turns,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._authorities = authorities
+        self._preparer = preparer
+        self._issuer = issuer
+        self._turns = turns
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+        self._making = DeferredLock()
+        self._problems: dict[str, StatusProblem] = {}
+
+    def problems(self) -> tuple[StatusProblem, ...]:
+        """What went wrong at the last try, by authority; empty when all is well."""
+        return tuple(self._problems.values())
+
+    async def get(self, name: str) -> tuple[RegistrationAuthority, ...]:
+        """All that an authority's messages may be for, the one to give out first; made now where there is none.
+
+        Raises:
+            Rejected: the authority is unknown, cannot issue, or its own key was not made for SCEP.
+            Unavailable: key or database are away.
+        """
+        kept = self._kept.get(name)
+        if kept is not None and self._clock.monotonic() - kept.at < FRESH_SECONDS:
+            return kept.found
+        authority = self._authorities.get(name)
+        found = await self._find(authority)
+        if not found:
+            found = await self._make_first(authority)
+        self._kept[name] = _Kept(found, self._clock.monotonic())
+        return found
+
+    async def run_due(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Make what is due for these authorities; one that fails does not hold up the others.
+
+        Returns:
+            The names of the authorities that got a new certificate.
+        """
+        made = []
+        for name in names:
+            try:
+                if await self._look_after(self._authorities.get(name)):
+                    made.append(name)
+            except PkiError as error:
+                self._log.warn("{name}: no registration authority: {why}", name=name, why=str(error))
+                self._problems[name] = StatusProblem(name, f"SCEP registration authority: {error}")
+                continue
+            self._problems.pop(name, None)
+        return tuple(made)
+
+    async def _look_after(self, authority: Authority) -> bool:
+        if not self._due(authority, await self._find(authority)):
+            return False
+        async with self._turns.turn(_turn(authority)) as turn:
+            # Another process may have been here before us.
+            if turn is None or not self._due(authority, await self._find(authority)):
+                return False
+            await self._make(authority)
+            await self._clear(authority)
+        self._kept.pop(authority.name, None)
+        return True
+
+    def _due(self, authority: Authority, found: tuple[RegistrationAuthority, ...]) -> bool:
+        if authority.settings.scep.ra is RaKeys.AUTHORITY:
+            return False
+        mine = [one for one in found if one.chain[0] == authority.current.certificate.der]
+        if not mine:
+            return True
+        if mine[0].not_after - self._clock.now() > authority.settings.scep.renew_before:
+            return False
+        # Near the end of the authority itself a new one would live no longer.
+        return self._end(authority) > mine[0].not_after + _BACKDATE
+
+    async def _make_first(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
+        await self._making.acquire()
+        try:
+            for _ in range(_PATIENCE):
+                found = await self._find(authority)
+                if found:
+                    return found
+                async with self._turns.turn(_turn(authority)) as turn:
+                    if turn is not None:
+                        await self._make(authority)
+                        continue
+                await deferLater(reactor, 0.25)
+        finally:
+            self._making.release()
+        raise Unavailable("another process is making the registration authority's key", retry_after=5)
+
+    async def _find(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
+        if authority.settings.scep.ra is RaKeys.AUTHORITY:
+            return self._own(authority)
+        generations = {
+            one.id: one
+            for one in authority.generations
+            if one.state in {GenerationState.ACTIVE, GenerationState.PREVIOUS} and one.ca is not None
+        }
+        rows = await self._database.read(lambda connection: _valid(connection, generations, self._clock.now()))
+        if {row.key_name for row in rows} - {key.name for key in self._keys.list()}:
+            await self._keys.refresh()  # another process made a key
+        pairs: dict[str, dict[str, _Row]] = {}
+        for row in rows:
+            role = next((one for one in (_SIGN, _OPEN) if row.key_name.endswith(one)), "")
+            pairs.setdefault(row.key_name.removesuffix(role), {})[role] = row
+        found = [self._pair(authority, generations, roles) for roles in pairs.values()]
+        whole = [one for one in found if one is not None]
+        newest = authority.current.certificate.der
+        return tuple(sorted(whole, key=lambda one: (one.chain[0] == newest, one.not_after), reverse=True))
+
+    def _pair(
+        self, authority: Authority, generations: dict[int, Generation], roles: dict[str, _Row]
+    ) -> RegistrationAuthority | None:
+        signing, opening = roles.get(_SIGN, roles.get("")), roles.get(_OPEN, roles.get(""))
+        if signing is None or opening is None:
+            return None
+        generation = generations[signing.generation_id]
+        chain = (generation.certificate.der, *self._authorities.chain(generation))
+        return RegistrationAuthority(authority.name, _ra_key(signing), _ra_key(opening), chain)
+
+    def _own(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
+        """The authority's own keys, the current one first."""
+        found = []
+        for generation in sorted(authority.generations, key=lambda one: -one.number):
+            if generation.key_name is None or generation.ca is None or generation.state is GenerationState.RETIRED:
+                continue
+            info = self._keys.show(generation.key_name)
+            if info.key_type.family is not KeyFamily.RSA or not {Door.CMS, Door.OPEN} <= info.record.doors:
+                continue
+            ca = generation.certificate
+            key = RaKey(generation.key_name, ca.certificate, ca.der)
+            chain = (ca.der, *self._authorities.chain(generation))
+            found.append(RegistrationAuthority(authority.name, key, key, chain))
+        if not found:
+            raise Rejected.because(
+                Refusal.CONFIGURATION,
+                f"the key of authority {authority.name} is not an RSA key with the doors cms and open: "
+                'set scep.ra = "one"',
+            )
+        return tuple(found)
+
+    def _end(self, authority: Authority) -> datetime:
+        now = self._clock.now().replace(microsecond=0)
+        return min(now + authority.settings.scep.certificate_validity, authority.current.certificate.not_after)
+
+    async def _make(self, authority: Authority) -> None:
+        generation = authority.current
+        stamp = f"{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
+        if authority.settings.scep.ra is RaKeys.ONE:
+            await self._certify(authority, f"{_prefix(generation)}{stamp}", frozenset({Door.CMS, Door.OPEN}))
+            return
+        for role, door in ((_SIGN, Door.CMS), (_OPEN, Door.OPEN)):
+            await self._certify(authority, f"{_prefix(generation)}{stamp}{role}", frozenset({door}))
+
+    async def _certify(self, authority: Authority, name: str, doors: frozenset[Door]) -> None:
+        issuing_key = self._authorities.issuing(authority.name).key_name
+        store = self._keys.show(issuing_key).provider
+        if store is None:
+            raise Unavailable(f"the key store of {issuing_key} is away")
+        key_type = KeyType.parse(authority.settings.scep.key_type)
+        await self._keys.generate(name, key_type, store=store, doors=doors, actor=_ACTOR)
+        issued = await self._issuer.issue(await self._preparer.prepare_order(self._order(authority, name, doors)))
+        text = "{authority}: new registration authority {key}, serial {serial}"
+        self._log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
+
+    async def _clear(self, authority: Authority) -> None:
+        """Remove keys that no certificate uses any more, or that a process left when it died. Only in one's turn."""
+        prefixes = tuple(_prefix(generation) for generation in authority.generations)
+        now = self._clock.now()
+
+        def work(connection: Connection) -> list[str]:
+            spent = []
+            for row in key_rows.list_all(connection):
+                if row.name.startswith(prefixes):
+                    until = certified_until(connection, row.spki_sha256)
+                    if until is None or until + _AFTERLIFE < now:
+                        spent.append(row.name)
+            return spent
+
+        for name in await self._database.read(work):
+            await self._keys.delete(name, actor=_ACTOR)
+
+    def _order(self, authority: Authority, key_name: str, doors: frozenset[Door]) -> Order:
+        ca = authority.current.certificate
+        now = self._clock.now().replace(microsecond=0)
+        public_key = self._keys.public_key(key_name)
+        common_name = f"SCEP RA {authority.name} {authority.current.number}.{now:%Y%m%d}"[:64]
+        usage = x509.KeyUsage(
+            digital_signature=Door.CMS in doors,
+            content_commitment=False,
+            key_encipherment=Door.OPEN in doors,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=False,
+            crl_sign=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        return Order(
+            issuing=self._authorities.issuing(authority.name),
+            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
+            public_key=public_key,
+            not_before=max(now - _BACKDATE, ca.certificate.not_valid_before_utc),
+            not_after=self._end(authority),
+            extensions=(
+                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
+                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
+                extension(usage, critical=True),
+                *self._urls(authority),
+            ),
+            template=TEMPLATE,
+            requester=_ACTOR,
+            protocol="internal",
+            request_id="",
+        )
+
+    def _urls(self, authority: Authority) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+        """Where the certificate's status is found: it lives long enough to be revoked."""
+        urls = self._authorities.view(authority, authority.current).crl_urls
+        if not urls:
+            return ()
+        names = [x509.UniformResourceIdentifier(url) for url in urls]
+        point = x509.DistributionPoint(full_name=names, relative_name=None, reasons=None, crl_issuer=None)
+        return (extension(x509.CRLDistributionPoints([point])),)
+
+
+def _turn(authority: Authority) -> str:
+    return f"scep-ra:{authority.name}"
+
+
+def _prefix(generation: Generation) -> str:
+    return f"scep-g{generation.id}-"
+
+
+def _ra_key(row: _Row) -> RaKey:
+    return RaKey(row.key_name, x509.load_der_x509_certificate(row.der), row.der)
+
+
+def _valid(connection: Connection, generations: Iterable[int], now: datetime) -> list[_Row]:
+    """Keys of registration authorities with a certificate that is valid now."""
+    prefixes = tuple(f"scep-g{number}-" for number in generations)
+    known = set(generations)
+    return [
+        _Row(row.name, one.der, one.generation_id)
+        for row in key_rows.list_all(connection)
+        if row.name.startswith(prefixes)
+        for one in certificates.valid_by_key(connection, row.spki_sha256, now=now, template=TEMPLATE)
+        if one.state is CertificateState.ISSUED and one.der is not None and one.generation_id in known
+    ]

@@ -1,0 +1,160 @@
+"""The engine as SCEP wants to see it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import attrs
+from cryptography import x509
+from sqlalchemy import Connection
+
+from pkiserver.authority.model import Authority, Generation, GenerationState
+from pkiserver.authority.ra import RaKeeper, RegistrationAuthority
+from pkiserver.authority.requests import Claim, EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.road import new_holder
+from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.templates.model import Template
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Rejected
+from pkiserver.keys.doors import Door
+from pkiserver.registration.approvals import Pending
+from pkiserver.registration.transactions import Transactions
+from pkiserver.runtime.engine import Engine
+from pkiserver.store import certificates
+from pkiserver.store.certificates import Certificate
+from protocols.cms import oids
+from protocols.cms.signing import SignerProfile
+from protocols.scep.ports import Answerer, NextAuthority
+from protocols.scep.service import PROTOCOL
+
+
+@attrs.frozen
+class ScepPort:
+    """Implements :class:`protocols.scep.ports.ScepEngine`."""
+
+    engine: Engine
+    transactions: Transactions = attrs.field(init=False)
+    ra: RaKeeper = attrs.field(init=False)
+    _made: dict[str, tuple[tuple[RegistrationAuthority, ...], tuple[Answerer, ...]]] = attrs.field(
+        init=False, factory=dict
+    )
+
+    @transactions.default
+    def _make_transactions(self) -> Transactions:
+        return Transactions(self.engine.database, self.engine.clock)
+
+    @ra.default
+    def _make_keeper(self) -> RaKeeper:
+        engine = self.engine
+        return RaKeeper(
+            database=engine.database,
+            keys=engine.keys,
+            authorities=engine.authorities,
+            preparer=engine.road.preparer,
+            issuer=engine.road.issuer,
+            turns=Turns(engine.database, engine.clock, new_holder(engine.settings.node)),
+            clock=engine.clock,
+        )
+
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+        return self.engine.clock
+
+    def template(self, name: str) -> Template:
+        """The template of that name; raises :class:`Rejected` (unknown template)."""
+        return self.engine.templates.get(name)
+
+    def templates(self) -> tuple[Template, ...]:
+        """The templates that SCEP may use."""
+        stored = (one.template for one in self.engine.templates.list())
+        return tuple(one for one in stored if one.enabled and one.allows(PROTOCOL))
+
+    def has_authority(self, name: str) -> bool:
+        """Whether there is an authority of that name."""
+        return any(one.name == name for one in self.engine.authorities.list())
+
+    async def answerers(self, authority: str) -> tuple[Answerer, ...]:
+        """The authority's registration authorities, the one to give out first; raises :class:`PkiError`."""
+        found = await self.ra.get(authority)
+        made = self._made.get(authority)
+        if made is None or made[0] is not found:
+            made = self._made[authority] = (found, tuple(self._answerer(one) for one in found))
+        return made[1]
+
+    def _answerer(self, found: RegistrationAuthority) -> Answerer:
+        keys = self.engine.keys
+        return Answerer(
+            signing=found.signing.certificate,
+            signer=keys.cms_signer(found.signing.key_name, oids.DATA),
+            opening=found.opening.certificate,
+            opener=keys.envelope_opener(found.opening.key_name),
+            certificates=found.certificates,
+            chain=found.chain,
+        )
+
+    async def enroll(self, request: EnrollmentRequest, claim: Claim) -> IssuedCertificate | Pending:
+        """The one road; raises :class:`PkiError`."""
+        return await self.engine.enroll(request, claims=(claim,))
+
+    async def known(self, der: bytes) -> Certificate | None:
+        """The record of a certificate that was issued here."""
+        digest = hashlib.sha256(der).digest()
+        return await self.engine.database.read(lambda connection: certificates.by_fingerprint(connection, digest))
+
+    async def certificate(self, authority: str, issuer: x509.Name, serial: int) -> Certificate | None:
+        """The record of an authority's certificate."""
+        found = self.engine.authorities.get(authority)
+        if found.subject != issuer:
+            return None
+
+        def look(connection: Connection) -> Certificate | None:
+            return certificates.by_serial(connection, found.issuer_id, serial)
+
+        return await self.engine.database.read(look)
+
+    async def crl(self, authority: str, issuer: x509.Name, serial: int) -> bytes | None:
+        """The newest CRL of the key generation that made the certificate; the current one's for an unknown serial."""
+        found = self.engine.authorities.get(authority)
+        if found.subject != issuer:
+            return None
+        wanted = await self.certificate(authority, issuer, serial)
+        generation = None if wanted is None else self.engine.authorities.generation(wanted.generation_id)
+        published = await self.engine.status.publications.crl((generation or found.current).crl_path)
+        return None if published is None else published.der
+
+    def has_next(self, authority: str) -> bool:
+        """Whether there is a successor that an earlier key of the authority can vouch for."""
+        return self._predecessor(self.engine.authorities.get(authority)) is not None
+
+    async def next_authority(self, authority: str) -> NextAuthority | None:
+        """The current CA certificate and those above, vouched for by the key before it."""
+        found = self.engine.authorities.get(authority)
+        old = self._predecessor(found)
+        if old is None or old.key_name is None:
+            return None
+        signer = self.engine.keys.cms_signer(old.key_name, oids.DATA)
+        profile = SignerProfile(old.certificate.certificate, signer.default_scheme)
+        current = found.current
+        chain = (current.certificate.der, *self.engine.authorities.chain(current))
+        return NextAuthority(chain, profile, signer)
+
+    def _predecessor(self, authority: Authority) -> Generation | None:
+        """The newest generation before the current one whose key is here and may sign messages."""
+        for one in sorted(authority.generations, key=lambda each: -each.number):
+            if one.state is not GenerationState.PREVIOUS or one.key_name is None or one.ca is None:
+                continue
+            try:
+                if Door.CMS in self.engine.keys.show(one.key_name).record.doors:
+                    return one
+            except Rejected:
+                continue  # its key has been deleted
+        return None
+
+    async def keep(self) -> None:
+        """Make and renew what is due; for a job."""
+        await self.ra.run_due(dict.fromkeys(one.issuer for one in self.templates()))
+
+    def problems(self) -> tuple[StatusProblem, ...]:
+        """What is not as it should be, for readiness."""
+        return self.ra.problems()

@@ -1,0 +1,88 @@
+"""SCEP as the composition wants it: routes, jobs, what to warn about, what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from twisted.logger import Logger
+
+from pkiserver.authority.templates.model import Template
+from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.health import Finding, Health, NamedCheck
+from pkiserver.runtime.protocolsettings import ScepNodeSettings
+from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.scepport import ScepPort
+from protocols.scep.edge import routes
+from protocols.scep.metrics import ScepMetrics
+from protocols.scep.ports import ScepSettings
+from protocols.web.values import Route
+
+KEEPER_SECONDS = 60.0
+CLEANING = timedelta(hours=6)
+
+
+class Scep(Collector):
+    """SCEP over an engine."""
+
+    _log = Logger(namespace="pkiserver.scep")
+
+    def __init__(self, engine: Engine, settings: ScepNodeSettings) -> None:
+        self.port = ScepPort(engine)
+        self._metrics = ScepMetrics()
+        self._settings = ScepSettings(
+            default_template=settings.default_template,
+            password_parallel=settings.password_parallel,
+            password_waiting=settings.password_waiting,
+        )
+        self._warned: frozenset[str] = frozenset()
+
+    def routes(self) -> Sequence[Route]:
+        """For plain HTTP and for TLS."""
+        return routes(self.port, self._settings, self._metrics)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """The upkeep of registration authorities and transactions."""
+        return (
+            Job("scep-ra", KEEPER_SECONDS, self._keep),
+            Job("scep-transactions", CLEANING.total_seconds(), self.port.transactions.forget_old),
+        )
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Authorities without a registration authority that works, and why."""
+        return [(one.authority, one.text) for one in self.port.problems()]
+
+    def check(self) -> NamedCheck:
+        """What templates switch on that is weak."""
+
+        async def run() -> Sequence[Finding]:
+            found = [Finding("scep", Health.WARNING, text) for text in sorted(self._weak())]
+            return found or [Finding("scep", Health.OK, f"{len(self.port.templates())} templates")]
+
+        return NamedCheck("scep", run)
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, for Prometheus."""
+        return self._metrics.collect()
+
+    async def _keep(self) -> None:
+        weak = frozenset(self._weak())
+        for text in sorted(weak - self._warned):
+            self._log.warn("SCEP: {what}", what=text)
+        self._warned = weak
+        await self.port.keep()
+
+    def _weak(self) -> Iterable[str]:
+        for template in self.port.templates():
+            yield from weaknesses(template)
+
+
+def weaknesses(template: Template) -> Iterable[str]:
+    """What an administrator should know about a template that SCEP may use, a sentence each."""
+    if template.scep.legacy:
+        names = ", ".join(one.value for one in template.scep.legacy)
+        yield f"template {template.name} accepts old algorithms: {names}"
+    if template.scep.static_challenge:
+        yield f"template {template.name} has a static challenge: whoever learns it can enrol as anybody"
