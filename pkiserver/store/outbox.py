@@ -8,11 +8,13 @@ commit: the row's lock makes the order of numbers the order of commits, without 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 import attrs
 from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from pkiserver.store.schema import feed_clock, status_change
+from pkiserver.store.schema_addressbook import addressbook_change
 from pkiserver.store.writer import require_writing
 
 _GATHERED = "pkiserver.gathered"
@@ -23,12 +25,14 @@ class Feed(enum.StrEnum):
 
     STATUS = "status"
     CONFIGURATION = "configuration"
+    ADDRESSBOOK = "addressbook"
 
 
 @attrs.define
 class _Gathered:
     statuses: list[dict[str, object]] = attrs.field(factory=list)
     configuration: int = 0
+    addresses: dict[str, None] = attrs.field(factory=dict)
 
 
 _ADVANCE = (
@@ -38,6 +42,7 @@ _ADVANCE = (
     .returning(feed_clock.c.value)
 )
 _INSERT = insert(status_change)
+_INSERT_ADDRESS = insert(addressbook_change)
 _CURRENT = select(feed_clock.c.value).where(feed_clock.c.name == bindparam("feed"))
 
 
@@ -59,6 +64,11 @@ class Outbox:
             for seq, row in enumerate(gathered.statuses, first):
                 row["seq"] = seq
             connection.execute(_INSERT, gathered.statuses)
+        if gathered.addresses:
+            last = _advance(connection, Feed.ADDRESSBOOK, len(gathered.addresses))
+            first = last - len(gathered.addresses) + 1
+            rows = [{"seq": seq, "address": address} for seq, address in enumerate(gathered.addresses, first)]
+            connection.execute(_INSERT_ADDRESS, rows)
 
     def committed(self) -> None:
         """Nothing is kept."""
@@ -71,6 +81,12 @@ def gather_status(connection: Connection, row: dict[str, object]) -> None:
     """Add a row of ``status_change`` (without its number) to the transaction under way."""
     require_writing(connection)
     connection.info[_GATHERED].statuses.append(row)
+
+
+def gather_addresses(connection: Connection, addresses: Iterable[str]) -> None:
+    """Say in the transaction under way that what the address book shows for these addresses may be another."""
+    require_writing(connection)
+    connection.info[_GATHERED].addresses.update(dict.fromkeys(addresses))
 
 
 def touch_configuration(connection: Connection) -> None:
