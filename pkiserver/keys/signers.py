@@ -112,7 +112,7 @@ class CmsSigner(Signer):
     """Signs CMS SignedAttributes (RFC 5652, 5.4) for one content type, to which it is bound."""
 
     def __init__(self, handle: KeyHandle, content_type: str) -> None:
-        super().__init__(handle, lambda octets, _scheme: structures.signed_attributes(octets, content_type))
+        super().__init__(handle, structures.SignedAttributesCheck(content_type))
         self.content_type = content_type
 
     async def sign_attributes(self, signed_attributes: bytes, scheme: SignatureScheme) -> bytes:
