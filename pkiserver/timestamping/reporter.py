@@ -20,6 +20,7 @@ class TimeReporter:
         self._watch = watch
         self._audit = audit
         self._states: dict[str, Trouble | None] = {}
+        self._warned = False
 
     async def run_due(self, units: Iterable[TimestampUnit]) -> None:
         """Look at each unit and write a row where its state has changed; call it every second.
@@ -27,7 +28,8 @@ class TimeReporter:
         Raises:
             Unavailable: the audit log cannot be written; the row is tried again at the next call.
         """
-        if self._watch.is_trusting and not self._states:
+        if self._watch.is_trusting and not self._warned:
+            self._warned = True
             self._log.warn("time-stamps trust this machine's clock without asking anybody (time source 'system')")
         for unit in units:
             error = self._watch.trouble(unit.clock_error)
