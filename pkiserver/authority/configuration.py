@@ -1,16 +1,17 @@
 """Configuration that all nodes share, as TOML documents: compare with the database, then change it, all or nothing.
 
 A document is one object: ``kind = "template"`` is a certificate template, kept with its comments; ``kind =
-"authority"`` the settings of an authority that exists (making one needs keys: ``pkiserver ca``).
+"authority"`` the settings of an authority that exists (making one needs keys: ``pkiserver ca``). Rooms above this one
+bring the readers of their own kinds (:data:`Readers`).
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 from sqlalchemy import Connection
@@ -32,6 +33,20 @@ class Kind(StrEnum):
 
     TEMPLATE = "template"
     AUTHORITY = "authority"
+    TIMESTAMP_UNIT = "timestamp-unit"
+
+
+class Named(Protocol):
+    """What a document says, read and checked."""
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+
+
+Readers = Mapping[Kind, Callable[[str, str], Named]]
+"""How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
+_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT)
 
 
 @attrs.frozen
@@ -55,7 +70,7 @@ class Document:
     name: str
     text: str
     file: str
-    value: Template | AuthorityDocument
+    value: Named
 
 
 @attrs.frozen
@@ -118,8 +133,8 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def read_documents(files: Iterable[tuple[str, str]]) -> tuple[Document, ...]:
-    """Documents from (file name, text) pairs.
+def read_documents(files: Iterable[tuple[str, str]], readers: Readers | None = None) -> tuple[Document, ...]:
+    """Documents from (file name, text) pairs; those of kinds that other rooms know by their ``readers``.
 
     Raises:
         ConfigurationError: every problem of every file, and objects that two files describe.
@@ -128,7 +143,7 @@ def read_documents(files: Iterable[tuple[str, str]]) -> tuple[Document, ...]:
     found: dict[tuple[Kind, str], Document] = {}
     for file, text in files:
         try:
-            document = _read_document(file, text)
+            document = _read_document(file, text, readers or {})
         except ConfigurationError as error:
             problems += error.problems
             continue
@@ -142,7 +157,7 @@ def read_documents(files: Iterable[tuple[str, str]]) -> tuple[Document, ...]:
     return tuple(found.values())
 
 
-def _read_document(file: str, text: str) -> Document:
+def _read_document(file: str, text: str, readers: Readers) -> Document:
     try:
         kind = tomllib.loads(text).get("kind", Kind.TEMPLATE)
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -150,6 +165,9 @@ def _read_document(file: str, text: str) -> Document:
     if kind == Kind.AUTHORITY:
         authority = load(AuthorityDocument, text, file)
         return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority)
+    if kind in readers:
+        value = readers[Kind(kind)](text, file)
+        return Document(Kind(kind), value.name, text, file, value)
     template = load_template(text, file)
     return Document(Kind.TEMPLATE, template.name, text, file, template)
 
@@ -165,8 +183,9 @@ _State = Mapping[tuple[Kind, str], _Stored]
 
 def _state(connection: Connection) -> _State:
     found = {
-        (Kind.TEMPLATE, row.name): _Stored(row.toml, row.revision)
-        for row in object_rows.list_all(connection, kind=object_rows.TEMPLATE)
+        (kind, row.name): _Stored(row.toml, row.revision)
+        for kind in _KEPT_AS_TEXT
+        for row in object_rows.list_all(connection, kind=kind)
     }
     found |= {(Kind.AUTHORITY, row.name): _Stored(row.config, None) for row in authority_rows.list_all(connection)}
     return found
@@ -237,9 +256,10 @@ class Configuration:
             return 0
         if change.after is None:
             assert change.revision is not None
-            object_rows.remove(connection, name, expected=change.revision)
+            object_rows.remove(connection, name, expected=change.revision, kind=change.key.kind)
             return change.revision
-        return object_rows.put(connection, name, change.after, now=now, expected=change.revision).revision
+        kind = change.key.kind
+        return object_rows.put(connection, name, change.after, now=now, expected=change.revision, kind=kind).revision
 
     async def export(self, *, by: str, wanted: Iterable[Key] = ()) -> tuple[tuple[Key, str], ...]:
         """Objects as the texts that :func:`read_documents` reads back; all of them when none is named. Audited.
@@ -258,7 +278,7 @@ class Configuration:
 
 
 def _exported(key: tuple[Kind, str], text: str) -> str:
-    if key[0] is Kind.TEMPLATE:
+    if key[0] in _KEPT_AS_TEXT:
         return text
     return dump(AuthorityDocument(key[1], settings=load(AuthoritySettings, text, f"authority {key[1]}")))
 
