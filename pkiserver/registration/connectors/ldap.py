@@ -11,20 +11,12 @@ from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.ldap import LdapConnection, LdapError, open_server, opened
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.placeholders import fill, split
-from pkiserver.outbound.problems import AllServersFailed, OutboundError
+from pkiserver.outbound.problems import OutboundError
 from pkiserver.registration.connectors import ldappolicy, ldapuser
+from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.ldapsettings import USER_PLACES, LdapSettings
 from pkiserver.registration.connectors.ldapuser import User
-from pkiserver.registration.connectors.values import (
-    MAX_NAME,
-    MAX_PASSWORD,
-    Challenge,
-    Denied,
-    Finding,
-    Outcome,
-    Step,
-    who,
-)
+from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Step
 
 NOBODY = "cn=there is nobody of this name"
 
@@ -200,40 +192,3 @@ class LdapConnector:
 def unicode_password(password: Secret) -> bytes:
     """A password as ``unicodePwd`` takes it ([MS-ADTS] 3.1.1.3.1.5): quoted, UTF-16 little endian."""
     return f'"{password.reveal_text()}"'.encode("utf-16-le")
-
-
-def credential_problem(name: str, password: Secret) -> Denied | None:
-    """What no server needs to be asked about. An empty password would be an unauthenticated bind (RFC 4513, 5.1.2)."""
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        return Denied(Step.USER, "that is no user name")
-    octets = password.reveal()
-    if not octets:
-        return Denied(Step.PASSWORD, "the password is empty")
-    if len(octets) > MAX_PASSWORD or b"\x00" in octets:
-        return Denied(Step.PASSWORD, "the password is too long or has a NUL")
-    try:
-        octets.decode()
-    except UnicodeDecodeError:
-        return Denied(Step.PASSWORD, "the password is not UTF-8")
-    return None
-
-
-def finding(error: OutboundError) -> Finding:
-    """A connection's error as a line of a check."""
-    if isinstance(error, AllServersFailed):
-        error = error.errors[0]
-    return Finding(Step(str(error.trouble)), error.server, error.text)
-
-
-def outcome_finding(server: str, outcome: Outcome) -> Finding:
-    """What a credential came to as a line of a check."""
-    match outcome:
-        case Denied():
-            return Finding(outcome.step, server, outcome.text)
-        case Challenge():
-            return Finding(Step.FINE, server, f"asks for more: {outcome.prompt}")
-    shown = who(outcome)
-    parts = [f"{shown.name} is known"]
-    parts += [f"groups: {', '.join(sorted(shown.groups))}"] if shown.groups else []
-    parts += [f"{key} = {value}" for key, value in shown.attributes]
-    return Finding(Step.FINE, server, "; ".join([*parts, *shown.notes]))

@@ -189,4 +189,8 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
         from pkiserver.registration.connectors.ldap import LdapConnector
 
         passwords = LdapConnector(name, settings.ldap, clock)
+    elif settings.radius is not None:
+        from pkiserver.registration.connectors.radius import RadiusConnector
+
+        passwords = RadiusConnector(name, settings.radius, clock)
     return LiveConnector(settings, row, passwords, certificates)

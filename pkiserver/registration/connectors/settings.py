@@ -9,11 +9,12 @@ import attrs
 
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
+from pkiserver.registration.connectors.radiussettings import RadiusSettings
 
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KINDS = ("ldap",)
+_KINDS = ("ldap", "radius")
 
 
 @attrs.frozen
@@ -29,6 +30,7 @@ class Connector:
     enabled: bool = True
     at_once: int = attrs.field(default=16, validator=attrs.validators.in_(range(1, 257)))
     ldap: LdapSettings | None = None
+    radius: RadiusSettings | None = None
 
     def __attrs_post_init__(self) -> None:
         problems = []

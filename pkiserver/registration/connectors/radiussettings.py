@@ -1,0 +1,77 @@
+"""Settings of a RADIUS connector."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+import attrs
+
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.registration.connectors.ldapsettings import positive
+from pkiserver.registration.connectors.mapping import AttributeMap
+from pkiserver.registration.connectors.secretref import SecretReference
+
+
+@attrs.frozen
+class RadiusServer:
+    """``host`` or ``host:1812``; an IPv6 address in brackets."""
+
+    host: str
+    port: int
+
+    ALLOWED = "HOST[:PORT]"
+
+    @classmethod
+    def parse(cls, text: str) -> RadiusServer:
+        """From a setting; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(f"//{text}")
+            port = parts.port or 1812
+        except ValueError:
+            raise Invalid(f'"{text}" is no server', allowed=cls.ALLOWED) from None
+        if not parts.hostname or parts.path or parts.username or parts.query:
+            raise Invalid(f'"{text}" is no server', allowed=cls.ALLOWED)
+        return cls(parts.hostname, port)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Method(StrEnum):
+    """How the password travels."""
+
+    PAP = "pap"
+    CHAP = "chap"
+    MSCHAPV2 = "mschapv2"
+
+
+@attrs.frozen
+class RadiusSettings:
+    """RADIUS servers (RFC 2865) that share a secret; asked in their order.
+
+    Each gets ``tries`` packets, ``answer_timeout`` apart. ``groups`` names the attribute whose values are groups.
+    """
+
+    servers: tuple[RadiusServer, ...]
+    secret: SecretReference
+    method: Method = Method.PAP
+    nas_identifier: str = "pkiserver"
+    tries: int = attrs.field(default=3, validator=attrs.validators.in_(range(1, 11)))
+    answer_timeout: timedelta = attrs.field(default=timedelta(seconds=2), validator=positive)
+    attributes: tuple[AttributeMap, ...] = ()
+    groups: str | None = None
+    required_groups: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        problems = []
+        if not self.servers:
+            problems.append(Invalid("names no server", key="servers"))
+        if not 1 <= len(self.nas_identifier.encode()) <= 253:
+            problems.append(Invalid("is empty or too long", key="nas_identifier"))
+        if self.required_groups and self.groups is None:
+            problems.append(Invalid("needs to know which attribute names groups", key="groups"))
+        if problems:
+            raise ExceptionGroup("radius", problems)
