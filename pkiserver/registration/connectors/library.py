@@ -193,4 +193,8 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
         from pkiserver.registration.connectors.radius import RadiusConnector
 
         passwords = RadiusConnector(name, settings.radius, clock)
+    elif settings.sql is not None:
+        from pkiserver.registration.connectors.sql import SqlConnector
+
+        passwords = SqlConnector(name, settings.sql)
     return LiveConnector(settings, row, passwords, certificates)

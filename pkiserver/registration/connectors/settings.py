@@ -10,11 +10,12 @@ import attrs
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.radiussettings import RadiusSettings
+from pkiserver.registration.connectors.sqlsettings import SqlSettings
 
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KINDS = ("ldap", "radius")
+_KINDS = ("ldap", "radius", "sql")
 
 
 @attrs.frozen
@@ -31,6 +32,7 @@ class Connector:
     at_once: int = attrs.field(default=16, validator=attrs.validators.in_(range(1, 257)))
     ldap: LdapSettings | None = None
     radius: RadiusSettings | None = None
+    sql: SqlSettings | None = None
 
     def __attrs_post_init__(self) -> None:
         problems = []

@@ -1,0 +1,198 @@
+"""The SQL connector: one parameterised query on a table of the customer's own, in threads of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.keys.secrets_by_reference import SecretUnreadable
+from pkiserver.outbound.dial import within
+from pkiserver.registration.connectors import hashes
+from pkiserver.registration.connectors.credentials import credential_problem, outcome_finding
+from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.sqlsettings import SqlSettings
+from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
+
+T = TypeVar("T")
+THREADS = 4
+Row = dict[str, object]
+# What is verified where there is no such user, so that it takes as long: a bcrypt hash of nothing that anybody knows.
+_DECOY = "$2b$10$abcdefghijklmnopqrstuuPkYrKJ5MXTDsTb7dnR1k0x4RaGdjBoe"
+
+
+class SqlConnector:
+    """Checks names and passwords against a table."""
+
+    def __init__(self, name: str, settings: SqlSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self._engine: Engine | None = None
+        self._pool = ThreadPool(0, THREADS, f"connector {name}")
+        self._pool.start()
+        self._like: str | None = None
+
+    async def authenticate(self, name: str, password: Secret, answering: Challenge | None = None) -> Outcome:  # noqa: ARG002
+        """Who it is; raises :class:`Unavailable`."""
+        if problem := credential_problem(name, password):
+            return problem
+        try:
+            return await self._run(lambda: self._authenticate(name, password))
+        except (SQLAlchemyError, SecretUnreadable) as error:
+            raise Unavailable(f"connector {self.name}: {_words(error)}", retry_after=30) from error
+
+    async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
+        """Connect, run the query, verify the password."""
+        server = make_url(self.settings.url).render_as_string(hide_password=True)
+        try:
+            if name is None:
+                await self._run(lambda: self._row("pkiserver-check"))
+                return (Finding(Step.FINE, server, "the query runs"),)
+            outcome: Outcome
+            if password is None:
+                outcome = self._shown(name, await self._run(lambda: self._row(name)))
+            elif (problem := credential_problem(name, password)) is not None:
+                outcome = problem
+            else:
+                outcome = await self._run(lambda: self._authenticate(name, password))
+        except SecretUnreadable as error:
+            return (Finding(Step.SETTINGS, server, str(error)),)
+        except SQLAlchemyError as error:
+            return (Finding(_step(error), server, _words(error)),)
+        except Unavailable as error:
+            return (Finding(Step.SILENT, server, error.text),)
+        return (outcome_finding(server, outcome),)
+
+    def close(self) -> None:
+        """End the threads, once they have finished; close the database's connections."""
+        reactor: Any = _reactor
+        engine = self._engine
+
+        def end() -> None:
+            self._pool.stop()
+            if engine is not None:
+                engine.dispose()
+
+        if self._pool.workers:
+            # a thread may wait for a database that is away: that wait must not be the reactor's
+            reactor.callInThread(end)
+        else:
+            end()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run work in a thread, and wait for it no longer than connecting and answering may take."""
+        limits = self.settings.connect_timeout + self.settings.answer_timeout
+        running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
+        silent = Unavailable(f"connector {self.name}: the database does not answer", retry_after=30)
+        return await within(running, limits.total_seconds() + 1, lambda: silent)
+
+    def _authenticate(self, name: str, password: Secret) -> Outcome:
+        row = self._row(name)
+        stored = None if isinstance(row, Denied) else row.get(self.settings.password_column)
+        if isinstance(stored, bytes):
+            stored = stored.decode(errors="replace")
+        known = isinstance(stored, str) and hashes.format_of(stored.strip()) in self.settings.formats
+        if known:
+            self._like = str(stored).strip()
+        right = hashes.verify(str(stored).strip() if known else self._decoy(), password.reveal(), self.settings.formats)
+        if isinstance(row, Denied):
+            return row
+        if not known:
+            return Denied(Step.PASSWORD, f"column {self.settings.password_column} holds no hash of an allowed format")
+        if not right:
+            return Denied(Step.PASSWORD, "the password is another")
+        return self._shown(name, row)
+
+    def _decoy(self) -> str:
+        """A hash like those of the table, so that a name that does not exist takes as long."""
+        return self._like or _DECOY
+
+    def _row(self, name: str) -> Row | Denied:
+        with self._connected().connect() as connection:
+            rows = connection.execute(text(self.settings.query), {"userid": name}).mappings().fetchmany(2)
+        if len(rows) != 1:
+            return Denied(Step.USER, "the query finds nobody" if not rows else "the query finds more than one row")
+        return {str(key): value for key, value in rows[0].items()}
+
+    def _shown(self, name: str, row: Row | Denied) -> Shown | Denied:
+        if isinstance(row, Denied):
+            return row
+        settings = self.settings
+        groups: frozenset[str] = frozenset()
+        if settings.groups is not None:
+            texts = _texts(row, settings.groups)
+            groups = frozenset(part.strip() for one in texts for part in one.split(settings.groups_separator)) - {""}
+        if settings.required_groups and not groups.intersection(settings.required_groups):
+            wanted = ", ".join(settings.required_groups)
+            return Denied(Step.GROUP, f"the user is in none of the required groups: {wanted}", proved=True)
+        attributes = mapped(settings.attributes, lambda source: _texts(row, source))
+        return attributes if isinstance(attributes, Denied) else Shown(name, groups, attributes)
+
+    def _connected(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._new_engine()
+        return self._engine
+
+    def _new_engine(self) -> Engine:
+        settings = self.settings
+        connect, answer = settings.connect_timeout.total_seconds(), settings.answer_timeout.total_seconds()
+        url: URL = make_url(settings.driver_url)
+        if settings.password is not None:
+            url = url.set(password=settings.password.read().reveal_text())
+        arguments: dict[str, object] = {"timeout": answer}
+        if settings.scheme == "postgresql":
+            trust = {"sslmode": "verify-full", "sslrootcert": str(settings.trust)} if settings.trust else {}
+            arguments = {
+                "connect_timeout": max(2, round(connect)),
+                "options": f"-c statement_timeout={int(answer * 1000)} -c default_transaction_read_only=on",
+                "tcp_user_timeout": int(answer * 1000),
+                **(trust or {"sslmode": "prefer"}),
+            }
+        elif settings.scheme != "sqlite":
+            timeouts = {"connect_timeout": max(1, round(connect)), "read_timeout": answer, "write_timeout": answer}
+            tls = {"ssl": {"ca": str(settings.trust), "check_hostname": True}} if settings.trust else {}
+            arguments = {**timeouts, **tls}
+        else:
+            # a file that is not there must not be made by looking
+            url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+        kept = {} if settings.scheme == "sqlite" else {"pool_size": THREADS, "max_overflow": 0, "pool_timeout": connect}
+        return create_engine(url, pool_pre_ping=True, connect_args=arguments, hide_parameters=True, **kept)
+
+
+def _texts(row: Row, column: str) -> list[str]:
+    value = row.get(column)
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return [str(one) for one in value]
+    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value)]
+
+
+def _words(error: Exception) -> str:
+    """The driver's own words on one line, without SQLAlchemy's statement and link."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return " ".join(str(original).split())[:300]
+
+
+def _step(error: SQLAlchemyError) -> Step:
+    words = _words(error).lower()
+    if any(hint in words for hint in ("resolve", "name or service", "getaddrinfo", "name resolution")):
+        return Step.RESOLVE
+    if any(hint in words for hint in ("certificate", "ssl", "tls")):
+        return Step.TLS
+    if any(hint in words for hint in ("authentication failed", "access denied", "no password supplied", "role ")):
+        return Step.BIND
+    if any(hint in words for hint in ("timeout", "timed out")):
+        return Step.SILENT
+    if any(hint in words for hint in ("refused", "can't connect", "unable to open", "connection failed")):
+        return Step.CONNECT
+    return Step.CONNECT if isinstance(error, InterfaceError | OperationalError) else Step.ANSWER

@@ -1,0 +1,233 @@
+"""The SQL connector over PostgreSQL, MariaDB and SQLite, with hashes that other programs made."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import subprocess
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from twisted.internet.defer import Deferred, DeferredList
+
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.registration.connectors import hashes
+from pkiserver.registration.connectors.settings import load_connector
+from pkiserver.registration.connectors.sql import SqlConnector
+from pkiserver.registration.connectors.sqlsettings import HashFormat
+from pkiserver.registration.connectors.values import Denied, Shown, Step
+from tests.support.mariadb import MariaDb
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.slapd import free_port
+
+__all__ = ["postgres_server"]
+
+ALL = tuple(HashFormat)
+PASSWORD = "password"
+ROWS = """
+CREATE TABLE people (login VARCHAR(100), hash VARCHAR(200), mail VARCHAR(100), teams VARCHAR(100));
+INSERT INTO people VALUES ('alice', '{hash}', 'alice@example.org', 'staff, engineers');
+INSERT INTO people VALUES ('bob', '{hash}', NULL, NULL);
+INSERT INTO people VALUES ('plain', 'password', 'p@example.org', NULL);
+INSERT INTO people VALUES ('twice', '{hash}', 'a@example.org', NULL);
+INSERT INTO people VALUES ('twice', '{hash}', 'b@example.org', NULL)
+"""
+SETTINGS = """
+query = "SELECT hash, mail, teams FROM people WHERE login = :userid"
+password_column = "hash"
+groups = "teams"
+[[sql.attributes]]
+name = "mail"
+from = "mail"
+required = true
+"""
+
+
+def made(url: str, more: str = SETTINGS) -> SqlConnector:
+    settings = load_connector(f'name = "crm"\nkind = "connector"\n[sql]\nurl = "{url}"\n{more}', "crm.toml").sql
+    assert settings is not None
+    return SqlConnector("crm", settings)
+
+
+def rows() -> list[str]:
+    stored = hashes.crypt(b"password", "$2b$04$abcdefghijklmnopqrstuu")
+    assert stored is not None
+    return ROWS.format(hash=stored).strip().split(";\n")
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[MariaDb]:
+    server = MariaDb("reader secret")
+    server.run(*rows(), database="customer")
+    yield server
+    server.discard()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def url_and_more(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    if request.param == "sqlite":
+        with sqlite3.connect(tmp_path / "people.db") as connection:
+            connection.executescript(";\n".join(rows()))
+        return f"sqlite:///{tmp_path}/people.db", SETTINGS
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.new_url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            for row in rows():
+                connection.execute(row)  # type: ignore[call-overload]
+        return url, SETTINGS
+    monkeypatch.setenv("CRM_PASSWORD", "reader secret")
+    maria: MariaDb = request.getfixturevalue("mariadb")
+    return f"mariadb://reader@127.0.0.1:{maria.port}/customer", f'password = "env:CRM_PASSWORD"\n{SETTINGS}'
+
+
+async def test_somebody_and_nobody(url_and_more: tuple[str, str]) -> None:
+    connector = made(*url_and_more)
+    try:
+        shown = await connector.authenticate("alice", Secret(PASSWORD))
+        assert isinstance(shown, Shown)
+        assert shown.groups == {"staff", "engineers"}
+        assert shown.attributes == (("mail", "alice@example.org"),)
+        for name, password, step in (
+            ("alice", "wrong", Step.PASSWORD),
+            ("alice", "", Step.PASSWORD),
+            ("nobody", PASSWORD, Step.USER),
+            ("twice", PASSWORD, Step.USER),
+            ("plain", PASSWORD, Step.PASSWORD),
+            ("bob", PASSWORD, Step.ATTRIBUTE),
+            ("' OR '1'='1", PASSWORD, Step.USER),
+            ("alice'; DROP TABLE people; --", PASSWORD, Step.USER),
+        ):
+            denied = await connector.authenticate(name, Secret(password))
+            assert isinstance(denied, Denied), name
+            assert denied.step is step, name
+        assert [one.step for one in await connector.check(None, None)] == [Step.FINE]
+        assert [one.step for one in await connector.check("nobody", None)] == [Step.USER]
+        assert [one.step for one in await connector.check("alice", Secret(PASSWORD))] == [Step.FINE]
+        (broken,) = await made(url_and_more[0], url_and_more[1].replace("people", "absent")).check(None, None)
+        assert not broken.fine
+    finally:
+        connector.close()
+
+
+async def test_what_a_check_tells_apart(mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def step(url: str, more: str = "") -> Step:
+        connector = made(url, more + 'answer_timeout = "1s"\nconnect_timeout = "2s"\n' + SETTINGS)
+        try:
+            return (await connector.check(None, None))[0].step
+        finally:
+            connector.close()
+
+    monkeypatch.setenv("CRM_PASSWORD", "wrong")
+    secret = 'password = "env:CRM_PASSWORD"\n'
+    assert await step(f"mysql://reader@127.0.0.1:{mariadb.port}/customer", secret) is Step.BIND
+    assert await step(f"mysql://reader@127.0.0.1:{mariadb.port}/customer", 'password = "env:NONE"\n') is Step.SETTINGS
+    assert await step("mysql://reader@no.such.host.invalid/customer", secret) is Step.RESOLVE
+    assert await step(f"mysql://reader@127.0.0.1:{free_port()}/customer", secret) is Step.CONNECT
+    assert await step(f"postgresql://reader@127.0.0.1:{free_port()}/customer") is Step.CONNECT
+    assert await step("postgresql://reader@no.such.host.invalid/customer") is Step.RESOLVE
+    assert await step(f"sqlite:///{tmp_path}/absent.db") is Step.CONNECT
+    assert not (tmp_path / "absent.db").exists()
+
+
+async def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"mysql://reader@127.0.0.1:{mute.getsockname()[1]}/customer"
+        connector = made(url, 'answer_timeout = "1s"\nconnect_timeout = "1s"\n' + SETTINGS)
+        begun = time.monotonic()
+        tries = [Deferred.fromCoroutine(connector.authenticate("alice", Secret(PASSWORD))) for _ in range(12)]
+        results = await DeferredList(tries, consumeErrors=True)
+        assert time.monotonic() - begun < 5
+        assert all(failure.check(Unavailable) for _, failure in results)
+        connector.close()
+
+
+@pytest.mark.parametrize(
+    ("stored", "password", "kind"),
+    [
+        # openwall's crypt_blowfish test vectors
+        ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U", HashFormat.BCRYPT),
+        ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK", "U*U*", HashFormat.BCRYPT),
+        # RFC 6070, 1 round over "password"/"salt" as passlib writes it (salt and hash in its base64)
+        ("$pbkdf2$4096$c2FsdA$SwB5AbdlSJq.rUnZJvch0GWkKcE", "password", HashFormat.PBKDF2),
+        (
+            "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            "password",
+            HashFormat.ARGON2,
+        ),
+    ],
+)
+def test_hashes_of_other_programs(stored: str, password: str, kind: HashFormat) -> None:
+    assert hashes.format_of(stored) is kind
+    assert hashes.verify(stored, password.encode(), ALL)
+    assert not hashes.verify(stored, password.encode() + b"x", ALL)
+    assert not hashes.verify(stored, password.encode(), tuple(one for one in ALL if one is not kind))
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("-1", HashFormat.CRYPT_MD5), ("-5", HashFormat.CRYPT), ("-6", HashFormat.CRYPT)]
+)
+def test_crypt_as_openssl_makes_it(option: str, kind: HashFormat) -> None:
+    command = ["openssl", "passwd", option, "-salt", "saltsalt", "Hello world!"]
+    stored = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert hashes.format_of(stored) is kind
+    assert hashes.verify(stored, b"Hello world!", (kind,))
+    assert not hashes.verify(stored, b"hello world!", (kind,))
+
+
+def test_pbkdf2_by_the_vector_of_rfc_7914() -> None:
+    derived = bytes.fromhex("55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc")
+    for stored in (
+        f"pbkdf2_sha256$1$salt${b64encode(derived).decode()}",
+        f"$pbkdf2-sha256$i=1$c2FsdA${b64encode(derived).decode().rstrip('=')}",
+    ):
+        assert hashes.format_of(stored) is HashFormat.PBKDF2
+        assert hashes.verify(stored, b"passwd", (HashFormat.PBKDF2,))
+        assert not hashes.verify(stored, b"Passwd", (HashFormat.PBKDF2,))
+
+
+def test_yescrypt_of_this_machine() -> None:
+    stored = hashes.crypt(b"password", "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$")
+    assert stored is not None
+    assert stored.startswith("$y$")
+    assert hashes.verify(stored, b"password", (HashFormat.CRYPT,))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "",
+        "password",
+        "*",
+        "!",
+        "$6$rounds=999999999$salt$x" + "a" * 85,
+        "pbkdf2_sha256$999999999$salt$" + "a" * 43 + "=",
+        "$argon2id$v=19$m=99999999,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+        "$2b$31$" + "a" * 53,
+    ],
+)
+def test_what_is_no_hash_or_too_dear_is_never_right(stored: str) -> None:
+    assert hashes.format_of(stored) is None
+    assert not hashes.verify(stored, stored.encode(), ALL)
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "what"),
+    [
+        ("oracle://x/y", SETTINGS, "supported"),
+        ("mysql://u:secret@h/d", SETTINGS, "supported"),
+        ("mysql://u@h/d", 'query = "SELECT 1"', "only parameter"),
+        ("mysql://u@h/d", 'query = "DELETE FROM x WHERE a = :userid"', "not one query"),
+        ("mysql://u@h/d", 'query = "SELECT 1; DROP TABLE x WHERE a = :userid"', "not one query"),
+        ("mysql://u@h/d", "formats = []\n" + SETTINGS, "no password at all"),
+    ],
+)
+def test_settings_that_cannot_be_meant(url: str, more: str, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        made(url, more)
