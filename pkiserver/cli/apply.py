@@ -105,7 +105,8 @@ async def command(
 ) -> None:
     """Make the database as these TOML files say, after showing the difference; all of it or nothing.
 
-    A FILE describes one template, one time-stamping unit or the settings of one authority; of a directory every *.toml file is taken.
+    A FILE describes one template, one time-stamping unit or the settings of one authority; of a directory every
+    *.toml file is taken.
     """
     from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
     from pkiserver.cli.cert import who

@@ -48,6 +48,7 @@ REGISTRY: Mapping[str, Entry] = {
     "ocsp": Entry("ocsp", "The OCSP responders."),
     "quickstart": Entry("quickstart", "Set up a token, two CAs and a configuration, and start the server."),
     "request": Entry("request", "Enrolment requests that wait for a decision."),
+    "timestamp": Entry("timestamp", "Time-stamps: units, requests, tokens, the log of tokens."),
     "template": Entry("template", "Certificate templates: list, show, test."),
 }
 

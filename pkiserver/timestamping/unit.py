@@ -13,7 +13,7 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.profile import parse_name
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 
@@ -266,6 +266,20 @@ def _fits(scheme: str, key_type: str) -> bool:
     if str(kind).startswith("rsa"):
         return chosen.name.startswith("rsa")
     return chosen.name.startswith("ecdsa") if str(kind).startswith("ec-") else chosen.name == str(kind)
+
+
+def make_unit(**values: object) -> TimestampUnit:
+    """A unit from single values.
+
+    Raises:
+        Rejected: CONFIGURATION; with every problem.
+    """
+    try:
+        return TimestampUnit(**values)  # type: ignore[arg-type]  # the validators look at each
+    except ExceptionGroup as group:
+        raise Rejected(Reason(Refusal.CONFIGURATION, str(error)) for error in group.exceptions) from group
+    except ValueError as error:
+        raise Rejected.because(Refusal.CONFIGURATION, str(error)) from error
 
 
 def load_unit(text: str, filename: str) -> TimestampUnit:

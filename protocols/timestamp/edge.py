@@ -1,11 +1,14 @@
-"""Time-stamping over HTTP (RFC 3161 section 3.4): ``POST /tsa`` and ``/tsa/<unit>``."""
+"""Time-stamping over HTTP (RFC 3161 section 3.4): ``POST /tsa``, ``/tsa/<unit>``, ``/tsa/<unit>/authenticode``."""
 
 from __future__ import annotations
 
 import attrs
 from twisted.logger import Logger
 
+from pkiserver.timestamping.unit import TimestampUnit
+from protocols.timestamp import authenticode
 from protocols.timestamp.access import AccessControl, Denied
+from protocols.timestamp.authenticode import AuthenticodeService
 from protocols.timestamp.directory import Active, UnitDirectory
 from protocols.timestamp.errors import refused
 from protocols.timestamp.messages import QUERY_TYPE, REPLY_TYPE, Failure, Refused, encode_refusal
@@ -13,7 +16,9 @@ from protocols.timestamp.service import TimestampService
 from protocols.web.values import Method, Request, Response, Route
 
 _NO_STORE = (("Cache-Control", "no-store"),)
-MAX_BODY = 8 * 1024
+MAX_BODY = 16 * 1024
+AUTHENTICODE = "authenticode"
+"""What follows a unit's path for Microsoft's older form."""
 
 
 @attrs.frozen
@@ -23,14 +28,18 @@ class TimestampEdge:
     directory: UnitDirectory
     service: TimestampService
     access: AccessControl
+    authenticode: AuthenticodeService
     log: Logger = attrs.field(factory=lambda: Logger(namespace="pkiserver.timestamp"))
 
     async def post(self, request: Request) -> Response:
         """Answer a TimeStampReq. What is wrong with HTTP is a status of HTTP; all else is a TimeStampResp."""
-        active = self.directory.get(request.tail)
-        unit = active.unit if active is not None else self.directory.unit(request.tail)
-        if unit is None:
+        name, _, form = request.tail.partition("/")
+        active = self.directory.get(name)
+        unit = active.unit if active is not None else self.directory.unit(name)
+        if unit is None or (form and not (form == AUTHENTICODE and unit.authenticode.enabled)):
             return Response(404, b"there is no such time-stamping unit\n", "text/plain")
+        if form:
+            return await self._countersign(request, unit, active)
         if "content-type" in request.headers and request.headers.media_type() != QUERY_TYPE:
             return Response(415, f"the request must be of type {QUERY_TYPE}\n".encode(), "text/plain")
         try:
@@ -47,6 +56,21 @@ class TimestampEdge:
             self.log.failure("time-stamp failed, request {request_id}", request_id=request.request_id)
             return self._refuse(request, active, refused(error))
 
+    async def _countersign(self, request: Request, unit: TimestampUnit, active: Active | None) -> Response:
+        """The older form, which knows no errors but those of HTTP."""
+        try:
+            await self.access.check(unit, request)
+            if active is None:
+                return Response(503, b"this unit cannot sign at the moment\n", "text/plain", _NO_STORE)
+            answer = await self.authenticode.answer(active, request.body)
+            return Response(200, answer, authenticode.CONTENT_TYPE, _NO_STORE)
+        except Denied as denied:
+            return denied.response
+        except Refused as told:
+            self._refuse(request, active, told)
+            status = 400 if told.failure is Failure.BAD_DATA_FORMAT else 503
+            return Response(status, f"{told.text}\n".encode(), "text/plain", _NO_STORE)
+
     def _refuse(self, request: Request, active: Active | None, told: Refused) -> Response:
         self.log.info(
             "time-stamp request {request_id} from {address} to {unit}: {failure}: {reason}",
@@ -61,7 +85,7 @@ class TimestampEdge:
 
 def routes(directory: UnitDirectory, service: TimestampService, access: AccessControl) -> list[Route]:
     """The routes of every unit, for the plain and the TLS listener alike."""
-    edge = TimestampEdge(directory, service, access)
+    edge = TimestampEdge(directory, service, access, AuthenticodeService(service))
     post = frozenset({Method.POST})
     return [
         Route("timestamp", "/tsa", post, edge.post, max_body=MAX_BODY, quiet=True),

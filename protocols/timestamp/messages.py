@@ -44,6 +44,9 @@ SIZES = {
 }
 """Octets of each hash."""
 
+HASH_NAMES = {one: one.value.replace("-", "_") for one in ImprintHash}
+"""hashlib's names."""
+
 
 class Failure(enum.IntEnum):
     """PKIFailureInfo (RFC 3161 section 2.4.2): the number of the bit."""
@@ -168,6 +171,14 @@ def decode_request(data: bytes) -> TimestampRequest:
         nonce = der.integer(request.nonce)
     policy = None if request.policy is None else request.policy.dotted_string
     return TimestampRequest(_imprint(request.message_imprint), policy, nonce, request.cert_req)
+
+
+def read_imprint(encoded: bytes) -> Imprint:
+    """A MessageImprint, as a token has it; raises :class:`Refused`."""
+    try:
+        return _imprint(asn1.decode_der(_MessageImprint, encoded))
+    except ValueError:
+        raise Refused(Failure.BAD_DATA_FORMAT, "not a MessageImprint") from None
 
 
 _GRANTED = der.sequence(der.integer(0))
