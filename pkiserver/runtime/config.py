@@ -19,6 +19,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, 
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.registration.guesses import GuessSettings
+from pkiserver.registration.operations import DualControl
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
@@ -155,6 +156,32 @@ class ManagementSettings:
 
 
 @attrs.frozen
+class ApiSettings:
+    """The management API: TLS, and every client shows an administrator's certificate."""
+
+    listen: tuple[Endpoint, ...] = ()
+    tls: TlsSettings | None = None
+    connections: int = attrs.field(default=256, validator=attrs.validators.in_(range(1, 65537)))
+    """Connections of each worker at the same time; further ones are closed at once."""
+    body_bytes: int = attrs.field(default=1024 * 1024, validator=attrs.validators.in_(range(1024, 64 * 1024 * 1024)))
+    """What a request may carry."""
+    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    """From the beginning of a connection or request to its end."""
+
+
+@attrs.frozen
+class ApprovalSettings:
+    """How approvals are marked, and what nobody does alone."""
+
+    marks_source: str | None = attrs.field(default=None, validator=_reference)
+    """``file:/path``, ``env:NAME`` or ``credential:NAME`` of the key of the marks of votes, the same on all nodes.
+
+    Without it the key is in the database, and whoever reads and writes all of that can approve.
+    """
+    dual_control: DualControl = attrs.field(factory=DualControl)
+
+
+@attrs.frozen
 class PublicSettings:
     """How the outside reaches this site: what certificates say about where CRLs, OCSP and issuers are."""
 
@@ -191,6 +218,8 @@ class NodeSettings:
     http: HttpSettings = HttpSettings()
     https: HttpsSettings = HttpsSettings()
     management: ManagementSettings = ManagementSettings()
+    api: ApiSettings = attrs.field(factory=ApiSettings)
+    approvals: ApprovalSettings = attrs.field(factory=ApprovalSettings)
     public: PublicSettings = PublicSettings()
     limits: HttpLimits = attrs.field(factory=HttpLimits)
     passwords: PasswordSettings = attrs.field(factory=PasswordSettings)
@@ -211,12 +240,14 @@ class NodeSettings:
         problems = []
         if self.https.listen and self.https.tls is None:
             problems.append(Invalid("https.listen needs https.tls.certificate and https.tls.key", key="https"))
+        if self.api.listen and self.api.tls is None:
+            problems.append(Invalid("api.listen needs api.tls.certificate and api.tls.key", key="api"))
         if not self.management.allow_remote:
             outside = [str(e) for e in self.management.listen if not e.is_loopback]
             if outside:
                 text = f"{', '.join(outside)} can be reached from outside: health and metrics ask nobody's name"
                 problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))
-        everything = [e for part in (self.http, self.https, self.management) for e in part.listen]
+        everything = [e for part in (self.http, self.https, self.management, self.api) for e in part.listen]
         fixed = [e for e in everything if e.kind is not EndpointKind.TCP or e.port]
         twice = sorted({str(e) for e in fixed if fixed.count(e) > 1})
         problems.extend(Invalid(f"{endpoint} is listened on twice") for endpoint in twice)

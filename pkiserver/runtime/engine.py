@@ -19,14 +19,19 @@ from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.foundation.clock import Clock, SystemClock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
 from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.secrets_by_reference import read_secret
 from pkiserver.registration.accounts import Accounts
+from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
 from pkiserver.registration.guesses import Guesses
+from pkiserver.registration.operations import Operations
 from pkiserver.registration.passwords import PasswordHasher
+from pkiserver.registration.seats import Seats
+from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.store import certificates
 from pkiserver.store.database import Database
@@ -49,6 +54,9 @@ class Engine:
     accounts: Accounts
     codes: EnrollCodes
     approvals: Approvals
+    seats: Seats
+    operations: Operations
+    administrators: Administrators
     gate: Gate
     connectors: Connectors
 
@@ -195,7 +203,9 @@ def _assemble(
         holder=holder,
     )
     codes = EnrollCodes(database=database, audit=audit, clock=clock)
-    approvals = Approvals(database, audit, clock)
+    marks = settings.approvals.marks_source
+    votes = Votes(None if marks is None else read_secret(marks))
+    approvals = Approvals(database, audit, clock, votes)
     connectors = Connectors(database, clock)
     identifier = Identifier(database, road.authorities, hasher, codes, clock, connectors)
     return Engine(
@@ -210,6 +220,9 @@ def _assemble(
         accounts=Accounts(database, audit, hasher, clock),
         codes=codes,
         approvals=approvals,
+        seats=Seats(database, audit, templates, clock),
+        operations=Operations(database, audit, clock, votes, settings.approvals.dual_control),
+        administrators=Administrators(database, audit, clock),
         gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
         connectors=connectors,
     )

@@ -62,6 +62,10 @@ def secret_files(settings: NodeSettings) -> Iterator[FoundSecret]:
     """Every file that the settings name and that holds a secret."""
     if settings.https.tls is not None:
         yield FoundSecret(("https", "tls", "key"), settings.https.tls.key)
+    if settings.api.tls is not None:
+        yield FoundSecret(("api", "tls", "key"), settings.api.tls.key)
+    if settings.approvals.marks_source is not None:
+        yield from _of_reference(("approvals", "marks_source"), settings.approvals.marks_source)
     if (source := settings.database.password_source) is not None:
         yield from _of_reference(("database", "password_source"), source)
     for position, store in enumerate(settings.key_store):
