@@ -23,6 +23,7 @@ from pkiserver.registration.operations import DualControl
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
+from pkiserver.runtime.ldapsettings import LdapPolicySettings
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
 from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings, ScepNodeSettings
@@ -148,6 +149,16 @@ class HttpsSettings:
 
 
 @attrs.frozen
+class LdapSettings(LdapPolicySettings):
+    """The address book's listeners: LDAP, which StartTLS may make secure, and LDAP over TLS."""
+
+    listen: tuple[Endpoint, ...] = ()
+    listen_tls: tuple[Endpoint, ...] = ()
+    tls: TlsSettings | None = None
+    """By default the TLS listener's of HTTP."""
+
+
+@attrs.frozen
 class ManagementSettings:
     """Health and metrics. Nothing here asks who you are, so it listens on this machine only, unless told otherwise."""
 
@@ -217,6 +228,7 @@ class NodeSettings:
     key_store: tuple[ProviderSettings, ...] = ()
     http: HttpSettings = HttpSettings()
     https: HttpsSettings = HttpsSettings()
+    ldap: LdapSettings = attrs.field(factory=LdapSettings)
     management: ManagementSettings = ManagementSettings()
     api: ApiSettings = attrs.field(factory=ApiSettings)
     approvals: ApprovalSettings = attrs.field(factory=ApprovalSettings)
@@ -262,6 +274,11 @@ class NodeSettings:
         if self.database.is_sqlite and self.database.password_source is not None:
             problems.append(Invalid("password_source is for PostgreSQL only", key="database"))
         return problems
+
+    @property
+    def ldap_tls(self) -> TlsSettings | None:
+        """What the address book shows over TLS."""
+        return self.ldap.tls or self.https.tls
 
     @property
     def worker_count(self) -> int:

@@ -20,6 +20,7 @@ from pkiserver.foundation.clock import Clock, SystemClock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.secrets_by_reference import read_secret
+from pkiserver.publication.publisher import Publisher
 from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
@@ -61,6 +62,11 @@ class Engine:
     connectors: Connectors
 
     @property
+    def publisher(self) -> Publisher:
+        """What the address book wants to know of certificates."""
+        return Publisher(self.templates)
+
+    @property
     def authorities(self) -> Authorities:
         """The authorities of this server."""
         return self.road.authorities
@@ -99,7 +105,7 @@ class Engine:
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
         try:
-            issued = await self.road.issue(prepared)
+            issued = await self.road.issue(prepared, also=self.publisher.on_issue(authorised.request.template))
         except PkiError:
             await self._give_back(authorised, prepared.certificate_id)
             raise

@@ -66,6 +66,8 @@ def secret_files(settings: NodeSettings) -> Iterator[FoundSecret]:
         yield FoundSecret(("api", "tls", "key"), settings.api.tls.key)
     if settings.approvals.marks_source is not None:
         yield from _of_reference(("approvals", "marks_source"), settings.approvals.marks_source)
+    if settings.ldap.tls is not None:
+        yield FoundSecret(("ldap", "tls", "key"), settings.ldap.tls.key)
     if (source := settings.database.password_source) is not None:
         yield from _of_reference(("database", "password_source"), source)
     for position, store in enumerate(settings.key_store):

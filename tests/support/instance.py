@@ -24,7 +24,7 @@ def free_port_base() -> int:
     for base in (*range(start, 62000, 1000), *range(12000, start, 1000)):
         with contextlib.ExitStack() as stack:
             try:
-                for offset in (80, 90, 443):
+                for offset in (80, 90, 389, 443, 636):
                     stack.enter_context(contextlib.closing(socket.socket())).bind(("127.0.0.1", base + offset))
             except OSError:
                 continue

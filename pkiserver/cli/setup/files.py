@@ -48,6 +48,8 @@ def write_settings(
         key_store=_key_store(store),
         http_port=layout.http_port,
         https_port=layout.https_port,
+        ldap_port=layout.ldap_port,
+        ldaps_port=layout.ldaps_port,
         management_port=layout.management_port,
         http_url=layout.http_url,
         https_url=layout.https_url,
@@ -101,6 +103,12 @@ listen = ["127.0.0.1:{https_port}"]
 [https.tls]
 certificate = "{directory}/tls/server.pem"
 key = "{directory}/tls/server.key"
+
+# The S/MIME address book: LDAP (with StartTLS) and LDAP over TLS, with the certificate of [https.tls].
+[ldap]
+base = "o=pkiserver"
+listen = ["127.0.0.1:{ldap_port}"]
+listen_tls = ["127.0.0.1:{ldaps_port}"]
 
 # /health/live, /health/ready and /metrics.
 [management]

@@ -10,6 +10,8 @@ import attrs
 HTTP_OFFSET = 80
 HTTPS_OFFSET = 443
 MANAGEMENT_OFFSET = 90
+LDAP_OFFSET = 389
+LDAPS_OFFSET = 636
 DEFAULT_PORT_BASE = 8000
 
 
@@ -74,6 +76,16 @@ class Layout:
     def management_port(self) -> int:
         """Health and metrics."""
         return self.port_base + MANAGEMENT_OFFSET
+
+    @property
+    def ldap_port(self) -> int:
+        """The address book, with StartTLS."""
+        return self.port_base + LDAP_OFFSET
+
+    @property
+    def ldaps_port(self) -> int:
+        """The address book over TLS."""
+        return self.port_base + LDAPS_OFFSET
 
     @property
     def http_url(self) -> str:

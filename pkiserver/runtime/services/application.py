@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.health import NamedCheck
 from pkiserver.runtime.services.jobs import Job
+from protocols.addressbook.service import Service as LdapService
 from protocols.web.values import Route
 
 
@@ -23,6 +24,7 @@ class Application:
     checks: tuple[NamedCheck, ...] = ()
     collectors: tuple[Collector, ...] = ()
     jobs: tuple[Job, ...] = ()
+    ldap: LdapService | None = None
 
 
 OpenApplication = Callable[[NodeSettings, str], AbstractAsyncContextManager[Application]]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.services.addressbook import AddressBookService
 from pkiserver.runtime.services.application import Application
 from pkiserver.runtime.services.checkpoints import Checkpoints
 from pkiserver.runtime.services.checks import (
@@ -45,6 +46,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         timestamps = Timestamps(engine, worker)
         await timestamps.start()
         scep = Scep(engine, settings.scep)
+        addressbook = AddressBookService(engine, settings.ldap)
         yield Application(
             http=(
                 *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
@@ -66,7 +68,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 timestamps.check(),
                 scep.check(),
             ),
-            collectors=(EngineMetrics(engine), timestamps, scep),
+            collectors=(EngineMetrics(engine), timestamps, scep, addressbook.metrics),
             jobs=(
                 Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
@@ -77,7 +79,9 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("upkeep", 3600.0, lambda: clean(engine)),
                 *timestamps.jobs(),
                 *scep.jobs(),
+                *addressbook.jobs(),
             ),
+            ldap=addressbook.service,
         )
         await timestamps.stop()
 

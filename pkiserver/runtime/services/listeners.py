@@ -13,11 +13,14 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from pkiserver.foundation.clock import Clock
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
+from protocols.addressbook.factory import LdapServerFactory
+from protocols.addressbook.service import Service as LdapService
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
@@ -75,11 +78,46 @@ class HttpListener(Service):
         await self.http.drain(seconds)
 
 
+class LdapListener(Service):
+    """The address book on its sockets; ``tls`` is spoken from the start where ``secure``, else after StartTLS."""
+
+    def __init__(self, name: str, sockets: Sequence[BoundSocket], tls: TlsFiles | None, *, secure: bool) -> None:
+        self.setName(name)  # type: ignore[no-untyped-call]
+        self.sockets = tuple(sockets)
+        self._tls = tls
+        self._secure = secure
+        self._factory: LdapServerFactory | None = None
+        self._ports: list[IListeningPort] = []
+
+    def listen(self, service: LdapService) -> None:
+        """Begin to accept."""
+        server = None if self._tls is None else self._tls.server
+        self._factory = LdapServerFactory(service, reactor, None if self._secure else server)
+        factory: Factory = self._factory
+        if self._secure:
+            assert server is not None  # the settings say so
+            factory = cast("Factory", TLSMemoryBIOFactory(server, False, self._factory))
+        for bound in self.sockets:
+            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory))
+            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, let running operations end within ``seconds``."""
+        ports, self._ports = self._ports, []
+        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
+        for bound in self.sockets:
+            bound.socket.close()
+        if self._factory is not None:
+            await self._factory.drain(seconds)
+
+
 def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
     """Listener name to its endpoints."""
     return {
         "http": settings.http.listen,
         "https": settings.https.listen,
+        "ldap": settings.ldap.listen,
+        "ldaps": settings.ldap.listen_tls,
         "management": settings.management.listen,
     }
 

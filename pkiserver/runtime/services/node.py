@@ -24,7 +24,7 @@ from pkiserver.runtime.services.application import Application, OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
-from pkiserver.runtime.services.listeners import HttpListener
+from pkiserver.runtime.services.listeners import HttpListener, LdapListener
 from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
@@ -142,12 +142,19 @@ class NodeService(MultiService):
         tls = None
         if settings.https.tls is not None and settings.https.listen:
             tls = TlsFiles(settings.https.tls, settings.https.client_certificates)
-        self._reloader = Reloader(path, settings, log, tls)
+        ldap_tls = None
+        if settings.ldap_tls is not None and (settings.ldap.listen or settings.ldap.listen_tls):
+            ldap_tls = TlsFiles(settings.ldap_tls, "request")
+        self._reloader = Reloader(path, settings, log, tls, ldap_tls)
+        self._ldap = [
+            LdapListener(name, [one for one in sockets if one.listener == name], ldap_tls, secure=name == "ldaps")
+            for name in ("ldap", "ldaps")
+        ]
         self._listeners = {
             name: self._listener(name, [one for one in sockets if one.listener == name], tls)
             for name in ("http", "https", "management", "internal")
         }
-        for child in (self._latency, self._engine, self._jobs, *self._listeners.values()):
+        for child in (self._latency, self._engine, self._jobs, *self._listeners.values(), *self._ldap):
             child.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._starting: Deferred[None] | None = None
         self.on_ready: Deferred[None] = Deferred()
@@ -183,6 +190,10 @@ class NodeService(MultiService):
         self._management.checks = application.checks
         self._listeners["http"].listen(application.http)
         self._listeners["https"].listen(application.https)
+        if application.ldap is not None:
+            for listener in self._ldap:
+                if listener.sockets:
+                    listener.listen(application.ldap)
         self._jobs.begin(application.jobs)
         _log.info("node {node} serves", node=self._settings.node)
         self.on_ready.callback(None)
@@ -212,6 +223,7 @@ class NodeService(MultiService):
             Deferred.fromCoroutine(self._listeners[name].drain(self._settings.drain.total_seconds()))
             for name in ("http", "https")
         ]
+        drains += [Deferred.fromCoroutine(one.drain(self._settings.drain.total_seconds())) for one in self._ldap]
         for drain in drains:
             await drain
         await self._jobs.end()

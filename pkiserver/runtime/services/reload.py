@@ -25,13 +25,22 @@ class Reloader:
         settings: What it said at the start.
         log: The process's log; None when another program (a test) has its own.
         tls: The TLS listener's files.
+        ldap_tls: The address book's.
     """
 
-    def __init__(self, path: Path, settings: NodeSettings, log: NodeLog | None, tls: TlsFiles | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: NodeSettings,
+        log: NodeLog | None,
+        tls: TlsFiles | None,
+        ldap_tls: TlsFiles | None = None,
+    ) -> None:
         self._path = path
         self._settings = settings
         self._log = log
         self._tls = tls
+        self._ldap_tls = ldap_tls
 
     def reload(self) -> None:
         """Read everything again and say in one log line what changed, or why nothing did."""
@@ -58,13 +67,14 @@ class Reloader:
             _log.info("{text}", text=text)
 
     def _follow_tls(self, settings: NodeSettings, changes: list[str], problems: list[str]) -> None:
-        if self._tls is None or settings.https.tls is None:
-            return
-        try:
-            if changed := self._tls.reload(settings.https.tls):
-                changes.append(changed)
-        except Rejected as error:
-            problems.append(f"the old TLS certificate stays: {error}")
+        for files, wanted in ((self._tls, settings.https.tls), (self._ldap_tls, settings.ldap_tls)):
+            if files is None or wanted is None:
+                continue
+            try:
+                if (changed := files.reload(wanted)) and changed not in changes:
+                    changes.append(changed)
+            except Rejected as error:
+                problems.append(f"the old TLS certificate stays: {error}")
 
     def _follow_log(self, settings: NodeSettings, changes: list[str], problems: list[str]) -> None:
         if self._log is None:

@@ -1,0 +1,119 @@
+"""What of a certificate matters to the address book: whether mail can be encrypted to it, and its names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from pkiserver.authority import der
+from pkiserver.publication.values import NameKind
+from pkiserver.store.addressbook import BookCertificate, address_key, name_key
+
+_SMTP_UTF8 = "1.3.6.1.5.5.7.8.9"
+ATTRIBUTES: dict[str, ObjectIdentifier] = {
+    "cn": NameOID.COMMON_NAME,
+    "sn": NameOID.SURNAME,
+    "givenName": NameOID.GIVEN_NAME,
+    "o": NameOID.ORGANIZATION_NAME,
+    "ou": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "l": NameOID.LOCALITY_NAME,
+    "c": NameOID.COUNTRY_NAME,
+    "title": NameOID.TITLE,
+    "telephoneNumber": ObjectIdentifier("2.5.4.20"),
+}
+_MAIL_PURPOSES = {ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+
+
+def can_encrypt(certificate: x509.Certificate) -> bool:
+    """Whether its usages let mail be encrypted to it (RFC 8550 section 4.4)."""
+    extensions = certificate.extensions
+    try:
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        if not (usage.key_encipherment or usage.key_agreement):
+            return False
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return not _MAIL_PURPOSES.isdisjoint(purposes)
+
+
+def key_family(certificate: x509.Certificate) -> str:
+    """The kind of its key: one of each is shown, as a mail client may be able to use one and not another."""
+    return certificate.public_key_algorithm_oid.dotted_string
+
+
+def subject_names(certificate: x509.Certificate, shown: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The attributes of its subject that are shown."""
+    found = {}
+    for name, oid in ATTRIBUTES.items():
+        if name in shown:
+            values = tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(oid) if one.value)
+            if values:
+                found[name] = values
+    return found
+
+
+def utf8_addresses(certificate: x509.Certificate) -> Iterator[str]:
+    """Its addresses with a local part beyond ASCII (SmtpUTF8Mailbox of RFC 9598)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return
+    for name in names.get_values_for_type(x509.OtherName):
+        value = name.value
+        short = len(value) > 2 and value[0] == 0x0C and value[1] == len(value) - 2  # a UTF8String
+        if short and name.type_id.dotted_string == _SMTP_UTF8:
+            yield value[2:].decode("utf-8", "replace")
+
+
+def addresses_of(certificate: BookCertificate, parsed: x509.Certificate) -> tuple[str, ...]:
+    """Every mail address that a certificate is for, as it writes them."""
+    return (*certificate.addresses, *utf8_addresses(parsed))
+
+
+def index_keys(data: bytes, shown: tuple[str, ...]) -> frozenset[tuple[str, str]]:
+    """Under which keys a published certificate is found, beside its ordinary mail addresses.
+
+    The hashes are those of RFC 4387 section 2.1: SHA-1 over the certificate, over issuer and serial, over the subject,
+    and over the subject key identifier, in base64. They find, and prove nothing.
+    """
+    certificate = x509.load_der_x509_certificate(data)
+    names = subject_names(certificate, shown)
+    keys = {
+        (kind.value, name_key(value))
+        for kind, attribute in ((NameKind.CN, "cn"), (NameKind.SN, "sn"), (NameKind.GIVEN, "givenName"))
+        for value in names.get(attribute, ())
+    }
+    keys |= {(NameKind.MAIL.value, address_key(one)) for one in utf8_addresses(certificate)}
+    keys.add((NameKind.HASH.value, sha1(data)))
+    keys.add((NameKind.ISSUER_SERIAL.value, sha1(issuer_and_serial(data))))
+    keys.add((NameKind.SUBJECT.value, sha1(der.subject_octets(data))))
+    try:
+        identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return frozenset(keys)
+    return frozenset({*keys, (NameKind.SUBJECT_KEY.value, sha1(identifier))})
+
+
+def issuer_and_serial(data: bytes) -> bytes:
+    """The IssuerAndSerialNumber (RFC 5652 section 10.2.4) of a DER certificate."""
+    serial = x509.load_der_x509_certificate(data).serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    content = der.issuer_octets(data) + bytes((der.INTEGER, len(number))) + number
+    size = len(content)
+    head = bytes((size,)) if size < 0x80 else bytes((0x82,)) + size.to_bytes(2, "big")
+    if 0x80 <= size < 0x100:
+        head = bytes((0x81, size))
+    return bytes((der.SEQUENCE,)) + head + content
+
+
+def sha1(data: bytes) -> str:
+    """The base64 of a SHA-1, without padding."""
+    return base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode().rstrip("=")
