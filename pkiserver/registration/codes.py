@@ -66,12 +66,16 @@ def parse_subject(text: str) -> x509.Name:
 
 @attrs.frozen
 class CodeGrant:
-    """What an unspent code entitles to; ``subject`` None and ``sans`` empty leave it to the template."""
+    """What a code entitles to; ``subject`` None and ``sans`` empty leave it to the template.
+
+    ``usable``: it is neither spent nor past its time.
+    """
 
     id: int
     template: str
     subject: x509.Name | None
     sans: tuple[x509.GeneralName, ...]
+    usable: bool
 
 
 @attrs.frozen
@@ -159,25 +163,26 @@ class EnrollCodes:
         return await self._database.write(store), code
 
     async def find(self, code: Secret) -> CodeGrant | None:
-        """What a code entitles to, where it is one of ours, unspent and in time. Spends nothing."""
+        """What a code entitles to, or did (``usable`` false), where it is one of ours. Spends nothing."""
         spelled = canonical(code)
         if spelled is None:
             return None
         digest = keyed_hash(await self._key(), spelled)
-        return self._usable(await self._database.read(lambda connection: rows.by_keyed_hash(connection, digest)))
+        return self._grant(await self._database.read(lambda connection: rows.by_keyed_hash(connection, digest)))
 
     async def find_number(self, number: int) -> CodeGrant | None:
         """The same by the code's number, for a request that showed the code when it came."""
-        return self._usable(await self._database.read(lambda connection: rows.by_id(connection, number)))
+        return self._grant(await self._database.read(lambda connection: rows.by_id(connection, number)))
 
-    def _usable(self, found: Code | None) -> CodeGrant | None:
-        if found is None or found.spent_at is not None or found.expires <= self._clock.now():
+    def _grant(self, found: Code | None) -> CodeGrant | None:
+        if found is None:
             return None
         return CodeGrant(
             id=found.id,
             template=found.template,
             subject=None if found.subject is None else x509.Name.from_rfc4514_string(found.subject),
             sans=tuple(general_name(san) for san in found.sans),
+            usable=found.spent_at is None and found.expires > self._clock.now(),
         )
 
     async def list_page(self, *, before: int | None = None, limit: int = 100) -> tuple[Code, ...]:

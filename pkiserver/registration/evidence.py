@@ -182,8 +182,13 @@ class Identifier:
 
 def _granted(template: str, grant: CodeGrant | None) -> Identity | Reason:
     """The identity behind a code that is good for the template."""
-    if grant is None or grant.template != template:
+    if grant is None:
         return WRONG_CODE
+    # Whoever shows these knew a code of ours: no guess, and told so.
+    if grant.template != template:
+        return Reason(Refusal.NOT_AUTHORISED, "the enrolment code is for another template")
+    if not grant.usable:
+        return Reason(Refusal.NOT_AUTHORISED, "the enrolment code has been used or has expired")
     return Identity(
         EvidenceKind.CODE,
         f"{_CODE}{grant.id}",
