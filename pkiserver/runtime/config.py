@@ -259,7 +259,11 @@ class NodeSettings:
             if outside:
                 text = f"{', '.join(outside)} can be reached from outside: health and metrics ask nobody's name"
                 problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))
-        everything = [e for part in (self.http, self.https, self.management, self.api) for e in part.listen]
+        if self.ldap.listen_tls and self.ldap_tls is None:
+            problems.append(Invalid("ldap.listen_tls needs ldap.tls or https.tls", key="ldap"))
+        listeners = (self.http, self.https, self.ldap, self.management, self.api)
+        everything = [e for part in listeners for e in part.listen]
+        everything += self.ldap.listen_tls
         fixed = [e for e in everything if e.kind is not EndpointKind.TCP or e.port]
         twice = sorted({str(e) for e in fixed if fixed.count(e) > 1})
         problems.extend(Invalid(f"{endpoint} is listened on twice") for endpoint in twice)
