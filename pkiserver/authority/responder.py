@@ -22,13 +22,20 @@ from pkiserver.authority.model import Authority, Duty, Generation
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import spki_der
-from pkiserver.authority.status.directory import RESPONDER_TEMPLATE, SERVING, Responder, key_prefix, responders
+from pkiserver.authority.status.directory import (
+    RESPONDER_TEMPLATE,
+    SERVING,
+    Responder,
+    key_prefix,
+    responders,
+    wanted_key_types,
+)
 from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.authority.status.turns import StatusProblem, Turns
 from pkiserver.authority.tbs import extension
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
-from pkiserver.keys.algorithms import KeyType
+from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.store import keys as key_rows
@@ -46,7 +53,7 @@ class _Found:
     """A generation's responders, and its keys that no certificate uses: ``fresh`` never had one, ``spent`` had."""
 
     valid: tuple[Responder, ...]
-    fresh: tuple[str, ...]
+    fresh: tuple[tuple[KeyType, str], ...]
     spent: tuple[str, ...]
 
 
@@ -85,18 +92,17 @@ class ResponderKeeper:
         Returns:
             The names of the keys that got a certificate.
         """
-        made = []
+        made: list[str] = []
         for authority in self._authorities.list():
             for generation in authority.generations:
                 try:
-                    name = await self._look_after(authority, generation) if _wants(authority, generation) else None
+                    names = await self._look_after(authority, generation) if _wants(authority, generation) else ()
                 except PkiError as error:
                     self._log.warn("{name}: no OCSP responder: {why}", name=authority.name, why=str(error))
                     self._problems[generation.id] = StatusProblem(authority.name, f"OCSP responder: {error}")
                     continue
                 self._problems.pop(generation.id, None)
-                if name is not None:
-                    made.append(name)
+                made += names
         return tuple(made)
 
     async def renew(self, authority: Authority, generation: Generation) -> str:
@@ -110,26 +116,36 @@ class ResponderKeeper:
             if turn is None:
                 raise Unavailable("another process is renewing this responder", retry_after=5)
             found = await self._find(generation)
-            return await self._make(authority, generation, found.fresh)
+            wanted = wanted_key_types(authority.settings.ocsp, generation.certificate)
+            names = [await self._make(authority, generation, key_type, found.fresh) for key_type in wanted]
+            return names[0]
 
-    async def _look_after(self, authority: Authority, generation: Generation) -> str | None:
+    async def _look_after(self, authority: Authority, generation: Generation) -> tuple[str, ...]:
         if not self._due(authority, generation, await self._find(generation)):
-            return None
+            return ()
         async with self._turns.turn(f"ocsp-responder:{generation.id}") as turn:
             if turn is None:
-                return None
+                return ()
             found = await self._find(generation)  # another process may have been here before us
-            if not self._due(authority, generation, found):
-                return None
-            name = await self._make(authority, generation, found.fresh)
-            for spent in found.spent:
-                await self._keys.delete(spent, actor=_ACTOR)
-            return name
+            due = self._due(authority, generation, found)
+            names = [await self._make(authority, generation, key_type, found.fresh) for key_type in due]
+            if names:
+                for spent in found.spent:
+                    await self._keys.delete(spent, actor=_ACTOR)
+            return tuple(names)
 
-    def _due(self, authority: Authority, generation: Generation, found: _Found) -> bool:
-        if not found.valid:
+    def _due(self, authority: Authority, generation: Generation, found: _Found) -> list[KeyType]:
+        """The key types of which a responder is to be made now."""
+        ends: dict[KeyType, datetime] = {}
+        for one in found.valid:
+            key_type = one.key_type
+            ends[key_type] = max(one.record.not_after, ends.get(key_type, one.record.not_after))
+        wanted = wanted_key_types(authority.settings.ocsp, generation.certificate)
+        return [one for one in wanted if self._is_due(authority, generation, ends.get(one))]
+
+    def _is_due(self, authority: Authority, generation: Generation, latest: datetime | None) -> bool:
+        if latest is None:
             return True
-        latest = max(one.record.not_after for one in found.valid)
         if latest - self._clock.now() > authority.settings.ocsp.renew_before:
             return False
         # Near the end of the authority itself a new one would live no longer.
@@ -150,19 +166,22 @@ class ResponderKeeper:
                 if row.name.startswith(prefix):
                     until = certified_until(connection, row.spki_sha256)
                     if until is None:
-                        fresh.append(row.name)
+                        fresh.append((KeyType.of(load_spki(row.spki)), row.name))
                     elif until + _AFTERLIFE < now:
                         spent.append(row.name)
             return _Found(tuple(valid), tuple(fresh), tuple(spent))
 
         return await self._database.read(work)
 
-    async def _make(self, authority: Authority, generation: Generation, fresh: tuple[str, ...]) -> str:
-        if fresh:  # a process died between making a key and certifying it
-            name = fresh[-1]
+    async def _make(
+        self, authority: Authority, generation: Generation, key_type: KeyType, fresh: tuple[tuple[KeyType, str], ...]
+    ) -> str:
+        left = [name for kind, name in fresh if kind == key_type]
+        if left:  # a process died between making a key and certifying it
+            name = left[-1]
             await self._keys.refresh()
         else:
-            name = await self._generate(authority, generation)
+            name = await self._generate(generation, key_type)
         order = self._order(authority, generation, name)
         issued = await self._issuer.issue(await self._preparer.prepare_order(order))
         self._log.info(
@@ -173,14 +192,12 @@ class ResponderKeeper:
         )
         return name
 
-    async def _generate(self, authority: Authority, generation: Generation) -> str:
+    async def _generate(self, generation: Generation, key_type: KeyType) -> str:
         assert generation.key_name is not None  # _wants saw to it
         signing = self._keys.show(generation.key_name)
         if signing.provider is None:
             raise Unavailable(f"the key store of {generation.key_name} is away")
-        wanted = authority.settings.ocsp.key_type
         name = f"{key_prefix(generation)}{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
-        key_type = KeyType.parse(wanted) if wanted else signing.key_type
         await self._keys.generate(name, key_type, store=signing.provider, doors=(Door.OCSP,), actor=_ACTOR)
         return name
 

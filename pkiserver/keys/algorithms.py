@@ -186,6 +186,13 @@ class SignatureScheme:
             return _schemes()["rsa-sha256"]
         return _schemes()["rsa-sha384" if key_type.size < 7680 else "rsa-sha512"]
 
+    @classmethod
+    def suited_to(cls, public_key: PublicKeyTypes) -> tuple[SignatureScheme, ...]:
+        """Every scheme that a key can sign by, the default first."""
+        default = cls.default_for(public_key)
+        others = (one for one in _schemes().values() if one is not default and one.suits(public_key))
+        return (default, *others)
+
     def algorithm_identifier(self) -> bytes:
         """AlgorithmIdentifier DER as it stands in a certificate (RFC 4055, RFC 5758, RFC 8410, RFC 9881)."""
         return self.identifier

@@ -53,11 +53,14 @@ class Signer:
             return builder(self.key)
         return await self._handle.call(lambda: builder(self.key))
 
+    def _look(self, octets: bytes, scheme: SignatureScheme) -> None:
+        if scheme not in self._suited:
+            self._suited.add(scheme.require(self._handle.public_key))
+        self._check(octets, scheme)
+
     async def _sign(self, octets: bytes, scheme: SignatureScheme) -> bytes:
         handle = self._handle
-        if scheme not in self._suited:
-            self._suited.add(scheme.require(handle.public_key))
-        self._check(octets, scheme)
+        self._look(octets, scheme)
         if len(octets) > LARGE:  # hashing alone would hold up the reactor
             return await handle.call(lambda: handle.sign(octets, scheme))
         signature = handle.sign_now(octets, scheme)
@@ -105,6 +108,18 @@ class OcspSigner(Signer):
     async def sign(self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()) -> bytes:
         """ResponseData DER to BasicOCSPResponse DER, with the responder's certificates (DER) in it; raises as above."""
         signature = await self._sign(response_data, scheme)
+        return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
+
+    def sign_now(
+        self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()
+    ) -> bytes | None:
+        """As :meth:`sign` without waiting; None for a key that is slow or busy. Raises as :meth:`sign`."""
+        if not self._handle.fast:
+            return None
+        self._look(response_data, scheme)
+        signature = self._handle.sign_now(response_data, scheme)
+        if signature is None:
+            return None
         return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
 
 

@@ -51,16 +51,21 @@ def tbs_cert_list(octets: bytes, scheme: SignatureScheme) -> None:
     _same_scheme(octets, fields[1], scheme)
 
 
+_RESPONSE_DATA = frozenset(
+    (*version, responder, der.GENERALIZED_TIME, der.SEQUENCE, *extensions)
+    for version in ((), (der.context(0),))
+    for responder in (der.context(1), der.context(2))
+    for extensions in ((), (der.context(1),))
+)
+
+
 def response_data(octets: bytes, _scheme: SignatureScheme | None = None) -> None:
     """RFC 6960, 4.2.1: ResponseData, which names no algorithm."""
-    fields = _fields(octets, "a ResponseData")
-    tags = [field.tag for field in fields]
-    if tags and tags[0] == der.context(0):
-        tags = tags[1:]
-    if tags[:3] not in (
-        [der.context(1), der.GENERALIZED_TIME, der.SEQUENCE],
-        [der.context(2), der.GENERALIZED_TIME, der.SEQUENCE],
-    ) or tags[3:] not in ([], [der.context(1)]):
+    try:
+        tags = der.tags(octets, at_most=5)
+    except der.NotDer as error:
+        raise WrongDoor(f"not a ResponseData: {error}") from error
+    if tags not in _RESPONSE_DATA:
         raise WrongDoor("not a ResponseData (RFC 6960, 4.2.1)")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import attrs
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pkiserver.authority.status.source import StatusSource
 from pkiserver.foundation.clock import Clock
@@ -14,8 +15,9 @@ from pkiserver.foundation.errors import PkiError
 from protocols.ocsp import errors, messages, target
 from protocols.ocsp.messages import MalformedRequest, OcspRequest, ResponseStatus
 from protocols.ocsp.service import OcspService, SignedAnswer
-from protocols.web.conditional import Representation, respond
-from protocols.web.values import Method, Request, Response, Route
+from protocols.web.conditional import PreparedRepresentation, Representation
+from protocols.web.encode import pre_encode
+from protocols.web.values import Answer, EncodedResponse, Method, Request, Response, Route
 
 CONTENT_TYPE = "application/ocsp-response"
 REQUEST_TYPE = "application/ocsp-request"
@@ -47,6 +49,17 @@ class OcspSettings:
 
 
 Decode = Callable[[Request], OcspRequest]
+KNOWN_REQUESTS = 20_000
+"""Requests without nonce whose octets are remembered with what they mean; and likewise answers with their headers."""
+_KNOWN_OCTETS = 512
+
+
+@attrs.frozen(eq=False)
+class _Prepared:
+    """An answer with its headers, which say how long it is still good: right for one second."""
+
+    second: int
+    representation: PreparedRepresentation
 
 
 class OcspEdge:
@@ -57,21 +70,27 @@ class OcspEdge:
     def __init__(self, service: OcspService, clock: Clock) -> None:
         self._service = service
         self._clock = clock
+        self._known: dict[bytes | str, OcspRequest] = {}
+        self._prepared: dict[SignedAnswer, _Prepared] = {}
+        self._heads: dict[int, bytes] = {}
 
-    async def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer a GET; HEAD comes here too."""
-        return await self._answer(request, self._decode_target, cached=True)
+        return self._answer(request, self._decode_target, cached=True)
 
-    async def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> Answer | Awaitable[Answer]:
         """Answer a POST; its answer is not for caches (RFC 9110 section 9.3.3)."""
-        return await self._answer(request, self._decode_body, cached=False)
+        return self._answer(request, self._decode_body, cached=False)
 
     def _decode_target(self, request: Request) -> OcspRequest:
-        problem = MalformedRequest("the target holds no request")
         tail = request.tail if not request.query else f"{request.tail}?{request.query}"
+        known = self._known.get(tail)
+        if known is not None:
+            return known
+        problem = MalformedRequest("the target holds no request")
         for octets in target.candidates(tail):
             try:
-                return self._service.decode(octets)
+                return self._remember(tail, self._service.decode(octets))
             except MalformedRequest as error:
                 problem = error
         raise problem
@@ -79,31 +98,68 @@ class OcspEdge:
     def _decode_body(self, request: Request) -> OcspRequest:
         if "content-type" in request.headers and request.headers.media_type() != REQUEST_TYPE:
             raise MalformedRequest("the content type is not that of an OCSP request")
-        return self._service.decode(request.body)
+        body = request.body
+        return self._known.get(body) or self._remember(body, self._service.decode(body))
 
-    async def _answer(self, request: Request, decode: Decode, *, cached: bool) -> Response:
+    def _remember(self, sent: bytes | str, decoded: OcspRequest) -> OcspRequest:
+        if decoded.nonce is None and len(sent) <= _KNOWN_OCTETS:
+            if len(self._known) >= KNOWN_REQUESTS:
+                del self._known[next(iter(self._known))]
+            self._known[sent] = decoded
+        return decoded
+
+    def _answer(self, request: Request, decode: Decode, *, cached: bool) -> Answer | Awaitable[Answer]:
         try:
-            answer = await self._service.answer(decode(request))
-        except (MalformedRequest, PkiError) as error:
-            return self._refuse(request, error)
-        except Exception:  # noqa: BLE001 - whatever goes wrong here, the client gets OCSP's own error and no traceback
-            self._log.failure("OCSP answer failed, request {request_id}", request_id=request.request_id)
-            return _error(ResponseStatus.INTERNAL_ERROR)
-        if not cached or not answer.cacheable:
-            return Response(200, answer.body, CONTENT_TYPE)
-        return self._cached(request, answer)
+            answer = self._service.answer(decode(request))
+            if isinstance(answer, SignedAnswer):
+                return self._show(request, answer, cached=cached)
+        except Exception as error:  # noqa: BLE001 - told below
+            return self._failed(request, error)
+        return self._wait(request, answer, cached=cached)
 
-    def _cached(self, request: Request, answer: SignedAnswer) -> Response:
-        # Strictly before nextUpdate, so that a cache never hands out an answer that has just ended.
-        fresh = (answer.next_update - self._clock.now() - _SECOND) // _SECOND
-        found = Representation(
-            body=answer.body,
-            content_type=CONTENT_TYPE,
-            modified=answer.this_update,
-            expires=answer.next_update,
-            cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
-        )
-        return respond(request.headers, found)
+    async def _wait(self, request: Request, answer: Awaitable[SignedAnswer], *, cached: bool) -> Answer:
+        try:
+            return self._show(request, await answer, cached=cached)
+        except Exception as error:  # noqa: BLE001 - told below
+            return self._failed(request, error)
+
+    def _show(self, request: Request, answer: SignedAnswer, *, cached: bool) -> Answer:
+        if cached and answer.cacheable:
+            return self._representation(answer).answer(request.headers)
+        length = len(answer.body)
+        head = self._heads.get(length)
+        if head is None:
+            head = pre_encode(Response(200, answer.body, CONTENT_TYPE)).head
+            if len(self._heads) < KNOWN_REQUESTS:
+                self._heads[length] = head
+        return EncodedResponse(200, head, answer.body)
+
+    def _representation(self, answer: SignedAnswer) -> PreparedRepresentation:
+        now = self._clock.now()
+        second = int(now.timestamp())
+        prepared = self._prepared.get(answer)
+        if prepared is None or prepared.second != second:
+            # Strictly before nextUpdate, so that a cache never hands out an answer that has just ended.
+            fresh = (answer.next_update - now - _SECOND) // _SECOND
+            found = Representation(
+                body=answer.body,
+                content_type=CONTENT_TYPE,
+                modified=answer.produced_at,
+                expires=answer.next_update,
+                cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
+            )
+            if len(self._prepared) >= KNOWN_REQUESTS:
+                del self._prepared[next(iter(self._prepared))]
+            prepared = self._prepared[answer] = _Prepared(second, PreparedRepresentation(found))
+        return prepared.representation
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, MalformedRequest | PkiError):
+            return self._refuse(request, error)
+        # Whatever went wrong here, the client gets OCSP's own error and no traceback.
+        failure = Failure(error)  # type: ignore[no-untyped-call]
+        self._log.failure("OCSP answer failed, request {request_id}", failure, request_id=request.request_id)
+        return _error(ResponseStatus.INTERNAL_ERROR)
 
     def _refuse(self, request: Request, error: MalformedRequest | PkiError) -> Response:
         status = errors.status_of(error)

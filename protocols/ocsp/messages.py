@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated
 
 import attrs
@@ -19,6 +20,8 @@ from pkiserver.authority.status import der
 
 NONCE = "1.3.6.1.5.5.7.48.1.2"
 BASIC = "1.3.6.1.5.5.7.48.1.1"
+CRL_REFERENCE = "1.3.6.1.5.5.7.48.1.3"
+PREFERRED_ALGORITHMS = "1.3.6.1.5.5.7.48.1.8"
 ARCHIVE_CUTOFF = "1.3.6.1.5.5.7.48.1.6"
 EXTENDED_REVOKE = "1.3.6.1.5.5.7.48.1.9"
 INVALIDITY_DATE = "2.5.29.24"
@@ -27,6 +30,8 @@ NONCE_OCTETS = range(1, 129)
 """RFC 9654 section 2.1: a nonce has 1 to 128 octets."""
 MAX_SINGLE_REQUESTS = 64
 """No setting allows more certificates in one request."""
+MAX_PREFERENCES = 16
+"""Preferred algorithms beyond these are not looked at."""
 
 HASH_OIDS = {
     "1.3.14.3.2.26": ("sha1", 20),
@@ -70,6 +75,11 @@ class _Anything:
 
 
 @asn1.sequence
+class _Preferences:
+    wishes: list[list[asn1.TLV]]
+
+
+@asn1.sequence
 class _Request:
     cert_id: asn1.TLV
     extensions: Annotated[list[_Extension] | None, asn1.Explicit(0)]
@@ -104,11 +114,23 @@ class CertId:
 
 
 @attrs.frozen
+class Preference:
+    """A signature algorithm that a client prefers, DER AlgorithmIdentifier, and for what kind of key, if it says so."""
+
+    algorithm: bytes
+    key_algorithm: bytes | None
+
+
+@attrs.frozen
 class OcspRequest:
-    """A decoded request: what it asks about, in order, and its nonce if it has one."""
+    """A decoded request: what it asks about, in order, its nonce if it has one, and what signatures it prefers."""
 
     certificates: tuple[CertId, ...]
     nonce: bytes | None
+    preferences: tuple[Preference, ...] = ()
+
+
+_UNDERSTOOD = frozenset((NONCE, PREFERRED_ALGORITHMS))
 
 
 def _extensions(found: list[_Extension] | None, understood: frozenset[str]) -> dict[str, bytes]:
@@ -135,9 +157,25 @@ def _nonce(value: bytes | None) -> bytes | None:
     return nonce
 
 
-def _cert_id(element: asn1.TLV) -> CertId:
+def _preferences(value: bytes | None) -> tuple[Preference, ...]:
+    if value is None:
+        return ()
     try:
-        parsed = element.parse(_CertId)
+        found = asn1.decode_der(_Preferences, der.sequence(value)).wishes
+    except ValueError as error:
+        raise MalformedRequest("not PreferredSignatureAlgorithms") from error
+    if any(len(one) not in {1, 2} or any(part.tag_bytes != b"\x30" for part in one) for one in found):
+        raise MalformedRequest("not PreferredSignatureAlgorithms")
+    wishes = ([der.sequence(bytes(part.data)) for part in one] for one in found[:MAX_PREFERENCES])
+    return tuple(Preference(wish[0], wish[1] if len(wish) > 1 else None) for wish in wishes)
+
+
+@lru_cache(maxsize=20_000)
+def _cert_id(content: bytes) -> CertId:
+    """A CertID from the octets of its SEQUENCE; clients ask about the same certificates again and again."""
+    encoded = der.sequence(content)
+    try:
+        parsed = asn1.decode_der(_CertId, encoded)
     except ValueError as error:
         raise MalformedRequest("not a CertID") from error
     name, octets = HASH_OIDS.get(parsed.hash_algorithm.algorithm.dotted_string, (None, 0))
@@ -148,7 +186,7 @@ def _cert_id(element: asn1.TLV) -> CertId:
         issuer_name_hash=parsed.issuer_name_hash,
         issuer_key_hash=parsed.issuer_key_hash,
         serial=parsed.serial_number,
-        encoded=der.sequence(bytes(element.data)),
+        encoded=encoded,
     )
 
 
@@ -170,10 +208,19 @@ def decode_request(data: bytes, *, max_requests: int = MAX_SINGLE_REQUESTS) -> O
         raise MalformedRequest("not version 1")
     if len(tbs.requests) > max_requests:
         raise MalformedRequest("too many certificates in one request")
-    nonce = _nonce(_extensions(tbs.extensions, frozenset((NONCE,))).get(NONCE))
+    extensions = _extensions(tbs.extensions, _UNDERSTOOD) if tbs.extensions else {}
+    found = []
     for single in tbs.requests:
-        _extensions(single.extensions, frozenset())
-    return OcspRequest(certificates=tuple(_cert_id(single.cert_id) for single in tbs.requests), nonce=nonce)
+        if single.extensions:
+            _extensions(single.extensions, frozenset())
+        if single.cert_id.tag_bytes != b"\x30":
+            raise MalformedRequest("not a CertID")
+        found.append(_cert_id(bytes(single.cert_id.data)))
+    return OcspRequest(
+        certificates=tuple(found),
+        nonce=_nonce(extensions.get(NONCE)),
+        preferences=_preferences(extensions.get(PREFERRED_ALGORITHMS)),
+    )
 
 
 class ResponseStatus(enum.IntEnum):
@@ -255,27 +302,51 @@ def _status(status: CertStatus) -> bytes:
             return der.tlv(0xA1, der.generalized_time(at), why)
 
 
+@lru_cache(maxsize=256)
+def _times(this_update: datetime, next_update: datetime) -> bytes:
+    """A thisUpdate and a nextUpdate: answers of one second share them."""
+    return der.generalized_time(this_update) + der.explicit(0, der.generalized_time(next_update))
+
+
 def _single(answer: SingleAnswer) -> bytes:
     return der.sequence(
         answer.cert_id,
         _status(answer.status),
-        der.generalized_time(answer.this_update),
-        der.explicit(0, der.generalized_time(answer.next_update)),
+        _times(answer.this_update, answer.next_update),
         der.explicit(1, der.sequence(*answer.extensions)) if answer.extensions else b"",
     )
 
 
+@lru_cache(maxsize=256)
+def _before_nonce(octets: int) -> bytes:
+    """What precedes a nonce of so many octets that is the only responseExtension."""
+    whole = der.explicit(1, der.sequence(der.extension(NONCE, der.octet_string(bytes(octets)))))
+    return whole[: len(whole) - octets]
+
+
+def _response_extensions(data: ResponseData) -> bytes:
+    if data.nonce is None:
+        return der.explicit(1, der.sequence(*data.extensions)) if data.extensions else b""
+    if not data.extensions:
+        return _before_nonce(len(data.nonce)) + data.nonce
+    return der.explicit(1, der.sequence(der.extension(NONCE, der.octet_string(data.nonce)), *data.extensions))
+
+
 def encode_response_data(data: ResponseData) -> bytes:
     """The DER ResponseData (RFC 6960 section 4.2.1): the octets to be signed."""
-    extensions = data.extensions
-    if data.nonce is not None:
-        extensions = (der.extension(NONCE, der.octet_string(data.nonce)), *extensions)
     return der.sequence(
         data.responder_id,
         der.generalized_time(data.produced_at),
-        der.sequence(*(_single(answer) for answer in data.answers)),
-        der.explicit(1, der.sequence(*extensions)) if extensions else b"",
+        der.sequence(*map(_single, data.answers)),
+        _response_extensions(data),
     )
+
+
+def crl_reference(url: str, number: int, moment: datetime) -> bytes:
+    """The Extension that names the list a certificate is on (RFC 6960 section 4.4.2); an empty ``url`` is left out."""
+    where = der.explicit(0, der.tlv(0x16, url.encode("ascii"))) if url else b""
+    what = der.explicit(1, der.integer(number)), der.explicit(2, der.generalized_time(moment))
+    return der.extension(CRL_REFERENCE, der.sequence(where, *what))
 
 
 def archive_cutoff(moment: datetime) -> bytes:

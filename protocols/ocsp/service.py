@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime
 
 import attrs
 
 from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
-from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, StatusSource
+from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, Statuses, StatusSource
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
-from pkiserver.store.certificates.values import CertificateStatus, RevocationReason
-from protocols.ocsp import messages
+from pkiserver.store.certificates.values import CertificateStatus, Revocation, RevocationReason
+from protocols.ocsp import messages, preference
 from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -22,38 +22,14 @@ PRODUCED_ANSWERS = 20_000
 """Answers kept to be given again; the oldest goes first."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class SignedAnswer:
     """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2)."""
 
     body: bytes
-    this_update: datetime
+    produced_at: datetime
     next_update: datetime
     cacheable: bool
-
-
-def _single(one: CertId, found: CertificateStatus | None, policy: OcspPolicy, life: _Life) -> messages.SingleAnswer:
-    """What is said of one certificate, with the extensions that the policy wants."""
-    status: messages.CertStatus
-    extensions: list[bytes] = []
-    if found is None:
-        # RFC 6960 section 2.2 has no CRL entry extension beside an extended revoke; nothing is said so of the
-        # certificates of other keys, about which this signer has no say.
-        revoked = policy.never_issued is NeverIssued.REVOKED and one.issuer_key_hash in life.key_hashes
-        status = messages.Revoked(at=_EPOCH, reason=_HOLD) if revoked else messages.Unknown()
-    elif found.revocation is None:
-        status = messages.Good()
-    else:
-        status = messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
-        if policy.invalidity_date and found.revocation.invalidity_date is not None:
-            extensions.append(messages.invalidity_date(found.revocation.invalidity_date))
-    if found is not None and policy.archive_cutoff:
-        extensions.append(messages.archive_cutoff(life.this_update - policy.archive))
-    return messages.SingleAnswer(one.encoded, status, life.this_update, life.next_update, tuple(extensions))
-
-
-def _is_same(issuer: ServedIssuer | None, served: ServedIssuer) -> bool:
-    return issuer is not None and issuer.generations == served.generations
 
 
 @attrs.frozen
@@ -65,7 +41,48 @@ class _Life:
     key_hashes: frozenset[bytes]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
+class _Plan:
+    """A request with what is known about it before any record is read; ``serials`` has None where it is not ours."""
+
+    request: OcspRequest
+    served: ServedIssuer
+    signer: AnswerSigner
+    now: datetime
+    serials: tuple[int | None, ...]
+    nonce: bytes | None
+
+    @property
+    def single(self) -> bytes | None:
+        """The CertID, where the answer may be kept: about one certificate, the same for everybody."""
+        if self.nonce is not None or len(self.serials) != 1 or self.signer is not self.served.signer:
+            return None
+        return self.request.certificates[0].encoded
+
+    def spread(self, found: Statuses) -> Statuses:
+        """The statuses in the request's order."""
+        if None not in self.serials:
+            return found
+        rest = iter(found)
+        return tuple(None if serial is None else next(rest) for serial in self.serials)
+
+    @property
+    def wanted(self) -> list[int]:
+        """The serial numbers to be looked up."""
+        return [serial for serial in self.serials if serial is not None]
+
+
+@attrs.frozen(eq=False)
+class _Unsigned:
+    """An answer that lacks its signature."""
+
+    data: bytes
+    certificates: tuple[bytes, ...]
+    life: _Life
+    statuses: Statuses
+
+
+@attrs.frozen(eq=False)
 class _Produced:
     """An answer that may be given again while the record says the same; never one for ``unknown``."""
 
@@ -76,10 +93,47 @@ class _Produced:
     def serves(self, issuer: ServedIssuer, status: CertificateStatus | None, now: datetime) -> bool:
         """Whether it is still true, of the same signer, and before half of its life."""
         answer = self.answer
-        half = answer.this_update + (answer.next_update - answer.this_update) / 2
-        if not answer.this_update <= now < half or self.status != status:
+        half = answer.produced_at + (answer.next_update - answer.produced_at) / 2
+        if not answer.produced_at <= now < half or (self.status is not status and self.status != status):
             return False
         return self.issuer is issuer or self.issuer == issuer
+
+
+def _single(one: CertId, found: CertificateStatus | None, served: ServedIssuer, life: _Life) -> messages.SingleAnswer:
+    """What is said of one certificate, with the extensions that the policy wants."""
+    policy = served.policy
+    status: messages.CertStatus
+    extensions: list[bytes] = []
+    if found is None:
+        # RFC 6960 section 2.2 has no CRL entry extension beside an extended revoke; nothing is said so of the
+        # certificates of other keys, about which this signer has no say.
+        revoked = policy.never_issued is NeverIssued.REVOKED and one.issuer_key_hash in life.key_hashes
+        status = messages.Revoked(at=_EPOCH, reason=_HOLD) if revoked else messages.Unknown()
+    elif found.revocation is None:
+        status = messages.Good()
+    else:
+        status = messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
+        extensions += _about_revocation(found, found.revocation, served)
+    if found is not None and policy.archive_cutoff:
+        extensions.append(messages.archive_cutoff(life.this_update - policy.archive))
+    return messages.SingleAnswer(one.encoded, status, life.this_update, life.next_update, tuple(extensions))
+
+
+def _about_revocation(found: CertificateStatus, revocation: Revocation, served: ServedIssuer) -> list[bytes]:
+    extensions = []
+    if served.policy.invalidity_date and revocation.invalidity_date is not None:
+        extensions.append(messages.invalidity_date(revocation.invalidity_date))
+    crl = served.crl
+    # Only a list that surely has it: made after the revocation, and before the certificate expired.
+    if served.policy.crl_reference and crl is not None and revocation.at < crl.this_update <= found.not_after:
+        extensions.append(messages.crl_reference(crl.url, crl.number, crl.this_update))
+    return extensions
+
+
+def _is_same(issuer: ServedIssuer | None, served: ServedIssuer) -> bool:
+    if issuer is served:
+        return True
+    return issuer is not None and (issuer.issuer_id, issuer.generations) == (served.issuer_id, served.generations)
 
 
 class OcspService:
@@ -95,8 +149,8 @@ class OcspService:
         """Decode a request, with this responder's limit on its length; raises :class:`MalformedRequest`."""
         return messages.decode_request(data, max_requests=self._max_requests)
 
-    async def answer(self, request: OcspRequest) -> SignedAnswer:
-        """The signed answer.
+    def answer(self, request: OcspRequest) -> SignedAnswer | Awaitable[SignedAnswer]:
+        """The signed answer; at once where nothing has to be waited for.
 
         Certificates of an issuer whose answers another key signs are reported as unknown: their client would not
         believe this signature (RFC 6960 section 4.2.2.2).
@@ -105,9 +159,45 @@ class OcspService:
             MalformedRequest: A nonce is required and missing.
             Rejected: UNKNOWN_AUTHORITY, no issuer in the request is served here; UNKNOWN_CERTIFICATE, the record is
                 past its archive time.
-            Unavailable: Records or key are away.
+            Unavailable: Records or key are away, or the lists that the records come from are out of date.
         """
+        source = self._source
+        issuers: list[ServedIssuer | None] = []
+        for one in request.certificates:
+            found = None
+            if one.hash_name is not None:
+                found = source.issuer_now(one.hash_name, one.issuer_name_hash, one.issuer_key_hash)
+                if found is None:
+                    return self._look_up(request)
+            issuers.append(found)
+        plan = self._plan(request, issuers)
+        statuses = source.statuses_now(plan.served, plan.wanted)
+        if statuses is None:
+            return self._read(plan)
+        outcome = self._compose(plan, plan.spread(statuses))
+        if isinstance(outcome, SignedAnswer):
+            return outcome
+        basic = plan.signer.sign_now(outcome.data, outcome.certificates)
+        return self._sign(plan, outcome) if basic is None else self._finish(plan, outcome, basic)
+
+    async def _look_up(self, request: OcspRequest) -> SignedAnswer:
         issuers = [await self._issuer(one) for one in request.certificates]
+        return await self._read(self._plan(request, issuers))
+
+    async def _issuer(self, one: CertId) -> ServedIssuer | None:
+        if one.hash_name is None:
+            return None
+        return await self._source.issuer(one.hash_name, one.issuer_name_hash, one.issuer_key_hash)
+
+    async def _read(self, plan: _Plan) -> SignedAnswer:
+        statuses = await self._source.statuses(plan.served, plan.wanted)
+        outcome = self._compose(plan, plan.spread(statuses))
+        return outcome if isinstance(outcome, SignedAnswer) else await self._sign(plan, outcome)
+
+    async def _sign(self, plan: _Plan, unsigned: _Unsigned) -> SignedAnswer:
+        return self._finish(plan, unsigned, await plan.signer.sign(unsigned.data, unsigned.certificates))
+
+    def _plan(self, request: OcspRequest, issuers: Sequence[ServedIssuer | None]) -> _Plan:
         served = next((issuer for issuer in issuers if issuer is not None and issuer.policy.enabled), None)
         if served is None:
             raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, "no issuer in this request is served here")
@@ -115,30 +205,46 @@ class OcspService:
         if policy.nonce is NoncePolicy.REQUIRE and request.nonce is None:
             raise MalformedRequest("a nonce is required")
         now = self._clock.now().replace(microsecond=0)
-        signer = self._signer(served, now)
-        statuses = await self._statuses(served, request.certificates, issuers)
-        self._refuse_forgotten(statuses, policy, now)
+        if served.standing is not None and served.standing.until <= now:
+            raise Unavailable(f"the lists of {served.authority} are out of date")
+        serials = tuple(
+            one.serial if _is_same(issuer, served) else None
+            for one, issuer in zip(request.certificates, issuers, strict=True)
+        )
         nonce = None if policy.nonce is NoncePolicy.IGNORE else request.nonce
-        single = request.certificates[0].encoded if nonce is None and len(statuses) == 1 else None
+        return _Plan(request, served, preference.signer_for(request.preferences, served, now), now, serials, nonce)
+
+    def _compose(self, plan: _Plan, statuses: Statuses) -> SignedAnswer | _Unsigned:
+        """An answer that was kept, or what is to be signed."""
+        served, now = plan.served, plan.now
+        policy = served.policy
+        self._refuse_forgotten(statuses, policy, now)
+        single = plan.single
         if single is not None and (kept := self._produced.get(single)) is not None:
             if kept.serves(served, statuses[0], now):
                 return kept.answer
             del self._produced[single]
-        next_update = min(now + self._validity(statuses, policy), signer.not_after)
-        ours = zip(request.certificates, issuers, strict=True)
-        key_hashes = frozenset(one.issuer_key_hash for one, issuer in ours if _is_same(issuer, served))
-        life = _Life(now, next_update, key_hashes)
-        answers = tuple(
-            _single(one, status, policy, life) for one, status in zip(request.certificates, statuses, strict=True)
-        )
+        life = self._life(plan, statuses)
+        certificates = plan.request.certificates
+        answers = tuple(_single(one, status, served, life) for one, status in zip(certificates, statuses, strict=True))
         # The extension says what this responder does, not what this answer holds: it is in all or in none.
         extended = policy.never_issued is NeverIssued.REVOKED
         extensions = (messages.EXTENDED_REVOKE_EXTENSION,) if extended else ()
-        data = messages.ResponseData(self._name(signer, policy), now, answers, nonce, extensions)
-        body = await self._sign(signer, policy, data)
-        answer = SignedAnswer(body=body, this_update=now, next_update=next_update, cacheable=nonce is None)
-        if single is not None and statuses[0] is not None:
-            self._keep(single, _Produced(answer, served, statuses[0]))
+        data = messages.ResponseData(self._name(plan.signer, policy), now, answers, plan.nonce, extensions)
+        own = plan.signer.certificate
+        shown = (own,) if own is not None and policy.include_certificate else ()
+        return _Unsigned(messages.encode_response_data(data), shown, life, statuses)
+
+    def _finish(self, plan: _Plan, unsigned: _Unsigned, basic: bytes) -> SignedAnswer:
+        answer = SignedAnswer(
+            body=messages.encode_response(basic),
+            produced_at=plan.now,
+            next_update=unsigned.life.next_update,
+            cacheable=plan.nonce is None,
+        )
+        single, status = plan.single, unsigned.statuses[0]
+        if single is not None and status is not None:
+            self._keep(single, _Produced(answer, plan.served, status))
         return answer
 
     def _keep(self, cert_id: bytes, produced: _Produced) -> None:
@@ -146,40 +252,30 @@ class OcspService:
             del self._produced[next(iter(self._produced))]
         self._produced[cert_id] = produced
 
-    async def _issuer(self, one: CertId) -> ServedIssuer | None:
-        if one.hash_name is None:
-            return None
-        return await self._source.issuer(one.hash_name, one.issuer_name_hash, one.issuer_key_hash)
+    @staticmethod
+    def _life(plan: _Plan, statuses: Statuses) -> _Life:
+        served, now = plan.served, plan.now
+        validity = served.policy.validity
+        if None in statuses:
+            validity = min(validity, served.policy.unknown_validity)
+        next_update = min(now + validity, plan.signer.not_after)
+        this_update = now
+        if served.standing is not None:
+            this_update = min(served.standing.this_update, now)
+            next_update = min(next_update, served.standing.until)
+        serials = zip(plan.request.certificates, plan.serials, strict=True)
+        return _Life(
+            this_update, next_update, frozenset(one.issuer_key_hash for one, serial in serials if serial is not None)
+        )
 
     @staticmethod
-    def _signer(served: ServedIssuer, now: datetime) -> AnswerSigner:
-        if served.signer is None or served.signer.not_after <= now:
-            raise Unavailable(f"authority {served.authority} has no OCSP signer at the moment")
-        return served.signer
-
-    async def _statuses(
-        self, served: ServedIssuer, asked: Sequence[CertId], issuers: Sequence[ServedIssuer | None]
-    ) -> tuple[CertificateStatus | None, ...]:
-        ours = [one.serial if _is_same(issuer, served) else None for one, issuer in zip(asked, issuers, strict=True)]
-        found = iter(await self._source.statuses(served, [serial for serial in ours if serial is not None]))
-        return tuple(None if serial is None else next(found) for serial in ours)
-
-    @staticmethod
-    def _refuse_forgotten(statuses: Sequence[CertificateStatus | None], policy: OcspPolicy, now: datetime) -> None:
-        if any(status is not None and status.not_after + policy.archive < now for status in statuses):
+    def _refuse_forgotten(statuses: Statuses, policy: OcspPolicy, now: datetime) -> None:
+        oldest = now - policy.archive
+        if any(status is not None and status.not_after < oldest for status in statuses):
             raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "the certificate's record is past its archive time")
-
-    @staticmethod
-    def _validity(statuses: Sequence[CertificateStatus | None], policy: OcspPolicy) -> timedelta:
-        return min(policy.validity, policy.unknown_validity) if None in statuses else policy.validity
 
     @staticmethod
     def _name(signer: AnswerSigner, policy: OcspPolicy) -> bytes:
         if policy.identity is ResponderIdentity.NAME:
             return messages.by_name(signer.name)
         return messages.by_key(signer.key_hash)
-
-    @staticmethod
-    async def _sign(signer: AnswerSigner, policy: OcspPolicy, data: messages.ResponseData) -> bytes:
-        certificates = (signer.certificate,) if signer.certificate is not None and policy.include_certificate else ()
-        return messages.encode_response(await signer.sign(messages.encode_response_data(data), certificates))

@@ -32,12 +32,15 @@ def header(tag: int, length: int) -> bytes:
 def tlv(tag: int, *contents: bytes) -> bytes:
     """A value with its header; several ``contents`` are joined."""
     body = b"".join(contents)
-    return header(tag, len(body)) + body
+    length = len(body)
+    return (bytes((tag, length)) if length < 0x80 else header(tag, length)) + body
 
 
 def sequence(*contents: bytes) -> bytes:
     """A SEQUENCE of encoded elements."""
-    return tlv(SEQUENCE, *contents)
+    body = b"".join(contents)
+    length = len(body)
+    return (b"\x30%c" % length if length < 0x80 else header(SEQUENCE, length)) + body
 
 
 def explicit(number: int, content: bytes) -> bytes:

@@ -13,17 +13,17 @@ from sqlalchemy import Connection
 from pkiserver.authority import der
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.cache import StatusCache
-from pkiserver.authority.status.policy import OcspSigning
-from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
+from pkiserver.authority.status.policy import OcspPolicy, OcspSigning
+from pkiserver.authority.status.signing import answer_signers
+from pkiserver.authority.status.source import AnswerSigner, CrlReference, ServedIssuer, Statuses
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import PkiError
-from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import certificates
+from pkiserver.store import certificates, crl_history
 from pkiserver.store import keys as key_rows
 from pkiserver.store.certificates import Certificate, CertificateState, CertificateStatus
+from pkiserver.store.crls import FULL_SCOPE
 from pkiserver.store.database import Database
 
 RESPONDER_TEMPLATE = "ocsp-signing"
@@ -49,6 +49,17 @@ class Responder:
         """Its certificate, DER."""
         assert self.record.der is not None  # settled records without one are not ISSUED
         return self.record.der
+
+    @property
+    def key_type(self) -> KeyType:
+        """What its key is."""
+        return KeyType.of(x509.load_der_x509_certificate(self.certificate).public_key())
+
+
+def wanted_key_types(policy: OcspPolicy, ca: CaCertificate) -> tuple[KeyType, ...]:
+    """Of what types an authority's responder keys are to be, the one that signs by default first."""
+    first = KeyType.parse(policy.key_type) if policy.key_type else KeyType.of(load_spki(ca.spki))
+    return tuple(dict.fromkeys((first, *map(KeyType.parse, policy.further_key_types))))
 
 
 def key_prefix(generation: Generation) -> str:
@@ -94,55 +105,66 @@ class StatusDirectory:
         groups = _groups(self._authorities.list())
         numbers = [one.id for group in groups for one in group.generations]
         now = self._clock.now()
-        found = await self._database.read(lambda connection: responders(connection, numbers, now))
+        found, lists = await self._database.read(
+            lambda connection: (responders(connection, numbers, now), _references(connection, groups))
+        )
         known = {key.name for key in self._keys.list()}
         if any(one.key_name not in known for some in found.values() for one in some):
             await self._keys.refresh()  # another process made the key
-        self._served = dict(self._entries(groups, found))
+        self._served = dict(self._entries(groups, found, lists))
 
     def _entries(
-        self, groups: Sequence[_Group], found: Mapping[int, Sequence[Responder]]
+        self,
+        groups: Sequence[_Group],
+        found: Mapping[int, Sequence[Responder]],
+        lists: Mapping[int, CrlReference],
     ) -> Iterable[tuple[_Key, ServedIssuer]]:
         for group in groups:
+            delegated = [one for each in group.generations for one in found.get(each.id, ())]
+            signer, *others = self._signers(group, delegated) or (None,)
             served = ServedIssuer(
                 authority=group.authority.name,
                 issuer_id=group.authority.issuer_id,
                 generations=frozenset(one.id for one in group.generations),
                 policy=group.authority.settings.ocsp,
-                signer=self._signer(group, [one for each in group.generations for one in found.get(each.id, ())]),
+                signer=signer,
+                others=tuple(one for one in others if one is not None),
+                crl=lists.get(group.generations[-1].id),
             )
             for hash_name in HASH_NAMES:
                 yield (hash_name, *issuer_hashes(group.ca, hash_name)), served
 
-    def _signer(self, group: _Group, delegated: Sequence[Responder]) -> AnswerSigner | None:
-        signing = group.authority.settings.ocsp.signing
-        if signing is not OcspSigning.AUTHORITY:
+    def _signers(self, group: _Group, delegated: Sequence[Responder]) -> list[AnswerSigner]:
+        """Who can sign, and by what, the default first: one responder of each key type, else the authority's key."""
+        policy = group.authority.settings.ocsp
+        found: dict[KeyType, tuple[AnswerSigner, ...]] = {}
+        if policy.signing is not OcspSigning.AUTHORITY:
             for one in sorted(delegated, key=lambda each: each.record.not_after, reverse=True):
-                signer = self._open(one.key_name, one.certificate, delegated=True)
-                if signer is not None:
-                    return signer
-        if signing is OcspSigning.DELEGATED:
-            return None
-        for generation in reversed(group.generations):
-            if generation.key_name is not None:
-                signer = self._open(generation.key_name, generation.certificate.der, delegated=False)
-                if signer is not None:
-                    return signer
-        return None
+                key_type = one.key_type
+                if key_type not in found and (opened := self._open(one.key_name, one.certificate, delegated=True)):
+                    found[key_type] = opened
+        if not found and policy.signing is not OcspSigning.DELEGATED:
+            for generation in reversed(group.generations):
+                if generation.key_name is not None:
+                    return list(self._open(generation.key_name, generation.certificate.der, delegated=False))
+        preferred = [one for one in wanted_key_types(policy, group.ca) if one in found]
+        order = dict.fromkeys((*preferred, *found))
+        return [signer for key_type in order for signer in found[key_type]]
 
-    def _open(self, key_name: str, certificate: bytes, *, delegated: bool) -> AnswerSigner | None:
-        try:
-            door = self._keys.ocsp_signer(key_name)
-        except PkiError:  # the key is away or not bound to this door; readiness names it
+    def _open(self, key_name: str, certificate: bytes, *, delegated: bool) -> tuple[AnswerSigner, ...]:
+        return answer_signers(self._keys, key_name, certificate, delegated=delegated)
+
+    def issuer_now(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
+        """The issuer with these hashes, if it is known already and has a signer."""
+        found = self._served.get((hash_name, name_hash, key_hash))
+        if found is None or found.signer is None or found.signer.not_after <= self._clock.now():
             return None
-        scheme = SignatureScheme.default_for(door.public_key)
-        return AnswerSigner(
-            key_hash=hashlib.sha1(_key_bits(certificate), usedforsecurity=False).digest(),
-            name=der.subject_octets(certificate),
-            certificate=certificate if delegated else None,
-            not_after=x509.load_der_x509_certificate(certificate).not_valid_after_utc,
-            sign=lambda octets, certs: door.sign(octets, scheme, certs),
-        )
+        return found
+
+    def statuses_now(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses | None:
+        """The statuses, if the cache has them all and is believed."""
+        found = self.cache.statuses_now(issuer.issuer_id, serials)
+        return None if found is None else tuple(_issued_by(issuer, status) for status in found)
 
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes; None when it is not served here."""
@@ -154,7 +176,7 @@ class StatusDirectory:
             found = self._served.get(key)
         return found
 
-    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
+    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses:
         """The status of each serial number under this issuer's key; None for what it never issued."""
         if not serials:
             return ()
@@ -188,8 +210,21 @@ def _groups(authorities: Iterable[Authority]) -> list[_Group]:
     return groups
 
 
-def _key_bits(certificate: bytes) -> bytes:
-    return der.subject_public_key(spki_der(x509.load_der_x509_certificate(certificate).public_key()))
+def _references(connection: Connection, groups: Iterable[_Group]) -> dict[int, CrlReference]:
+    """The newest complete list of each key whose authority's answers name it."""
+    found = {}
+    for group in groups:
+        settings, generation = group.authority.settings, group.generations[-1]
+        scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
+        if not settings.ocsp.crl_reference or scope_id is None or generation.crl_path is None:
+            continue
+        newest = crl_history.newest(connection, scope_id)
+        if newest is not None:
+            publication = settings.publication
+            urls = publication.urls(publication.crl, generation.crl_path)
+            url = next((one for one in urls if one.startswith("http")), "")
+            found[generation.id] = CrlReference(url, newest.number, newest.this_update)
+    return found
 
 
 def issuer_hashes(ca: CaCertificate, hash_name: str) -> tuple[bytes, bytes]:

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import attrs
 
+from pkiserver.authority.status.points import Bounded, DeltaPolicy, Point, check_points
+
 _SECOND = timedelta(seconds=1)
 
 
@@ -55,7 +57,7 @@ def _at_least_a_second(instance: object, attribute: attrs.Attribute[timedelta], 
 
 @attrs.frozen
 class CrlPolicy:
-    """When an authority's complete CRL is issued and how long it may be relied upon.
+    """Which CRLs an authority issues, when, and how long they may be relied upon.
 
     Attributes:
         enabled: Whether the authority issues CRLs at all.
@@ -66,6 +68,10 @@ class CrlPolicy:
         gather: How long changes of status are gathered before such a CRL.
         max_age: The longest time an HTTP cache may keep a CRL without asking again.
         keep: How long a CRL is kept after its nextUpdate.
+        keep_expired: Whether revoked certificates stay on the lists after they expired, which the lists then say.
+        bounded: Which complete lists are bounded to the certificates of the key that signs them.
+        delta: Whether and when deltas are issued between complete lists.
+        points: The distribution points.
     """
 
     enabled: bool = True
@@ -75,8 +81,18 @@ class CrlPolicy:
     gather: timedelta = timedelta(seconds=10)
     max_age: timedelta = timedelta(minutes=5)
     keep: timedelta = timedelta(days=30)
+    keep_expired: bool = False
+    bounded: Bounded = Bounded.LATER_KEYS
+    delta: DeltaPolicy | None = None
+    points: tuple[Point, ...] = (Point(),)
 
     def __attrs_post_init__(self) -> None:
+        check_points(self.points)
+        if self.delta is not None and self.bounded is Bounded.NEVER:
+            # RFC 5280 section 5.2.4: a delta is signed by the key of every complete list that it can update.
+            raise ValueError('deltas need lists that are bounded to their key: bounded = "never" does not go with them')
+        if self.delta is not None and self.delta.interval >= self.interval:
+            raise ValueError("deltas that are not issued more often than complete lists are of no use")
         if self.validity <= self.interval:
             raise ValueError("validity must be longer than interval, or the list is out of date before the next one")
         if self.gather < timedelta(0):
@@ -92,6 +108,8 @@ class OcspPolicy:
         signing: Which key signs.
         key_type: The type of the delegated responder's key, for instance ``ec-p256``; the type of the authority's key
             where it is empty.
+        further_key_types: Types of further responder keys, for clients that prefer their signatures (RFC 6960 section
+            4.4.7).
         certificate_validity: How long a responder certificate lives. Nobody checks it for revocation: keep it short.
         renew_before: How long before its end its successor signs.
         validity: From thisUpdate to nextUpdate of an answer.
@@ -102,12 +120,14 @@ class OcspPolicy:
         archive: How long an expired certificate keeps its last status; afterwards ``unauthorized``.
         archive_cutoff: Whether answers say how far back that is (RFC 6960 section 4.4.4).
         invalidity_date: Whether answers about revoked certificates carry their invalidity date (section 4.4.5).
+        crl_reference: Whether answers about revoked certificates name the list that they are on (section 4.4.2).
         never_issued: What is said of a serial number that was never issued.
     """
 
     enabled: bool = True
     signing: OcspSigning = OcspSigning.DELEGATED_OR_AUTHORITY
     key_type: str = ""
+    further_key_types: tuple[str, ...] = ()
     certificate_validity: timedelta = attrs.field(default=timedelta(days=30), validator=_at_least_a_second)
     renew_before: timedelta = timedelta(days=10)
     validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_at_least_a_second)
@@ -118,6 +138,7 @@ class OcspPolicy:
     archive: timedelta = timedelta(days=365)
     archive_cutoff: bool = False
     invalidity_date: bool = True
+    crl_reference: bool = False
     never_issued: NeverIssued = NeverIssued.UNKNOWN
 
     def __attrs_post_init__(self) -> None:

@@ -10,6 +10,7 @@ import attrs
 
 from pkiserver.authority.status.policy import OcspPolicy
 from pkiserver.store.certificates.values import CertificateStatus
+from pkiserver.store.crls import CrlKind
 
 
 @attrs.frozen
@@ -21,15 +22,43 @@ class AnswerSigner:
         name: Its certificate's subject, DER.
         certificate: Its certificate, DER; None where the authority's own key signs.
         not_after: Until when it may be relied upon, aware UTC.
+        algorithm: The AlgorithmIdentifier of its signatures, DER.
+        key_algorithm: The AlgorithmIdentifier of its public key, DER.
         sign: ResponseData DER, and the DER certificates to go with it, to BasicOCSPResponse DER; raises Unavailable
             when the key is away.
+        sign_now: The same without waiting; None where that cannot be.
     """
 
     key_hash: bytes
     name: bytes
     certificate: bytes | None = attrs.field(repr=False)
     not_after: datetime
+    algorithm: bytes
+    key_algorithm: bytes
     sign: Callable[[bytes, tuple[bytes, ...]], Awaitable[bytes]] = attrs.field(repr=False, eq=False)
+    sign_now: Callable[[bytes, tuple[bytes, ...]], bytes | None] = attrs.field(repr=False, eq=False)
+
+
+@attrs.frozen
+class CrlReference:
+    """A CRL that certificates are found on (RFC 6960 section 4.4.2); ``url`` is empty where it has none."""
+
+    url: str
+    number: int
+    this_update: datetime
+
+
+@attrs.frozen
+class Standing:
+    """How far records can be relied upon that come from lists of another CA; both aware UTC.
+
+    Attributes:
+        this_update: The latest time at which all of them are known to be right.
+        until: From then on they say nothing any more.
+    """
+
+    this_update: datetime
+    until: datetime
 
 
 @attrs.frozen
@@ -42,6 +71,9 @@ class ServedIssuer:
         generations: The database numbers of the key generations that have this key (more than one after a renewal).
         policy: How it answers.
         signer: Who signs; None while nobody can.
+        others: Who can sign as well, and by which other algorithms, for clients that prefer these.
+        crl: Its newest complete list, where answers name it.
+        standing: How far the records reach; None where they are this server's own.
     """
 
     authority: str
@@ -49,15 +81,27 @@ class ServedIssuer:
     generations: frozenset[int]
     policy: OcspPolicy
     signer: AnswerSigner | None
+    others: tuple[AnswerSigner, ...] = ()
+    crl: CrlReference | None = None
+    standing: Standing | None = None
+
+
+Statuses = tuple[CertificateStatus | None, ...]
 
 
 class StatusSource(Protocol):
     """Where a responder looks things up."""
 
+    def issuer_now(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
+        """As :meth:`issuer`, from memory; None also where it must be looked for."""
+
+    def statuses_now(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses | None:
+        """As :meth:`statuses`, from memory; None where the records must be read."""
+
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes of its DER name and subjectPublicKey bits; None when it is not served here."""
 
-    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
+    async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses:
         """The status of each serial number under this issuer's key; None for what it never issued (burnt included).
 
         Raises:
@@ -85,13 +129,16 @@ class PublishedCertificates:
 
 
 class PublicationSource(Protocol):
-    """Where the CRL server looks things up. Paths are those of key generations (``crl_path``), as in certificates."""
+    """Where the CRL server looks things up.
 
-    async def crl(self, path: str) -> PublishedCrl | None:
-        """The newest complete CRL of a key generation; None when there is none."""
+    Paths are those of key generations (``crl_path``), as in certificates; those of lists may go on below them.
+    """
 
-    async def numbered_crl(self, path: str, number: int) -> PublishedCrl | None:
-        """An earlier complete CRL that is still kept."""
+    async def crl(self, path: str, kind: CrlKind = CrlKind.COMPLETE) -> PublishedCrl | None:
+        """The newest CRL of a distribution point; None when there is none."""
+
+    async def numbered_crl(self, path: str, number: int, kind: CrlKind = CrlKind.COMPLETE) -> PublishedCrl | None:
+        """An earlier CRL that is still kept."""
 
     async def ca_certificate(self, path: str) -> PublishedCertificates | None:
         """The certificate of a key generation; None when there is none."""
