@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterable, Iterator
 
 import attrs
@@ -10,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from sqlalchemy import Connection
 
+from pkiserver.authority.distribution import Distribution, DistributionPoint
 from pkiserver.authority.model import Authority, CaCertificate, Duty, Generation
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.templates.build import IssuerView
@@ -18,6 +20,7 @@ from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import SignatureScheme, load_spki
 from pkiserver.store import authorities as rows
 from pkiserver.store.authorities import GenerationState
+from pkiserver.store.crls import FULL_SCOPE
 from pkiserver.store.database import Database
 
 MAXIMUM_CHAIN = 8
@@ -62,7 +65,9 @@ class Authorities:
         self._problems: tuple[AuthorityProblem, ...] = ()
         self._issuing: dict[int, Issuing] = {}
         self._chains: dict[int, tuple[bytes, ...]] = {}
-        self._views: dict[int, IssuerView] = {}
+        self._views: dict[tuple[int, tuple[str, ...]], IssuerView] = {}
+        self._distributions: dict[int, Distribution] = {}
+        self._points: dict[str, DistributionPoint] = {}
 
     async def refresh(self) -> None:
         """Read all authorities; call it when the configuration feed says that something changed."""
@@ -85,6 +90,7 @@ class Authorities:
         self._issuing = {}
         self._chains = {}
         self._views = {}
+        self._distributions = {}
         self._problems = (*problems, *_duty_problems(authorities.values()))
 
     def list(self) -> tuple[Authority, ...]:
@@ -103,10 +109,17 @@ class Authorities:
         return self._generations.get(generation_id)
 
     def by_crl_path(self, path: str) -> tuple[Authority, Generation] | None:
-        """The generation whose distribution point has that path."""
+        """The generation with that path."""
+        found = self.by_list_path(path)
+        return found[:2] if found is not None and found[2] == FULL_SCOPE else None
+
+    def by_list_path(self, path: str) -> tuple[Authority, Generation, str] | None:
+        """The generation at or below whose path a list is, and the name of the list's scope, if there is one."""
         for one in self._generations.values():
-            if one.crl_path == path:
-                return self._all[one.authority], one
+            if path == one.crl_path:
+                return self._all[one.authority], one, FULL_SCOPE
+            if path.startswith(f"{one.crl_path}/"):
+                return self._all[one.authority], one, path.removeprefix(f"{one.crl_path}/")
         return None
 
     def is_own_key(self, spki_sha256: bytes) -> bool:
@@ -151,20 +164,43 @@ class Authorities:
         self._issuing[generation.id] = issuing
         return issuing
 
-    def view(self, authority: Authority, generation: Generation) -> IssuerView:
-        """What the content of certificates takes from a generation: limits, identifiers, URLs."""
-        known = self._views.get(generation.id)
+    def distribution(self, authority: Authority, generation: Generation) -> Distribution:
+        """The distribution points of a generation."""
+        known = self._distributions.get(generation.id)
+        if known is None:
+            same_name = (
+                one for each in self._all.values() if each.issuer_id == authority.issuer_id for one in each.generations
+            )
+            is_first = generation.id <= min((one.id for one in same_name), default=generation.id)
+            known = self._distributions[generation.id] = Distribution(authority, generation, is_first)
+        return known
+
+    def view(self, authority: Authority, generation: Generation, *, template: str = "", ca: bool = False) -> IssuerView:
+        """What the content of a certificate takes from a generation: limits, identifiers, URLs.
+
+        Ask for each certificate: where lists are cut into shards, this is what assigns it to one.
+        """
+        drawn = random.getrandbits(32)  # noqa: S311  # shards are to be filled evenly; there is nothing to guess
+        points = self.distribution(authority, generation).named(template=template, ca=ca, drawn=drawn)
+        key = (generation.id, tuple(point.scope for point in points))
+        known = self._views.get(key)
         if known is None:
             publication = authority.settings.publication
             known = IssuerView(
                 name=authority.name,
                 certificate=generation.certificate.certificate,
-                crl_urls=publication.urls(publication.crl, generation.crl_path),
+                crl_points=tuple(point.urls for point in points),
+                delta_points=tuple(point.delta_urls for point in points if point.delta_urls),
                 ocsp_urls=publication.urls(publication.ocsp, generation.crl_path),
                 ca_issuer_urls=publication.urls(publication.ca_issuers, generation.crl_path),
             )
-            self._views[generation.id] = known
+            self._views[key] = known
+            self._points.update((url, point) for point in points for url in point.urls)
         return known
+
+    def points_named(self, urls: Iterable[str]) -> tuple[DistributionPoint, ...]:
+        """Which distribution points a certificate names, of those that a view has ever given out."""
+        return tuple(dict.fromkeys(point for url in urls if (point := self._points.get(url)) is not None))
 
     def chain(self, generation: Generation) -> tuple[bytes, ...]:
         """The DER certificates above a generation's own, issuer first, root last.

@@ -118,7 +118,7 @@ class Ceremonies:
         """A CA below one of this server's, whose key must be here. Raises as :meth:`create_root`."""
         above = self._authorities.get(issuer)
         issuing = self._authorities.issuing(issuer)
-        view = self._authorities.view(above, above.current)
+        view = self._authorities.view(above, above.current, ca=True)
         authority, generation, public_key = await self._begin(new, actor)
         content = ca_content(new.profile, public_key, view, self._clock.now())
         subject = Subject(new.subject, authority.subject_der, public_key)
@@ -209,7 +209,7 @@ class Ceremonies:
         if parsed.wishes.subject is None:
             raise Rejected.because(Refusal.BAD_SUBJECT, "the request has no subject, which a CA needs")
         self._check_foreign(parsed, authority)
-        view = self._authorities.view(authority, authority.current)
+        view = self._authorities.view(authority, authority.current, ca=True)
         content = ca_content(profile, parsed.public_key, view, self._clock.now())
         subject = Subject(parsed.wishes.subject, parsed.subject_der, parsed.public_key)
         return await self._certifier.certify(issuing, subject, content, actor)

@@ -1,32 +1,34 @@
-"""Complete CRLs: collected in one snapshot, signed by the key generation's own key, kept and audited."""
+"""CRLs, complete and delta: collected in one snapshot, signed by the key generation's own key, kept and audited."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.distribution import Distribution, scope_path
 from pkiserver.authority.model import Authority, Duty, Generation, GenerationState
-from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
+from pkiserver.authority.status.crlder import EncodedCrl
+from pkiserver.authority.status.crlmaking import WantedCrl, make, scope_range
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Guard
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
+from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import crl_history, crls, status
+from pkiserver.store import crl_content, crl_history, crls, status
 from pkiserver.store.crl_history import CrlRecord
-from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind
+from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 _VERIFY_INLINE = 1 << 20
 """A list up to this length is read back and verified at once; a longer one would hold up the reactor."""
 _LARGEST_NUMBER = (1 << 63) - 2
-_FOREVER_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Cause(enum.StrEnum):
@@ -38,12 +40,20 @@ class Cause(enum.StrEnum):
     IMPORT = "import"
 
 
+class Parts(enum.StrEnum):
+    """What is issued together, under one number: where deltas are on, a complete list never comes without one."""
+
+    COMPLETE = "complete"
+    DELTA = "delta"
+
+
 @attrs.frozen
 class CrlStanding:
-    """A key generation's newest list and what has happened since; both None before the first list."""
+    """A scope's newest lists and what has happened since the newest complete one; None before the first."""
 
     newest: CrlRecord | None
     changed: datetime | None
+    delta: CrlRecord | None = None
 
 
 def issues_crls(authority: Authority, generation: Generation) -> bool:
@@ -62,6 +72,7 @@ class _Event:
 
     authority: Authority
     generation: Generation
+    scope: str
     actor: str
     cause: Cause
 
@@ -77,11 +88,11 @@ def _signing_key(authority: Authority, generation: Generation) -> str:
 
 
 class CrlIssuer:
-    """Issues and keeps complete lists.
+    """Issues and keeps lists.
 
-    A list names everything revoked under the issuer's name, whichever of its keys signed the certificate: without an
-    issuingDistributionPoint its scope is all of the issuer's certificates (RFC 5280 section 5). Each generation's
-    list is signed by that generation's key, for the certificates whose distribution point names it.
+    What a list covers is its scope: by default everything revoked under the issuer's name for the first key of that
+    name, without an issuingDistributionPoint, and for every later key what that key signed, bounded by one (RFC 5280
+    sections 5 and 5.2.5). Each generation's lists are signed by that generation's key.
     """
 
     def __init__(
@@ -93,36 +104,56 @@ class CrlIssuer:
         self._authorities = authorities
         self._clock = clock
 
-    async def standing(self, authority: Authority, generation: Generation) -> CrlStanding:
-        """The newest list and the first change of status that is not on it."""
+    async def scopes(self, generation: Generation) -> tuple[CrlScope, ...]:
+        """The scopes of a generation that have lists, or that certificates name."""
+        return await self._database.read(lambda connection: crls.scopes_of(connection, generation.id))
+
+    async def standing(self, authority: Authority, generation: Generation, scope: str = FULL_SCOPE) -> CrlStanding:
+        """The newest lists and the first change of status that is not on the complete one."""
 
         def work(connection: Connection) -> CrlStanding:
-            scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
-            newest = None if scope_id is None else crl_history.newest(connection, scope_id)
-            if newest is None:
+            found = crls.find(connection, generation.id, scope)
+            newest = None if found is None else crl_history.newest(connection, found.id)
+            if found is None or newest is None:
                 return CrlStanding(None, None)
-            changed = crl_history.first_change_after(connection, authority.issuer_id, newest.status_seq)
-            return CrlStanding(newest, changed)
+            delta = crl_history.newest(connection, found.id, CrlKind.DELTA)
+            seen = newest.status_seq
+            if delta is not None and delta.number > newest.number:
+                seen = delta.status_seq
+            within = scope_range(connection, found)
+            changed = crl_content.first_change(connection, authority.issuer_id, within, seen)
+            return CrlStanding(newest, None if changed is None else changed[1], delta)
 
         return await self._database.read(work)
 
-    async def history(self, generation: Generation, *, limit: int) -> tuple[CrlRecord, ...]:
+    async def history(
+        self, generation: Generation, *, limit: int, scope: str = FULL_SCOPE, kind: CrlKind = CrlKind.COMPLETE
+    ) -> tuple[CrlRecord, ...]:
         """The lists of a generation that are kept, newest first, without their octets."""
 
         def work(connection: Connection) -> tuple[CrlRecord, ...]:
-            scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
-            return () if scope_id is None else crl_history.records(connection, scope_id, limit=limit)
+            scope_id = crl_history.find_scope(connection, generation.id, scope)
+            return () if scope_id is None else crl_history.records(connection, scope_id, kind, limit=limit)
 
         return await self._database.read(work)
 
-    async def kept(self, generation: Generation, number: int | None = None) -> Crl | None:
+    async def kept(
+        self,
+        generation: Generation,
+        number: int | None = None,
+        *,
+        scope: str = FULL_SCOPE,
+        kind: CrlKind = CrlKind.COMPLETE,
+    ) -> Crl | None:
         """The newest list of a generation, or the one of that number while it is kept."""
 
         def work(connection: Connection) -> Crl | None:
-            scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
+            scope_id = crl_history.find_scope(connection, generation.id, scope)
             if scope_id is None:
                 return None
-            return crls.latest(connection, scope_id) if number is None else crls.get(connection, scope_id, number)
+            if number is None:
+                return crls.latest(connection, scope_id, kind)
+            return crls.get(connection, scope_id, number, kind)
 
         return await self._database.read(work)
 
@@ -134,51 +165,60 @@ class CrlIssuer:
         actor: str,
         cause: Cause,
         guard: Guard | None = None,
+        scope: str = FULL_SCOPE,
+        parts: Parts = Parts.COMPLETE,
     ) -> Crl:
-        """Issue the next complete list of a generation, now.
+        """Issue the next list of a scope, now; the complete one where both kinds come of it.
 
         A crash on the way leaves a gap in the numbers and nothing else.
 
         Raises:
-            Rejected: This server cannot issue lists for the generation, with the reason.
+            Rejected: This server cannot issue lists for the generation, or it has no such scope; with the reason.
             Unavailable: Key or database are away, or ``guard`` found that another process issues.
         """
         key_name = _signing_key(authority, generation)
-        scope_id, number = await self._database.write(
-            lambda connection: _take_number(connection, generation, authority, guard)
+        distribution = self._authorities.distribution(authority, generation)
+        found, number = await self._database.write(
+            lambda connection: _take_number(connection, distribution, scope, guard)
         )
-        issued = await self._make(authority, generation, key_name, scope_id, number)
-        await self._keep(_Event(authority, generation, actor, cause), issued, guard)
-        return issued
-
-    async def _make(
-        self, authority: Authority, generation: Generation, key_name: str, scope_id: int, number: int
-    ) -> Crl:
-        signer = self._keys.crl_signer(key_name)
         scheme = authority.scheme(generation)
         policy = authority.settings.crl
-        ca = generation.certificate
-        now = self._clock.now().replace(microsecond=0)
-        head = CrlHead(
-            issuer=ca.subject_der,
+        wanted = WantedCrl(
+            ca=generation.certificate,
             algorithm=scheme.algorithm_identifier(),
-            this_update=now,
-            next_update=now + policy.validity,
+            scope=found,
             number=number,
-            key_identifier=ca.key_identifier,
+            this_update=self._clock.now().replace(microsecond=0),
+            policy=policy,
+            delta_urls=distribution.of_scope(found).delta_urls,
+            complete=parts is Parts.COMPLETE,
+            delta=policy.delta is not None,
         )
-        others = tuple(one.id for one in authority.generations)
-        encoded, seq = await self._database.read(
-            lambda connection: _collect(connection, head, scope_id, others, policy.interval)
-        )
-        octets = await signer.sign(encoded.der, scheme)
-        if len(octets) <= _VERIFY_INLINE and read_crl(octets, ca).number != number:
+        made = await self._database.read(lambda connection: make(connection, wanted))
+        issued = [
+            await self._sign(wanted, kind, encoded, key_name, base_number=base, seq=made.seq)
+            for kind, encoded, base in (
+                (CrlKind.COMPLETE, made.complete, None),
+                (CrlKind.DELTA, made.delta, made.base_number),
+            )
+            if encoded is not None
+        ]
+        await self._keep(_Event(authority, generation, scope, actor, cause), issued, guard)
+        return issued[0]
+
+    async def _sign(
+        self, wanted: WantedCrl, kind: CrlKind, encoded: EncodedCrl, key_name: str, *, base_number: int | None, seq: int
+    ) -> Crl:
+        signer = self._keys.crl_signer(key_name)
+        head = wanted.complete_head() if kind is CrlKind.COMPLETE else wanted.delta_head(base_number or 0)
+        octets = await signer.sign(encoded.der, SignatureScheme.of_identifier(wanted.algorithm))
+        if len(octets) <= _VERIFY_INLINE and read_crl(octets, wanted.ca).number != wanted.number:
             raise Defect("a CRL does not say what it was made from")
         return Crl(
-            scope_id=scope_id,
-            kind=CrlKind.COMPLETE,
-            number=number,
-            base_number=None,
+            scope_id=wanted.scope.id,
+            kind=kind,
+            number=wanted.number,
+            base_number=base_number,
             this_update=head.this_update,
             next_update=head.next_update,
             der=octets,
@@ -218,62 +258,80 @@ class CrlIssuer:
             )
 
         issued = await self._database.write(work)
-        await self._keep(_Event(authority, generation, actor, Cause.IMPORT), issued, None)
+        await self._keep(_Event(authority, generation, FULL_SCOPE, actor, Cause.IMPORT), [issued], None)
         return issued
 
-    async def _keep(self, what: _Event, issued: Crl, guard: Guard | None) -> None:
-        event = AuditEvent(
-            kind=AuditKind.CRL,
-            actor=what.actor,
-            object=f"authority {what.authority.name}, key {what.generation.number}",
-            outcome="ok",
-            request_id=None,
-            details=(
-                ("number", str(issued.number)),
-                ("entries", str(issued.entries)),
-                ("cause", what.cause.value),
-                ("next_update", f"{issued.next_update:%Y-%m-%dT%H:%M:%SZ}"),
-            ),
-        )
-        forgotten = issued.this_update - what.authority.settings.crl.keep
+    async def _keep(self, what: _Event, issued: Iterable[Crl], guard: Guard | None) -> None:
+        events = [(one, _event(what, one)) for one in issued]
+        keep = what.authority.settings.crl.keep
 
         def work(connection: Connection) -> None:
             if guard is not None:
                 guard(connection)
-            newest = crls.latest_number(connection, issued.scope_id)
-            if newest is not None and newest >= issued.number:
-                raise Rejected.because(Refusal.CONFLICT, f"CRL number {newest} has been issued meanwhile")
-            crls.store(connection, issued)
-            crls.forget_before(connection, issued.scope_id, forgotten)
-            self._audit.append(connection, event)
+            for one, event in events:
+                newest = _newest_number(connection, one.scope_id)
+                if newest is not None and newest > one.number:
+                    raise Rejected.because(Refusal.CONFLICT, f"CRL number {newest} has been issued meanwhile")
+                crls.store(connection, one)
+                crls.forget_before(connection, one.scope_id, one.this_update - keep)
+                self._audit.append(connection, event)
 
         await self._database.write(work)
 
 
+def _newest_number(connection: Connection, scope_id: int) -> int | None:
+    """Of both kinds, which share their numbers."""
+    numbers = [crls.latest_number(connection, scope_id, kind) for kind in CrlKind]
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def _event(what: _Event, issued: Crl) -> AuditEvent:
+    path = scope_path(what.generation.crl_path, what.scope)
+    details = [
+        ("scope", path),
+        ("number", str(issued.number)),
+        ("entries", str(issued.entries)),
+        ("cause", what.cause.value),
+        ("next_update", f"{issued.next_update:%Y-%m-%dT%H:%M:%SZ}"),
+    ]
+    if issued.base_number is not None:
+        details.append(("base_number", str(issued.base_number)))
+    return AuditEvent(
+        kind=AuditKind.CRL,
+        actor=what.actor,
+        object=f"authority {what.authority.name}, key {what.generation.number}",
+        outcome="ok",
+        request_id=None,
+        details=tuple(details),
+    )
+
+
 def _take_number(
-    connection: Connection, generation: Generation, authority: Authority, guard: Guard | None
-) -> tuple[int, int]:
+    connection: Connection, distribution: Distribution, name: str, guard: Guard | None
+) -> tuple[CrlScope, int]:
     if guard is not None:
         guard(connection)
-    scope = crls.scope_for(connection, authority.issuer_id, generation.id)
-    return scope.id, crl_history.next_issuer_number(connection, authority.issuer_id, scope.id, FULL_SCOPE)
+    scope = define(connection, distribution, name)
+    number = crl_history.next_issuer_number(connection, scope.issuer_id, scope.id, scope.scope)
+    return scope, number
 
 
-def _collect(
-    connection: Connection, head: CrlHead, scope_id: int, generations: tuple[int, ...], interval: timedelta
-) -> tuple[EncodedCrl, int]:
-    """Encode the list from one snapshot; with it the number of the last change that the snapshot shows.
+def define(connection: Connection, distribution: Distribution, name: str) -> CrlScope:
+    """The scope of that name of a generation: as the settings have it now, or as certificates made it.
 
-    An entry stays until it has been on one regularly scheduled list after its certificate expired (RFC 5280 section
-    3.3). Lists may come between by demand or revocation, so what counts is the list in force one interval ago: since
-    then a scheduled one has been.
+    Raises:
+        Rejected: neither knows it.
     """
-    seq = status.latest(connection)
-    shown = crl_history.newest_until(connection, scope_id, head.this_update - interval) or _FOREVER_AGO
-    return encode_tbs(head, _entries(connection, generations, shown)), seq
-
-
-def _entries(connection: Connection, generations: tuple[int, ...], not_expired_at: datetime) -> Iterator[CrlEntry]:
-    for generation_id in generations:
-        for one in crl_history.revoked_entries(connection, generation_id, not_expired_at):
-            yield CrlEntry._make(one)
+    points = {point.scope: point for point in distribution.standing()}
+    point = points.get(name)
+    if point is None:
+        known = crls.find(connection, distribution.generation.id, name)
+        if known is not None:
+            return known
+        if name != FULL_SCOPE:
+            text = f"authority {distribution.authority.name} has no distribution point {name!r}"
+            raise Rejected.because(Refusal.CONFIGURATION, text)
+        point = distribution.main()
+    return crls.define_scope(
+        connection, point.issuer_id, point.generation_id, point.scope, point.cover, announced=False
+    )

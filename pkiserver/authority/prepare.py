@@ -6,25 +6,28 @@ Nothing is signed here with a key that matters. Every check that fails is told, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
+from pkiserver.authority.distribution import DistributionPoint
 from pkiserver.authority.keycheck import check_key
+from pkiserver.authority.model import Authority
 from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
-from pkiserver.authority.templates.build import CertificateContent, build_content
+from pkiserver.authority.templates.build import CertificateContent, IssuerView, build_content
 from pkiserver.authority.templates.model import SameKey, SameSubject, Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.store import blocked_keys, certificates
+from pkiserver.store import blocked_keys, certificates, crls
 from pkiserver.store.certificates import Certificate, NewIntent
 from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from pkiserver.authority.lint import Linter
 
 _DUPLICATES_LOOKED_AT = 100
+
+Extensions = tuple[x509.Extension[x509.ExtensionType], ...]
 
 
 class Templates(Protocol):
@@ -73,6 +78,7 @@ class Preparer:
         self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
         self._turns = Turns()
+        self._announced: set[DistributionPoint] = set()
 
     @cached_property
     def _linter(self) -> Linter:
@@ -114,14 +120,17 @@ class Preparer:
         """What a request would get, without any trace; raises :class:`Rejected` with the template's reasons."""
         template = self._templates.get(authorised.request.template)
         authority = self._authorities.get(template.issuer)
-        view = self._authorities.view(authority, authority.current)
+        view = self._view(template, authority)
         return build_content(template, authorised, view, self._clock.now())
+
+    def _view(self, template: Template, authority: Authority) -> IssuerView:
+        return self._authorities.view(authority, authority.current, template=template.name, ca=template.ca is not None)
 
     def _order(self, template: Template, authorised: Authorised) -> Order:
         request = authorised.request
         authority = self._authorities.get(template.issuer)
         issuing = self._authorities.issuing_by(authority, authority.current)
-        view = self._authorities.view(authority, authority.current)
+        view = self._view(template, authority)
         content = build_content(template, authorised, view, self._clock.now())
         return Order(
             issuing=issuing,
@@ -146,14 +155,16 @@ class Preparer:
     ) -> PreparedCertificate:
         draft = self._draft(order)
         refused, warnings = self._linter.check(draft.sample, order.lint)
-        intent = self._intent(order, draft)
+        points = self._authorities.points_named(_crl_urls(order.extensions))
+        intent = self._intent(order, draft, points)
         if reasons or refused:
             admission = await self._database.read(lambda connection: self._admit(connection, order, intent, 0))
             raise Rejected((*reasons, *refused, *admission.reasons))
         self._checkpoint(Step.BUILT)
         number, admission = await self._database.write(
-            lambda connection: self._make_durable(connection, order, intent, claims)
+            lambda connection: self._make_durable(connection, order, intent, claims, points)
         )
+        self._announced.update(points)
         self._checkpoint(Step.PREPARED)
         issuing = order.issuing
         return PreparedCertificate(
@@ -190,7 +201,7 @@ class Preparer:
             scheme=order.issuing.scheme,
         )
 
-    def _intent(self, order: Order, draft: Draft) -> NewIntent:
+    def _intent(self, order: Order, draft: Draft, points: tuple[DistributionPoint, ...]) -> NewIntent:
         try:
             sans = sans_of(order.sans)
         except ValueError as error:
@@ -211,11 +222,24 @@ class Preparer:
             spki_sha256=hashlib.sha256(spki_der(order.public_key)).digest(),
             holder=self._holder,
             created=self._clock.now(),
+            ca=_is_ca(order.extensions),
+            crl_shard=next((point.cover.shard for point in points if point.cover.shard is not None), None),
         )
 
     def _make_durable(
-        self, connection: Connection, order: Order, intent: NewIntent, claims: tuple[Claim, ...]
+        self,
+        connection: Connection,
+        order: Order,
+        intent: NewIntent,
+        claims: tuple[Claim, ...],
+        points: tuple[DistributionPoint, ...],
     ) -> tuple[int, _Admission]:
+        # A list that a certificate names must be issued for as long as the key that signed it serves.
+        for point in points:
+            if point not in self._announced:
+                crls.define_scope(
+                    connection, point.issuer_id, point.generation_id, point.scope, point.cover, announced=True
+                )
         number = certificates.insert_prepared(connection, intent)
         # Asked after the insert, so that of two rivals of the same moment the later one sees the earlier.
         admission = self._admit(connection, order, intent, number)
@@ -235,6 +259,18 @@ class Preparer:
         if renewed is not None and order.revoke_renewed:
             supersedes = (*supersedes, renewed.id)
         return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)
+
+
+def _crl_urls(extensions: Extensions) -> Iterator[str]:
+    for one in extensions:
+        if isinstance(one.value, x509.CRLDistributionPoints):
+            for point in one.value:
+                names = point.full_name or ()
+                yield from (name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
+
+
+def _is_ca(extensions: Extensions) -> bool:
+    return any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in extensions)
 
 
 def _same_subject(

@@ -22,11 +22,13 @@ class Publication:
     """Where what an authority publishes is found, as it stands in certificates (RFC 5280 section 4.2.1.13, 4.2.2.1).
 
     In each URL ``{base}`` stands for ``base_url`` and ``{path}`` for the path of the key generation, which every
-    generation has of its own. Without ``base_url``, URLs that need it are left out of certificates.
+    generation has of its own; for CRLs with what tells the distribution point from others of the generation. Without
+    ``base_url``, URLs that need it are left out of certificates.
     """
 
     base_url: str = attrs.field(default="", metadata={"comment": "plain HTTP, for instance http://pki.example.com"})
     crl: tuple[str, ...] = attrs.field(default=("{base}/crl/{path}.crl",), validator=_urls)
+    delta: tuple[str, ...] = attrs.field(default=("{base}/crl/{path}/delta.crl",), validator=_urls)
     ca_issuers: tuple[str, ...] = attrs.field(default=("{base}/ca/{path}.cer",), validator=_urls)
     ocsp: tuple[str, ...] = attrs.field(default=("{base}/ocsp",), validator=_urls)
 

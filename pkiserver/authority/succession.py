@@ -177,7 +177,7 @@ class Succession:
             known = any(one.ca is not None and ca.signed_by(one.ca) for one in authority.generations)
             if known and authority.current.key_name is not None:
                 issuing = self._authorities.issuing_by(authority, authority.current)
-                return issuing, self._authorities.view(authority, authority.current)
+                return issuing, self._authorities.view(authority, authority.current, ca=True)
         return None
 
     async def _new_generation(self, authority: Authority, key: KeyChoice, actor: Actor) -> Generation:
@@ -205,7 +205,7 @@ class Succession:
         """One link certificate: the key of ``signed`` under the key of ``signer``, kept with the newer generation."""
         authority = self._authorities.get(signer.authority)
         issuing = self._authorities.issuing_by(authority, signer)
-        view = self._authorities.view(authority, signer)
+        view = self._authorities.view(authority, signer, ca=True)
         subject = Subject.of(signed.certificate)
         content = content_like(signed.certificate, subject, view, *validity)
         newer = max(signer, signed, key=lambda one: one.number)

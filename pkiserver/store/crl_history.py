@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,11 +9,9 @@ import attrs
 from sqlalchemy import Connection, func, select
 
 from pkiserver.store.crls import CrlKind, next_number, raise_number
-from pkiserver.store.schema import certificate, crl, crl_scope, issuer, status_change
+from pkiserver.store.schema import crl, crl_scope, issuer
 from pkiserver.store.times import from_micros, to_micros
 
-_STREAM_STEP = 5000
-_SECOND = 1_000_000
 _COLUMNS = (
     crl.c.number,
     crl.c.base_number,
@@ -67,40 +64,44 @@ def newest_until(connection: Connection, scope_id: int, moment: datetime) -> dat
     return None if found is None else from_micros(found)
 
 
-def revoked_entries(
-    connection: Connection, generation_id: int, not_expired_at: datetime
-) -> Iterator[tuple[int, int, int, int | None]]:
-    """What :func:`~pkiserver.store.certificates.revoked_for_crl` gives, as bare numbers for lists of a million.
-
-    Serial number, time of revocation, reason and invalidity date; times in whole seconds since 1970. The order is that
-    of expiry.
-    """
-    c = certificate.c
-    query = (
-        select(c.serial, c.revoked_at, c.revocation_reason, c.invalidity_date)
-        .where(
-            c.generation_id == generation_id,
-            c.revoked_at.is_not(None),
-            c.not_after >= to_micros(not_expired_at),
+def newest_numbers(connection: Connection) -> dict[tuple[int, CrlKind], int]:
+    """The number of the newest CRL of each scope and kind, from an index alone; for polling."""
+    found = {}
+    for kind in CrlKind:
+        newest_of = (
+            select(func.max(crl.c.number))
+            .where(crl.c.scope_id == crl_scope.c.id, crl.c.kind == kind.value)
+            .scalar_subquery()
         )
-        .order_by(c.not_after, c.id)
-    )
-    found = connection.execution_options(yield_per=_STREAM_STEP).execute(query)
-    for serial, revoked_at, reason, invalidity in found:
-        date = None if invalidity is None else invalidity // _SECOND
-        yield int.from_bytes(serial, "big"), revoked_at // _SECOND, reason, date
+        for scope_id, number in connection.execute(select(crl_scope.c.id, newest_of)):
+            if number is not None:
+                found[scope_id, kind] = number
+    return found
 
 
-def first_change_after(connection: Connection, issuer_id: int, seq: int) -> datetime | None:
-    """When the status of one of an issuer's certificates first changed after number ``seq`` of the status feed."""
+def record(connection: Connection, scope_id: int, number: int, kind: CrlKind = CrlKind.COMPLETE) -> CrlRecord | None:
+    """The CRL of that number, while it is kept."""
+    query = select(*_COLUMNS).where(crl.c.scope_id == scope_id, crl.c.kind == kind.value, crl.c.number == number)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(row)
+
+
+def oldest_in_force(connection: Connection, scope_id: int, moment: datetime, since: int) -> CrlRecord | None:
+    """The oldest complete CRL that may be relied upon at a time, of those with a number above ``since``."""
     query = (
-        select(status_change.c.at)
-        .where(status_change.c.seq > seq, status_change.c.issuer_id == issuer_id)
-        .order_by(status_change.c.seq)
+        select(*_COLUMNS)
+        .where(
+            crl.c.scope_id == scope_id,
+            crl.c.kind == CrlKind.COMPLETE.value,
+            crl.c.number > since,
+            crl.c.next_update > to_micros(moment),
+            crl.c.this_update <= to_micros(moment),
+        )
+        .order_by(crl.c.number)
         .limit(1)
     )
-    found = connection.execute(query).scalar()
-    return None if found is None else from_micros(found)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(row)
 
 
 def next_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str) -> int:

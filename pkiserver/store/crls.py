@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,34 @@ class CrlKind(enum.StrEnum):
     DELTA = "delta"
 
 
+class Covers(enum.StrEnum):
+    """Whose certificates a CRL is about (RFC 5280 section 5.2.5)."""
+
+    ALL = "all"
+    USERS = "users"
+    AUTHORITIES = "authorities"
+
+
+@attrs.frozen
+class Cover:
+    """Which certificates are in the scope of a CRL.
+
+    Attributes:
+        covers: Whose.
+        shard: Only those that name this shard.
+        template: Only those of this template.
+        bounded: Only those of the key generation itself, for which the CRL names its distribution point; otherwise all
+            of the issuer's name.
+        urls: The names of that distribution point: first those that certificates have now, then any that they had.
+    """
+
+    covers: Covers = Covers.ALL
+    shard: int | None = None
+    template: str | None = None
+    bounded: bool = False
+    urls: tuple[str, ...] = ()
+
+
 @attrs.frozen
 class CrlScope:
     """What a sequence of CRLs covers; ``last_number`` is 0 before the first."""
@@ -34,6 +63,11 @@ class CrlScope:
     generation_id: int
     scope: str
     last_number: int
+    cover: Cover = Cover()
+    since: int = 0
+    """The scope has been as it is since the CRL of this number, which was still otherwise."""
+    announced: bool = False
+    """Whether certificates may name it: then it lives as long as its key generation."""
 
 
 @attrs.frozen
@@ -80,6 +114,46 @@ def scope_for(connection: Connection, issuer_id: int, generation_id: int, scope:
         )
     ).one()
     return _scope(row)
+
+
+def define_scope(
+    connection: Connection, issuer_id: int, generation_id: int, scope: str, cover: Cover, *, announced: bool
+) -> CrlScope:
+    """The scope of that name, which from now on covers this; made if it is new.
+
+    Names that its distribution point once had stay behind the present ones: certificates carry them. What was announced
+    stays so.
+    """
+    found = scope_for(connection, issuer_id, generation_id, scope)
+    urls = (*cover.urls, *(url for url in found.cover.urls if url not in cover.urls)) if cover.bounded else ()
+    wanted = attrs.evolve(found, cover=attrs.evolve(cover, urls=urls), announced=announced or found.announced)
+    if wanted.cover != found.cover:
+        wanted = attrs.evolve(wanted, since=found.last_number)
+    if wanted != found:
+        values = {
+            "covers": wanted.cover.covers.value,
+            "shard": wanted.cover.shard,
+            "template": wanted.cover.template,
+            "bounded": wanted.cover.bounded,
+            "urls": json.dumps(wanted.cover.urls),
+            "since": wanted.since,
+            "announced": wanted.announced,
+        }
+        connection.execute(update(crl_scope).where(crl_scope.c.id == found.id).values(values))
+    return wanted
+
+
+def find(connection: Connection, generation_id: int, scope: str) -> CrlScope | None:
+    """The scope of that name of a key generation, if there is one."""
+    query = select(crl_scope).where(crl_scope.c.generation_id == generation_id, crl_scope.c.scope == scope)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _scope(row)
+
+
+def scopes_of(connection: Connection, generation_id: int) -> tuple[CrlScope, ...]:
+    """Every scope of a key generation."""
+    query = select(crl_scope).where(crl_scope.c.generation_id == generation_id).order_by(crl_scope.c.id)
+    return tuple(_scope(row) for row in connection.execute(query))
 
 
 def scopes(connection: Connection) -> tuple[CrlScope, ...]:
@@ -160,7 +234,23 @@ def forget_before(connection: Connection, scope_id: int, moment: datetime) -> in
 
 
 def _scope(row: Row[Any]) -> CrlScope:
-    return CrlScope(row.id, row.issuer_id, row.generation_id, row.scope, row.last_number)
+    cover = Cover(
+        covers=Covers(row.covers or Covers.ALL),
+        shard=row.shard,
+        template=row.template,
+        bounded=bool(row.bounded),
+        urls=tuple(json.loads(row.urls or "[]")),
+    )
+    return CrlScope(
+        id=row.id,
+        issuer_id=row.issuer_id,
+        generation_id=row.generation_id,
+        scope=row.scope,
+        last_number=row.last_number,
+        cover=cover,
+        since=row.since or 0,
+        announced=bool(row.announced),
+    )
 
 
 def _crl(row: Row[Any]) -> Crl:

@@ -128,6 +128,8 @@ certificate_intent = Table(
     Column("spki_sha256", LargeBinary, nullable=False),
     Column("holder", Text, nullable=False),
     Column("created", Micros, nullable=False),
+    Column("ca", Boolean),
+    Column("crl_shard", Integer),
     UniqueConstraint("serial", "issuer_id"),
     Index("ix_certificate_intent_subject_key", "subject_key"),
     Index("ix_certificate_intent_spki_sha256", "spki_sha256"),
@@ -161,6 +163,8 @@ certificate = Table(
     Column("replaced_by", BigInteger),
     Column("created", Micros, nullable=False),
     Column("settled", Micros, nullable=False),
+    Column("ca", Boolean),
+    Column("crl_shard", Integer),
     UniqueConstraint("serial", "issuer_id"),
     Index("uq_certificate_fingerprint", "fingerprint", unique=True),
     Index("ix_certificate_subject", "subject_key", "id"),
@@ -178,6 +182,24 @@ certificate = Table(
     Index(
         "ix_certificate_revoked",
         "generation_id",
+        "not_after",
+        "id",
+        sqlite_where=text("revoked_at IS NOT NULL"),
+        postgresql_where=text("revoked_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_certificate_revoked_shard",
+        "generation_id",
+        "crl_shard",
+        "not_after",
+        "id",
+        sqlite_where=text("revoked_at IS NOT NULL AND crl_shard IS NOT NULL"),
+        postgresql_where=text("revoked_at IS NOT NULL AND crl_shard IS NOT NULL"),
+    ),
+    Index(
+        "ix_certificate_revoked_template",
+        "generation_id",
+        "template",
         "not_after",
         "id",
         sqlite_where=text("revoked_at IS NOT NULL"),
@@ -213,6 +235,13 @@ crl_scope = Table(
     Column("generation_id", Identity, ForeignKey("authority_generation.id"), nullable=False),
     Column("scope", Ordered, nullable=False),
     Column("last_number", BigInteger, nullable=False),
+    Column("covers", Text),
+    Column("shard", Integer),
+    Column("template", Ordered),
+    Column("bounded", Boolean),
+    Column("urls", Text),
+    Column("since", BigInteger),
+    Column("announced", Boolean),
     UniqueConstraint("issuer_id", "generation_id", "scope"),
 )
 
@@ -228,6 +257,28 @@ crl = Table(
     Column("der", LargeBinary, nullable=False),
     Column("entries", BigInteger, nullable=False),
     Column("status_seq", BigInteger, nullable=False),
+)
+
+crl_delivery = Table(
+    "crl_delivery",
+    metadata,
+    Column("target", Ordered, primary_key=True),
+    Column("scope_id", Identity, ForeignKey("crl_scope.id"), primary_key=True),
+    Column("kind", Ordered, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("delivered", Micros),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try", Micros, nullable=False),
+    Column("problem", Text),
+)
+
+self_check = Table(
+    "self_check",
+    metadata,
+    Column("node", Ordered, primary_key=True),
+    Column("subject", Ordered, primary_key=True),
+    Column("at", Micros, nullable=False),
+    Column("problem", Text),
 )
 
 account = Table(

@@ -12,6 +12,7 @@ import attrs
 
 from pkiserver.authority.status.source import PublicationSource, PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
+from pkiserver.store.crls import CrlKind
 from protocols.cms.certs import build_certs_only
 from protocols.web.conditional import PreparedRepresentation, Representation, respond
 from protocols.web.errors import plain
@@ -23,7 +24,8 @@ CHAIN_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 
 _SECOND = timedelta(seconds=1)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
-_NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})")
+_NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})(?P<delta>-delta)?")
+_DELTA = "/delta"
 
 
 @attrs.frozen
@@ -62,15 +64,23 @@ class CrlEdge:
         self._prepared: dict[str, _Prepared] = {}
 
     async def crl(self, request: Request) -> Answer:
-        """The CRL at ``<generation path>.crl``, or an earlier one at ``<generation path>/<number>.crl``."""
+        """A CRL by its path.
+
+        The newest of a distribution point at ``<path>.crl`` and its delta at ``<path>/delta.crl``, earlier ones at
+        ``<path>/<number>.crl`` and ``<path>/<number>-delta.crl``.
+        """
         path = _stem(request, ".crl")
         if path is None:
             return _not_found()
-        found = await self._source.crl(path)
+        if path.endswith(_DELTA):
+            found = await self._source.crl(path.removesuffix(_DELTA), CrlKind.DELTA)
+        else:
+            found = await self._source.crl(path)
         if found is not None:
             return self._prepare(path, found).answer(request.headers)
         if (numbered := _NUMBERED.fullmatch(path)) is not None:
-            found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]))
+            kind = CrlKind.DELTA if numbered["delta"] else CrlKind.COMPLETE
+            found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]), kind)
         return _not_found() if found is None else respond(request.headers, self._represent(found, self._fresh(found)))
 
     def _fresh(self, found: PublishedCrl) -> int:
@@ -78,7 +88,7 @@ class CrlEdge:
         return max(0, min(found.max_age, found.next_update - self._clock.now() - _SECOND) // _SECOND)
 
     def _prepare(self, path: str, found: PublishedCrl) -> PreparedRepresentation:
-        # The source knows the path, so there are no more entries here than key generations.
+        # The source knows the path, so there are no more entries here than there are lists.
         fresh = self._fresh(found)
         known = self._prepared.get(path)
         if known is None or (known.crl, known.fresh) != (found, fresh):

@@ -187,9 +187,13 @@ async def test_after_a_rekey_each_key_signs_a_list_of_its_own(at: StatusWorld, t
     for generation in generations:
         found = await at.status.publications.crl(generation.crl_path)
         assert found is not None
-        view = read_crl(found.der, generation.certificate)
-        assert serials(view.crl) == {old.serial}
         lists.append(found.der)
+    views = [read_crl(one, generation.certificate) for one, generation in zip(lists, generations, strict=True)]
+    assert views[0].is_complete
+    assert serials(views[0].crl) == {old.serial}
+    bounded = views[1].crl.extensions.get_extension_for_class(x509.IssuingDistributionPoint)
+    assert bounded.critical
+    assert serials(views[1].crl) == set(), "the new key's list is about what it signed itself"
     numbers = [number_of(x509.load_der_x509_crl(one)) for one in lists]
     assert len(set(numbers)) == 2, "two lists of one issuer name never share a number"
     assert len({generation.crl_path for generation in generations}) == 2

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.model import Authority, Generation
+from pkiserver.authority.distribution import scope_path
+from pkiserver.authority.model import Authority
 from pkiserver.authority.status.source import PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
-from pkiserver.store import crl_history, crls
-from pkiserver.store.crls import FULL_SCOPE, Crl
+from pkiserver.store import crls
+from pkiserver.store.crls import Crl, CrlKind
 from pkiserver.store.database import Database
 
 FRESH_SECONDS = 0.5
 """For how long a kept list is served without asking the database whether there is a newer one."""
 KEPT_OCTETS = 64 * 1024 * 1024
 """Lists that are kept in memory, all together; a longer one is read for each request."""
+
+_Key = tuple[int, CrlKind]
 
 
 @attrs.define
@@ -31,58 +32,75 @@ class _Kept:
 class Publications:
     """The :class:`~pkiserver.authority.status.source.PublicationSource` of this server's own authorities.
 
-    The newest list of a generation is kept in memory by its number; whether there is a newer one is asked at most twice
-    a second for each list. Nothing else is kept: the paths are those of generations, so memory is bounded by them.
+    The newest list of a scope is kept in memory by its number; whether there is a newer one is asked at most twice a
+    second for each list. Which scopes there are is known in memory too, and asked for as often at most, so that a flood
+    of wrong paths costs nothing.
     """
 
     def __init__(self, database: Database, authorities: Authorities, clock: Clock) -> None:
         self._database = database
         self._authorities = authorities
         self._clock = clock
-        self._kept: dict[int, _Kept] = {}
+        self._scopes: dict[str, tuple[str, int]] = {}
+        self._looked = float("-inf")
+        self._kept: dict[_Key, _Kept] = {}
 
-    async def crl(self, path: str) -> PublishedCrl | None:
-        """The newest complete CRL of a key generation."""
-        found = self._authorities.by_crl_path(path)
+    async def crl(self, path: str, kind: CrlKind = CrlKind.COMPLETE) -> PublishedCrl | None:
+        """The newest list of a distribution point."""
+        found = await self._scope(path)
         if found is None:
             return None
-        authority, generation = found
+        authority, scope_id = found
+        key = (scope_id, kind)
         now = self._clock.monotonic()
-        kept = self._kept.get(generation.id)
+        kept = self._kept.get(key)
         if kept is not None and now - kept.asked < FRESH_SECONDS:
             return kept.crl
         have = None if kept is None else kept.crl.number
-        newest = await self._database.read(lambda connection: _newest(connection, generation, have))
+        newest = await self._database.read(lambda connection: _newest(connection, key, have))
         if newest is None:
             return None
         if isinstance(newest, Crl):
             kept = _Kept(_published(authority, newest), now)
-            self._keep(generation.id, kept)
+            self._keep(key, kept)
         assert kept is not None  # its number was the one that is still the newest
         kept.asked = now
         return kept.crl
 
-    def _keep(self, generation_id: int, kept: _Kept) -> None:
-        self._kept.pop(generation_id, None)
+    def _keep(self, key: _Key, kept: _Kept) -> None:
+        self._kept.pop(key, None)
         if sum(len(one.crl.der) for one in self._kept.values()) + len(kept.crl.der) <= KEPT_OCTETS:
-            self._kept[generation_id] = kept
+            self._kept[key] = kept
 
-    async def numbered_crl(self, path: str, number: int) -> PublishedCrl | None:
-        """An earlier complete CRL that is still kept."""
-        return await self._read(path, lambda connection, scope_id: crls.get(connection, scope_id, number))
-
-    async def _read(self, path: str, query: Callable[[Connection, int], Crl | None]) -> PublishedCrl | None:
-        found = self._authorities.by_crl_path(path)
+    async def numbered_crl(self, path: str, number: int, kind: CrlKind = CrlKind.COMPLETE) -> PublishedCrl | None:
+        """An earlier list that is still kept."""
+        found = await self._scope(path)
         if found is None:
             return None
-        authority, generation = found
-
-        def work(connection: Connection) -> Crl | None:
-            scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
-            return None if scope_id is None else query(connection, scope_id)
-
-        issued = await self._database.read(work)
+        authority, scope_id = found
+        issued = await self._database.read(lambda connection: crls.get(connection, scope_id, number, kind))
         return None if issued is None else _published(authority, issued)
+
+    async def _scope(self, path: str) -> tuple[Authority, int] | None:
+        found = self._scopes.get(path)
+        if found is None:
+            await self._look(path)
+            found = self._scopes.get(path)
+        return None if found is None else (self._authorities.get(found[0]), found[1])
+
+    async def _look(self, path: str) -> None:
+        now = self._clock.monotonic()
+        if self._authorities.by_list_path(path) is None or now - self._looked < FRESH_SECONDS:
+            return
+        self._looked = now
+        scopes = {(one.generation_id, one.scope): one.id for one in await self._database.read(crls.scopes)}
+        self._scopes = {
+            scope_path(generation.crl_path, scope): (authority.name, scope_id)
+            for authority in self._authorities.list()
+            for generation in authority.generations
+            for (generation_id, scope), scope_id in scopes.items()
+            if generation_id == generation.id
+        }
 
     async def ca_certificate(self, path: str) -> PublishedCertificates | None:
         """The certificate of a key generation."""
@@ -103,13 +121,13 @@ class Publications:
         return PublishedCertificates(served, max(starts)) if served and starts else None
 
 
-def _newest(connection: Connection, generation: Generation, have: int | None) -> Crl | int | None:
+def _newest(connection: Connection, key: _Key, have: int | None) -> Crl | int | None:
     """The newest list, or only its number when that is ``have``."""
-    scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
-    if scope_id is None:
+    scope_id, kind = key
+    number = crls.latest_number(connection, scope_id, kind)
+    if number is None:
         return None
-    number = crls.latest_number(connection, scope_id)
-    return number if number == have else crls.latest(connection, scope_id)
+    return number if number == have else crls.latest(connection, scope_id, kind)
 
 
 def _published(authority: Authority, issued: Crl) -> PublishedCrl:

@@ -2,45 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+import attrs
+from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.crl import Cause, CrlIssuer, CrlStanding, issues_crls
+from pkiserver.authority.crl import Cause, CrlIssuer, CrlStanding, Parts, issues_crls
 from pkiserver.authority.model import Authority, Generation
+from pkiserver.authority.status.crlmaking import scope_range
 from pkiserver.authority.status.policy import CrlPolicy
-from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
-from pkiserver.store.crls import Crl
+from pkiserver.store import crl_content, crl_history, crls, status
+from pkiserver.store.crl_content import ChangedGroup, Range
+from pkiserver.store.crl_history import CrlRecord
+from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
+from pkiserver.store.database import Database
 
 _ACTOR = "system"
+_TURN_SECONDS = 30.0
+"""How long lists are issued in one turn; those that are left are issued in the next."""
 
 
-def due(policy: CrlPolicy, standing: CrlStanding, now: datetime) -> Cause | None:
-    """Why a list is to be issued now; None when it is not yet time."""
+def due(policy: CrlPolicy, standing: CrlStanding, now: datetime) -> tuple[Cause, Parts] | None:
+    """Why a list is to be issued now, and which; None when it is not yet time."""
     newest = standing.newest
-    if newest is None or now >= newest.this_update + policy.interval:
-        return Cause.SCHEDULE
-    if newest.this_update > now:
-        # The clock was set back. A list from the future is of no use to anybody whose clock is right.
-        return Cause.SCHEDULE
+    if newest is None or not newest.this_update <= now < newest.this_update + policy.interval:
+        # A list from the future, after the clock was set back, is of no use to anybody whose clock is right.
+        return Cause.SCHEDULE, Parts.COMPLETE
+    if policy.delta is not None:
+        last = standing.delta
+        if last is None or last.number < newest.number or now >= last.this_update + policy.delta.interval:
+            return Cause.SCHEDULE, Parts.DELTA
     if policy.on_revocation and standing.changed is not None and now >= standing.changed + policy.gather:
-        return Cause.REVOCATION
+        only_delta = policy.delta is not None and not policy.delta.complete_on_revocation
+        return Cause.REVOCATION, Parts.DELTA if only_delta else Parts.COMPLETE
     return None
 
 
+@attrs.frozen
+class _Known:
+    """A scope as of the last look: its newest lists, up to which change they go, and the first change after that."""
+
+    scope: CrlScope
+    within: Range
+    complete: CrlRecord
+    delta: CrlRecord | None
+    changed: tuple[int, datetime] | None
+
+    @property
+    def shown(self) -> int:
+        last = self.complete
+        if self.delta is not None and self.delta.number > last.number:
+            last = self.delta
+        return last.status_seq
+
+    def numbers(self) -> tuple[int, int | None]:
+        return self.complete.number, None if self.delta is None else self.delta.number
+
+    def standing(self) -> CrlStanding:
+        return CrlStanding(self.complete, None if self.changed is None else self.changed[1], self.delta)
+
+
+@attrs.frozen
+class _Look:
+    """What all scopes are at one moment; ``seq`` is the last change of status that it knows of."""
+
+    seq: int = 0
+    known: Mapping[int, _Known] = attrs.Factory(dict)
+    scopes: Mapping[int, tuple[CrlScope, ...]] = attrs.Factory(dict)
+
+
 class CrlScheduler:
-    """Looks at every key generation and issues what is due."""
+    """Looks at every list of every key generation and issues what is due."""
 
     _log = Logger()
 
-    def __init__(self, issuer: CrlIssuer, authorities: Authorities, turns: Turns, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, issuer: CrlIssuer, authorities: Authorities, turns: Turns, clock: Clock
+    ) -> None:
+        self._database = database
         self._issuer = issuer
         self._authorities = authorities
         self._turns = turns
         self._clock = clock
+        self._look = _Look()
         self._problems: dict[int, StatusProblem] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
@@ -48,25 +98,33 @@ class CrlScheduler:
         return tuple(self._problems.values())
 
     async def run_due(self) -> tuple[Crl, ...]:
-        """Issue every list that is due and no other process issues; one that fails does not delay the others."""
-        issued = []
+        """Issue every list that is due and no other process issues; a key that fails does not delay the others."""
+        before = self._look
+        self._look = await self._database.read(lambda connection: _look(connection, before))
+        issued: list[Crl] = []
         for authority in self._authorities.list():
             for generation in authority.generations:
                 if not issues_crls(authority, generation):
                     self._problems.pop(generation.id, None)
                     continue
                 try:
-                    found = await self._look_after(authority, generation)
+                    issued += await self._look_after(authority, generation)
                 except PkiError as error:
                     self._log.warn("{name}: no CRL: {why}", name=authority.name, why=str(error))
                     self._problems[generation.id] = StatusProblem(authority.name, f"CRL: {error}")
-                    continue
-                self._problems.pop(generation.id, None)
-                if found is not None:
-                    issued.append(found)
+                else:
+                    self._problems.pop(generation.id, None)
         return tuple(issued)
 
-    async def issue_now(self, authority: Authority, generation: Generation, *, actor: str) -> Crl:
+    async def issue_now(
+        self,
+        authority: Authority,
+        generation: Generation,
+        *,
+        actor: str,
+        scope: str = FULL_SCOPE,
+        parts: Parts = Parts.COMPLETE,
+    ) -> Crl:
         """Issue a list on demand.
 
         Raises:
@@ -76,19 +134,88 @@ class CrlScheduler:
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is issuing this CRL", retry_after=5)
-            return await self._issuer.issue(authority, generation, actor=actor, cause=Cause.DEMAND, guard=turn.guard)
+            return await self._issuer.issue(
+                authority, generation, actor=actor, cause=Cause.DEMAND, guard=turn.guard, scope=scope, parts=parts
+            )
 
-    async def _look_after(self, authority: Authority, generation: Generation) -> Crl | None:
-        if await self._due(authority, generation) is None:
-            return None
+    def lists(self, authority: Authority, generation: Generation) -> tuple[str, ...]:
+        """The scopes in which lists are issued: as the settings have them, and those that certificates name."""
+        points = self._authorities.distribution(authority, generation).standing()
+        announced = (scope.scope for scope in self._look.scopes.get(generation.id, ()) if scope.announced)
+        return tuple(dict.fromkeys((*(point.scope for point in points), *announced)))
+
+    async def _look_after(self, authority: Authority, generation: Generation) -> list[Crl]:
+        names = self._due_ones(authority, generation, self._look)
+        if not names:
+            return []
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
-                return None
-            cause = await self._due(authority, generation)  # another process may have been here before us
-            if cause is None:
-                return None
-            return await self._issuer.issue(authority, generation, actor=_ACTOR, cause=cause, guard=turn.guard)
+                return []
+            # another process may have been here before us
+            before = self._look
+            self._look = await self._database.read(lambda connection: _look(connection, before))
+            wanted = self._due_ones(authority, generation, self._look)
+            return await self._issue(authority, generation, wanted, turn)
 
-    async def _due(self, authority: Authority, generation: Generation) -> Cause | None:
-        standing = await self._issuer.standing(authority, generation)
-        return due(authority.settings.crl, standing, self._clock.now())
+    async def _issue(
+        self, authority: Authority, generation: Generation, wanted: Mapping[str, tuple[Cause, Parts]], turn: Turn
+    ) -> list[Crl]:
+        issued: list[Crl] = []
+        begun = self._clock.monotonic()
+        for name, (cause, parts) in wanted.items():
+            if issued and self._clock.monotonic() - begun > _TURN_SECONDS:
+                break
+            made = await self._issuer.issue(
+                authority, generation, actor=_ACTOR, cause=cause, guard=turn.guard, scope=name, parts=parts
+            )
+            issued.append(made)
+        return issued
+
+    def _due_ones(self, authority: Authority, generation: Generation, look: _Look) -> dict[str, tuple[Cause, Parts]]:
+        now = self._clock.now()
+        ids = {scope.scope: scope.id for scope in look.scopes.get(generation.id, ())}
+        found = {}
+        for name in self.lists(authority, generation):
+            known = look.known.get(ids.get(name, 0))
+            why = due(authority.settings.crl, CrlStanding(None, None) if known is None else known.standing(), now)
+            if why is not None:
+                found[name] = why
+        return found
+
+
+def _look(connection: Connection, before: _Look) -> _Look:
+    """Look at every scope again. Only what changed is read: the numbers of lists and the changes of status."""
+    seq = status.latest(connection)
+    numbers = crl_history.newest_numbers(connection)
+    groups = crl_content.changed_groups(connection, before.seq, seq) if before.known and seq > before.seq else ()
+    by_generation: dict[int, list[CrlScope]] = {}
+    known: dict[int, _Known] = {}
+    for scope in crls.scopes(connection):
+        by_generation.setdefault(scope.generation_id, []).append(scope)
+        complete = numbers.get((scope.id, CrlKind.COMPLETE))
+        if complete is None:
+            continue
+        delta = numbers.get((scope.id, CrlKind.DELTA))
+        last = before.known.get(scope.id)
+        if last is not None and last.numbers() == (complete, delta) and last.scope.cover == scope.cover:
+            known[scope.id] = _go_on(last, groups)
+        elif (read := _read(connection, scope, complete, delta)) is not None:
+            known[scope.id] = read
+    return _Look(seq, known, {number: tuple(some) for number, some in by_generation.items()})
+
+
+def _go_on(known: _Known, groups: Iterable[ChangedGroup]) -> _Known:
+    if known.changed is not None:
+        return known
+    first = min(((group.seq, group.at) for group in groups if group.within(known.within)), default=None)
+    return known if first is None else attrs.evolve(known, changed=first)
+
+
+def _read(connection: Connection, scope: CrlScope, complete: int, delta: int | None) -> _Known | None:
+    newest = crl_history.record(connection, scope.id, complete)
+    if newest is None:
+        return None
+    newest_delta = None if delta is None else crl_history.record(connection, scope.id, delta, CrlKind.DELTA)
+    known = _Known(scope, scope_range(connection, scope), newest, newest_delta, None)
+    changed = crl_content.first_change(connection, scope.issuer_id, known.within, known.shown)
+    return attrs.evolve(known, changed=changed)

@@ -62,7 +62,7 @@ def status_services(
     return StatusServices(
         revocations=Revocations(database, audit, clock),
         crls=crls,
-        schedule=CrlScheduler(crls, authorities, turns, clock),
+        schedule=CrlScheduler(database, crls, authorities, turns, clock),
         responders=ResponderKeeper(
             database=database,
             keys=keys,

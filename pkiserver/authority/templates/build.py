@@ -52,9 +52,20 @@ def _path_length(certificate: x509.Certificate) -> int | None:
         return None
 
 
+def _points(points: tuple[tuple[str, ...], ...]) -> list[x509.DistributionPoint]:
+    """Distribution points, each with the URLs under which the same list is found (RFC 5280 section 4.2.1.13)."""
+    return [
+        x509.DistributionPoint([x509.UniformResourceIdentifier(url) for url in urls], None, None, None)
+        for urls in points
+    ]
+
+
 @attrs.frozen(eq=False)
 class IssuerView:
     """What content needs to know of an issuer: keep one per key generation (or CRL shard), it holds made extensions.
+
+    ``crl_points`` are the distribution points that certificates name, ``delta_points`` those of their deltas, each with
+    all its URLs.
 
     The authority key identifier is the issuer certificate's subject key identifier, octet for octet; where it has
     none it is computed by RFC 7093 section 2 method 1.
@@ -62,15 +73,21 @@ class IssuerView:
 
     name: str
     certificate: x509.Certificate
-    crl_urls: tuple[str, ...] = ()
+    crl_points: tuple[tuple[str, ...], ...] = ()
     ocsp_urls: tuple[str, ...] = ()
     ca_issuer_urls: tuple[str, ...] = ()
+    delta_points: tuple[tuple[str, ...], ...] = ()
     not_before: datetime = attrs.field(init=False)
     not_after: datetime = attrs.field(init=False)
     path_length: int | None = attrs.field(init=False)
     key_identifier: bytes = attrs.field(init=False)
     authority_key_identifier: Extension = attrs.field(init=False)
     _url_extensions: dict[tuple[bool, bool, bool], tuple[Extension, ...]] = attrs.field(init=False, factory=dict)
+
+    @property
+    def crl_urls(self) -> tuple[str, ...]:
+        """The URLs of all distribution points."""
+        return tuple(url for urls in self.crl_points for url in urls)
 
     @not_before.default
     def _not_before(self) -> datetime:
@@ -101,9 +118,10 @@ class IssuerView:
 
     def _make_url_extensions(self, crl: bool, ocsp: bool, ca_issuers: bool) -> tuple[Extension, ...]:
         found: list[Extension] = []
-        if crl and self.crl_urls:
-            names = [x509.UniformResourceIdentifier(url) for url in self.crl_urls]
-            found.append(extension(x509.CRLDistributionPoints([x509.DistributionPoint(names, None, None, None)])))
+        if crl and self.crl_points:
+            found.append(extension(x509.CRLDistributionPoints(_points(self.crl_points))))
+        if crl and self.delta_points:
+            found.append(extension(x509.FreshestCRL(_points(self.delta_points))))
         pairs = [(Access.OCSP, url) for url in self.ocsp_urls if ocsp]
         pairs += [(Access.CA_ISSUERS, url) for url in self.ca_issuer_urls if ca_issuers]
         if pairs:

@@ -49,7 +49,7 @@ def try_request(
         Rejected: the template's issuer does not exist.
     """
     authority = authorities.get(template.issuer)
-    view = authorities.view(authority, authority.current)
+    view = authorities.view(authority, authority.current, template=template.name, ca=template.ca is not None)
     issuing = authorities.issuing_by(authority, authority.current)
     asked = EnrollmentRequest(
         template=template.name,

@@ -45,6 +45,8 @@ _COPIED = (
     "request_id",
     "spki_sha256",
     "created",
+    "ca",
+    "crl_shard",
 )
 
 _INSERT = insert(certificate_intent).returning(_intent.id)
@@ -122,6 +124,8 @@ def insert_prepared(connection: Connection, intent: NewIntent) -> int:
                 "spki_sha256": intent.spki_sha256,
                 "holder": intent.holder,
                 "created": to_micros(intent.created),
+                "ca": intent.ca,
+                "crl_shard": intent.crl_shard,
             },
         ).scalar_one()
     if connection.execute(_USED, {"issuer_id": intent.issuer_id, "serial": serial}).first() is not None:

@@ -66,7 +66,8 @@ class Revocation:
 class NewIntent:
     """A certificate about to be signed. ``tbs`` is its TBSCertificate in DER, ``subject`` its RFC 4514 text.
 
-    ``holder`` names the process that prepares it, so that another one does not take it for abandoned.
+    ``holder`` names the process that prepares it, so that another one does not take it for abandoned. ``ca`` says
+    whether it is a CA's, ``crl_shard`` which shard of its issuer's CRL it names, if any: so they stay for good.
     """
 
     issuer_id: int
@@ -84,6 +85,8 @@ class NewIntent:
     spki_sha256: bytes
     holder: str
     created: datetime
+    ca: bool = False
+    crl_shard: int | None = None
 
 
 @attrs.frozen

@@ -103,7 +103,7 @@ def issuer(path_length: int | None = 1, years: int = 10) -> IssuerView:
     return IssuerView(
         "issuing",
         certificate,
-        ("http://pki.example.com/crl/issuing.crl",),
+        (("http://pki.example.com/crl/issuing.crl",),),
         ("http://pki.example.com/ocsp",),
         ("http://pki.example.com/ca/issuing.cer",),
     )
