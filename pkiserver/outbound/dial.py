@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IResolutionReceiver,
 )
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkiserver.foundation.clock import Clock
@@ -48,13 +49,20 @@ class Named(Protocol):
     def __str__(self) -> str: ...
 
 
+def _ended() -> Failure:
+    make: Any = Failure  # not typed
+    failure: Failure = make(TimeoutError())
+    return failure
+
+
 async def within(work: Awaitable[T], seconds: float, error: Callable[[], Exception]) -> T:
     """The result of ``work``, which is cancelled after so many seconds; raises what ``error`` makes."""
     # a coroutine is what fromCoroutine wants; a Deferred serves as it is
     deferred: Deferred[T] = (
         work if isinstance(work, Deferred) else Deferred.fromCoroutine(cast("Coroutine[Any, Any, T]", work))
     )
-    deferred.addTimeout(seconds, IReactorTime(_reactor))
+    # whatever a cancelled conversation ends with, it was the time that ended it
+    deferred.addTimeout(seconds, IReactorTime(_reactor), lambda _result, _seconds: _ended())
     try:
         return await deferred
     except TimeoutError:

@@ -197,4 +197,8 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
         from pkiserver.registration.connectors.sql import SqlConnector
 
         passwords = SqlConnector(name, settings.sql)
+    elif settings.webhook is not None:
+        from pkiserver.registration.connectors.webhook import WebhookConnector
+
+        passwords = WebhookConnector(name, settings.webhook, clock)
     return LiveConnector(settings, row, passwords, certificates)

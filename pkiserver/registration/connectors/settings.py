@@ -11,11 +11,12 @@ from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.radiussettings import RadiusSettings
 from pkiserver.registration.connectors.sqlsettings import SqlSettings
+from pkiserver.registration.connectors.webhooksettings import WebhookSettings
 
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KINDS = ("ldap", "radius", "sql")
+_KINDS = ("ldap", "radius", "sql", "webhook")
 
 
 @attrs.frozen
@@ -33,6 +34,7 @@ class Connector:
     ldap: LdapSettings | None = None
     radius: RadiusSettings | None = None
     sql: SqlSettings | None = None
+    webhook: WebhookSettings | None = None
 
     def __attrs_post_init__(self) -> None:
         problems = []

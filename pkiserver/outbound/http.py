@@ -1,0 +1,185 @@
+"""A small HTTP client on Twisted's Agent: no redirects, bounded answers, own trust anchors, one time limit for all."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from io import BytesIO
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import attrs
+import twisted.web.client
+from OpenSSL import SSL
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import URI, RequestTransmissionFailed, ResponseDone, ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.outbound.dial import Timeouts, connect, within
+from pkiserver.outbound.problems import OutboundError, Trouble
+from pkiserver.outbound.trust import TlsClient, TlsTrust
+
+
+@attrs.frozen
+class WebAddress:
+    """An ``https://`` or ``http://`` URL."""
+
+    text: str
+    scheme: Literal["http", "https"]
+    host: str
+
+    ALLOWED = "https://HOST[:PORT]/PATH"
+
+    @classmethod
+    def parse(cls, text: str) -> WebAddress:
+        """From a setting; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(text)
+            port_is_fine = parts.port is None or parts.port > 0
+        except ValueError:
+            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
+        good = parts.scheme in {"http", "https"} and parts.hostname and not parts.username and not parts.fragment
+        if not good or not port_is_fine or not text.isascii() or any(char.isspace() for char in text):
+            raise Invalid(f'"{text}" is no URL of a web service', allowed=cls.ALLOWED)
+        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+        return cls(text, scheme, parts.hostname or "")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this very machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@attrs.frozen
+class Answer:
+    """What came back."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+    def header(self, name: str) -> str | None:
+        """The only value of a header; None where there is none, or more than one."""
+        values = self.headers.getRawHeaders(name) or []
+        return str(values[0]) if len(values) == 1 else None
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Connects as the rest of this room does, so that errors are told apart."""
+
+    def __init__(self, host: str, port: int, limit: timedelta) -> None:
+        self._to = (host, port, limit)
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
+        """Twisted's interface."""
+        return Deferred.fromCoroutine(connect(protocolFactory, *self._to))
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    def __init__(self, client: TlsClient | None, limit: timedelta) -> None:
+        self._client = client
+        self._limit = limit
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802
+        """Twisted's interface."""
+        plain = _Endpoint(uri.host.decode().strip("[]"), uri.port, self._limit)
+        return cast("IStreamClientEndpoint", plain if self._client is None else wrapClientTLS(self._client, plain))
+
+
+class _Body(Protocol):
+    def __init__(self, limit: int) -> None:
+        self.done: Deferred[bytes] = Deferred()
+        self._limit = limit
+        self._data = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        self._data += data
+        if len(self._data) > self._limit and not self.done.called:
+            self.done.errback(ValueError(f"the answer has more than {self._limit} octets"))
+            if self.transport is not None:
+                cast("Any", self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        if self.done.called:
+            return
+        if isinstance(reason.value, ResponseDone):
+            self.done.callback(bytes(self._data))
+        else:
+            self.done.errback(ValueError("the answer is not whole"))
+
+
+async def fetch(
+    address: WebAddress,
+    *,
+    trust: TlsTrust | None,
+    timeouts: Timeouts,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    limit: int = 64 * 1024,
+) -> Answer:
+    """GET, or POST where there is a body.
+
+    Raises:
+        OutboundError: told apart by its ``trouble``; a status is not judged here.
+    """
+    client = _client(address, trust)
+    # twisted.web.client is not typed
+    web: Any = twisted.web.client
+    agent = web.Agent.usingEndpointFactory(_reactor, _Endpoints(client, timeouts.connect))
+    sent = Headers({name: [value] for name, value in (headers or {}).items()})
+    producer = None if body is None else web.FileBodyProducer(BytesIO(body))
+    silent = OutboundError(Trouble.SILENT, str(address), f"no answer within {timeouts.answer}")
+
+    async def run() -> Answer:
+        method = b"GET" if body is None else b"POST"
+        response: Any = await agent.request(method, str(address).encode(), sent, producer)
+        receiver = _Body(limit)
+        response.deliverBody(receiver)
+        return Answer(response.code, await receiver.done, response.headers)
+
+    seconds = (timeouts.connect + timeouts.answer).total_seconds()
+    try:
+        return await within(run(), seconds, lambda: silent)
+    except OutboundError:
+        raise
+    except (ResponseNeverReceived, RequestTransmissionFailed, SSL.Error, ValueError) as error:
+        if client is not None and client.check.problem:
+            raise OutboundError(Trouble.TLS, str(address), client.check.problem) from error
+        raise _lost(address, error) from error
+
+
+def _client(address: WebAddress, trust: TlsTrust | None) -> TlsClient | None:
+    if address.scheme == "http":
+        return None
+    if trust is None:
+        raise OutboundError(Trouble.TLS, str(address), "no trust anchors are set")
+    try:
+        return trust.creator(address.host)
+    except (Invalid, OSError, SSL.Error) as error:
+        why = f"the trust anchors or the key cannot be used: {error}"
+        raise OutboundError(Trouble.TLS, str(address), why) from error
+
+
+def _lost(address: WebAddress, error: Exception) -> OutboundError:
+    reasons = getattr(error, "reasons", None)
+    inner = reasons[0].value if reasons else error
+    if isinstance(inner, SSL.Error):
+        alerts = ", ".join(str(part[-1]) for part in (inner.args[0] if inner.args else []) if part)
+        return OutboundError(Trouble.TLS, str(address), f"the handshake failed: {alerts or 'no reason given'}")
+    return OutboundError(Trouble.ANSWER, str(address), f"{inner}".rstrip(".") or type(inner).__name__)
