@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-HELPERS = {"__main__", "report", "support", "issue_worker", "estload", "peers"}
+HELPERS = {"__main__", "report", "support", "issue_worker", "estload", "peers", "scepload"}
 
 
 def names() -> list[str]:

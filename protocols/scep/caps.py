@@ -22,6 +22,8 @@ def capabilities(template: Template, *, has_next: bool) -> tuple[str, ...]:
 
 def ca_certificates(template: Template, answerer: Answerer) -> tuple[bytes, ...]:
     """What GetCACert gives out: whom to encrypt for, and the CAs above, in the template's order."""
+    if template.scep.ca_certificates == "ra_only":
+        return answerer.certificates
     above = answerer.chain
     if template.scep.ca_certificates == "without_root" and len(above) > 1:
         above = above[:-1]

@@ -88,7 +88,8 @@ class ScepEdge:
 
     async def _get_ca_caps(self, template: Template, _request: Request, _message: bytes) -> Response:
         lines = capabilities(template, has_next=self._engine.has_next(template.issuer))
-        return Response(200, "".join(f"{line}\n" for line in lines).encode(), "text/plain")
+        # strongSwan 5.9.8 believes no keyword unless an empty line follows; to others it means nothing.
+        return Response(200, "".join(f"{line}\n" for line in (*lines, "")).encode(), "text/plain")
 
     async def _get_next_ca_cert(self, template: Template, _request: Request, _message: bytes) -> Response:
         coming = await self._engine.next_authority(template.issuer)
