@@ -32,6 +32,7 @@ class Entry:
 
 REGISTRY: Mapping[str, Entry] = {
     "account": Entry("account", "Accounts that may enrol with a password."),
+    "addressbook": Entry("addressbook", "The S/MIME address book: what mail clients find."),
     "apply": Entry("apply", "Make the database as these TOML files say, after showing the difference."),
     "audit": Entry("audit", "Verify, export and follow the audit log."),
     "ca": Entry("ca", "Certification authorities: create, import, renew, rekey, sign offline."),

@@ -42,6 +42,8 @@ class CaListing:
     issuer_id: int
     certificates: tuple[bytes, ...] = attrs.field(repr=False)
     crl_paths: tuple[str, ...]
+    crl_keys: tuple[tuple[str, bytes], ...] = ()
+    """Those paths with the subject key identifiers of the keys that sign there."""
 
 
 class CaSource(Protocol):

@@ -22,6 +22,7 @@ from pkiserver.runtime.ldapsettings import CallerSettings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.store import addressbook as rows
 from pkiserver.store.authorities import GenerationState
+from protocols.addressbook import web
 from protocols.addressbook.callers import Abuse
 from protocols.addressbook.directory import Directory
 from protocols.addressbook.entries import Entry, person_entry
@@ -29,6 +30,7 @@ from protocols.addressbook.limits import BookPolicy, CallerPolicy, LdapLimits
 from protocols.addressbook.metrics import LdapMetrics
 from protocols.addressbook.ports import Account, CaListing, ContactDraft
 from protocols.addressbook.service import Service
+from protocols.web.values import Route
 
 _PROTOCOL = "ldap"
 _LOGIN = """
@@ -103,6 +105,7 @@ class EngineAuthorities:
             issuer_id=authority.issuer_id,
             certificates=tuple(dict.fromkeys(certificates)),
             crl_paths=tuple(one.crl_path for one in ordered),
+            crl_keys=tuple((one.crl_path, one.certificate.key_identifier) for one in ordered),
         )
 
     async def crl(self, path: str) -> bytes | None:
@@ -181,6 +184,7 @@ class AddressBookService:
         abuse = Abuse(policy)
         authorities = EngineAuthorities(engine)
         writer = ContactWriter(engine.database, engine.audit, engine.clock)
+        self.web = web.WebLookup(self.book, authorities, abuse, self.metrics, engine.clock)
         self.service = Service(
             Directory(self.book, authorities, abuse, policy, limits),
             EngineLogin(engine, login_rules(settings.connectors)),
@@ -191,6 +195,10 @@ class AddressBookService:
             metrics=self.metrics,
             clock=engine.clock,
         )
+
+    def routes(self) -> tuple[Route, ...]:
+        """The look-ups over HTTP."""
+        return tuple(web.routes(self.web))
 
     def jobs(self) -> tuple[Job, ...]:
         """What keeps the cache true, and the feed short."""

@@ -23,6 +23,7 @@ from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.runtime.services.scepservice import Scep
+from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
 from protocols.crl import edge as crl
@@ -42,6 +43,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         holder = f"{settings.node}/{worker}/{os.getpid()}"
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         follower = ConfigurationFollower(engine)
+        listening = notifications(engine, follower)
         engine.road.preparer.warm_up()
         timestamps = Timestamps(engine, worker)
         await timestamps.start()
@@ -53,11 +55,13 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
                 *timestamps.routes(),
                 *scep.routes(),
+                *addressbook.routes(),
             ),
             https=(
                 *est.routes(EstPort(engine), est_settings(settings.est)),
                 *timestamps.routes(),
                 *scep.routes(),
+                *addressbook.routes(),
             ),
             checks=(
                 database_check(engine.database),
@@ -83,6 +87,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             ),
             ldap=addressbook.service,
         )
+        listening.stop()
         await timestamps.stop()
 
 
