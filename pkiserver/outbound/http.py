@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import URI, RequestTransmissionFailed, ResponseDone, ResponseNeverReceived
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -118,7 +119,8 @@ class _Body(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         if self.done.called:
             return
-        if isinstance(reason.value, ResponseDone):
+        # an answer that ends with its connection (HTTP/1.0) may be cut; what is read with this client is signed
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.done.callback(bytes(self._data))
         else:
             self.done.errback(ValueError("the answer is not whole"))

@@ -201,4 +201,8 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
         from pkiserver.registration.connectors.webhook import WebhookConnector
 
         passwords = WebhookConnector(name, settings.webhook, clock)
+    elif settings.certificate is not None:
+        from pkiserver.registration.connectors.certificate import ForeignCertificates
+
+        certificates = ForeignCertificates(name, settings.certificate, clock)
     return LiveConnector(settings, row, passwords, certificates)

@@ -1,0 +1,245 @@
+"""The connector for client certificates of other authorities: a device's factory certificate (RFC 9483's IDevID) first.
+
+The chain is built and verified by OpenSSL, with CRLs; what the certificate then says is mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError, X509StoreFlags
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.outbound.dial import Timeouts
+from pkiserver.outbound.http import WebAddress, fetch
+from pkiserver.outbound.problems import OutboundError, Trouble
+from pkiserver.registration.connectors import certfields
+from pkiserver.registration.connectors.certsettings import CertificateSettings, CrlSource, Revocation
+from pkiserver.registration.connectors.credentials import finding
+from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.values import MAX_NAME, Denied, Finding, Outcome, Shown, Step
+
+MAX_CHAIN = 8
+MAX_CRL = 64 * 1024 * 1024
+_NO_CRL, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
+"""OpenSSL's X509_V_ERR values that are about our CRLs, not about the client."""
+T = TypeVar("T")
+
+
+@attrs.frozen
+class _Material:
+    """What chains are verified against, as of a moment (monotonic seconds)."""
+
+    store: X509Store
+    crls: tuple[x509.CertificateRevocationList, ...]
+    read: float
+    failures: tuple[OutboundError, ...]
+
+
+class ForeignCertificates:
+    """Identifies the holders of certificates that other authorities issued."""
+
+    def __init__(self, name: str, settings: CertificateSettings, clock: Clock) -> None:
+        self.name = name
+        self.settings = settings
+        self._clock = clock
+        self._material: _Material | None = None
+        self._reading: list[Deferred[None]] | None = None
+        self._known: dict[CrlSource, x509.CertificateRevocationList] = {}
+        # large CRLs take their time to read
+        self._pool = ThreadPool(0, 1, f"connector {name}")
+        self._pool.start()
+
+    async def identify(self, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]) -> Outcome:
+        """Whose it is; raises :class:`Unavailable` where CRLs are missing."""
+        material = await self._current()
+        if len(chain) > MAX_CHAIN:
+            return Denied(Step.USER, f"the chain has more than {MAX_CHAIN} certificates")
+        if problem := use_problem(certificate) or self._chain_problem(material.store, certificate, chain):
+            return Denied(Step.USER, problem)
+        if problem := self._rule_problem(certificate):
+            return Denied(Step.USER, problem)
+        names = certfields.values(certificate, self.settings.name)
+        if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME or not names[0].isprintable():
+            return Denied(Step.USER, f"{self.settings.name} does not give exactly one usable name")
+        attributes = mapped(self.settings.attributes, lambda field: certfields.values(certificate, field))
+        return attributes if isinstance(attributes, Denied) else Shown(names[0], frozenset(), attributes)
+
+    async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:  # noqa: ARG002
+        """Read anchors and CRLs anew, and say what is there."""
+        try:
+            self._material = None
+            material = await self._current()
+        except Unavailable as error:
+            return (Finding(Step.SETTINGS, self.name, error.text),)
+        found = [finding(error) for error in material.failures]
+        anchors = ", ".join(one.subject.rfc4514_string() for one in self.settings.anchors.load())
+        found.append(Finding(Step.FINE, self.name, f"anchors: {anchors}"))
+        for crl in material.crls:
+            end = crl.next_update_utc
+            text = f"CRL of {crl.issuer.rfc4514_string()}, until {end:%Y-%m-%dT%H:%M:%SZ}" if end else "CRL without end"
+            late = end is not None and end < self._clock.now()
+            found.append(
+                Finding(Step.ANSWER if late else Step.FINE, self.name, f"{text}{' (too old)' if late else ''}")
+            )
+        return tuple(found)
+
+    def close(self) -> None:
+        """End the thread."""
+        reactor: Any = _reactor
+        if self._pool.workers:
+            reactor.callInThread(self._pool.stop)
+        else:
+            self._pool.stop()
+
+    def _rule_problem(self, certificate: x509.Certificate) -> str | None:
+        settings = self.settings
+        for what, pattern, name in (
+            ("subject", settings.subject, certificate.subject),
+            ("issuer", settings.issuer, certificate.issuer),
+        ):
+            if pattern is not None and pattern.take(name.rfc4514_string()) is None:
+                return f"the {what} {name.rfc4514_string()!r} does not match {pattern}"
+        wanted = {str(oid) for oid in settings.policies}
+        if wanted and not wanted.intersection(certfields.policies(certificate)):
+            return f"it asserts none of the policies {', '.join(sorted(wanted))}"
+        return None
+
+    def _chain_problem(
+        self, store: X509Store, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]
+    ) -> str | None:
+        store.set_time(self._clock.now().astimezone(UTC).replace(tzinfo=None))
+        between = [X509.from_cryptography(one) for one in chain]
+        try:
+            X509StoreContext(store, X509.from_cryptography(certificate), between).verify_certificate()
+        except X509StoreContextError as error:
+            number = error.errors[0] if error.errors else 0
+            subject = error.certificate.to_cryptography().subject.rfc4514_string()
+            if number in {_NO_CRL, _CRL_NOT_YET, _CRL_EXPIRED}:
+                text = f"connector {self.name}: no CRL in force says whether {subject!r} is revoked"
+                raise Unavailable(text, retry_after=60) from error
+            return f"{subject!r}: {error}"
+        return None
+
+    async def _current(self) -> _Material:
+        """What to verify against; read again when it is old. Those who come meanwhile wait for the same reading."""
+        found = self._material
+        if found is not None and not self._is_old(found):
+            return found
+        if self._reading is not None:
+            waiting: Deferred[None] = Deferred()
+            self._reading.append(waiting)
+            await waiting
+        else:
+            self._reading = []
+            try:
+                self._material = await self._read()
+            finally:
+                waiters, self._reading = self._reading, None
+                for one in waiters:
+                    one.callback(None)
+        if self._material is None:
+            raise Unavailable(f"connector {self.name}: its anchors or CRLs cannot be read", retry_after=30)
+        return self._material
+
+    def _is_old(self, material: _Material) -> bool:
+        age = self._clock.monotonic() - material.read
+        now = self._clock.now()
+        ended = any(crl.next_update_utc is not None and crl.next_update_utc < now for crl in material.crls)
+        # a CRL that has ended is asked for again soon, but not by every request
+        return age > self.settings.refresh.total_seconds() or ((ended or bool(material.failures)) and age > 10)
+
+    async def _read(self) -> _Material:
+        failures = []
+        if self.settings.revocation is not Revocation.OFF:
+            for source in self.settings.crls:
+                try:
+                    self._known[source] = await self._in_thread(partial(_parse_crl, await self._octets(source)))
+                except OutboundError as error:
+                    failures.append(error)
+                except ValueError as error:
+                    failures.append(OutboundError(Trouble.ANSWER, str(source), f"is no CRL: {error}"))
+        crls = tuple(self._known[source] for source in self.settings.crls if source in self._known)
+        try:
+            store = await self._in_thread(lambda: _store(self.settings, crls))
+        except Invalid as error:
+            raise Unavailable(f"connector {self.name}: anchors: {error}", retry_after=60) from error
+        return _Material(store, crls, self._clock.monotonic(), tuple(failures))
+
+    async def _octets(self, source: CrlSource) -> bytes:
+        path = source.path
+        if path is None:
+            timeouts = Timeouts(answer=self.settings.answer_timeout)
+            answer = await fetch(WebAddress.parse(source.text), trust=None, timeouts=timeouts, limit=MAX_CRL)
+            if answer.status != 200:
+                raise OutboundError(Trouble.ANSWER, str(source), f"status {answer.status}")
+            return answer.body
+        try:
+            return await self._in_thread(path.read_bytes)
+        except OSError as error:
+            raise OutboundError(Trouble.CONNECT, str(source), f"cannot be read: {error.strerror}") from error
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
+        return await running
+
+
+def use_problem(certificate: x509.Certificate) -> str | None:
+    """Why a certificate may not show a client, whoever issued it."""
+    extensions = _extensions(certificate)
+    if extensions is None:
+        return "its extensions cannot be read"
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints) and value.ca:
+            return "it is a CA's certificate"
+        if isinstance(value, x509.KeyUsage) and not value.digital_signature:
+            return "its key usage lacks digitalSignature"
+        if isinstance(value, x509.ExtendedKeyUsage) and not {
+            ExtendedKeyUsageOID.CLIENT_AUTH,
+            ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+        }.intersection(value):
+            return "its extended key usage lacks clientAuth"
+    return None
+
+
+def _extensions(certificate: x509.Certificate) -> x509.Extensions | None:
+    try:
+        return certificate.extensions
+    except (ValueError, x509.DuplicateExtension):
+        return None
+
+
+def _parse_crl(octets: bytes) -> x509.CertificateRevocationList:
+    if octets.lstrip().startswith(b"-----BEGIN"):
+        return x509.load_pem_x509_crl(octets)
+    return x509.load_der_x509_crl(octets)
+
+
+def _store(settings: CertificateSettings, crls: tuple[x509.CertificateRevocationList, ...]) -> X509Store:
+    store = X509Store()
+    for anchor in settings.anchors.load():
+        store.add_cert(X509.from_cryptography(anchor))
+    for crl in crls:
+        store.add_crl(crl)
+    flags = X509StoreFlags.PARTIAL_CHAIN
+    if settings.revocation is not Revocation.OFF:
+        flags |= X509StoreFlags.CRL_CHECK
+    if settings.revocation is Revocation.CHAIN:
+        flags |= X509StoreFlags.CRL_CHECK_ALL
+    store.set_flags(flags)
+    return store

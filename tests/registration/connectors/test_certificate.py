@@ -1,0 +1,210 @@
+"""Client certificates of other authorities: chains, CRLs over HTTP and from files, what counts and what is mapped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pkiserver.foundation.clock import SystemClock
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.registration.connectors.certificate import ForeignCertificates
+from pkiserver.registration.connectors.settings import load_connector
+from pkiserver.registration.connectors.values import Denied, Shown, Step
+from tests.support.slapd import free_port
+from tests.support.tlsfiles import TestCa
+
+HARDWARE = x509.OtherName(
+    x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4"), bytes.fromhex("3011 06082b060104019a1e01 0405") + b"SN-77"
+)
+POLICY = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.3.6.1.4.1.99999.7"), None)])
+SUBJECT = x509.Name(
+    [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Maker"),
+        x509.NameAttribute(NameOID.SERIAL_NUMBER, "PID:router SN:4711"),
+    ]
+)
+MAPS = """
+[[certificate.attributes]]
+name = "hardware"
+from = "san.hardware"
+[[certificate.attributes]]
+name = "serial"
+from = "subject.serial_number"
+match = '.*SN:(\\d+)'
+required = true
+[[certificate.attributes]]
+name = "maker"
+from = "issuer.common_name"
+[[certificate.attributes]]
+name = "policy"
+from = "policy"
+"""
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> TestCa:
+    made = TestCa(tmp_path, "Maker CA")
+    (tmp_path / "crl.pem").write_bytes(made.crl())
+    return made
+
+
+def device(ca: TestCa, stem: str = "device", **more: object) -> x509.Certificate:
+    extensions: tuple[x509.ExtensionType, ...] = (x509.SubjectAlternativeName([HARDWARE]), POLICY)
+    chosen = {"subject": SUBJECT, "extensions": extensions, **more}
+    certificate, _ = ca.issue(stem, **chosen)  # type: ignore[arg-type]
+    return x509.load_pem_x509_certificate(certificate.read_bytes())
+
+
+@pytest.fixture
+def made(ca: TestCa, tmp_path: Path) -> Iterator[object]:
+    opened: list[ForeignCertificates] = []
+
+    def make(more: str = "", crls: str | None = None, tables: str = MAPS) -> ForeignCertificates:
+        text = f"""
+name = "factory"
+kind = "connector"
+[certificate]
+anchors = '''{ca.pem}'''
+name = "subject.serial_number"
+crls = ["{crls or f"file:{tmp_path}/crl.pem"}"]
+{more}
+{tables}
+"""
+        settings = load_connector(text, "factory.toml").certificate
+        assert settings is not None
+        connector = ForeignCertificates("factory", settings, SystemClock())
+        opened.append(connector)
+        return connector
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+async def test_a_factory_certificate_shows_its_device(ca: TestCa, made: object) -> None:
+    connector = made()  # type: ignore[operator]
+    shown = await connector.identify(device(ca), ())
+    assert shown == Shown(
+        "PID:router SN:4711",
+        frozenset(),
+        (
+            ("hardware", "SN-77"),
+            ("serial", "4711"),
+            ("maker", "Maker CA"),
+            ("policy", "1.3.6.1.4.1.99999.7"),
+        ),
+    )
+
+
+async def test_who_does_not_count(ca: TestCa, made: object, tmp_path: Path) -> None:
+    connector = made()  # type: ignore[operator]
+
+    async def why(certificate: x509.Certificate, which: ForeignCertificates = connector) -> str:
+        denied = await which.identify(certificate, ())
+        assert isinstance(denied, Denied)
+        return denied.text
+
+    other = TestCa(tmp_path, "Another CA")
+    impostor = TestCa(tmp_path / "x" if (tmp_path / "x").mkdir() is None else tmp_path, "Maker CA")
+    assert "unable to get local issuer" in await why(device(other))
+    assert await why(device(impostor))
+    assert "expired" in await why(device(ca, days=-1))
+    assert await why(ca.certificate) == "it is a CA's certificate"
+    server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    assert "lacks clientAuth" in await why(device(ca, extensions=(server,)))
+    nameless = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    assert "exactly one usable name" in await why(device(ca, subject=nameless))
+    no_serial = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, "none")])
+    assert "subject.serial_number" in await why(device(ca, subject=no_serial))
+    narrow = "subject = '.*O=Other.*'\n"
+    assert "does not match" in await why(device(ca), made(narrow))  # type: ignore[operator]
+    policy = 'policies = ["1.2.3.4"]\n'
+    assert "none of the policies" in await why(device(ca), made(policy))  # type: ignore[operator]
+    right = made('policies = ["1.2.3.4", "1.3.6.1.4.1.99999.7"]\nissuer = "CN=Maker CA"\n')  # type: ignore[operator]
+    assert isinstance(await right.identify(device(ca), ()), Shown)
+
+
+async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
+    ca: TestCa, made: object, tmp_path: Path
+) -> None:
+    good, bad = device(ca, "good"), device(ca, "bad")
+    (tmp_path / "crl.pem").write_bytes(ca.crl(bad))
+    connector = made()  # type: ignore[operator]
+    assert isinstance(await connector.identify(good, ()), Shown)
+    denied = await connector.identify(bad, ())
+    assert isinstance(denied, Denied)
+    assert "revoked" in denied.text
+    absent = made(crls=f"file:{tmp_path}/absent.crl")  # type: ignore[operator]
+    with pytest.raises(Unavailable, match="no CRL in force"):
+        await absent.identify(good, ())
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(Unavailable, match="no CRL in force"):
+        await made(crls=f"file:{tmp_path}/junk").identify(good, ())  # type: ignore[operator]
+    forged = TestCa(tmp_path, "Forged")
+    forged.name = ca.name
+    (tmp_path / "forged.pem").write_bytes(forged.crl())
+    outcome: object
+    try:
+        outcome = await made(crls=f"file:{tmp_path}/forged.pem").identify(good, ())  # type: ignore[operator]
+    except Unavailable as error:
+        outcome = error
+    assert not isinstance(outcome, Shown)
+    unchecked = made('revocation = "off"\n')  # type: ignore[operator]
+    assert isinstance(await unchecked.identify(bad, ()), Shown)
+
+
+async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) -> None:
+    state = {"crl": ca.crl(), "asked": 0}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state["asked"] += 1  # type: ignore[operator]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(state["crl"])  # type: ignore[arg-type]
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        connector = made('refresh = "1s"\n', crls=f"http://127.0.0.1:{server.server_address[1]}/ca.crl")  # type: ignore[operator]
+        one = device(ca)
+        assert isinstance(await connector.identify(one, ()), Shown)
+        assert isinstance(await connector.identify(one, ()), Shown)
+        assert state["asked"] == 1
+        state["crl"] = ca.crl(one)
+        connector._clock = Later()
+        assert isinstance(await connector.identify(one, ()), Denied)
+        assert state["asked"] == 2
+    finally:
+        server.shutdown()
+        server.server_close()
+    gone = made(crls=f"http://127.0.0.1:{free_port()}/ca.crl")  # type: ignore[operator]
+    assert [found.step for found in await gone.check(None, None)] == [Step.CONNECT, Step.FINE]
+    assert [found.step for found in await made().check(None, None)] == [Step.FINE, Step.FINE]  # type: ignore[operator]
+
+
+class Later(SystemClock):
+    def monotonic(self) -> float:
+        return super().monotonic() + timedelta(minutes=1).total_seconds()
+
+
+def test_settings_that_cannot_be_meant(made: object) -> None:
+    for more, crls, what in (
+        ("", "ldap://h/x", "no CRL"),
+        ('policies = ["x"]\n', None, "policies"),
+    ):
+        with pytest.raises(ConfigurationError, match=what):
+            made(more, crls)  # type: ignore[operator]
+    with pytest.raises(ConfigurationError, match="names no field"):
+        made(tables='[[certificate.attributes]]\nname = "x"\nfrom = "nothing"')  # type: ignore[operator]
