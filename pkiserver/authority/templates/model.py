@@ -24,7 +24,7 @@ from pkiserver.authority.templates.model_extensions import (
     UrlRules,
 )
 from pkiserver.authority.templates.model_names import SanRules, SubjectRules
-from pkiserver.authority.templates.model_registration import MOST_APPROVALS
+from pkiserver.authority.templates.model_registration import MOST_APPROVALS, SeatRules
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import KeyType
@@ -255,7 +255,7 @@ class ScepRules:
     legacy: tuple[LegacyAlgorithm, ...] = ()
     static_challenge: str = attrs.field(default="", repr=False, validator=_argon2id)
     password_recipient: bool = False
-    ca_certificates: Literal["leaf_first", "root_first", "without_root"] = "leaf_first"
+    ca_certificates: Literal["leaf_first", "root_first", "without_root", "ra_only"] = "leaf_first"
     failure_text: bool = True
 
 
@@ -312,6 +312,7 @@ class Template:
     urls: UrlRules = attrs.field(factory=UrlRules)
     renewal: RenewalRules = attrs.field(factory=RenewalRules)
     duplicates: DuplicateRules = attrs.field(factory=DuplicateRules)
+    seats: SeatRules = attrs.field(factory=SeatRules)
     est: EstRules = attrs.field(factory=EstRules)
     publication: PublicationRules = attrs.field(factory=PublicationRules)
     scep: ScepRules = attrs.field(factory=ScepRules)

@@ -24,6 +24,11 @@ def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], A
             template("any-key", scep="password_recipient = true"),
             template("quiet", scep='failure_text = false\nca_certificates = "root_first"'),
             template("both", CODE + APPROVED),
+            template("code-approved", '[[evidence]]\nall = ["code"]\napproval = true\n'),
+            template("short", scep='ca_certificates = "without_root"'),
+            template("single", scep='ca_certificates = "ra_only"'),
+            template("once", renewal="[renewal]\nallowed = false\n"),
+            template("graceful", renewal='[renewal]\nwindow = "120d"\ngrace = "10d"\n'),
         )
     )
     with world(tmp_path_factory.mktemp("scep"), on_reactor, texts) as made:

@@ -2,17 +2,332 @@
 
 from __future__ import annotations
 
+import secrets
+
+import pytest
+from asn1crypto import cms, core
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from sqlalchemy import update
 
-from tests.protocols.scep.support import SUCCESS, World
+from pkiserver.store import schema
+from pkiserver.store.certificates import CertificateState, RevocationReason, by_fingerprint
+from tests.protocols.scep.support import (
+    BAD_CERT_ID,
+    BAD_REQUEST,
+    CERT_POLL,
+    FAILURE,
+    GET_CERT,
+    GET_CRL,
+    PENDING,
+    PKCS_REQ,
+    RENEWAL_REQ,
+    SUCCESS,
+    Device,
+    World,
+)
+
+AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
 
 
-def test_a_code_brings_a_certificate(scep: World) -> None:
+def enrolled(scep: World, name: str, at: str = "device", kind: str = "rsa") -> tuple[Device, x509.Certificate]:
+    device = scep.device(name, kind, at=at)
+    (certificate,) = device.certificates(device.enroll(scep.code(at)))
+    device.transaction = secrets.token_hex(16)
+    return device, certificate
+
+
+def identifier(certificate: x509.Certificate) -> bytes:
+    """IssuerAndSerialNumber."""
+    issuer = cms.Name.load(certificate.issuer.public_bytes())
+    return bytes(cms.IssuerAndSerialNumber({"issuer": issuer, "serial_number": certificate.serial_number}).dump())
+
+
+def record(scep: World, certificate: x509.Certificate) -> object:
+    digest = certificate.fingerprint(hashes.SHA256())
+    return scep.one(scep.engine.database.read(lambda c: by_fingerprint(c, digest)))
+
+
+def test_a_code_brings_a_certificate_with_nonces_and_transaction_id(scep: World) -> None:
     device = scep.device("walker")
-    answer = device.enroll(scep.code())
-    assert answer.status == SUCCESS, answer
+    envelope, nonce = device.envelope(device.csr(scep.code())), secrets.token_bytes(16)
+    answer = device.ask(PKCS_REQ, envelope, nonce=nonce)
     (certificate,) = device.certificates(answer)
     assert certificate.subject.rfc4514_string() == "CN=walker"
     own = x509.load_pem_x509_certificate((device.folder / "self.crt").read_bytes())
     assert certificate.public_key() == own.public_key()
-    assert answer.transaction_id == device.transaction
+    assert (answer.transaction_id, answer.recipient_nonce) == (device.transaction, nonce)
+    assert len(answer.sender_nonce) == 16
+    assert answer.sender_nonce != nonce
+    (device.folder / "made.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    assert b"OK" in device.openssl("verify", "-CAfile", "ca.pem", "made.pem")
+
+
+@pytest.mark.parametrize("cipher", AES)
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "sha512"])
+def test_answers_use_the_algorithms_of_the_request(scep: World, cipher: str, digest: str) -> None:
+    device = scep.device("algorithms")
+    answer = device.ask(PKCS_REQ, device.envelope(device.csr(scep.code()), cipher), digest=digest)
+    assert len(device.certificates(answer)) == 1
+    assert (answer.cipher, answer.digest) == (AES[cipher], digest)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/scep/device/",
+        "/scep/device/pkiclient.exe",
+        "/scep/device/cgi-bin/pkiclient.exe",
+        "/scep/issuing/device",
+        "/scep/issuing/device/",
+        "/scep/issuing/device/pkiclient.exe",
+        "/scep//device",
+        "/scep/",
+        "/cgi-bin/pkiclient.exe",
+        "/certsrv/mscep/mscep.dll",
+        "/certsrv/mscep/mscep.dll/pkiclient.exe",
+    ],
+)
+def test_paths_with_and_without_a_tail(scep: World, path: str) -> None:
+    url = scep.base.removesuffix("/scep") + path
+    assert b"SCEPStandard" in scep.curl(f"{url}?operation=GetCACaps")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/root/device", "/issuing", "/issuing/nothing"])
+def test_other_paths_are_not_there(scep: World, path: str) -> None:
+    scep.curl(f"{scep.base}{path}?operation=GetCACaps", status=404)
+
+
+def test_get_with_escaped_and_unescaped_base64_and_post_without_operation(scep: World) -> None:
+    device = scep.device("getter")
+    plus = 0
+    while plus < 2:  # messages whose base64 has a plus sign in it, which a form decoder would make a blank of
+        device.transaction = secrets.token_hex(16)
+        message = device.message(PKCS_REQ, device.envelope(device.csr(scep.code())))
+        assert device.read(device.get(message, escape=bool(plus))).status == SUCCESS
+        plus += 1
+    file = device.folder / "again"
+    file.write_bytes(message)
+    body = scep.curl(device.url, "-H", "Content-Type: application/octet-stream", "--data-binary", f"@{file}")
+    assert device.read(body).status == SUCCESS
+
+
+def test_get_ca_cert_in_every_order(scep: World) -> None:
+    device = scep.device("reader")
+    names = [one.subject.rfc4514_string() for one in device.ca()]
+    assert names[0].startswith("CN=SCEP RA issuing")
+    assert names[1:] == ["CN=SCEP issuing,O=Example,C=CH", "CN=SCEP root,O=Example,C=CH"]
+    head = scep.curl(f"{device.url}?operation=GetCACert&message=any", "-D", "-", "-o", "/dev/null").decode()
+    assert "application/x-x509-ca-ra-cert" in head
+    quiet = scep.device("reader", at="quiet")
+    assert [one.subject.rfc4514_string() for one in quiet.ca()] == names[::-1]
+    short = scep.device("reader", at="short")
+    assert [one.subject.rfc4514_string() for one in short.ca()] == names[:-1]
+    head = scep.curl(f"{scep.base}/single?operation=GetCACert", "-D", "-", "-o", "/dev/null").decode()
+    assert "Content-Type: application/x-x509-ca-cert\r\n" in head
+    assert scep.device("reader", at="single").ca() == device.ca()[:1]
+
+
+def test_capabilities_are_what_is_switched_on(scep: World) -> None:
+    usual = {"AES", "POSTPKIOperation", "SCEPStandard", "SHA-256", "SHA-512", "Renewal"}
+    assert set(scep.curl(f"{scep.base}/device?operation=GetCACaps").decode().split()) == usual
+    assert set(scep.curl(f"{scep.base}/legacy?operation=getcacaps").decode().split()) == usual | {"DES3", "SHA-1"}
+    assert set(scep.curl(f"{scep.base}/once?operation=GetCACaps").decode().split()) == usual - {"Renewal"}
+
+
+def test_a_request_waits_for_approval_and_is_polled(scep: World) -> None:
+    device = scep.device("waiting", at="approved")
+    first = device.message(PKCS_REQ, device.envelope(device.csr()))
+    assert device.read(device.post(first)).status == PENDING
+    polled = device.ask(CERT_POLL, device.envelope(b"\x30\x00"))
+    assert (polled.status, polled.envelope, polled.fail_info) == (PENDING, None, None)
+    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
+    assert request.csr is None, "a request that is kept has no challengePassword in it"
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    answers = [device.ask(CERT_POLL, device.envelope(b"\x30\x00")) for _ in range(2)]
+    answers.append(device.read(device.post(first)))
+    made = [device.certificates(one)[0] for one in answers]
+    assert len(set(made)) == 1, "polled once, polled again, and sent again"
+    assert len({one.sender_nonce for one in answers}) == 3
+    other = scep.device("other", at="approved")
+    assert other.ask(CERT_POLL, other.envelope(b"\x30\x00"), transaction=device.transaction).fail_info == BAD_CERT_ID
+
+
+def test_a_code_with_approval_is_spent_when_the_certificate_is_fetched(scep: World) -> None:
+    device = scep.device("coded", at="code-approved")
+    code = scep.code("code-approved", "CN=promised")
+    assert device.enroll(code).status == PENDING
+    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "code-approved"]
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    (certificate,) = device.certificates(device.ask(CERT_POLL, device.envelope(b"\x30\x00")))
+    assert certificate.subject.rfc4514_string() == "CN=promised"
+    again = scep.device("coded", at="code-approved")
+    assert again.enroll(code).fail_info == BAD_REQUEST
+
+
+def test_a_denied_request_says_why_and_an_unknown_one_is_refused(scep: World) -> None:
+    device = scep.device("denied", at="approved")
+    assert device.enroll().status == PENDING
+    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
+    scep.one(scep.engine.approvals.decide(request.id, approved=False, by="officer", reason="not this one"))
+    answer = device.ask(CERT_POLL, device.envelope(b"\x30\x00"))
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST)
+    assert "not this one" in answer.fail_text
+    assert device.ask(CERT_POLL, device.envelope(b"\x30\x00"), transaction="unheard-of").fail_info == BAD_CERT_ID
+
+
+def test_renewal_with_another_key_and_with_the_same(scep: World) -> None:
+    device, old = enrolled(scep, "renewing")
+    device.use(old)
+    device.new_key("second")
+    envelope = device.envelope(device.csr(key="second"))
+    message = device.message(RENEWAL_REQ, envelope)
+    (new,) = device.certificates(device.read(device.post(message)))
+    assert (new.subject, new.public_key() == old.public_key()) == (old.subject, False)
+    assert device.certificates(device.read(device.post(message))) == [new], "the same message, the same certificate"
+    (same,) = device.certificates(device.ask(RENEWAL_REQ, device.envelope(device.csr()), transaction="same-key"))
+    assert same.public_key() == old.public_key()
+    found = record(scep, old)
+    assert found.state is CertificateState.ISSUED
+
+
+def test_renewal_that_wants_a_new_key_and_revokes_the_old_certificate(scep: World) -> None:
+    device, old = enrolled(scep, "fresh", "fresh-key")
+    device.use(old)
+    assert "new key" in device.ask(RENEWAL_REQ, device.envelope(device.csr()), transaction="one").fail_text
+    device.new_key("second")
+    message = device.message(RENEWAL_REQ, device.envelope(device.csr(key="second")))
+    (new,) = device.certificates(device.read(device.post(message)))
+    found = record(scep, old)
+    assert (found.state, found.revocation.reason) == (CertificateState.REVOKED, RevocationReason.SUPERSEDED)
+    assert device.certificates(device.read(device.post(message))) == [new], "its answer was lost: it comes again"
+
+
+def test_old_clients_renew_with_pkcsreq(scep: World) -> None:
+    device, old = enrolled(scep, "old-style")
+    device.use(old)
+    device.new_key("second")
+    (new,) = device.certificates(device.ask(PKCS_REQ, device.envelope(device.csr(key="second"))))
+    assert new.subject == old.subject
+
+
+def test_renewal_outside_the_window(scep: World) -> None:
+    device, old = enrolled(scep, "early", "late")
+    device.use(old)
+    answer = device.ask(RENEWAL_REQ, device.envelope(device.csr()))
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST)
+    assert "can be renewed from" in answer.fail_text
+
+
+@pytest.mark.parametrize(("at", "brings"), [("graceful", True), ("device", False)])
+def test_an_expired_certificate_is_renewed_within_its_grace(scep: World, at: str, brings: bool) -> None:
+    device, old = enrolled(scep, "expired", at)
+    found = record(scep, old)
+    table = schema.certificate
+    start = found.not_before.timestamp() - 91 * 86400
+    values = {"not_before": int(start * 1e6), "not_after": int((start + 90 * 86400) * 1e6)}
+    change = update(table).where(table.c.id == found.id).values(**values)
+    scep.one(scep.engine.database.write(lambda c: c.execute(change).rowcount))
+    device.use(old)
+    device.new_key("second")
+    answer = device.ask(RENEWAL_REQ, device.envelope(device.csr(key="second")))
+    assert (answer.status == SUCCESS) is brings, answer.fail_text
+    assert brings or "expired" in answer.fail_text
+
+
+def test_get_cert_gives_a_client_its_own_certificate(scep: World) -> None:
+    device, certificate = enrolled(scep, "owner")
+    asked = device.envelope(identifier(certificate))
+    assert device.certificates(device.ask(GET_CERT, asked)) == [certificate]
+    stranger, other = enrolled(scep, "stranger")
+    stranger.use(other)
+    assert stranger.ask(GET_CERT, stranger.envelope(identifier(certificate))).fail_info == BAD_CERT_ID
+    unknown = cms.IssuerAndSerialNumber.load(identifier(certificate))
+    unknown["serial_number"] = 4711
+    assert device.ask(GET_CERT, device.envelope(unknown.dump())).fail_info == BAD_CERT_ID
+
+
+def test_get_crl_gives_the_newest_list(scep: World) -> None:
+    device, certificate = enrolled(scep, "asker")
+    scep.one(scep.engine.status.schedule.run_due())
+    answer = device.ask(GET_CRL, device.envelope(identifier(certificate)))
+    assert answer.status == SUCCESS
+    (device.folder / "list.p7").write_bytes(device.opened(answer))
+    shown = device.openssl("pkcs7", "-inform", "DER", "-in", "list.p7", "-print_certs", "-noout")
+    assert b"subject=" not in shown, "the list alone, no certificate"
+    inner = cms.ContentInfo.load((device.folder / "list.p7").read_bytes())["content"]
+    (found,) = inner["crls"]
+    assert found.chosen["tbs_cert_list"]["issuer"].native["common_name"] == "SCEP issuing"
+
+
+def test_a_key_that_cannot_encrypt_gets_its_answer_under_the_challenge(scep: World) -> None:
+    for kind in ("ec", "ed25519"):
+        device, code = scep.device(f"tiny-{kind}", kind, at="any-key"), scep.code("any-key")
+        digest = "sha512" if kind == "ed25519" else "sha256"
+        answer = device.ask(PKCS_REQ, device.envelope(device.csr(code)), digest=digest)
+        (certificate,) = device.certificates(answer, "-pwri_password", code)
+        assert certificate.subject.rfc4514_string() == f"CN=tiny-{kind}"
+    code = scep.code()
+    refused = scep.device("tiny-refused", "ec")
+    answer = refused.enroll(code)
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST)
+    assert "not RSA" in answer.fail_text
+    assert scep.device("after").enroll(code).status == SUCCESS, "the refusal spent nothing"
+
+
+def test_ber_with_indefinite_lengths_as_java_sends_it(scep: World) -> None:
+    device = scep.device("java")
+    envelope = device.envelope(device.csr(scep.code()), "-aes128", "-stream")
+    assert b"\x30\x80" in envelope[:4]
+    message = device.message(PKCS_REQ, envelope)
+    answer = device.read(device.post(indefinite(message)))
+    assert len(device.certificates(answer)) == 1
+
+
+def indefinite(der: bytes) -> bytes:
+    """The same in BER: every constructed element of indefinite length, octet strings in segments."""
+    tag, start = der[0], 2 + (der[1] & 0x7F if der[1] > 0x80 else 0)
+    if der[1] == 0x80:
+        return der
+    content = der[start:]
+    if not tag & 0x20:
+        if tag == 0x04 and len(content) > 100:
+            parts = [content[at : at + 100] for at in range(0, len(content), 100)]
+            return b"\x24\x80" + b"".join(core.OctetString(one).dump() for one in parts) + b"\x00\x00"
+        return der
+    inner, position = b"", 0
+    while position < len(content):
+        size = length_of(content[position:])
+        inner += indefinite(content[position : position + size])
+        position += size
+    return bytes((tag, 0x80)) + inner + b"\x00\x00"
+
+
+def length_of(data: bytes) -> int:
+    if data[1] < 0x80:
+        return 2 + data[1]
+    octets = data[1] & 0x7F
+    if not octets:  # the stream from openssl is indefinite already
+        position = 2
+        while data[position : position + 2] != b"\x00\x00":
+            position += length_of(data[position:])
+        return position + 2
+    return 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")
+
+
+def test_a_static_challenge_counts_where_the_template_has_one(scep: World) -> None:
+    hashed = scep.one(scep.engine.gate.identifier.hasher.hash(_secret("open sesame")))
+    from tests.protocols.scep.support import STATIC, template
+
+    scep.put(*template("static", STATIC, scep=f'static_challenge = "{hashed}"'))
+    device = scep.device("known", at="static")
+    assert len(device.certificates(device.enroll("open sesame"))) == 1
+    other = scep.device("guesser", at="static")
+    assert "challenge password is wrong" in other.enroll("open seashell").fail_text
+    assert "wrong" in scep.device("nowhere").enroll("open sesame").fail_text, "not where the template has none"
+
+
+def _secret(text: str) -> object:
+    from pkiserver.foundation.secret import Secret
+
+    return Secret(text)
