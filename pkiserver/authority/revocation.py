@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 
 import attrs
@@ -163,12 +164,23 @@ def _revoked_since(found: Certificate) -> str:
 
 
 class Revocations:
-    """The one place where the status of a certificate changes after its issue."""
+    """The one place where the status of a certificate changes after its issue.
 
-    def __init__(self, database: Database, audit: AuditLog, clock: Clock) -> None:
+    ``changed`` is called after each change, so that this process need not wait for the feed to learn of its own.
+    """
+
+    def __init__(
+        self, database: Database, audit: AuditLog, clock: Clock, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._database = database
         self._audit = audit
         self._clock = clock
+        self._changed = changed
+
+    async def _write(self, work: Callable[[Connection], StatusChange]) -> StatusChange:
+        made = await self._database.write(work)
+        self._changed()
+        return made
 
     async def find(self, selector: Selector) -> Certificate:
         """The one certificate that is meant; raises as :func:`find` does."""
@@ -218,7 +230,7 @@ class Revocations:
                 blocked_keys.add_many(connection, (found.spki_sha256,), why=why, now=now)
             return self._noted(connection, found, order, reason, invalidity_date)
 
-        return await self._database.write(work)
+        return await self._write(work)
 
     async def hold(self, selector: Selector, order: Order, *, invalidity_date: datetime | None = None) -> StatusChange:
         """Put on hold (certificateHold); raises as :meth:`revoke` does."""
@@ -238,7 +250,7 @@ class Revocations:
             hold = RevocationReason.CERTIFICATE_HOLD
             return self._noted(connection, found, order, hold, invalidity_date)
 
-        return await self._database.write(work)
+        return await self._write(work)
 
     async def release(self, selector: Selector, order: Order) -> StatusChange:
         """End a hold: the certificate is good again. Raises as :meth:`revoke` does."""
@@ -251,7 +263,7 @@ class Revocations:
                 raise Rejected.because(Refusal.CONFLICT, f"only a certificate on hold can be released: {known}")
             return self._noted(connection, found, order)
 
-        return await self._database.write(work)
+        return await self._write(work)
 
     def _now(self) -> datetime:
         # CRLs and OCSP tell whole seconds; a revocation date must not lie after the list that tells it.

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError
 from pkiserver.store import certificates
 from pkiserver.store import status as feed
 from pkiserver.store.certificates import CertificateStatus
@@ -46,6 +48,7 @@ class StatusCache:
         self._known: dict[_Key, CertificateStatus] = {}
         self._applied = -1
         self._looked = float("-inf")
+        self._waking = self._again = False
         self.counts = CacheCounts()
 
     @property
@@ -67,8 +70,28 @@ class StatusCache:
         for change in changes:
             if self._known.pop((change.issuer_id, change.serial), None) is not None:
                 self.counts.dropped += 1
-        self._applied = latest
-        self._looked = began
+        # Two looks may overlap; the later one's word stands.
+        self._applied = max(self._applied, latest)
+        self._looked = max(self._looked, began)
+
+    def wake(self) -> None:
+        """Look at the feed at once: it has moved. Never waits and raises nothing; the next poll makes up for it."""
+        if self._waking:
+            self._again = True
+            return
+        self._waking = True
+        Deferred.fromCoroutine(self._look())
+
+    async def _look(self) -> None:
+        try:
+            self._again = True
+            while self._again:
+                self._again = False
+                await self.poll()
+        except PkiError:
+            return
+        finally:
+            self._waking = False
 
     async def statuses(self, issuer_id: int, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
         """The status of each serial number of an issuer; None for what was never settled.

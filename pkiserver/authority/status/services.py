@@ -59,8 +59,9 @@ def status_services(
     """The services of one process; ``holder`` names it in leases."""
     turns = Turns(database, clock, holder)
     crls = CrlIssuer(database, audit, keys, authorities, clock)
+    directory = StatusDirectory(database, keys, authorities, clock)
     return StatusServices(
-        revocations=Revocations(database, audit, clock),
+        revocations=Revocations(database, audit, clock, directory.cache.wake),
         crls=crls,
         schedule=CrlScheduler(database, crls, authorities, turns, clock),
         responders=ResponderKeeper(
@@ -72,6 +73,6 @@ def status_services(
             turns=turns,
             clock=clock,
         ),
-        directory=StatusDirectory(database, keys, authorities, clock),
+        directory=directory,
         publications=Publications(database, authorities, clock),
     )
