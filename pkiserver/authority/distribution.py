@@ -49,6 +49,11 @@ class Distribution:
                     found += [self._template(point, name) for name in point.templates]
         return tuple(one for one in found if self._can_be(one))
 
+    def is_kept_up(self, scope: CrlScope) -> bool:
+        """Whether lists are still to come in a scope: the settings have it, certificates name it, or they come in."""
+        offline = self.generation.key_name is None
+        return scope.announced or offline or scope.scope in {point.scope for point in self.standing()}
+
     def named(self, *, template: str, ca: bool, drawn: int) -> tuple[DistributionPoint, ...]:
         """Those that a new certificate names; ``drawn`` is a number that chooses its shard."""
         return tuple(one for one in self._named(template, ca, drawn) if one.urls)

@@ -330,12 +330,8 @@ class RaKeeper:
 
     def _urls(self, authority: Authority) -> tuple[x509.Extension[x509.ExtensionType], ...]:
         """Where the certificate's status is found: it lives long enough to be revoked."""
-        urls = self._authorities.view(authority, authority.current).crl_urls
-        if not urls:
-            return ()
-        names = [x509.UniformResourceIdentifier(url) for url in urls]
-        point = x509.DistributionPoint(full_name=names, relative_name=None, reasons=None, crl_issuer=None)
-        return (extension(x509.CRLDistributionPoints([point])),)
+        view = self._authorities.view(authority, authority.current, template=TEMPLATE)
+        return view.url_extensions(crl=True, ocsp=False, ca_issuers=False)
 
 
 def _turn(authority: Authority) -> str:

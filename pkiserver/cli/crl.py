@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pkiserver.authority.model import Authority, Generation
     from pkiserver.authority.status.crlder import CrlEntry
     from pkiserver.runtime.engine import Engine
+    from pkiserver.store.crls import CrlKind
 
 
 @click.group()
@@ -23,6 +24,10 @@ def group() -> None:
 
 
 authority_argument = click.argument("name", metavar="AUTHORITY")
+point_option = click.option(
+    "--point", default="full", show_default=True, metavar="NAME", help="The distribution point, as `crl list` shows it."
+)
+delta_option = click.option("--delta", is_flag=True, help="The delta, and not the complete list.")
 key_option = click.option(
     "--key", "number", type=click.IntRange(1), help="The key generation; by default the one that issues."
 )
@@ -41,17 +46,25 @@ def _generation(engine: Engine, name: str, number: int | None) -> tuple[Authorit
 @group.command()
 @authority_argument
 @key_option
+@point_option
+@delta_option
 @async_command
-async def issue(session: Session, engine: Engine, name: str, number: int | None) -> None:
-    """Issue a CRL now, whatever the schedule says."""
+async def issue(session: Session, engine: Engine, *, name: str, number: int | None, point: str, delta: bool) -> None:
+    """Issue a CRL now, whatever the schedule says; with it its delta, where the authority has deltas."""
+    from pkiserver.authority.crl import Parts
     from pkiserver.cli.cert import who
 
     authority, generation = _generation(engine, name, number)
-    issued = await engine.status.schedule.issue_now(authority, generation, actor=who())
+    if delta and authority.settings.crl.delta is None:
+        raise click.BadParameter(f"authority {name} has no deltas")
+    parts = Parts.DELTA if delta else Parts.COMPLETE
+    issued = await engine.status.schedule.issue_now(authority, generation, actor=who(), scope=point, parts=parts)
     session.output.done(
         f"CRL {issued.number} of {name}: {issued.entries} entries, next update {issued.next_update:%Y-%m-%d %H:%M:%SZ}",
         authority=name,
         key=generation.number,
+        point=point,
+        kind=issued.kind.value,
         number=issued.number,
         entries=issued.entries,
         this_update=issued.this_update,
@@ -64,28 +77,48 @@ async def issue(session: Session, engine: Engine, name: str, number: int | None)
 @click.option("--all", "everything", is_flag=True, help="Earlier lists too, as far as they are kept.")
 @async_command
 async def list_(session: Session, engine: Engine, name: str | None, everything: bool) -> None:
-    """The newest CRL of every key, or all that are kept."""
+    """The newest CRL of every distribution point of every key, or all that are kept."""
+    from pkiserver.authority.distribution import covers_text
+    from pkiserver.store.crls import CrlKind
+
     rows = [
         {
             "authority": authority.name,
             "key": generation.number,
+            "point": scope.scope,
+            "covers": covers_text(scope.cover),
+            "kind": kind.value,
             "number": one.number,
             "this_update": one.this_update,
             "next_update": one.next_update,
             "entries": one.entries,
             "octets": one.octets,
-            "path": f"/crl/{generation.crl_path}.crl",
+            "path": _path(generation, scope.scope, kind),
         }
         for authority in (engine.authorities.list() if name is None else (engine.authorities.get(name),))
         for generation in authority.generations
-        for one in await engine.status.crls.history(generation, limit=1000 if everything else 1)
+        for scope in await engine.status.crls.scopes(generation)
+        for kind in CrlKind
+        for one in await engine.status.crls.history(
+            generation, limit=1000 if everything else 1, scope=scope.scope, kind=kind
+        )
     ]
     session.output.table(rows, empty="no CRLs")
+
+
+def _path(generation: Generation, scope: str, kind: CrlKind) -> str:
+    """Where the newest list is served."""
+    from pkiserver.authority.distribution import scope_path
+
+    path = scope_path(generation.crl_path, scope)
+    return f"/crl/{path}/delta.crl" if kind.value == "delta" else f"/crl/{path}.crl"
 
 
 @group.command()
 @authority_argument
 @key_option
+@point_option
+@delta_option
 @click.option("--number", "crl_number", type=click.IntRange(0), help="An earlier list, by its CRL number.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it to a file (DER)."
@@ -98,13 +131,18 @@ async def show(
     *,
     name: str,
     number: int | None,
+    point: str,
+    delta: bool,
     crl_number: int | None,
     out: Path | None,
     as_pem: bool,
 ) -> None:
     """Show a CRL, or write it out."""
+    from pkiserver.store.crls import CrlKind
+
     _, generation = _generation(engine, name, number)
-    found = await engine.status.crls.kept(generation, crl_number)
+    kind = CrlKind.DELTA if delta else CrlKind.COMPLETE
+    found = await engine.status.crls.kept(generation, crl_number, scope=point, kind=kind)
     if found is None:
         raise click.ClickException(f"there is no such CRL of {name}")
     if out is not None:
@@ -116,12 +154,15 @@ async def show(
         {
             "authority": name,
             "key": generation.number,
+            "point": point,
+            "kind": kind.value,
             "number": found.number,
+            "base_number": found.base_number,
             "this_update": found.this_update,
             "next_update": found.next_update,
             "entries": found.entries,
             "octets": len(found.der),
-            "path": f"/crl/{generation.crl_path}.crl",
+            "path": _path(generation, point, kind),
         }
     )
 

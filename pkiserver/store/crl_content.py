@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from pkiserver.store.certificates.values import RevocationReason
 from pkiserver.store.crls import Cover, Covers
@@ -100,8 +100,8 @@ def changed(
 ) -> Iterator[Entry]:
     """The certificates in a scope whose status changed after number ``seq`` of the status feed, as they are now.
 
-    One that is good again comes as an entry to be removed, dated by its last change (RFC 5280 section 5.2.4). Those
-    that had expired at a time are left out.
+    One that is good again comes as an entry to be removed, dated by its last change (RFC 5280 section 5.2.4). Revoked
+    ones that had expired at a time are left out.
     """
     last = (
         select(_s.serial, func.max(_s.at).label("at"))
@@ -112,7 +112,11 @@ def changed(
     query = (
         select(*_ENTRY, last.c.at)
         .join(last, and_(last.c.serial == _c.serial, _c.issuer_id == issuer_id))
-        .where(_c.generation_id.in_(scope.generations), _c.not_after >= to_micros(not_expired_at), *_cover(scope.cover))
+        .where(
+            _c.generation_id.in_(scope.generations),
+            or_(_c.revoked_at.is_(None), _c.not_after >= to_micros(not_expired_at)),
+            *_cover(scope.cover),
+        )
         .order_by(_c.not_after, _c.id)
     )
     for serial, revoked_at, reason, invalidity, at in connection.execution_options(yield_per=_STREAM_STEP).execute(

@@ -192,7 +192,7 @@ class UnitKeeper:
     def _order(self, unit: TimestampUnit, key_name: str) -> Order:
         issuing = self._authorities.issuing(unit.issuer)
         authority = self._authorities.get(unit.issuer)
-        view = self._authorities.view(authority, authority.current)
+        view = self._authorities.view(authority, authority.current, template=TEMPLATE)
         ca = authority.current.certificate
         public_key = self._keys.public_key(key_name)
         # Not backdated: a token's time is never before its unit's certificate.

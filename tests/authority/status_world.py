@@ -145,7 +145,9 @@ def lint_ocsp(answer: bytes) -> list[str]:
     return _findings(validator, loader.RFC6960OCSPResponseDocumentLoader().load_der_document(answer, "ocsp"))
 
 
-def openssl_crl_check(directory: Path, leaf: bytes, above: Iterable[bytes], crls: Iterable[bytes]) -> str:
+def openssl_crl_check(
+    directory: Path, leaf: bytes, above: Iterable[bytes], crls: Iterable[bytes], *options: str
+) -> str:
     """What ``openssl verify -crl_check_all`` says of a certificate with these issuers (root last) and DER lists."""
     chain = list(above)
     (directory / "leaf.pem").write_bytes(pem([leaf]))
@@ -154,7 +156,8 @@ def openssl_crl_check(directory: Path, leaf: bytes, above: Iterable[bytes], crls
     lists = b"".join(x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in crls)
     (directory / "crls.pem").write_bytes(lists)
     files = ["-CAfile", str(directory / "root.pem"), "-untrusted", str(directory / "helpers.pem")]
-    command = ["openssl", "verify", "-x509_strict", "-crl_check_all", "-CRLfile", str(directory / "crls.pem")]
+    lists_file = str(directory / "crls.pem")
+    command = ["openssl", "verify", "-x509_strict", "-crl_check_all", *options, "-CRLfile", lists_file]
     done = subprocess.run([*command, *files, str(directory / "leaf.pem")], capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip()
 

@@ -11,8 +11,9 @@ from pkiserver.authority.authorities import Authorities
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.runtime.health import Finding, Health, NamedCheck
-from pkiserver.store import crls
+from pkiserver.store import crl_history, crls
 from pkiserver.store.authorities import GenerationState
+from pkiserver.store.crls import CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 CLOCK_WARNING = timedelta(seconds=2)
@@ -59,7 +60,7 @@ def authorities_check(authorities: Authorities, status_problems: Callable[[], It
 
 
 def crl_check(database: Database, authorities: Authorities, clock: Clock) -> NamedCheck:
-    """The age of each authority's newest CRL: past nextUpdate, relying parties reject everything."""
+    """The age of each authority's newest CRLs: past nextUpdate, relying parties reject everything."""
 
     async def run() -> Sequence[Finding]:
         updates = await database.read(_next_updates)
@@ -67,20 +68,26 @@ def crl_check(database: Database, authorities: Authorities, clock: Clock) -> Nam
         findings = []
         for authority in authorities.list():
             for generation in authority.generations:
-                if generation.state is GenerationState.RETIRED or generation.id not in updates:
+                if generation.state is GenerationState.RETIRED:
                     continue
-                findings.append(_crl_finding(authority.name, updates[generation.id], now))
+                distribution = authorities.distribution(authority, generation)
+                ends = [end for scope, end in updates.get(generation.id, ()) if distribution.is_kept_up(scope)]
+                if ends:
+                    findings.append(_crl_finding(authority.name, min(ends), now))
         return findings
 
     return NamedCheck("crl", run)
 
 
-def _next_updates(connection: Connection) -> dict[int, datetime]:
-    found = {}
+def _next_updates(connection: Connection) -> dict[int, list[tuple[CrlScope, datetime]]]:
+    """When the newest complete list of each scope ends, by key generation."""
+    found: dict[int, list[tuple[CrlScope, datetime]]] = {}
+    numbers = crl_history.newest_numbers(connection)
     for scope in crls.scopes(connection):
-        latest = crls.latest(connection, scope.id)
-        if latest is not None:
-            found[scope.generation_id] = latest.next_update
+        number = numbers.get((scope.id, CrlKind.COMPLETE))
+        newest = None if number is None else crl_history.record(connection, scope.id, number)
+        if newest is not None:
+            found.setdefault(scope.generation_id, []).append((scope, newest.next_update))
     return found
 
 
