@@ -146,10 +146,6 @@ class World:
     def device(self, name: str, kind: str = "rsa", *, at: str = "device") -> Device:
         return Device(self, name, f"{self.base}/{at}", kind)
 
-    def refused(self) -> list[str]:
-        """Subjects of all that was issued by SCEP."""
-        return []
-
 
 async def authority(engine: Engine, name: str, issuer: str | None, kind: str, store: str, **more: Any) -> None:
     doors = frozenset(more.pop("doors", CA_DOORS))
@@ -290,8 +286,8 @@ class Device:
             self._ra = [x509.load_der_x509_certificate(one) for one in ders]
             pems = [one.public_bytes(serialization.Encoding.PEM) for one in self._ra]
             (self.folder / "ca.pem").write_bytes(b"".join(pems))
-            opener = next(pem for one, pem in zip(self._ra, pems, strict=True) if self._usage(one).key_encipherment)
-            (self.folder / "ra.pem").write_bytes(opener)
+            openers = [pem for one, pem in zip(self._ra, pems, strict=True) if self._usage(one).key_encipherment]
+            (self.folder / "ra.pem").write_bytes((openers or pems)[0])
         return self._ra
 
     @staticmethod

@@ -1,0 +1,175 @@
+"""Registration authorities for SCEP: made when needed, rolled over in time, once for all processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from twisted.internet.defer import Deferred, gatherResults
+
+from pkiserver.authority.ceremonies import SCEP_DOORS, NewAuthority
+from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.ra import RaKeeper
+from pkiserver.authority.ra_policy import RaKeys, ScepPolicy
+from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.status.turns import Turns
+from pkiserver.foundation.errors import Rejected
+from pkiserver.keys.doors import Door
+from pkiserver.keys.settings import TokenSettings
+from pkiserver.store.migrate import migrate
+from tests.authority.world import ACTOR, SETTINGS, World, new_key, open_world, openssl_verify
+from tests.support.clock import FakeClock
+from tests.support.keys import softhsm_token
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
+    return softhsm_token(tmp_path_factory.mktemp("ra"))
+
+
+def keeper(world: World, holder: str = "one") -> RaKeeper:
+    return RaKeeper(
+        database=world.database,
+        keys=world.keys,
+        authorities=world.road.authorities,
+        preparer=world.road.preparer,
+        issuer=world.road.issuer,
+        turns=Turns(world.database, world.clock, holder),
+        clock=world.clock,
+    )
+
+
+@asynccontextmanager
+async def opened(folder: Path, token: TokenSettings) -> AsyncIterator[World]:
+    url = f"sqlite:///{folder / 'db'}"
+    migrate(url)
+    world = await open_world(url, (token,), FakeClock())
+    try:
+        await world.road.start()
+        await world.root()
+        yield world
+    finally:
+        await world.close()
+
+
+async def subordinate(world: World, scep: ScepPolicy, kind: str = "ec-p256", **more: object) -> None:
+    settings: AuthoritySettings = attrs.evolve(SETTINGS, scep=scep)
+    key = attrs.evolve(new_key(kind), **more)
+    new = NewAuthority("issuing", parse_name("CN=Test Issuing,O=Example,C=CH"), CaProfile(), key, settings)
+    await world.road.ceremonies.create_subordinate(new, ACTOR, issuer="root")
+
+
+def usage(certificate: x509.Certificate) -> x509.KeyUsage:
+    return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+
+
+async def test_one_key_signs_and_opens_and_is_issued_by_the_ca(tmp_path: Path, token: TokenSettings) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy())
+        ra = keeper(world)
+        (found,) = await ra.get("issuing")
+        assert found.signing == found.opening
+        assert isinstance(found.signing.certificate.public_key(), rsa.RSAPublicKey)
+        assert usage(found.signing.certificate).digital_signature
+        assert usage(found.signing.certificate).key_encipherment
+        assert world.keys.show(found.signing.key_name).record.doors == {Door.CMS, Door.OPEN}
+        at = str(int(world.clock.now().timestamp()))
+        assert "OK" in openssl_verify(tmp_path, found.signing.der, found.chain, "-attime", at)
+        assert await keeper(world).get("issuing") == (found,), "another process finds it"
+
+
+async def test_two_keys_share_the_work(tmp_path: Path, token: TokenSettings) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy(ra=RaKeys.TWO))
+        (found,) = await keeper(world).get("issuing")
+        assert found.signing.der != found.opening.der
+        assert (
+            usage(found.signing.certificate).key_encipherment,
+            usage(found.opening.certificate).key_encipherment,
+        ) == (
+            False,
+            True,
+        )
+        assert world.keys.show(found.signing.key_name).record.doors == {Door.CMS}
+        assert world.keys.show(found.opening.key_name).record.doors == {Door.OPEN}
+        assert len(found.certificates) == 2
+
+
+async def test_it_rolls_over_by_itself_and_its_predecessor_still_serves(tmp_path: Path, token: TokenSettings) -> None:
+    policy = ScepPolicy(certificate_validity=timedelta(days=100), renew_before=timedelta(days=20))
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, policy)
+        clock = world.clock
+        assert isinstance(clock, FakeClock)
+        ra, other = keeper(world), keeper(world, "two")
+        assert await ra.run_due(["issuing"]) == ("issuing",)
+        (first,) = await ra.get("issuing")
+        assert await other.run_due(["issuing"]) == ()
+        clock.advance(timedelta(days=79))
+        assert await ra.run_due(["issuing"]) == ()
+        clock.advance(timedelta(days=2))
+        runs = [Deferred.fromCoroutine(one.run_due(["issuing"])) for one in (ra, other)]
+        assert sorted(map(len, await gatherResults(runs))) == [0, 1], "one of two processes"
+        clock.advance(timedelta(seconds=6))
+        newer, older = await other.get("issuing")
+        assert (older.signing.der, newer.signing.der == first.signing.der) == (first.signing.der, False)
+        clock.advance(timedelta(days=90))
+        await ra.run_due(["issuing"])
+        clock.advance(timedelta(days=90))
+        await ra.run_due(["issuing"])
+        kept = [one.name for one in world.keys.list() if one.name.startswith("scep-")]
+        assert first.signing.key_name not in kept, "spent keys are destroyed"
+
+
+async def test_many_ask_at_once_and_one_key_is_made(tmp_path: Path, token: TokenSettings) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy())
+        askers = [keeper(world, name) for name in ("one", "two", "three")]
+        asked = [Deferred.fromCoroutine(one.get("issuing")) for one in askers for _ in range(4)]
+        assert len(set(await gatherResults(asked))) == 1
+        assert len([one for one in world.keys.list() if one.name.startswith("scep-")]) == 1
+
+
+async def test_an_rsa_authority_may_do_it_with_its_own_key(tmp_path: Path, token: TokenSettings) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy(ra=RaKeys.AUTHORITY), "rsa-2048", doors=SCEP_DOORS)
+        (found,) = await keeper(world).get("issuing")
+        ca = world.road.authorities.get("issuing").current.certificate.der
+        assert (found.signing.der, found.opening.der, found.chain[0]) == (ca, ca, ca)
+
+
+@pytest.mark.parametrize("kind", ["ec-p256", "rsa-2048"])
+async def test_an_authority_whose_key_was_not_made_for_it_is_told(
+    tmp_path: Path, token: TokenSettings, kind: str
+) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy(ra=RaKeys.AUTHORITY), kind)
+        with pytest.raises(Rejected, match="not an RSA key with the doors"):
+            await keeper(world).get("issuing")
+
+
+async def test_a_rekeyed_authority_gets_a_registration_authority_of_its_new_key(
+    tmp_path: Path, token: TokenSettings
+) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy())
+        ra = keeper(world)
+        (first,) = await ra.get("issuing")
+        await world.road.succession.rekey("issuing", new_key(), ACTOR)
+        assert await ra.run_due(["issuing"]) == ("issuing",)
+        newer, older = await keeper(world).get("issuing")
+        assert older == first
+        assert newer.chain[0] == world.road.authorities.get("issuing").current.certificate.der
+
+
+def test_only_rsa_can_open_envelopes() -> None:
+    with pytest.raises(ValueError, match="RSA"):
+        ScepPolicy(key_type="ec-p256")
+    with pytest.raises(ValueError, match="shorter"):
+        ScepPolicy(renew_before=timedelta(days=900))

@@ -1,0 +1,88 @@
+"""Authorities of every kind: RSA ones that serve SCEP with their own key, two keys, rekeyed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+from asn1crypto import cms
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pkiserver.authority.ra_policy import RaKeys, ScepPolicy
+from tests.authority.world import new_key
+from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SUCCESS, World, authority, template, world
+
+
+async def own(engine: Any, store: str) -> None:
+    policy = ScepPolicy(ra=RaKeys.AUTHORITY)
+    await authority(engine, "own", None, "rsa-2048", store, doors=SCEP_CA_DOORS, scep=policy)
+
+
+async def pair(engine: Any, store: str) -> None:
+    await authority(engine, "pair", "root", "rsa-2048", store, scep=ScepPolicy(ra=RaKeys.TWO))
+
+
+async def rekeyed(engine: Any, store: str) -> None:
+    await authority(engine, "rekeyed", "root", "ec-p256", store)
+
+
+@pytest.fixture(scope="module")
+def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
+    names = ("own", "pair", "rekeyed")
+    texts = dict(template(f"by-{name}", issuer=name) for name in names)
+    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed)) as made:
+        yield made
+
+
+def test_an_rsa_root_serves_with_its_own_key_and_gives_out_one_certificate(scep: World) -> None:
+    head = scep.curl(f"{scep.base}/by-own?operation=GetCACert", "-D", "-", "-o", "/dev/null").decode()
+    assert "Content-Type: application/x-x509-ca-cert\r\n" in head
+    device = scep.device("alone", at="own/by-own")
+    (ca,) = device.ca()
+    (certificate,) = device.certificates(device.enroll(scep.code("by-own")))
+    assert certificate.issuer == ca.subject
+    certificate.verify_directly_issued_by(ca)
+
+
+def test_one_key_signs_and_another_opens(scep: World) -> None:
+    device = scep.device("two", at="by-pair")
+    usages = [device._usage(one) for one in device.ca()[:2]]
+    assert [(one.digital_signature, one.key_encipherment) for one in usages] == [(True, False), (False, True)]
+    answer = device.enroll(scep.code("by-pair"))
+    assert answer.status == SUCCESS
+    signer = cms.ContentInfo.load(answer.raw)["content"]["certificates"][0].chosen.serial_number
+    assert signer == device.ca()[0].serial_number
+    assert len(device.certificates(answer)) == 1
+
+
+def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World) -> None:
+    device = scep.device("patient", at="by-rekeyed")
+    before = device.ca()
+    old = next(one for one in before if "SCEP rekeyed" in one.subject.rfc4514_string())
+    assert b"GetNextCACert" not in scep.curl(f"{device.url}?operation=GetCACaps")
+    scep.curl(f"{device.url}?operation=GetNextCACert", status=404)
+    key = attrs.evolve(new_key(), store="softhsm")
+    scep.one(scep.engine.road.succession.rekey("rekeyed", key, ACTOR))
+    assert b"GetNextCACert" in scep.curl(f"{device.url}?operation=GetCACaps")
+    head = scep.curl(f"{device.url}?operation=GetNextCACert", "-D", "-", "-o", "/dev/null").decode()
+    assert "Content-Type: application/x-x509-next-ca-cert\r\n" in head
+    (device.folder / "next").write_bytes(scep.curl(f"{device.url}?operation=GetNextCACert"))
+    (device.folder / "old.pem").write_bytes(old.public_bytes(serialization.Encoding.PEM))
+    how = ("-inform", "DER", "-in", "next", "-binary", "-CAfile", "old.pem", "-partial_chain", "-purpose", "any")
+    inner = device.openssl("cms", "-verify", *how)
+    coming = x509.load_pem_x509_certificates(device.openssl("pkcs7", "-inform", "DER", "-print_certs", data=inner))
+    assert isinstance(coming[0].public_key(), ec.EllipticCurvePublicKey)
+    assert (coming[0].subject, coming[0].public_key() == old.public_key()) == (old.subject, False)
+    # The registration authority that the client has kept still opens and signs.
+    answer = device.enroll(scep.code("by-rekeyed"))
+    assert answer.status == SUCCESS
+    (certificate,) = device.certificates(answer)
+    certificate.verify_directly_issued_by(coming[0])
+    scep.one(scep.port.keep())
+    later = scep.device("later", at="by-rekeyed")
+    assert later.ca()[0] != before[0]
+    assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
