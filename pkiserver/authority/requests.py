@@ -131,6 +131,14 @@ Evidence = (
 )
 
 
+@attrs.frozen
+class Device:
+    """The device that a request comes from, as it says: ``signature`` is a hash over its parts, ``name`` for people."""
+
+    signature: str
+    name: str = ""
+
+
 class ProofKind(enum.StrEnum):
     """How possession of the private key was shown."""
 
@@ -156,7 +164,8 @@ class EnrollmentRequest:
     """A protocol's message, decoded and bounded, asking for one certificate.
 
     ``spki`` is the DER SubjectPublicKeyInfo as received; ``csr`` the PKCS#10 DER where there was one; ``renewal_of``
-    the DER of the certificate that is to be renewed; ``source`` the peer's address; ``received`` an aware UTC datetime.
+    the DER of the certificate that is to be renewed; ``source`` the peer's address; ``received`` an aware UTC datetime;
+    ``device`` for templates whose seats know devices.
     """
 
     template: str
@@ -172,6 +181,7 @@ class EnrollmentRequest:
     csr: bytes | None = attrs.field(default=None, repr=False)
     renewal_of: bytes | None = attrs.field(default=None, repr=False)
     received: datetime | None = None
+    device: Device | None = None
 
 
 @attrs.frozen

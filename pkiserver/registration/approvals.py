@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 
 import attrs
 from cryptography import x509
@@ -116,7 +117,7 @@ class Approvals:
 
         def look(connection: Connection) -> PendingRequest:
             known = requests.by_fingerprint(connection, new.fingerprint)
-            if known is not None and known.state is not RequestState.EXPIRED and known.expires > new.created:
+            if known is not None and _is_open(known, new.created):
                 self._revive(connection, known)
                 return requests.get(connection, known.id) or known
             requests.expire(connection, now=new.created)
@@ -135,6 +136,12 @@ class Approvals:
                 raise Rejected.because(Refusal.NOT_AUTHORISED, f"request {found.id} was denied: {why}")
             case _:
                 return Pending(found.id)
+
+    async def knows(self, request: EnrollmentRequest, record: RegistrationRecord) -> bool:
+        """Whether the very same request was kept before and its time is not over."""
+        fingerprint = request_fingerprint(request, record)
+        known = await self.database.read(lambda connection: requests.by_fingerprint(connection, fingerprint))
+        return known is not None and _is_open(known, self.clock.now())
 
     async def list_page(
         self, *, state: RequestState | None = RequestState.PENDING, before: int | None = None, limit: int = 100
@@ -254,6 +261,10 @@ def matter_of(connection: Connection, request: PendingRequest) -> Matter:
         approvers=request.approvers,
         asked_by=frozenset(asked_by),
     )
+
+
+def _is_open(known: PendingRequest, now: datetime) -> bool:
+    return known.state is not RequestState.EXPIRED and known.expires > now
 
 
 def _voted(request: PendingRequest, by: Person, approved: bool, reason: str, count: str) -> AuditEvent:

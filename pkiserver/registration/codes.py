@@ -189,6 +189,10 @@ class EnrollCodes:
         """Codes by number, newest first."""
         return await self._database.read(lambda connection: rows.list_page(connection, before=before, limit=limit))
 
+    async def get(self, code_id: int) -> Code | None:
+        """The record of one code, spent or not."""
+        return await self._database.read(lambda connection: rows.by_id(connection, code_id))
+
     async def withdraw(self, code_id: int, *, by: str) -> bool:
         """Take back an unspent code; whether it was one."""
         event = AuditEvent(

@@ -17,19 +17,22 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     RegistrationRecord,
 )
-from pkiserver.authority.templates.model import Template
+from pkiserver.authority.templates.model import INTERNAL, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
-from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
+from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending, request_fingerprint
+from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.values import Challenged
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import Findings
-from pkiserver.store import accounts, certificates
+from pkiserver.registration.seats import SeatClaim, identity_of
+from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
+from pkiserver.store.requests import RequestState
 
 
 class Templates(Protocol):
@@ -82,6 +85,12 @@ class Gate:
         reasons = _general_reasons(template, request)
         if reasons:
             raise Rejected(reasons)
+        decision = await self._decide(request, template)
+        if isinstance(decision, Authorised) and template.seats.enabled:
+            return attrs.evolve(decision, claims=(*decision.claims, self._seat(template, decision)))
+        return decision
+
+    async def _decide(self, request: EnrollmentRequest, template: Template) -> Decision:
         if request.renewal_of is not None:
             return await self._renewal(request, template, request.renewal_of)
         findings = await self._identify(template, request)
@@ -94,12 +103,46 @@ class Gate:
             if isinstance(answer, Pending):
                 return Pending(answer.request_number, found.undecided.retry_after)
         elif found.rule.approval:
-            answer = await self.approvals.ask(request, found.record, found.rule)
+            answer = await self._ask_officers(request, template, found)
+        elif (settled := await self._settled(request, found)) is not None:
+            answer = settled
         else:
             return Authorised(request, found.record, "rule " + "+".join(found.rule.all), claims)
         if not isinstance(answer, ApprovalClaim):
             return answer
         return Authorised(request, found.record, f"approval of request {answer.request_number}", (*claims, answer))
+
+    async def _ask_officers(
+        self, request: EnrollmentRequest, template: Template, found: rules.Match
+    ) -> Pending | AlreadyIssued | ApprovalClaim:
+        checks: tuple[str, ...] = ()
+        if not await self.approvals.knows(request, found.record):
+            asked = Authorised(request, found.record, "to be decided")
+            checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
+        group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
+        why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
+        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks)
+
+    def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
+        renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
+        identity = identity_of(decision.request, decision.record)
+        device = decision.request.device
+        return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
+
+    async def _settled(
+        self, request: EnrollmentRequest, found: rules.Match
+    ) -> Pending | AlreadyIssued | ApprovalClaim | None:
+        """The request that waited for a connector which now says yes; None where there is none."""
+        connector = next((one.connector for one in found.identities if one.connector != INTERNAL), None)
+        if connector is None:
+            return None
+        fingerprint = request_fingerprint(request, found.record)
+        known = await self.database.read(lambda connection: requests.by_fingerprint(connection, fingerprint))
+        if known is None or known.state is RequestState.EXPIRED or known.expires <= self.clock.now():
+            return None
+        if known.state is RequestState.PENDING:
+            await self.approvals.decide(known.id, approved=True, by=f"connector {connector}", reason="it says yes now")
+        return await self.approvals.ask(request, found.record)
 
     async def _identify(self, template: Template, request: EnrollmentRequest) -> Findings:
         """Whom the evidence shows; where a part of it can be guessed, wrong guesses are counted and slow down."""

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, Row, and_, func, insert, select, text, update
 
+from pkiserver.store import schema
 from pkiserver.store.names import printable
-from pkiserver.store.schema import certificate, certificate_intent
 from pkiserver.store.schema_management import seat, seat_certificate, seat_event, seat_slot
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
@@ -104,6 +104,20 @@ def find(connection: Connection, template: str, identity: str) -> Seat | None:
     return None if row is None else _seat(row)
 
 
+def of_certificate(connection: Connection, certificate_id: int) -> Seat | None:
+    """The seat that a certificate belongs to."""
+    query = select(seat).join(seat_certificate, _c.seat_id == _s.id).where(_c.certificate_id == certificate_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _seat(row)
+
+
+def certificate(connection: Connection, seat_id: int, certificate_id: int) -> SeatCertificate | None:
+    """What is noted about one certificate of a seat."""
+    query = select(seat_certificate).where(_c.seat_id == seat_id, _c.certificate_id == certificate_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else SeatCertificate(row.certificate_id, row.slot, from_micros(row.at))
+
+
 def get(connection: Connection, seat_id: int) -> Seat | None:
     """The seat of that number."""
     row = connection.execute(select(seat).where(_s.id == seat_id)).one_or_none()
@@ -130,6 +144,12 @@ def change(connection: Connection, changed: Seat) -> bool:
         )
     )
     return connection.execute(statement).rowcount == 1
+
+
+def lock_template(connection: Connection, template: str) -> None:
+    """Let nobody else add a seat to the template until this write ends."""
+    c = schema.config_object.c
+    connection.execute(select(c.name).where(c.kind == "template", c.name == template).with_for_update())
 
 
 def count(connection: Connection, template: str) -> int:
@@ -202,12 +222,12 @@ def certificates(
 
 def valid_certificates(connection: Connection, seat_id: int, *, now: datetime) -> int:
     """How many certificates of a seat are valid, on hold, or being made."""
-    valid = and_(certificate.c.state.in_(("issued", "held")), certificate.c.not_after > to_micros(now))
+    valid = and_(schema.certificate.c.state.in_(("issued", "held")), schema.certificate.c.not_after > to_micros(now))
     settled = select(func.count()).select_from(
-        seat_certificate.join(certificate, and_(certificate.c.id == _c.certificate_id, valid))
+        seat_certificate.join(schema.certificate, and_(schema.certificate.c.id == _c.certificate_id, valid))
     )
     coming = select(func.count()).select_from(
-        seat_certificate.join(certificate_intent, certificate_intent.c.id == _c.certificate_id)
+        seat_certificate.join(schema.certificate_intent, schema.certificate_intent.c.id == _c.certificate_id)
     )
     return sum(int(connection.execute(query.where(_c.seat_id == seat_id)).scalar_one()) for query in (settled, coming))
 

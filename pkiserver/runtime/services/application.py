@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import attrs
 from prometheus_client.registry import Collector
+from twisted.web.resource import IResource
 
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.health import NamedCheck
@@ -24,6 +25,7 @@ class Application:
     checks: tuple[NamedCheck, ...] = ()
     collectors: tuple[Collector, ...] = ()
     jobs: tuple[Job, ...] = ()
+    api: IResource | None = None
     ldap: LdapService | None = None
 
 

@@ -28,6 +28,7 @@ from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
 from protocols.crl import edge as crl
 from protocols.est import edge as est
+from protocols.management.edge import Api
 from protocols.ocsp import edge as ocsp
 
 
@@ -63,6 +64,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *scep.routes(),
                 *addressbook.routes(),
             ),
+            api=Api(engine).resource() if settings.api.listen else None,
             checks=(
                 database_check(engine.database),
                 keys_check(engine.keys),

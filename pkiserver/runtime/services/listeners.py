@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.web.resource import IResource
 
 from pkiserver.foundation.clock import Clock
 from pkiserver.runtime.config import NodeSettings
@@ -21,6 +22,7 @@ from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
 from protocols.addressbook.factory import LdapServerFactory
 from protocols.addressbook.service import Service as LdapService
+from protocols.management.site import ApiFactory, ApiLimits, ApiSite
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
@@ -111,6 +113,37 @@ class LdapListener(Service):
             await self._factory.drain(seconds)
 
 
+class ApiListener(Service):
+    """The management API on its sockets."""
+
+    def __init__(self, sockets: Sequence[BoundSocket], tls: TlsFiles | None, limits: ApiLimits) -> None:
+        self.setName("api")  # type: ignore[no-untyped-call]
+        self.sockets = tuple(sockets)
+        self._tls = tls
+        self._limits = limits
+        self._factory: ApiFactory | None = None
+        self._ports: list[IListeningPort] = []
+
+    def listen(self, resource: IResource) -> None:
+        """Begin to accept."""
+        if not self.sockets:
+            return
+        assert self._tls is not None  # the settings say so
+        self._factory = ApiFactory(self._tls.server, ApiSite(resource, self._limits, reactor))
+        for bound in self.sockets:
+            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, self._factory))
+            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, let running requests end within ``seconds``."""
+        ports, self._ports = self._ports, []
+        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
+        for bound in self.sockets:
+            bound.socket.close()
+        if self._factory is not None:
+            await self._factory.drain(seconds)
+
+
 def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
     """Listener name to its endpoints."""
     return {
@@ -119,6 +152,7 @@ def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
         "ldap": settings.ldap.listen,
         "ldaps": settings.ldap.listen_tls,
         "management": settings.management.listen,
+        "api": settings.api.listen,
     }
 
 

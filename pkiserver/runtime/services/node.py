@@ -24,11 +24,12 @@ from pkiserver.runtime.services.application import Application, OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
-from pkiserver.runtime.services.listeners import HttpListener, LdapListener
+from pkiserver.runtime.services.listeners import ApiListener, HttpListener, LdapListener
 from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
+from protocols.management.site import ApiLimits
 from protocols.web.metrics import WebMetrics
 
 reactor: Any = _reactor
@@ -145,7 +146,12 @@ class NodeService(MultiService):
         ldap_tls = None
         if settings.ldap_tls is not None and (settings.ldap.listen or settings.ldap.listen_tls):
             ldap_tls = TlsFiles(settings.ldap_tls, "request")
-        self._reloader = Reloader(path, settings, log, tls, ldap_tls)
+        api_tls = None
+        if settings.api.tls is not None and settings.api.listen:
+            api_tls = TlsFiles(settings.api.tls, "require")
+        self._reloader = Reloader(path, settings, log, tls, ldap_tls=ldap_tls, api_tls=api_tls)
+        limits = ApiLimits(settings.api.connections, settings.api.body_bytes, settings.api.timeout.total_seconds())
+        self._api = ApiListener([one for one in sockets if one.listener == "api"], api_tls, limits)
         self._ldap = [
             LdapListener(name, [one for one in sockets if one.listener == name], ldap_tls, secure=name == "ldaps")
             for name in ("ldap", "ldaps")
@@ -154,7 +160,7 @@ class NodeService(MultiService):
             name: self._listener(name, [one for one in sockets if one.listener == name], tls)
             for name in ("http", "https", "management", "internal")
         }
-        for child in (self._latency, self._engine, self._jobs, *self._listeners.values(), *self._ldap):
+        for child in (self._latency, self._engine, self._jobs, *self._listeners.values(), *self._ldap, self._api):
             child.setServiceParent(self)  # type: ignore[no-untyped-call]
         self._starting: Deferred[None] | None = None
         self.on_ready: Deferred[None] = Deferred()
@@ -194,6 +200,8 @@ class NodeService(MultiService):
             for listener in self._ldap:
                 if listener.sockets:
                     listener.listen(application.ldap)
+        if application.api is not None:
+            self._api.listen(application.api)
         self._jobs.begin(application.jobs)
         _log.info("node {node} serves", node=self._settings.node)
         self.on_ready.callback(None)
@@ -224,6 +232,7 @@ class NodeService(MultiService):
             for name in ("http", "https")
         ]
         drains += [Deferred.fromCoroutine(one.drain(self._settings.drain.total_seconds())) for one in self._ldap]
+        drains.append(Deferred.fromCoroutine(self._api.drain(self._settings.drain.total_seconds())))
         for drain in drains:
             await drain
         await self._jobs.end()

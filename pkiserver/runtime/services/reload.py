@@ -24,8 +24,7 @@ class Reloader:
         path: The file.
         settings: What it said at the start.
         log: The process's log; None when another program (a test) has its own.
-        tls: The TLS listener's files.
-        ldap_tls: The address book's.
+        tls: The TLS listener's files, and by keyword the address book's and the management API's.
     """
 
     def __init__(
@@ -34,13 +33,16 @@ class Reloader:
         settings: NodeSettings,
         log: NodeLog | None,
         tls: TlsFiles | None,
+        *,
         ldap_tls: TlsFiles | None = None,
+        api_tls: TlsFiles | None = None,
     ) -> None:
         self._path = path
         self._settings = settings
         self._log = log
         self._tls = tls
         self._ldap_tls = ldap_tls
+        self._api_tls = api_tls
 
     def reload(self) -> None:
         """Read everything again and say in one log line what changed, or why nothing did."""
@@ -67,7 +69,12 @@ class Reloader:
             _log.info("{text}", text=text)
 
     def _follow_tls(self, settings: NodeSettings, changes: list[str], problems: list[str]) -> None:
-        for files, wanted in ((self._tls, settings.https.tls), (self._ldap_tls, settings.ldap_tls)):
+        followed = (
+            (self._tls, settings.https.tls),
+            (self._ldap_tls, settings.ldap_tls),
+            (self._api_tls, settings.api.tls),
+        )
+        for files, wanted in followed:
             if files is None or wanted is None:
                 continue
             try:

@@ -1,0 +1,50 @@
+"""What officers are shown about a request before they decide: what it would bring, as far as can be known by then."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography import x509
+
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.keycheck import check_key
+from pkiserver.authority.requests import Authorised
+from pkiserver.authority.templates.build import CertificateContent, build_content
+from pkiserver.authority.templates.model import Template
+from pkiserver.foundation.errors import Reason, Rejected
+from pkiserver.keys.algorithms import KeyType
+from pkiserver.store.names import sans_of
+
+
+def check_request(authorities: Authorities, template: Template, asked: Authorised, now: datetime) -> tuple[str, ...]:
+    """The results, a line each; nothing is stored and nothing signed.
+
+    Duplicates and blocked keys are looked up when the certificate is made: they depend on the moment.
+
+    Raises:
+        Rejected: no officer's yes would bring a certificate; with every reason, so that the client learns them at once.
+    """
+    reasons: list[Reason] = list(check_key(asked.request.public_key))
+    content = None
+    try:
+        authority = authorities.get(template.issuer)
+        view = authorities.view(authority, authority.current)
+        content = build_content(template, asked, view, now)
+    except Rejected as error:
+        reasons = [*error.reasons, *reasons]
+    if reasons or content is None:
+        raise Rejected(reasons)
+    return _lines(asked, content)
+
+
+def _lines(asked: Authorised, content: CertificateContent) -> tuple[str, ...]:
+    names = next((one.value for one in content.extensions if isinstance(one.value, x509.SubjectAlternativeName)), ())
+    shown = ", ".join(f"{san.kind}:{san.value}" for san in sans_of(names))
+    proof = asked.request.proof
+    return (
+        f"key: {KeyType.of(asked.request.public_key)}, possession shown by {proof.kind}",
+        f"subject: {content.subject.rfc4514_string() or 'empty'}",
+        f"names: {shown or 'none'}",
+        f"validity: until {content.not_after:%Y-%m-%d %H:%M:%SZ} if it were issued now",
+        *(f"left out: {text}" for text in content.ignored),
+    )

@@ -1,0 +1,130 @@
+"""Doing what was agreed on: the last approval carries a revocation of an authority or a template's change out at once.
+
+Exports of secrets and recoveries of keys are carried out by whoever hands the secret over, who spends the approval
+(:meth:`pkiserver.registration.operations.Operations.spend`) in the transaction of that deed.
+"""
+
+from __future__ import annotations
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.authority.configuration import Configuration, Document, Kind, Plan, read_documents
+from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
+from pkiserver.authority.status.values import parse_reason
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected
+from pkiserver.registration.operations import Operation, OperationKind, Operations, digest_of
+from pkiserver.registration.votes import Person
+from pkiserver.store.certificates import Certificate
+from pkiserver.store.operations import OperationState
+
+FINGERPRINT, REASON, TOML, REVISION, DETAIL = "fingerprint", "reason", "toml", "revision", "detail"
+_WANTED = {
+    OperationKind.REVOKE_AUTHORITY: {FINGERPRINT, REASON},
+    OperationKind.CHANGE_TEMPLATE: {TOML},
+    OperationKind.EXPORT_SECRET: {DETAIL},
+    OperationKind.RECOVER_KEY: {DETAIL},
+}
+
+
+@attrs.frozen
+class DualControlDesk:
+    """Where operations are asked for, voted on and carried out."""
+
+    operations: Operations
+    revocations: Revocations
+    configuration: Configuration
+
+    async def ask(
+        self, kind: OperationKind, what: str, particulars: dict[str, str], *, reason: str, by: Person
+    ) -> Operation:
+        """Ask for an operation, whose particulars are checked now.
+
+        Raises:
+            Rejected: the particulars are not those of the kind, or it could not be carried out as things are.
+        """
+        wanted = _WANTED[kind]
+        if set(particulars) != wanted:
+            text = f"{kind} takes the particulars {', '.join(sorted(wanted))}"
+            raise Rejected.because(Refusal.MALFORMED, text)
+        if kind is OperationKind.CHANGE_TEMPLATE:
+            plan = await self._plan(what, particulars[TOML])
+            particulars = {**particulars, REVISION: _revision(plan)}
+        elif kind is OperationKind.REVOKE_AUTHORITY:
+            await self._certificate(particulars)
+        return await self.operations.ask(kind, what, particulars, reason=reason, by=by)
+
+    async def decide(self, number: int, *, approved: bool, by: Person, reason: str = "") -> Operation:
+        """Vote, and carry out what is approved now; the operation as it is then. Raises :class:`Rejected`."""
+        voted = await self.operations.decide(number, approved=approved, by=by, reason=reason)
+        done_here = voted.kind in {OperationKind.REVOKE_AUTHORITY, OperationKind.CHANGE_TEMPLATE}
+        if voted.row.state is OperationState.APPROVED and done_here:
+            await self._carry_out(voted, by)
+        return await self.operations.get(number)
+
+    async def difference(self, operation: Operation) -> str | None:
+        """What a template's change would change now; None for other kinds and where nothing would."""
+        if operation.kind is not OperationKind.CHANGE_TEMPLATE:
+            return None
+        plan = await self._plan(operation.object, operation.particulars[TOML])
+        return "\n".join(change.difference() for change in plan.changes) or None
+
+    async def _carry_out(self, operation: Operation, by: Person) -> None:
+        digest = digest_of(operation.kind, operation.object, operation.particulars)
+
+        def spend(connection: Connection) -> None:
+            self.operations.spend(connection, operation.number, operation.kind, digest)
+
+        await self.operations.database.write(spend)
+        try:
+            if operation.kind is OperationKind.REVOKE_AUTHORITY:
+                await self._revoke(operation, by)
+            else:
+                await self._change(operation)
+        except PkiError as error:
+            # The approval stays spent: what failed is asked for anew, as things are then.
+            await self.operations.failed(operation.number, str(error))
+
+    async def _revoke(self, operation: Operation, by: Person) -> None:
+        found = await self._certificate(operation.particulars)
+        assert found.fingerprint is not None
+        order = Order(
+            actor=operation.row.requested_by,
+            approved_by=by.actor,
+            request_id=f"operation {operation.number}",
+            comment=operation.row.reason,
+        )
+        reason = parse_reason(operation.particulars[REASON])
+        await self.revocations.revoke(ByFingerprint(found.fingerprint), reason, order)
+
+    async def _change(self, operation: Operation) -> None:
+        plan = await self._plan(operation.object, operation.particulars[TOML])
+        if _revision(plan) != operation.particulars[REVISION]:
+            raise Rejected.because(Refusal.CONFLICT, f"template {operation.object} was changed meanwhile")
+        await self.configuration.apply(plan, by=f"{operation.row.requested_by} (operation {operation.number})")
+
+    async def _plan(self, name: str, text: str) -> Plan:
+        [document] = read_documents([(f"template {name}", text)])
+        if document.kind is not Kind.TEMPLATE or document.name != name:
+            raise Rejected.because(Refusal.CONFIGURATION, f"the document does not describe template {name}")
+        return await self.configuration.plan([_with_file(document)])
+
+    async def _certificate(self, particulars: dict[str, str] | object) -> Certificate:
+        assert isinstance(particulars, dict)
+        try:
+            fingerprint = bytes.fromhex(particulars[FINGERPRINT])
+            parse_reason(particulars[REASON])
+        except ValueError as error:
+            raise Rejected.because(Refusal.MALFORMED, f"fingerprint or reason: {error}") from error
+        return await self.revocations.find(ByFingerprint(fingerprint))
+
+
+def _with_file(document: Document) -> Document:
+    return attrs.evolve(document, file="the operation")
+
+
+def _revision(plan: Plan) -> str:
+    """What the template's revision was: another one means that somebody changed it."""
+    if not plan.changes:
+        raise Rejected.because(Refusal.CONFLICT, "the template says that already")
+    return str(plan.changes[0].revision or 0)

@@ -1,0 +1,235 @@
+"""Dual control: operations that somebody asks for and others agree to, by the same votes as requests.
+
+What is agreed on is a kind, an object and all particulars; their digest is in every vote's mark, so that an approval
+serves that very operation and no other, and once.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes, person_of
+from pkiserver.store import operations as rows
+from pkiserver.store import votes as vote_rows
+from pkiserver.store.database import Database
+from pkiserver.store.operations import OperationRow, OperationState
+from pkiserver.store.votes import VoteRow
+
+MATTER = "operation"
+MOST_PAYLOAD = 256 * 1024
+"""Characters of all particulars together."""
+
+
+class OperationKind(enum.StrEnum):
+    """What nobody does alone."""
+
+    REVOKE_AUTHORITY = "revoke-authority"
+    CHANGE_TEMPLATE = "change-template"
+    EXPORT_SECRET = "export-secret"  # noqa: S105 - the name of a kind of operation
+    RECOVER_KEY = "recover-key"
+
+
+@attrs.frozen
+class DualControl:
+    """How many others must agree, from which groups, and how long they have."""
+
+    approvals: int = attrs.field(default=1, validator=attrs.validators.in_(range(1, 11)))
+    """Persons besides the one who asks."""
+    approvers: tuple[str, ...] = ()
+    """Groups of administrators; empty: every administrator who may decide operations."""
+    lifetime: timedelta = timedelta(days=7)
+    """From the wish to the deed."""
+
+
+@attrs.frozen
+class Operation:
+    """An operation. ``particulars`` say exactly what is to be done."""
+
+    number: int
+    kind: OperationKind
+    object: str
+    particulars: Mapping[str, str] = attrs.field(repr=False)
+    row: OperationRow = attrs.field(repr=False)
+
+
+def digest_of(kind: OperationKind, what: str, particulars: Mapping[str, str]) -> bytes:
+    """SHA-256 that stands for the whole operation."""
+    text = json.dumps([kind.value, what, dict(particulars)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
+
+
+@attrs.frozen
+class Operations:
+    """Keeps operations, lets others vote, and gives each approval out once."""
+
+    database: Database
+    audit: AuditLog
+    clock: Clock
+    votes: Votes
+    rules: DualControl
+
+    async def ask(
+        self, kind: OperationKind, what: str, particulars: Mapping[str, str], *, reason: str, by: Person
+    ) -> Operation:
+        """Ask for an operation.
+
+        Args:
+            kind: Which.
+            what: Its object, in words: an authority, a template, a key.
+            particulars: All that decides what happens.
+            reason: Why, for those who vote.
+            by: Who asks, and therefore does not vote.
+
+        Raises:
+            Rejected: no reason is given, or it or the particulars are too long.
+        """
+        payload = json.dumps(dict(particulars), ensure_ascii=False)
+        if not reason.strip() or len(reason) > MOST_REASON:
+            raise Rejected.because(Refusal.MALFORMED, f"give a reason of at most {MOST_REASON} characters")
+        if len(payload) > MOST_PAYLOAD:
+            raise Rejected.because(Refusal.LIMIT, f"an operation has at most {MOST_PAYLOAD} characters of particulars")
+        now = self.clock.now()
+        new = OperationRow(
+            id=0,
+            kind=kind.value,
+            object=what,
+            payload=payload,
+            digest=digest_of(kind, what, particulars),
+            state=OperationState.PENDING,
+            reason=reason,
+            requested_by=by.actor,
+            needed=self.rules.approvals,
+            approvers=self.rules.approvers,
+            created=now,
+            expires=now + self.rules.lifetime,
+        )
+
+        def keep(connection: Connection) -> Operation:
+            rows.expire(connection, now=now)
+            number = rows.insert_operation(connection, new)
+            kept = attrs.evolve(new, id=number)
+            self._note(connection, AuditKind.REQUEST, kept, by, (("why", reason),))
+            return _operation(kept)
+
+        return await self.database.write(keep)
+
+    async def get(self, number: int) -> Operation:
+        """One operation; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
+        found = await self.database.read(lambda connection: rows.get(connection, number))
+        if found is None:
+            raise _unknown(number)
+        return _operation(found)
+
+    async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
+        """How others have voted so far."""
+        return await self.database.read(lambda connection: vote_rows.votes_on(connection, MATTER, number))
+
+    async def list_page(
+        self, *, state: OperationState | None = None, before: int | None = None, limit: int = 100
+    ) -> tuple[Operation, ...]:
+        """Operations, newest first."""
+        found = await self.database.read(
+            lambda connection: rows.list_page(connection, state=state, before=before, limit=limit)
+        )
+        return tuple(map(_operation, found))
+
+    async def decide(self, number: int, *, approved: bool, by: Person, reason: str = "") -> Operation:
+        """Vote; the operation as it is then.
+
+        Raises:
+            Rejected: it is not pending any more, does not exist, is the voter's own, wants members of another group,
+                or this person has voted already.
+        """
+        now = self.clock.now()
+
+        def vote(connection: Connection) -> Operation:
+            found = rows.lock(connection, number)
+            if found is None:
+                raise _unknown(number)
+            if found.state is not OperationState.PENDING or found.expires <= now:
+                raise Rejected.because(Refusal.CONFLICT, f"operation {number} is not pending any more")
+            tally = self.votes.cast(connection, matter_of(found), by, approved=approved, reason=reason, at=now)
+            old = OperationState.PENDING
+            if tally.denied:
+                rows.move(connection, number, old=old, new=OperationState.DENIED, at=now, outcome=reason)
+            elif tally.approved:
+                rows.move(connection, number, old=old, new=OperationState.APPROVED, at=now)
+            kind = AuditKind.APPROVAL if approved else AuditKind.REFUSAL
+            count = (("count", f"{tally.approvals}/{tally.needed}"), ("why", reason))
+            self._note(connection, kind, found, by, count)
+            return _operation(rows.get(connection, number) or found)
+
+        return await self.database.write(vote)
+
+    def spend(self, connection: Connection, number: int, kind: OperationKind, digest: bytes) -> OperationRow:
+        """Use an approval, in the transaction of the deed: approved -> done. True for one caller ever.
+
+        Args:
+            connection: Inside a write.
+            number: Of the operation.
+            kind: What is about to be done.
+            digest: Of what is about to be done (:func:`digest_of`).
+
+        Raises:
+            Rejected: it is not approved, was used, is over, or approves something else.
+        """
+        now = self.clock.now()
+        found = rows.lock(connection, number)
+        if found is None:
+            raise _unknown(number)
+        if (found.kind, _operation(found).row.digest) != (kind.value, digest):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
+        self.votes.require_approved(connection, matter_of(found), now=now)
+        if found.expires <= now:
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
+        if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
+            raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
+        return found
+
+    async def failed(self, number: int, why: str) -> None:
+        """Say of an operation that was spent that nothing came of it."""
+        now = self.clock.now()
+        await self.database.write(
+            lambda connection: rows.move(
+                connection, number, old=OperationState.DONE, new=OperationState.FAILED, at=now, outcome=why
+            )
+        )
+
+    def _note(
+        self,
+        connection: Connection,
+        kind: AuditKind,
+        row: OperationRow,
+        by: Person,
+        more: tuple[tuple[str, str], ...],
+    ) -> None:
+        what = (("operation", row.kind), ("detail", row.object), ("fingerprint", row.digest.hex()))
+        self.audit.append(connection, AuditEvent(kind, by.actor, f"operation {row.id}", details=(*what, *more)))
+
+
+def matter_of(row: OperationRow) -> Matter:
+    """An operation as what is voted on."""
+    asked_by = frozenset({person_of(row.requested_by)})
+    return Matter(MATTER, row.id, row.digest, row.needed, row.approvers, asked_by)
+
+
+def _operation(row: OperationRow) -> Operation:
+    kind = OperationKind(row.kind)
+    particulars = {str(key): str(value) for key, value in json.loads(row.payload).items()}
+    if digest_of(kind, row.object, particulars) != row.digest:
+        raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {row.id} was changed in the database")
+    return Operation(row.id, kind, row.object, particulars, row)
+
+
+def _unknown(number: int) -> Rejected:
+    return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no operation {number}")

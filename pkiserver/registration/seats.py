@@ -1,0 +1,309 @@
+"""Seats: one identity under one template. Admission within limits and by device; and their management.
+
+Whatever the protocol, a certificate of a template with seats belongs to one. Admission is part of the transaction that
+makes the certificate's intent durable, so that limits hold however many ask at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.requests import Device, EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.templates.library import TemplateLibrary
+from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.slots import choose, device_reasons, first_slots
+from pkiserver.store import seats as rows
+from pkiserver.store.database import Database
+from pkiserver.store.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
+
+SERVER = "system"
+MOST_METADATA = 64
+MOST_TEXT = 1024
+_NAMELESS = ("enroll-code:", "challenge:", "self-signed:", "anonymous")
+
+
+def identity_of(request: EnrollmentRequest, record: RegistrationRecord) -> str:
+    """Whose seat it is: the account, or the subject where the evidence shows nobody by name."""
+    if not record.name.startswith(_NAMELESS):
+        return record.name
+    subject = record.subject if record.subject is not None else request.wishes.subject
+    return (subject.rfc4514_string() if subject is not None else "") or record.name
+
+
+@attrs.frozen
+class SeatClaim:
+    """A place for a certificate in a seat, taken with the certificate's intent.
+
+    ``renewed`` is the number of the certificate that is renewed, whose seat it then is.
+    """
+
+    template: str
+    rules: SeatRules
+    identity: str
+    device: Device | None
+    renewed: int | None
+    clock: Clock
+
+    def take(self, connection: Connection, certificate_id: int) -> None:
+        """Find or make the seat, and admit; raises :class:`Rejected` with every reason."""
+        now = self.clock.now()
+        seat = rows.lock(connection, self._seat(connection, now).id)
+        assert seat is not None
+        slot, reasons = self._slot(connection, seat, now)
+        if seat.archived:
+            reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
+        if self.rules.certificates:
+            valid = rows.valid_certificates(connection, seat.id, now=now) - (self.renewed is not None)
+            if valid >= self.rules.certificates:
+                text = f"the seat has {valid} valid certificates, and the template allows {self.rules.certificates}"
+                reasons.append(Reason(Refusal.LIMIT, text))
+        if reasons:
+            raise Rejected(reasons)
+        if slot is not None:
+            if slot.learned == now:
+                self._event(connection, seat, f"slot {slot.number} learned device {slot.device or '(no name)'}", now)
+            rows.put_slot(connection, seat.id, slot)
+        rows.add_certificate(connection, seat.id, certificate_id, None if slot is None else slot.number, now)
+        first = seat.first_success or now
+        rows.change(connection, attrs.evolve(seat, first_success=first, last_success=now))
+
+    def give_back(self, connection: Connection, certificate_id: int) -> None:
+        """No certificate came of it: forget it, and the device that was learned for it."""
+        seat = rows.of_certificate(connection, certificate_id)
+        if seat is None:
+            return
+        noted = rows.certificate(connection, seat.id, certificate_id)
+        rows.remove_certificate(connection, seat.id, certificate_id)
+        for slot in rows.slots(connection, seat.id):
+            if noted is not None and slot.number == noted.slot and slot.learned == noted.at:
+                rows.put_slot(connection, seat.id, attrs.evolve(slot, signature=None, learned=None, last_used=None))
+        if not rows.certificates(connection, seat.id, limit=1):
+            rows.change(connection, attrs.evolve(seat, first_success=None, last_success=None))
+
+    def _seat(self, connection: Connection, now: datetime) -> Seat:
+        if self.renewed is not None and (own := rows.of_certificate(connection, self.renewed)) is not None:
+            return own
+        found = rows.find(connection, self.template, self.identity)
+        if found is not None:
+            return found
+        if not self.rules.learns_at(now):
+            text = f"{self.identity} has no seat under template {self.template}, and none is learned now"
+            raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+        made = new_seat(connection, self.template, self.identity, self.rules, owner=None, now=now)
+        self._event(connection, made, "learned", now)
+        return made
+
+    def _slot(self, connection: Connection, seat: Seat, now: datetime) -> tuple[Slot | None, list[Reason]]:
+        slots = rows.slots(connection, seat.id)
+        if self.device is None:
+            text = "the template wants to know the device, and the request names none"
+            missing = [Reason(Refusal.NOT_AUTHORISED, text)] if self.rules.device_required else []
+            return None, missing
+        if not slots:
+            return None, []
+        if reasons := device_reasons(self.device):
+            return None, reasons
+        window = self.rules.learn_once_window
+        chosen = choose(slots, self.device, first_success=seat.first_success, window=window, now=now)
+        return (None, [chosen]) if isinstance(chosen, Reason) else (chosen, [])
+
+    @staticmethod
+    def _event(connection: Connection, seat: Seat, what: str, now: datetime) -> None:
+        rows.add_event(connection, seat.id, actor=SERVER, what=what, now=now)
+
+
+def new_seat(
+    connection: Connection, template: str, identity: str, rules: SeatRules, *, owner: str | None, now: datetime
+) -> Seat:
+    """Make a seat with its first slots, within the template's limit; the seat that is there, where there is one.
+
+    Raises:
+        Rejected: LIMIT.
+    """
+    if rules.limit:
+        rows.lock_template(connection, template)
+        if rows.count(connection, template) >= rules.limit:
+            raise Rejected.because(Refusal.LIMIT, f"template {template} has its {rules.limit} seats already")
+    seat, made = rows.add(connection, template, identity, owner=owner, now=now)
+    if made:
+        for slot in first_slots(rules):
+            rows.put_slot(connection, seat.id, slot)
+    return seat
+
+
+@attrs.frozen
+class SeatDetail:
+    """A seat with its slots, and the newest of its certificates and events."""
+
+    seat: Seat
+    slots: tuple[Slot, ...]
+    certificates: tuple[SeatCertificate, ...]
+    events: tuple[SeatEvent, ...]
+
+
+@attrs.frozen
+class Seats:
+    """Finds and changes seats; every change is audited and in the seat's history."""
+
+    database: Database
+    audit: AuditLog
+    templates: TemplateLibrary
+    clock: Clock
+
+    async def search(
+        self,
+        *,
+        template: str | None = None,
+        identity: str | None = None,
+        owner: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> tuple[Seat, ...]:
+        """Seats that meet what is given, newest first; those with numbers below ``before``."""
+        return await self.database.read(
+            lambda connection: rows.search(
+                connection, template=template, identity=identity, owner=owner, before=before, limit=limit
+            )
+        )
+
+    async def get(self, number: int) -> Seat:
+        """One seat; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
+        found = await self.database.read(lambda connection: rows.get(connection, number))
+        if found is None:
+            raise _unknown(number)
+        return found
+
+    async def detail(self, number: int) -> SeatDetail:
+        """One seat with everything; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
+
+        def look(connection: Connection) -> SeatDetail:
+            found = rows.get(connection, number)
+            if found is None:
+                raise _unknown(number)
+            return SeatDetail(
+                found,
+                rows.slots(connection, number),
+                rows.certificates(connection, number),
+                rows.events(connection, number),
+            )
+
+        return await self.database.read(look)
+
+    async def create(self, template: str, identity: str, *, owner: str | None = None, by: str) -> Seat:
+        """A seat before its first certificate.
+
+        Raises:
+            Rejected: the template has no seats or not one more, the identity will not do, or the seat is there.
+        """
+        rules = self.templates.get(template).seats
+        if not rules.enabled:
+            raise Rejected.because(Refusal.CONFIGURATION, f"template {template} has no seats")
+        if not 0 < len(identity) <= MOST_TEXT or not identity.isprintable():
+            raise Rejected.because(Refusal.MALFORMED, f"an identity has 1 to {MOST_TEXT} printable characters")
+        now = self.clock.now()
+
+        def make(connection: Connection) -> Seat:
+            if rows.find(connection, template, identity) is not None:
+                raise Rejected.because(Refusal.CONFLICT, f"{identity} has a seat under template {template} already")
+            made = new_seat(connection, template, identity, rules, owner=owner, now=now)
+            self._note(connection, made, "created", by)
+            return made
+
+        return await self.database.write(make)
+
+    async def set_owner(self, number: int, owner: str | None, *, by: str) -> Seat:
+        """Give a seat to somebody, or to nobody."""
+        what = f"owner {owner}" if owner else "no owner"
+        return await self._change(number, what, by, lambda seat: attrs.evolve(seat, owner=owner or None))
+
+    async def set_metadata(self, number: int, metadata: tuple[tuple[str, str], ...], *, by: str) -> Seat:
+        """Replace the notes about a seat; raises :class:`Rejected` where they are too many or too long."""
+        if len(metadata) > MOST_METADATA or any(len(text) > MOST_TEXT for pair in metadata for text in pair):
+            text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
+            raise Rejected.because(Refusal.LIMIT, text)
+        return await self._change(number, "notes", by, lambda seat: attrs.evolve(seat, metadata=metadata))
+
+    async def set_archived(self, number: int, archived: bool, *, by: str) -> Seat:
+        """Put a seat away, which then gets no certificates; or take it back, within the template's limit."""
+        limit = await self._limit(number)
+
+        def change(connection: Connection, seat: Seat) -> Seat:
+            if seat.archived and not archived and limit:
+                rows.lock_template(connection, seat.template)
+                if rows.count(connection, seat.template) >= limit:
+                    raise Rejected.because(Refusal.LIMIT, f"template {seat.template} has its {limit} seats already")
+            return attrs.evolve(seat, archived=archived)
+
+        return await self._write(number, "archived" if archived else "taken back", by, change)
+
+    async def set_slot(
+        self, number: int, slot: int, mode: SlotMode, *, device: str | None = None, forget: bool = False, by: str
+    ) -> Slot:
+        """Change a device slot.
+
+        Args:
+            number: The seat.
+            slot: 1 to 10; one that the seat has not is made.
+            mode: A slot that is set to learn once learns for the template's ``reopen_window``.
+            device: Its name, where it is to change.
+            forget: Drop the device that it knows.
+            by: Who wants it.
+
+        Raises:
+            Rejected: there is no such seat or slot number.
+        """
+        if not 1 <= slot <= MOST_SLOTS:
+            raise Rejected.because(Refusal.MALFORMED, f"slots have the numbers 1 to {MOST_SLOTS}")
+        rules = await self._rules(number)
+        now = self.clock.now()
+        opened = now + rules.reopen_window if mode is SlotMode.LEARN_ONCE else None
+
+        def change(connection: Connection, seat: Seat) -> Seat:
+            known = next((one for one in rows.slots(connection, number) if one.number == slot), Slot(slot, mode))
+            changed = attrs.evolve(known, mode=mode, device=known.device if device is None else device)
+            if forget:
+                changed = attrs.evolve(changed, signature=None, learned=None, last_used=None)
+            rows.put_slot(connection, number, attrs.evolve(changed, open_until=opened))
+            return seat
+
+        what = f"slot {slot} {mode.value}{', device forgotten' if forget else ''}"
+        await self._write(number, what, by, change)
+        return next(one for one in (await self.detail(number)).slots if one.number == slot)
+
+    async def _rules(self, number: int) -> SeatRules:
+        template = self.templates.find((await self.get(number)).template)
+        return SeatRules() if template is None else template.seats
+
+    async def _limit(self, number: int) -> int:
+        return (await self._rules(number)).limit
+
+    async def _change(self, number: int, what: str, by: str, change: Callable[[Seat], Seat]) -> Seat:
+        return await self._write(number, what, by, lambda _connection, seat: change(seat))
+
+    async def _write(self, number: int, what: str, by: str, change: Callable[[Connection, Seat], Seat]) -> Seat:
+        def work(connection: Connection) -> Seat:
+            found = rows.lock(connection, number)
+            if found is None:
+                raise _unknown(number)
+            changed = change(connection, found)
+            rows.change(connection, changed)
+            self._note(connection, changed, what, by)
+            return changed
+
+        return await self.database.write(work)
+
+    def _note(self, connection: Connection, seat: Seat, what: str, by: str) -> None:
+        rows.add_event(connection, seat.id, actor=by, what=what, now=self.clock.now())
+        details = (("template", seat.template), ("subject", seat.identity), ("change", what))
+        self.audit.append(connection, AuditEvent(AuditKind.ACCOUNT, by, f"seat {seat.id}", details=details))
+
+
+def _unknown(number: int) -> Rejected:
+    return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no seat {number}")

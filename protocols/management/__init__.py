@@ -1,0 +1,1 @@
+"""The management API: REST for administrators with client certificates. See docs/protocols/management.md."""

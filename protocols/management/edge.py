@@ -1,0 +1,197 @@
+"""The Klein application: recognises the administrator, asks the role, reads what came, answers in JSON or problems."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from klein import Klein
+from OpenSSL import crypto
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from pkiserver.audit import AuditEvent, AuditKind
+from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
+from pkiserver.registration.administrators import Administrator
+from pkiserver.runtime.engine import Engine
+from protocols.management import certifying, codec, configuring, registering, seating
+from protocols.management.calls import PREFIX, Ask, Call, Nothing, check_path
+from protocols.management.openapi import document
+from protocols.management.problems import CONTENT_TYPE, Problem, problem, problem_of
+from protocols.management.strangers import Strangers
+
+_log = Logger(namespace="pkiserver.api")
+CALLS: tuple[Call, ...] = (*registering.CALLS, *certifying.CALLS, *seating.CALLS, *configuring.CALLS)
+DOCUMENT_PATH = f"{PREFIX}/openapi.json"
+_JSON = b"application/json"
+WebRequest = Any
+"""Twisted Web's request, which has no types to speak of; none of it goes further than this module."""
+_HEADERS = (
+    (b"Cache-Control", b"no-store"),
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+
+class Api:
+    """The API over an engine; :meth:`resource` is what a Twisted Web site serves."""
+
+    def __init__(self, engine: Engine, calls: Sequence[Call] = CALLS) -> None:
+        self._engine = engine
+        self._strangers = Strangers(engine.clock)
+        self._document = json.dumps(document(calls), ensure_ascii=False).encode() + b"\n"
+        self.app = Klein()
+        for call in calls:
+            self._add(call)
+        self.app.route(DOCUMENT_PATH, methods=["GET"], endpoint="openapi")(self._show_document)
+        self.app.handle_errors(HTTPException)(self._not_routed)
+
+    def resource(self) -> IResource:
+        """The resource of the whole API."""
+        found: IResource = self.app.resource()
+        return found
+
+    def _add(self, call: Call) -> None:
+        async def serve(request: WebRequest, **path: str) -> bytes:
+            return await self._guarded(request, call, path)
+
+        self.app.route(call.route, methods=[call.method], endpoint=call.name)(serve)
+
+    async def _show_document(self, request: WebRequest) -> bytes:
+        request_id = secrets.token_hex(8)
+        try:
+            await self._administrator(request)
+        except PkiError as error:
+            return _send_problem(request, problem_of(error, request_id))
+        return _send(request, 200, self._document, _JSON)
+
+    async def _guarded(self, request: WebRequest, call: Call, path: dict[str, str]) -> bytes:
+        """One call, with every error as a problem."""
+        request_id = secrets.token_hex(8)
+        try:
+            return await self._serve(request, call, path, request_id)
+        except CancelledError:
+            raise
+        except PkiError as error:
+            if isinstance(error, Defect):
+                _log.failure("call {call} failed, request {id}", call=call.name, id=request_id)
+            return _send_problem(request, problem_of(error, request_id), error)
+        except Exception:  # noqa: BLE001 - the outermost frame of a request: a defect must not show itself
+            _log.failure("call {call} failed, request {id}", call=call.name, id=request_id)
+            return _send_problem(request, problem_of(Defect("unexpected"), request_id))
+
+    async def _serve(self, request: WebRequest, call: Call, path: dict[str, str], request_id: str) -> bytes:
+        who = await self._administrator(request)
+        try:
+            if call.permission is not None and not who.may(call.permission):
+                text = f"{', '.join(sorted(who.roles))} does not permit {call.permission}"
+                raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+            if call.changes:
+                _require_same_site(request)
+            check_path(path)
+            query, octets = _query(request, call), request.content.read()
+            if call.body is not Nothing and not _is_json(request):
+                text = "the body must be application/json"
+                return _send_problem(request, problem(415, "media-type", text, request_id))
+            body = codec.read(call.body, octets) if call.body is not Nothing else Nothing()
+            ask = Ask(self._engine, who, request_id, path, query, body)
+            answer = await call.handler(ask)
+        except Rejected as error:
+            if call.changes or error.has(Refusal.NOT_AUTHORISED):
+                await self._note_refusal(who, call, path, request_id, error)
+            raise
+        _log.info("{who} {call} {path}: {status}", who=who.name, call=call.name, path=path, status=call.status)
+        if call.answer is None:
+            return _send(request, call.status, b"", None)
+        octets = json.dumps(codec.to_json(answer), ensure_ascii=False).encode() + b"\n"
+        return _send(request, call.status, octets, _JSON)
+
+    async def _administrator(self, request: WebRequest) -> Administrator:
+        """Who is at the other end; a stranger is audited, but not at any rate a stranger likes."""
+        transport = request.transport
+        certificate = transport.getPeerCertificate() if hasattr(transport, "getPeerCertificate") else None
+        address = str(getattr(transport.getPeer(), "host", "local"))
+        if certificate is None:
+            raise Rejected.because(Refusal.NOT_AUTHENTICATED, "show an administrator's client certificate")
+        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        try:
+            return await self._engine.administrators.recognise(der)
+        except Rejected as error:
+            if self._strangers.worth_noting(address):
+                subject = certificate.get_subject().commonName or ""
+                details = (("source", address), ("subject", subject), ("why", str(error)), ("via", "api"))
+                event = AuditEvent(AuditKind.LOGIN, "unknown", "management API", "refused", details=details)
+                await self._engine.audit.record(event)
+            raise
+
+    async def _note_refusal(
+        self, who: Administrator, call: Call, path: dict[str, str], request_id: str, error: Rejected
+    ) -> None:
+        place = "/".join(path.values())
+        event = AuditEvent(
+            kind=AuditKind.REFUSAL,
+            actor=who.actor,
+            object=f"{call.name} {place}".strip(),
+            outcome="refused",
+            request_id=request_id,
+            details=(("why", str(error)), ("via", "api")),
+        )
+        await self._engine.audit.record(event)
+
+    def _not_routed(self, request: WebRequest, failure: Any) -> bytes:
+        error = failure.value
+        request_id = secrets.token_hex(8)
+        if isinstance(error, MethodNotAllowed):
+            request.setHeader(b"Allow", ", ".join(sorted(error.valid_methods or ())).encode())
+            return _send_problem(request, problem(405, "method", "this method is not offered here", request_id))
+        if isinstance(error, NotFound):
+            return _send_problem(request, problem(404, "no-such-path", "there is nothing here", request_id))
+        status = error.code if isinstance(error, HTTPException) and error.code else 400
+        return _send_problem(request, problem(max(status, 400), "path", "the path is not one of ours", request_id))
+
+
+def _query(request: WebRequest, call: Call) -> object:
+    arguments = parse_qs(urlsplit(request.uri.decode("ascii", "replace")).query, keep_blank_values=True)
+    return codec.read_query(call.query, arguments)
+
+
+def _is_json(request: WebRequest) -> bool:
+    found = (request.getHeader("content-type") or "").partition(";")[0]
+    return found.strip().lower() == "application/json"
+
+
+def _require_same_site(request: WebRequest) -> None:
+    """Refuse what a page of another site made an administrator's browser send, certificate and all (CSRF).
+
+    Browsers say so themselves; and with JSON bodies and PUT, PATCH and DELETE they ask first, which nobody answers.
+    """
+    site = request.getHeader("sec-fetch-site")
+    origin = request.getHeader("origin")
+    host = request.getHeader("host")
+    foreign = site not in {None, "same-origin", "none"} or (origin is not None and origin != f"https://{host}")
+    if foreign:
+        raise Rejected.because(Refusal.NOT_AUTHORISED, "requests from pages of other sites are refused")
+
+
+def _send_problem(request: WebRequest, what: Problem, error: PkiError | None = None) -> bytes:
+    if isinstance(error, Unavailable):
+        request.setHeader(b"Retry-After", str(error.retry_after).encode())
+    return _send(request, what.status, what.octets(), CONTENT_TYPE)
+
+
+def _send(request: WebRequest, status: int, octets: bytes, content_type: bytes | None) -> bytes:
+    request.setResponseCode(status)
+    for name, value in _HEADERS:
+        request.setHeader(name, value)
+    if content_type is not None:
+        request.setHeader(b"Content-Type", content_type)
+        request.setHeader(b"Content-Length", str(len(octets)).encode())
+    else:
+        # Twisted adds one to whatever says none.
+        request.defaultContentType = None
+    return octets

@@ -1,0 +1,227 @@
+"""Calls about who may have what: challenges, requests that wait for officers, accounts."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.administrators import Permission
+from pkiserver.registration.codes import parse_san, parse_subject
+from pkiserver.store.accounts import Account
+from pkiserver.store.codes import Code
+from pkiserver.store.requests import PendingRequest, RequestState
+from pkiserver.store.votes import VoteRow
+from protocols.management import views
+from protocols.management.calls import Ask, Call, Nothing, PageByName, PageByNumber, next_before
+from protocols.management.codec import whole
+
+
+async def make_challenge(ask: Ask[Nothing, views.NewChallenge]) -> views.MadeChallenge:
+    """A one-time challenge, for an MDM or a person."""
+    wanted = ask.body
+    ask.engine.templates.get(wanted.template)
+    ask.require(template=wanted.template)
+    lifetime = timedelta(seconds=wanted.lifetime_seconds)
+    number, code = await ask.engine.codes.create(
+        template=wanted.template,
+        subject=None if wanted.subject is None else parse_subject(wanted.subject),
+        sans=tuple(parse_san(name) for name in wanted.names),
+        lifetime=lifetime,
+        by=ask.who.actor,
+    )
+    expires = ask.engine.clock.now() + lifetime
+    return views.MadeChallenge(number, code.reveal_text(), wanted.template, expires)
+
+
+async def list_challenges(ask: Ask[PageByNumber, Nothing]) -> views.ChallengeList:
+    """Challenges, newest first; those of templates in the caller's scope."""
+    page = await ask.engine.codes.list_page(before=ask.query.before, limit=ask.query.limit)
+    shown = tuple(_challenge(one) for one in page if ask.covers(template=one.template))
+    return views.ChallengeList(shown, next_before([one.id for one in page], ask.query.limit))
+
+
+async def withdraw_challenge(ask: Ask[Nothing, Nothing]) -> None:
+    """Take back a challenge that was not used."""
+    found = await ask.engine.codes.get(ask.number)
+    if found is None:
+        raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no challenge {ask.number}")
+    ask.require(template=found.template)
+    if not await ask.engine.codes.withdraw(ask.number, by=ask.who.actor):
+        raise Rejected.because(Refusal.CONFLICT, f"challenge {ask.number} has been used")
+
+
+def _challenge(one: Code) -> views.ChallengeView:
+    return views.ChallengeView(
+        number=one.id,
+        template=one.template,
+        subject=one.subject,
+        names=tuple(f"{san.kind}:{san.value}" for san in one.sans),
+        created=one.created,
+        created_by=one.created_by,
+        expires=one.expires,
+        spent_at=one.spent_at,
+    )
+
+
+@attrs.frozen
+class RequestQuery:
+    """Which requests."""
+
+    state: RequestState | None = None
+    before: int | None = whole(None)
+    limit: int = whole(100, least=1, most=1000)
+
+
+async def list_requests(ask: Ask[RequestQuery, Nothing]) -> views.RequestList:
+    """Requests, newest first; those for templates in the caller's scope."""
+    query = ask.query
+    page = await ask.engine.approvals.list_page(state=query.state, before=query.before, limit=query.limit)
+    shown = tuple(_request(one) for one in page if ask.covers(template=one.template))
+    return views.RequestList(shown, next_before([one.id for one in page], query.limit))
+
+
+async def show_request(ask: Ask[Nothing, Nothing]) -> views.RequestDetail:
+    """One request, with its CSR, the checks' results and the votes."""
+    found = await ask.engine.approvals.get(ask.number)
+    ask.require(template=found.template)
+    csr = None if found.csr is None else x509.load_der_x509_csr(found.csr).public_bytes(Encoding.PEM).decode()
+    return views.RequestDetail(_request(found), csr, votes_of(await ask.engine.approvals.votes_on(ask.number)))
+
+
+async def approve_request(ask: Ask[Nothing, views.Decision]) -> views.RequestView:
+    """Agree to a request; the last approval that is needed lets the certificate be issued when the client asks."""
+    return await _decide(ask, approved=True)
+
+
+async def deny_request(ask: Ask[Nothing, views.Decision]) -> views.RequestView:
+    """Refuse a request for good."""
+    return await _decide(ask, approved=False)
+
+
+async def _decide(ask: Ask[Nothing, views.Decision], *, approved: bool) -> views.RequestView:
+    ask.require(template=(await ask.engine.approvals.get(ask.number)).template)
+    reason = ask.body.reason
+    return _request(await ask.engine.approvals.decide(ask.number, approved=approved, by=ask.who.person, reason=reason))
+
+
+def _request(one: PendingRequest) -> views.RequestView:
+    payload = json.loads(one.payload)
+    return views.RequestView(
+        number=one.id,
+        state=one.state,
+        template=one.template,
+        requester=payload["requester"],
+        subject=payload["subject"],
+        protocol=payload["protocol"],
+        source=payload["source"],
+        reasons=one.reasons,
+        checks=one.checks,
+        needed=one.needed,
+        approvers=one.approvers,
+        created=one.created,
+        expires=one.expires,
+        decided_by=one.decided_by,
+        decided_at=one.decided_at,
+    )
+
+
+def votes_of(rows: tuple[VoteRow, ...]) -> tuple[views.VoteView, ...]:
+    """Votes as they are shown."""
+    return tuple(views.VoteView(one.voter, one.approved, one.reason, one.at) for one in rows)
+
+
+async def list_accounts(ask: Ask[PageByName, Nothing]) -> views.AccountList:
+    """Accounts, by name."""
+    page = await ask.engine.accounts.list_page(after=ask.query.after, limit=ask.query.limit)
+    following = page[-1].name if len(page) == ask.query.limit else None
+    return views.AccountList(tuple(map(_account, page)), following)
+
+
+async def show_account(ask: Ask[Nothing, Nothing]) -> views.AccountView:
+    """One account."""
+    return _account(await ask.engine.accounts.get(ask.path["name"]))
+
+
+async def make_account(ask: Ask[Nothing, views.NewAccount]) -> views.AccountView:
+    """A new account."""
+    ask.require_everything()
+    new = ask.body
+    made = await ask.engine.accounts.create(
+        new.name,
+        None if new.password is None else Secret(new.password),
+        groups=frozenset(new.groups),
+        attributes=tuple(new.attributes.items()),
+        by=ask.who.actor,
+    )
+    return _account(made)
+
+
+async def change_account(ask: Ask[Nothing, views.AccountChange]) -> views.AccountView:
+    """Change an account; what is not given stays."""
+    ask.require_everything()
+    name, change, accounts = ask.path["name"], ask.body, ask.engine.accounts
+    await accounts.get(name)
+    if change.password is not None:
+        await accounts.set_password(name, Secret(change.password), by=ask.who.actor)
+    if change.groups is not None or change.attributes is not None:
+        await accounts.set_details(
+            name,
+            groups=None if change.groups is None else frozenset(change.groups),
+            attributes=None if change.attributes is None else tuple(change.attributes.items()),
+            by=ask.who.actor,
+        )
+    if change.disabled is not None:
+        await accounts.set_disabled(name, change.disabled, by=ask.who.actor)
+    return _account(await accounts.get(name))
+
+
+async def delete_account(ask: Ask[Nothing, Nothing]) -> None:
+    """Remove an account; its certificates stay what they are."""
+    ask.require_everything()
+    await ask.engine.accounts.delete(ask.path["name"], by=ask.who.actor)
+
+
+def _account(one: Account) -> views.AccountView:
+    return views.AccountView(
+        name=one.name,
+        groups=tuple(sorted(one.groups)),
+        attributes=dict(one.attributes),
+        password=one.password_hash is not None,
+        disabled=one.disabled,
+        created=one.created,
+    )
+
+
+P = Permission
+CALLS = (
+    Call("makeChallenge", "POST", "/challenges", P.MAKE_CHALLENGES, "Make a one-time challenge", make_challenge,
+         answer=views.MadeChallenge, body=views.NewChallenge, status=201),
+    Call("listChallenges", "GET", "/challenges", P.READ_CHALLENGES, "List challenges", list_challenges,
+         answer=views.ChallengeList, query=PageByNumber),
+    Call("withdrawChallenge", "DELETE", "/challenges/{number}", P.MAKE_CHALLENGES, "Take back an unused challenge",
+         withdraw_challenge, status=204),
+    Call("listRequests", "GET", "/requests", P.READ_REQUESTS, "List enrolment requests", list_requests,
+         answer=views.RequestList, query=RequestQuery),
+    Call("showRequest", "GET", "/requests/{number}", P.READ_REQUESTS, "Show an enrolment request", show_request,
+         answer=views.RequestDetail),
+    Call("approveRequest", "POST", "/requests/{number}/approve", P.DECIDE_REQUESTS, "Approve an enrolment request",
+         approve_request, answer=views.RequestView, body=views.Decision),
+    Call("denyRequest", "POST", "/requests/{number}/deny", P.DECIDE_REQUESTS, "Deny an enrolment request",
+         deny_request, answer=views.RequestView, body=views.Decision),
+    Call("listAccounts", "GET", "/accounts", P.READ_ACCOUNTS, "List accounts", list_accounts,
+         answer=views.AccountList, query=PageByName),
+    Call("makeAccount", "POST", "/accounts", P.CHANGE_ACCOUNTS, "Make an account", make_account,
+         answer=views.AccountView, body=views.NewAccount, status=201),
+    Call("showAccount", "GET", "/accounts/{name}", P.READ_ACCOUNTS, "Show an account", show_account,
+         answer=views.AccountView),
+    Call("changeAccount", "PATCH", "/accounts/{name}", P.CHANGE_ACCOUNTS, "Change an account", change_account,
+         answer=views.AccountView, body=views.AccountChange),
+    Call("deleteAccount", "DELETE", "/accounts/{name}", P.CHANGE_ACCOUNTS, "Remove an account", delete_account,
+         status=204),
+)  # fmt: skip

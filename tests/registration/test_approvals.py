@@ -1,0 +1,181 @@
+"""Approvals by several of a group, and what an insider with the database cannot do; on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+from sqlalchemy import delete, insert, select, update
+from twisted.internet.defer import Deferred, DeferredList
+
+from pkiserver.audit import AuditLog
+from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, PasswordEvidence
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.approvals import Approvals, Pending
+from pkiserver.registration.votes import Person, Votes
+from pkiserver.runtime.engine import Engine
+from pkiserver.store import schema
+from pkiserver.store.database import Database
+from pkiserver.store.requests import RequestState
+from pkiserver.store.schema_management import approval_vote
+from tests.support.clock import FakeClock
+from tests.support.engines import engine_with, enrollment, template_text
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
+
+TWO = '[[evidence]]\nall = ["password"]\napproval = true\napprovals = 2\napprovers = ["officers"]\n'
+CODE = '[[evidence]]\nall = ["code"]\napproval = true\napproval_lifetime = "1h"\n'
+TEXTS = {"two": template_text("two", TWO), "code": template_text("code", CODE)}
+ALICE = PasswordEvidence("alice", Secret("a long password"))
+OFFICERS = frozenset({"officers"})
+
+
+def officer(name: str, account: str | None = None) -> Person:
+    return Person(f"admin:{name}", OFFICERS, account)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_url()
+
+
+@asynccontextmanager
+async def opened(folder: Path, url: str, clock: FakeClock | None = None) -> AsyncIterator[Engine]:
+    async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
+        await engine.accounts.create("alice", ALICE.password, by="tester")
+        yield engine
+
+
+async def refusals(engine: Engine, number: int, by: str | Person, *, approved: bool = True) -> set[Refusal]:
+    with pytest.raises(Rejected) as caught:
+        await engine.approvals.decide(number, approved=approved, by=by)
+    return {reason.code for reason in caught.value.reasons}
+
+
+async def test_two_of_a_group_must_agree_and_nobody_twice(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("two", ALICE)
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        number = pending.request_number
+        waiting = await engine.approvals.get(number)
+        assert waiting.reasons == ("rule password wants 2 approval(s) of officers",)
+        assert "subject: CN=device-1" in waiting.checks
+        assert await refusals(engine, number, "admin:carol") == {Refusal.NOT_AUTHORISED}
+        assert await refusals(engine, number, officer("Alice")) == {Refusal.NOT_AUTHORISED}
+        assert await refusals(engine, number, officer("a.smith", account="alice")) == {Refusal.NOT_AUTHORISED}
+        first = await engine.approvals.decide(number, approved=True, by=officer("bob"))
+        assert first.state is RequestState.PENDING
+        assert await refusals(engine, number, officer("bob")) == {Refusal.CONFLICT}
+        assert await refusals(engine, number, Person("cli:Bob", OFFICERS)) == {Refusal.CONFLICT}
+        assert isinstance(await engine.enroll(request), Pending)
+        second = await engine.approvals.decide(number, approved=True, by=officer("carol"), reason="seen")
+        assert (second.state, second.decided_by) == (RequestState.APPROVED, "admin:carol")
+        made = await engine.enroll(request)
+        assert isinstance(made, IssuedCertificate)
+        again = await engine.enroll(request)
+        assert isinstance(again, IssuedCertificate)
+        assert again.der == made.der
+        events = await engine.database.read(lambda c: c.execute(select(schema.audit_event)).all())
+        assert [event.actor for event in events if event.kind == "approval"] == ["admin:bob", "admin:carol"]
+
+
+async def test_one_refusal_denies(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("two", ALICE)
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        await engine.approvals.decide(pending.request_number, approved=True, by=officer("bob"))
+        await engine.approvals.decide(pending.request_number, approved=False, by=officer("carol"), reason="not ours")
+        assert await refusals(engine, pending.request_number, officer("dave")) == {Refusal.CONFLICT}
+        with pytest.raises(Rejected, match="not ours"):
+            await engine.enroll(request)
+
+
+async def test_approvals_that_come_at_the_same_time_from_two_processes_are_all_counted(
+    tmp_path: Path, url: str
+) -> None:
+    async with opened(tmp_path, url) as engine:
+        other = await Database.open(url)
+        try:
+            for turn in range(10):
+                pending = await engine.enroll(enrollment("two", ALICE, name=f"device-{turn}"))
+                assert isinstance(pending, Pending)
+                deskmate = Approvals(other, await _audit_of(other, engine), engine.clock)
+                votes = [
+                    Deferred.fromCoroutine(desk.decide(pending.request_number, approved=True, by=officer(name)))
+                    for desk, name in ((engine.approvals, "bob"), (deskmate, "carol"), (deskmate, "bob"))
+                ]
+                results = await DeferredList(votes, consumeErrors=True)
+                assert sum(fine for fine, _ in results) == 2
+                found = await engine.approvals.get(pending.request_number)
+                assert found.state is RequestState.APPROVED
+        finally:
+            await other.close()
+
+
+async def _audit_of(database: Database, engine: Engine) -> AuditLog:
+    return await AuditLog.open(database, node="other", worker="0", clock=engine.clock)
+
+
+async def test_who_made_the_code_does_not_approve_its_use_and_requests_expire(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(days=1), by="admin:bob"
+        )
+        request = enrollment("code", CodeEvidence(code))
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        assert await refusals(engine, pending.request_number, officer("bob")) == {Refusal.NOT_AUTHORISED}
+        clock.advance(timedelta(hours=2))
+        assert await refusals(engine, pending.request_number, officer("carol")) == {Refusal.CONFLICT}
+        again = await engine.enroll(request)
+        assert isinstance(again, Pending)
+        assert again.request_number != pending.request_number
+
+
+async def test_a_request_that_no_approval_would_help_is_refused_at_once(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        with pytest.raises(Rejected) as caught:
+            await engine.enroll(enrollment("two", ALICE, hosts=("not_a_host",)))
+        assert caught.value.has(Refusal.BAD_NAME)
+        assert await engine.approvals.list_page() == ()
+
+
+async def test_row_40_an_approval_written_into_the_database_is_none(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as plain:
+        marked = Approvals(plain.database, plain.audit, plain.clock, Votes(Secret(b"k" * 32)))
+        engine = attrs.evolve(plain, approvals=marked, gate=attrs.evolve(plain.gate, approvals=marked))
+        request = enrollment("two", ALICE)
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        number = pending.request_number
+        r, v = schema.enrollment_request, approval_vote
+        state = update(r).where(r.c.id == number).values(state="approved")
+        await engine.database.write(lambda c: c.execute(state).rowcount)
+        with pytest.raises(Rejected, match="has 0 of 2 approvals"):
+            await engine.enroll(request)
+        forged = {"kind": "request", "number": number, "approved": True, "reason": "", "at": 1, "mac": b"x" * 32}
+        rows = [{**forged, "voter": name} for name in ("bob", "carol")]
+        await engine.database.write(lambda c: c.execute(insert(v), rows).rowcount)
+        with pytest.raises(Rejected, match="was changed in the database"):
+            await engine.enroll(request)
+        # one real vote, and the number that is needed changed to one
+        await engine.database.write(lambda c: c.execute(delete(v)).rowcount)
+        await engine.database.write(lambda c: c.execute(update(r).values(state="pending")).rowcount)
+        await engine.approvals.decide(number, approved=True, by=officer("bob"))
+        await engine.database.write(lambda c: c.execute(update(r).values(state="approved", needed=1)).rowcount)
+        with pytest.raises(Rejected, match="was changed in the database"):
+            await engine.enroll(request)
+        kinds = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.kind)).scalars().all())
+        assert kinds.count("refusal") == 3

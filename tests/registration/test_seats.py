@@ -1,0 +1,178 @@
+"""Seats: limits that hold however many ask at once, and devices that are learned once, always or never."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.defer import Deferred, DeferredList
+
+from pkiserver.authority.requests import (
+    ClientCertificateEvidence,
+    CodeEvidence,
+    Device,
+    EnrollmentRequest,
+    IssuedCertificate,
+    PasswordEvidence,
+)
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.codes import parse_subject
+from pkiserver.registration.slots import choose
+from pkiserver.runtime.engine import Engine
+from pkiserver.store.seats import Slot, SlotMode
+from tests.support.clock import FakeClock
+from tests.support.engines import engine_with, enrollment, template_text
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
+
+PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["code"]\n'
+SLOTS = 'slots = ["learn_once", "learn_once", "locked"]\ndevice_required = true\nlearn_once_window = "1h"\n'
+TEXTS = {
+    "device": template_text("device", PASSWORD, f"[seats]\nenabled = true\n{SLOTS}"),
+    "few": template_text("few", PASSWORD, "[seats]\nenabled = true\nlimit = 2\ncertificates = 1\n"),
+    "known": template_text("known", PASSWORD, "[seats]\nenabled = true\nlearn = false\n"),
+}
+GOOD = Secret("a long password")
+NOW = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_url()
+
+
+async def with_accounts(engine: Engine, *names: str) -> None:
+    for name in names:
+        await engine.accounts.create(name, GOOD, by="tester")
+
+
+def asked(template: str, account: str, device: Device | None = None) -> EnrollmentRequest:
+    request = enrollment(template, PasswordEvidence(account, GOOD), name=account)
+    return attrs.evolve(request, device=device)
+
+
+async def refused(engine: Engine, request: EnrollmentRequest) -> set[Refusal]:
+    with pytest.raises(Rejected) as caught:
+        await engine.enroll(request)
+    return {reason.code for reason in caught.value.reasons}
+
+
+async def test_devices_are_learned_and_then_kept_to(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with engine_with(tmp_path, TEXTS, clock=clock) as engine:
+        await with_accounts(engine, "alice")
+        first, second, third = (Device(f"CS-{letter * 64}", f"laptop {letter}") for letter in "abc")
+        assert await refused(engine, asked("device", "alice")) == {Refusal.NOT_AUTHORISED}
+        assert await refused(engine, asked("device", "alice", Device("\n"))) == {Refusal.MALFORMED}
+        assert await engine.seats.search() == ()
+        assert isinstance(await engine.enroll(asked("device", "alice", first)), IssuedCertificate)
+        assert isinstance(await engine.enroll(asked("device", "alice", second)), IssuedCertificate)
+        assert await refused(engine, asked("device", "alice", third)) == {Refusal.NOT_AUTHORISED}
+        lower = attrs.evolve(first, signature=first.signature.lower())
+        assert isinstance(await engine.enroll(asked("device", "alice", lower)), IssuedCertificate)
+        [seat] = await engine.seats.search(template="device", identity="alice")
+        detail = await engine.seats.detail(seat.id)
+        assert [slot.device for slot in detail.slots] == ["laptop a", "laptop b", ""]
+        assert [one.slot for one in detail.certificates] == [1, 2, 1]
+        # an operator resets a slot: it learns for fifteen minutes
+        await engine.seats.set_slot(seat.id, 2, SlotMode.LEARN_ONCE, forget=True, by="admin:olga")
+        clock.advance(timedelta(minutes=16))
+        assert await refused(engine, asked("device", "alice", third)) == {Refusal.NOT_AUTHORISED}
+        await engine.seats.set_slot(seat.id, 2, SlotMode.LEARN_ONCE, by="admin:olga")
+        clock.advance(timedelta(minutes=14))
+        assert isinstance(await engine.enroll(asked("device", "alice", third)), IssuedCertificate)
+        assert await refused(engine, asked("device", "alice", second)) == {Refusal.NOT_AUTHORISED}
+        history = [event.what for event in (await engine.seats.detail(seat.id)).events]
+        assert history[:2] == ["slot 2 learned device laptop c", "slot 2 learn_once"]
+        await engine.seats.set_archived(seat.id, True, by="admin:olga")
+        assert await refused(engine, asked("device", "alice", first)) == {Refusal.NOT_AUTHORISED}
+
+
+async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        names = ("alice", "bob", "carol", "dave")
+        await with_accounts(engine, *names)
+        tries = [Deferred.fromCoroutine(engine.enroll(asked("few", name))) for name in names for _ in range(3)]
+        results = await DeferredList(tries, consumeErrors=True)
+        assert sum(fine for fine, _ in results) == 2  # two seats, and one certificate each
+        for fine, failure in results:
+            assert fine or failure.value.has(Refusal.LIMIT)
+        assert len(await engine.seats.search(template="few")) == 2
+
+
+async def test_a_renewal_stays_in_its_seat_and_does_not_count_twice(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, TEXTS) as engine:
+        key = ec.generate_private_key(ec.SECP256R1())
+        _, code = await engine.codes.create(
+            template="few", subject=parse_subject("CN=printer"), sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        made = await engine.enroll(enrollment("few", CodeEvidence(code), name="printer", key=key))
+        assert isinstance(made, IssuedCertificate)
+        shown = ClientCertificateEvidence(made.der)
+        renewal = enrollment("few", shown, name="printer", key=key, renewal_of=made.der)
+        assert isinstance(await engine.enroll(renewal), IssuedCertificate)
+        [seat] = await engine.seats.search(template="few")
+        assert seat.identity == "CN=printer"
+        assert len((await engine.seats.detail(seat.id)).certificates) == 2
+
+
+async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, TEXTS) as engine:
+        await with_accounts(engine, "alice", "bob")
+        assert await refused(engine, asked("known", "alice")) == {Refusal.NOT_AUTHORISED}
+        seat = await engine.seats.create("known", "alice", owner="bob", by="admin:olga")
+        assert isinstance(await engine.enroll(asked("known", "alice")), IssuedCertificate)
+        await engine.seats.set_metadata(seat.id, (("room", "4.12"),), by="admin:olga")
+        await engine.seats.set_owner(seat.id, "carol", by="admin:olga")
+        found = await engine.seats.get(seat.id)
+        assert (found.owner, found.metadata) == ("carol", (("room", "4.12"),))
+        assert found.first_success is not None
+        with pytest.raises(Rejected, match="has a seat"):
+            await engine.seats.create("known", "alice", by="admin:olga")
+
+
+ONCE, ALWAYS, LOCKED = SlotMode.LEARN_ONCE, SlotMode.LEARN_ALWAYS, SlotMode.LOCKED
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("slots", "first_success", "expected"),
+    [
+        ((Slot(1, ONCE),), None, 1),
+        ((Slot(1, ONCE, signature="other"),), None, None),
+        ((Slot(1, ONCE, signature="other"), Slot(2, ONCE)), NOW - HOUR / 2, 2),
+        ((Slot(1, ONCE, signature="other"), Slot(2, ONCE)), NOW - 2 * HOUR, None),
+        ((Slot(1, ONCE, open_until=NOW + HOUR),), NOW - 2 * HOUR, 1),
+        ((Slot(1, ONCE, open_until=NOW - HOUR),), None, None),
+        ((Slot(1, LOCKED), Slot(2, LOCKED, signature="mine")), NOW, 2),
+        ((Slot(1, LOCKED),), None, None),
+        ((Slot(1, ALWAYS, signature="other", last_used=NOW), Slot(2, ALWAYS)), NOW, 2),
+        (
+            (
+                Slot(1, ALWAYS, signature="other", last_used=NOW),
+                Slot(2, ALWAYS, signature="old", last_used=NOW - HOUR),
+            ),
+            NOW,
+            2,
+        ),
+        ((Slot(1, ALWAYS), Slot(2, ONCE)), None, 2),
+        ((), None, None),
+    ],
+)
+def test_which_slot_takes_a_device(
+    slots: tuple[Slot, ...], first_success: datetime | None, expected: int | None
+) -> None:
+    found = choose(slots, Device("MINE"), first_success=first_success, window=HOUR, now=NOW)
+    if expected is None:
+        assert isinstance(found, Reason)
+    else:
+        assert isinstance(found, Slot)
+        assert (found.number, found.signature, found.last_used) == (expected, "mine", NOW)
