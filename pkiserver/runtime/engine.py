@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.configuration import Configuration
 from pkiserver.authority.requests import Authorised, Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.road import Road, new_holder
 from pkiserver.authority.status.services import StatusServices, status_services
@@ -26,6 +27,7 @@ from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.dualcontrol import DualControlDesk
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
 from pkiserver.registration.guesses import Guesses
@@ -65,6 +67,12 @@ class Engine:
     def publisher(self) -> Publisher:
         """What the address book wants to know of certificates."""
         return Publisher(self.templates)
+
+    @property
+    def dual_control(self) -> DualControlDesk:
+        """What nobody does alone."""
+        configuration = Configuration(self.database, self.audit, self.clock)
+        return DualControlDesk(self.operations, self.status.revocations, configuration)
 
     @property
     def authorities(self) -> Authorities:
