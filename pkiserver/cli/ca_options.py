@@ -49,16 +49,28 @@ def _stack(function: Command, options: list[Callable[[Command], Command]]) -> Co
 
 
 def key_options(function: Command) -> Command:
-    """``--key-name``, ``--key-type``, ``--key-store``, ``--key-uri`` become ``key: KeyChoice``."""
+    """``--key-name``, ``--key-type``, ``--key-store``, ``--key-uri``, ``--scep`` become ``key: KeyChoice``."""
 
     @functools.wraps(function)
     def wrapper(
-        *args: Any, key_name: str | None, key_type: str, key_store: str | None, key_uri: str | None, **others: Any
+        *args: Any,
+        key_name: str | None,
+        key_type: str,
+        key_store: str | None,
+        key_uri: str | None,
+        scep: bool,
+        **others: Any,
     ) -> Any:
-        from pkiserver.authority.ceremonies import KeyChoice
+        from pkiserver.authority.ceremonies import CA_DOORS, SCEP_DOORS, KeyChoice
         from pkiserver.keys.algorithms import KeyType
 
-        chosen = KeyChoice(name=key_name, key_type=KeyType.parse(key_type), store=key_store, uri=key_uri)
+        chosen = KeyChoice(
+            name=key_name,
+            key_type=KeyType.parse(key_type),
+            store=key_store,
+            uri=key_uri,
+            doors=SCEP_DOORS if scep else CA_DOORS,
+        )
         return function(*args, key=chosen, **others)
 
     return _stack(
@@ -68,6 +80,9 @@ def key_options(function: Command) -> Command:
             click.option("--key-type", default="ec-p256", show_default=True, help="The type of a new key."),
             click.option("--key-store", metavar="STORE", help="Where a new key is made; by default the only store."),
             click.option("--key-uri", metavar="URI", help="Adopt a key from its place: pkcs11:... or file:..."),
+            click.option(
+                "--scep", is_flag=True, help="An RSA key that opens SCEP envelopes too (scep.ra = authority)."
+            ),
         ],
     )
 

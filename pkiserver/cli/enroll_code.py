@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def group() -> None:
-    """One-time enrolment codes, each for one certificate. Over EST a code is sent as the HTTP Basic password."""
+    """One-time enrolment codes, each for one certificate: EST's HTTP Basic password, SCEP's challengePassword."""
 
 
 @group.command()

@@ -38,6 +38,7 @@ REGISTRY: Mapping[str, Entry] = {
     "ca": Entry("ca", "Certification authorities: create, import, renew, rekey, sign offline."),
     "cert": Entry("cert", "Certificates: search, show, revoke, hold, release."),
     "completion": Entry("completion", "Print the completion script of a shell."),
+    "connector": Entry("connector", "Connectors to directories and the like: list, show, check."),
     "config": Entry("config", "Check a node configuration, or print a commented one."),
     "crl": Entry("crl", "Certificate revocation lists: issue, list, fetch."),
     "database": Entry("database", "Create, upgrade, look at or back up the database."),
@@ -50,6 +51,7 @@ REGISTRY: Mapping[str, Entry] = {
     "quickstart": Entry("quickstart", "Set up a token, two CAs and a configuration, and start the server."),
     "request": Entry("request", "Enrolment requests that wait for a decision."),
     "timestamp": Entry("timestamp", "Time-stamps: units, requests, tokens, the log of tokens."),
+    "scep": Entry("scep", "SCEP: templates, registration authorities, static challenges."),
     "template": Entry("template", "Certificate templates: list, show, test."),
 }
 

@@ -32,6 +32,7 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
     tls = f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
     return [
         ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
+        ("SCEP (RFC 8894)", f"{layout.http_url}/scep/TEMPLATE", "none needed: messages are encrypted and signed"),
         ("OCSP (RFC 6960)", f"{layout.http_url}/ocsp", "none: answers are signed"),
         ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
         ("time-stamps (RFC 3161)", f"{layout.http_url}/tsa  {layout.https_url}/tsa", "none: tokens are signed"),
@@ -91,8 +92,28 @@ def steps(layout: Layout) -> list[Step]:
                 f"openssl ts -verify -data demo.pem -in demo.tsr -CAfile {root}",
             ),
         ),
+        _scep(layout, pkiserver=f"{pkiserver} --config {config}", root=root),
         Step("the whole installation checked", (f"{pkiserver} --config {config} doctor",)),
     ]
+
+
+def _scep(layout: Layout, *, pkiserver: str, root: str) -> Step:
+    """An enrolment with a one-time code by a client that is not ours."""
+    url = f"{layout.http_url}/scep/device"
+    told = 'sed -n \'s/.*"code": "\\([^"]*\\)".*/\\1/p\''
+    certificates = "--cacert-enc ra.der --cacert-sig ra.der --cacert ca.der --cacert ca-1.der"
+    packages = "strongswan-pki libstrongswan-standard-plugins libstrongswan-extra-plugins"
+    return Step(
+        f"SCEP: enrol an RSA key with a one-time code, by strongSwan's pki (apt-get install {packages})",
+        (
+            f"code=$({pkiserver} --json enroll-code create device | {told})",
+            f"pki --scepca --url {url} --caout ca.der --raout ra.der",
+            "openssl genrsa -traditional -out scep.key 2048",
+            f'pki --scep --url {url} --in scep.key --dn CN=demo-scep --password "$code" {certificates} > scep.der',
+            "openssl x509 -inform DER -in scep.der -out scep.pem",
+            f"openssl verify -CAfile {root} -untrusted issuing.pem scep.pem",
+        ),
+    )
 
 
 def show(layout: Layout) -> None:

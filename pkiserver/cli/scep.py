@@ -1,0 +1,80 @@
+"""``pkiserver scep``: registration authorities and static challenges."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.context import Session, async_command
+
+if TYPE_CHECKING:
+    from pkiserver.runtime.engine import Engine
+
+
+@click.group()
+def group() -> None:
+    """SCEP (RFC 8894): the templates that it may use, its registration authorities, static challenges."""
+
+
+@group.command("list")
+@async_command
+async def list_(session: Session, engine: Engine) -> None:
+    """Templates that SCEP may use, where they are found, and what is weak about them."""
+    from pkiserver.runtime.services.scepport import ScepPort
+    from pkiserver.runtime.services.scepservice import weaknesses
+
+    base = (engine.settings.public.http or "").rstrip("/")
+    rows = [
+        {
+            "template": one.name,
+            "authority": one.issuer,
+            "url": f"{base}/scep/{one.name}",
+            "weaknesses": tuple(weaknesses(one)),
+        }
+        for one in ScepPort(engine).templates()
+    ]
+    session.output.table(rows, empty="no template allows scep")
+
+
+@group.command()
+@click.argument("authority")
+@async_command
+async def ra(session: Session, engine: Engine, authority: str) -> None:
+    """The registration authorities of AUTHORITY, the one that is given out first; made now where there is none."""
+    from cryptography.hazmat.primitives import hashes
+
+    from pkiserver.runtime.services.scepport import ScepPort
+
+    rows = [
+        {
+            "key": key.key_name,
+            "serial": f"{key.certificate.serial_number:x}",
+            "until": key.certificate.not_valid_after_utc,
+            "sha256": key.certificate.fingerprint(hashes.SHA256()).hex(),
+        }
+        for found in await ScepPort(engine).ra.get(authority)
+        for key in dict.fromkeys((found.signing, found.opening))
+    ]
+    session.output.table(rows)
+
+
+@group.command("hash-challenge")
+@click.option("--stdin", is_flag=True, help="Read the challenge from standard input, up to the first line end.")
+@async_command
+async def hash_challenge(session: Session, engine: Engine, stdin: bool) -> None:
+    """The argon2id hash of a static challenge, for scep.static_challenge of a template.
+
+    A static challenge lets everybody who learns it enrol under any name that the template allows: prefer enroll-code.
+    """
+    from pkiserver.foundation.secret import Secret
+
+    if stdin:
+        text = sys.stdin.readline().rstrip("\r\n")
+    else:
+        text = click.prompt("Challenge", hide_input=True, confirmation_prompt=True)
+    if not text:
+        raise click.UsageError("the challenge is empty")
+    hashed = await engine.gate.identifier.hasher.hash(Secret(text))
+    session.output.done(hashed, hash=hashed)

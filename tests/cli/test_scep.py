@@ -1,0 +1,51 @@
+"""``pkiserver scep``: what an administrator sees of SCEP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.instance import PKISERVER, Instance
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Instance:
+    return Instance(tmp_path_factory.mktemp("scep"))
+
+
+def test_templates_with_their_addresses_and_weaknesses(instance: Instance, tmp_path: Path) -> None:
+    listed = json.loads(instance.cli("--json", "scep", "list").stdout)
+    rows = {row["template"]: row for row in listed}
+    assert rows["device"]["url"] == f"{instance.layout.http_url}/scep/device"
+    assert not any(row["weaknesses"] for row in listed), "no ready template accepts old algorithms"
+    text = instance.cli("template", "show", "device").stdout
+    command = [str(PKISERVER), "--config", str(instance.layout.config), "--json", "scep", "hash-challenge", "--stdin"]
+    made = subprocess.run(command, input="open sesame\n", capture_output=True, text=True, check=True)
+    hashed = json.loads(made.stdout)["hash"]
+    assert hashed.startswith("$argon2id$")
+    old = text.replace('name = "device"', 'name = "old-device"')
+    old = old.replace('all = ["code"]', 'all = ["shared_secret"]', 1)
+    (tmp_path / "old-device.toml").write_text(f'{old}\n[scep]\nlegacy = ["des3"]\nstatic_challenge = "{hashed}"\n')
+    instance.cli("apply", str(tmp_path / "old-device.toml"), "--yes")
+    rows = {row["template"]: row for row in json.loads(instance.cli("--json", "scep", "list").stdout)}
+    weak = " ".join(rows["old-device"]["weaknesses"])
+    assert "des3" in weak
+    assert "static challenge" in weak
+
+
+def test_the_registration_authority_is_shown_and_made_where_it_is_missing(instance: Instance) -> None:
+    first = json.loads(instance.cli("--json", "scep", "ra", "issuing").stdout)
+    assert len(first) == 1
+    assert json.loads(instance.cli("--json", "scep", "ra", "issuing").stdout) == first
+    assert instance.cli("scep", "ra", "nowhere", check=False).returncode == 1
+
+
+def test_what_is_no_hash_is_refused_as_a_static_challenge(instance: Instance, tmp_path: Path) -> None:
+    text = instance.cli("template", "show", "device").stdout.replace('name = "device"', 'name = "plain"')
+    (tmp_path / "plain.toml").write_text(f'{text}\n[scep]\nstatic_challenge = "secret"\n')
+    refused = instance.cli("apply", str(tmp_path / "plain.toml"), "--yes", check=False)
+    assert refused.returncode != 0
+    assert "hash-challenge" in refused.stdout + refused.stderr
