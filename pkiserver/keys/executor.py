@@ -6,7 +6,6 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -50,6 +49,7 @@ class Executor:
 
         Raises:
             KeyUnavailable: TOKEN_BUSY; too many wait, or the token does not answer in time.
+            CancelledError: whoever asked has left; that says nothing about the token.
         """
         if self._abandoned >= self._threads and not patient:
             raise self._busy("does not answer")
@@ -74,7 +74,7 @@ class Executor:
             waiting.addTimeout(deadline or self._deadline, self.reactor)
         try:
             return await waiting
-        except (DeferredTimeout, CancelledError) as error:
+        except DeferredTimeout as error:
             # The thread may still sit in the module; until it comes back it counts against the next caller.
             abandoned = True
             self._abandoned += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from pkiserver.timestamping.unit import TimestampUnit
@@ -52,6 +53,8 @@ class TimestampEdge:
             return denied.response
         except Refused as told:
             return self._refuse(request, active, told)
+        except CancelledError:
+            raise  # the client has left
         except Exception as error:  # noqa: BLE001 - the client gets RFC 3161's own error, the log the traceback
             self.log.failure("time-stamp failed, request {request_id}", request_id=request.request_id)
             return self._refuse(request, active, refused(error))
