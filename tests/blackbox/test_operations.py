@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,26 @@ def _steps(instance: Instance):  # type: ignore[no-untyped-def]
     from pkiserver.cli.setup.walk import steps
 
     return steps(instance.layout)
+
+
+@pytest.mark.parametrize("after", [0.6, 1.2, 1.8, 2.4])
+def test_stopped_while_it_starts(tmp_path_factory: pytest.TempPathFactory, after: float) -> None:
+    instance = _prepared(tmp_path_factory)
+    with instance.log.open("wb") as output:
+        process = subprocess.Popen(instance._quickstart(), stdout=output, stderr=subprocess.STDOUT)
+    time.sleep(after)  # the moment is the point: settings, sockets, workers or engine are half there
+    process.send_signal(signal.SIGTERM)
+    process.wait(90)
+    text = instance.log.read_text()
+    assert "did not end in time" not in text
+    assert "Traceback" not in text
+
+
+_kept: list[Instance] = []
+
+
+def _prepared(factory: pytest.TempPathFactory) -> Instance:
+    """One instance for all moments; none of them keeps it running."""
+    if not _kept:
+        _kept.append(Instance(factory.mktemp("moments"), workers=2))
+    return _kept[0]

@@ -26,7 +26,7 @@ from pkiserver.authority.requests import (
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.authority.templates.library import ready_names, ready_text
 from pkiserver.cli.setup.files import write_secret
-from pkiserver.cli.setup.layout import Layout, host_names
+from pkiserver.cli.setup.layout import DEMO_ACCOUNT, ISSUING, ROOT, Layout, host_names
 from pkiserver.foundation.errors import Defect
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
@@ -36,9 +36,6 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.store import templates
 
 ACTOR = Actor("quickstart")
-ROOT = "root"
-ISSUING = "issuing"
-DEMO_ACCOUNT = "demo"
 DEMO_GROUPS = frozenset({"device", "tls-server", "user"})
 CHECKPOINT_KEY = "audit-checkpoint"
 """The key whose signature closes the audit log's chains (docs/operations.md)."""

@@ -13,6 +13,9 @@ MANAGEMENT_OFFSET = 90
 LDAP_OFFSET = 389
 LDAPS_OFFSET = 636
 DEFAULT_PORT_BASE = 8000
+ROOT = "root"
+ISSUING = "issuing"
+DEMO_ACCOUNT = "demo"
 
 
 @attrs.frozen

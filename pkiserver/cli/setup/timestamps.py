@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pkiserver.cli.setup.authorities import ACTOR, ISSUING
+from pkiserver.cli.setup.authorities import ACTOR
+from pkiserver.cli.setup.layout import ISSUING
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.timestamps import services_of
 from pkiserver.timestamping.administration import UnitAdministration

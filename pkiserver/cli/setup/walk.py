@@ -11,8 +11,7 @@ from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 
-from pkiserver.cli.setup.authorities import DEMO_ACCOUNT, ISSUING
-from pkiserver.cli.setup.layout import Layout
+from pkiserver.cli.setup.layout import DEMO_ACCOUNT, ISSUING, Layout
 
 LABEL = "tls-client"
 

@@ -227,6 +227,7 @@ class NodeService(MultiService):
         self._management.stopping = True
         if self._starting is not None:
             self._starting.cancel()
+            await self._starting  # what was half open is closed again: threads left behind would keep the process alive
         drains = [
             Deferred.fromCoroutine(self._listeners[name].drain(self._settings.drain.total_seconds()))
             for name in ("http", "https")
