@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.templates.library import load_template
-from pkiserver.authority.templates.model import EST_OPERATIONS, Template
+from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, dump, load
@@ -34,6 +34,7 @@ class Kind(StrEnum):
     TEMPLATE = "template"
     AUTHORITY = "authority"
     TIMESTAMP_UNIT = "timestamp-unit"
+    CONNECTOR = "connector"
 
 
 class Named(Protocol):
@@ -46,7 +47,7 @@ class Named(Protocol):
 
 Readers = Mapping[Kind, Callable[[str, str], Named]]
 """How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
-_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT)
+_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR)
 
 
 @attrs.frozen
@@ -310,8 +311,22 @@ def _check(
 
 
 def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
-    return tuple(
-        f'template {document.name}: there is no authority "{document.value.issuer}" yet; it issues nothing until then'
-        for document in documents
-        if isinstance(document.value, Template) and (Kind.AUTHORITY, document.value.issuer) not in state
-    )
+    given = tuple(documents)
+    connectors = {name for kind, name in state if kind is Kind.CONNECTOR}
+    connectors |= {INTERNAL, *(document.name for document in given if document.kind is Kind.CONNECTOR)}
+    notes = []
+    for document in given:
+        template = document.value
+        if not isinstance(template, Template):
+            continue
+        if (Kind.AUTHORITY, template.issuer) not in state:
+            text = f'there is no authority "{template.issuer}" yet; it issues nothing until then'
+            notes.append(f"template {template.name}: {text}")
+        named = {name for rule in template.evidence for name in rule.connectors}
+        notes += [
+            f'template {template.name}: there is no connector "{name}" yet; it vouches for nobody until then'
+            for name in sorted(named - connectors)
+        ]
+        if any(EvidenceKind.ANONYMOUS in rule.all for rule in template.evidence):
+            notes.append(f"template {template.name}: anonymous: whoever reaches the server gets a certificate")
+    return tuple(notes)

@@ -42,13 +42,13 @@ def _attributes(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _password(file: Path | None) -> Secret:
-    """From a file (without its last line end), or typed twice; never from the command line, which others see."""
+def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
+    """From a file (without its last line end), or typed (twice); never from the command line, which others see."""
     from pkiserver.foundation.secret import Secret
 
     if file is not None:
         return Secret(file.read_bytes().removesuffix(b"\n").removesuffix(b"\r"))
-    return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 password_option = click.option(
@@ -77,7 +77,7 @@ async def create(
 ) -> None:
     """Create an account."""
     pairs = _attributes(attributes)
-    password = None if no_password else _password(password_file)
+    password = None if no_password else read_password(password_file)
     made = await engine.accounts.create(name, password, groups=frozenset(groups), attributes=pairs, by=who())
     session.output.done(f"Account {made.name} created", **_row(made))
 
@@ -108,7 +108,7 @@ async def show(session: Session, engine: Engine, name: str) -> None:
 @async_command
 async def password(session: Session, engine: Engine, name: str, password_file: Path | None) -> None:
     """Set a new password."""
-    await engine.accounts.set_password(name, _password(password_file), by=who())
+    await engine.accounts.set_password(name, read_password(password_file), by=who())
     session.output.done(f"Password of {name} set", name=name)
 
 

@@ -105,18 +105,19 @@ async def command(
 ) -> None:
     """Make the database as these TOML files say, after showing the difference; all of it or nothing.
 
-    A FILE describes one template, one time-stamping unit or the settings of one authority; of a directory every
-    *.toml file is taken.
+    A FILE describes one template, one connector, one time-stamping unit or the settings of one authority; of a
+    directory every *.toml file is taken.
     """
     from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
     from pkiserver.cli.cert import who
+    from pkiserver.registration.connectors.settings import load_connector
     from pkiserver.timestamping.unit import load_unit
 
     if not files and not deleted:
         raise click.UsageError("name files, or objects to --delete")
     if prune and not files:
         raise click.UsageError("--prune without files would remove every template")
-    documents = read_documents(read_files(files), {Kind.TIMESTAMP_UNIT: load_unit})
+    documents = read_documents(read_files(files), {Kind.TIMESTAMP_UNIT: load_unit, Kind.CONNECTOR: load_connector})
     configuration = Configuration(engine.database, engine.audit, engine.clock)
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)
     _show(session, plan)

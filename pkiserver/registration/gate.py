@@ -98,12 +98,15 @@ class Gate:
         if not isinstance(found, rules.Match):
             raise _refusal(found, findings)
         claims = tuple(CodeClaim(number, self.clock) for number in found.codes)
-        if found.undecided is not None:
-            answer = await self.approvals.ask(request, found.record)
-            if isinstance(answer, Pending):
-                return Pending(answer.request_number, found.undecided.retry_after)
-        elif found.rule.approval:
+        waits = found.undecided
+        if found.rule.approval:
             answer = await self._ask_officers(request, template, found)
+            if waits is not None and isinstance(answer, ApprovalClaim):
+                return Pending(answer.request_number, waits.retry_after)
+        elif waits is not None:
+            answer = await self.approvals.ask(request, found.record, reasons=(_waits_for(waits.connector),))
+            if isinstance(answer, Pending):
+                return Pending(answer.request_number, waits.retry_after)
         elif (settled := await self._settled(request, found)) is not None:
             answer = settled
         else:
@@ -132,7 +135,7 @@ class Gate:
     async def _settled(
         self, request: EnrollmentRequest, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim | None:
-        """The request that waited for a connector which now says yes; None where there is none."""
+        """The request that waited for nothing but a connector which now says yes; None where there is none."""
         connector = next((one.connector for one in found.identities if one.connector != INTERNAL), None)
         if connector is None:
             return None
@@ -140,8 +143,11 @@ class Gate:
         known = await self.database.read(lambda connection: requests.by_fingerprint(connection, fingerprint))
         if known is None or known.state is RequestState.EXPIRED or known.expires <= self.clock.now():
             return None
+        waited, decided = (_waits_for(connector),), (f"connector {connector} says yes",)
+        if known.reasons not in (waited, decided):
+            return None
         if known.state is RequestState.PENDING:
-            await self.approvals.decide(known.id, approved=True, by=f"connector {connector}", reason="it says yes now")
+            await self.approvals.decide(known.id, approved=True, by=f"connector {connector}", reason=decided[0])
         return await self.approvals.ask(request, found.record)
 
     async def _identify(self, template: Template, request: EnrollmentRequest) -> Findings:
@@ -181,6 +187,10 @@ class Gate:
             subject=old.subject,
             sans=renewal.names_of(old),
         )
+
+
+def _waits_for(connector: str) -> str:
+    return f"connector {connector} has not decided yet"
 
 
 def _refusal(reasons: tuple[Reason, ...], findings: Findings) -> Rejected | Unavailable:

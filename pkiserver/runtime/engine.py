@@ -220,7 +220,7 @@ def _assemble(
     marks = settings.approvals.marks_source
     votes = Votes(None if marks is None else read_secret(marks))
     approvals = Approvals(database, audit, clock, votes)
-    connectors = Connectors(database, clock)
+    connectors = Connectors(database, audit, clock)
     identifier = Identifier(database, road.authorities, hasher, codes, clock, connectors)
     return Engine(
         settings=settings,

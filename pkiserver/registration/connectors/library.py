@@ -9,6 +9,7 @@ import attrs
 from cryptography import x509
 from twisted.logger import Logger
 
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
@@ -16,6 +17,7 @@ from pkiserver.registration.connectors.settings import Connector, load_connector
 from pkiserver.registration.connectors.values import (
     CertificateConnector,
     Challenge,
+    ChangesPasswords,
     Denied,
     Finding,
     Outcome,
@@ -70,8 +72,9 @@ class ConnectorProblem:
 class Connectors:
     """All connectors, as of the last :meth:`refresh`."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, audit: AuditLog, clock: Clock) -> None:
         self._database = database
+        self._audit = audit
         self._clock = clock
         self._all: dict[str, LiveConnector] = {}
         self._problems: tuple[ConnectorProblem, ...] = ()
@@ -157,6 +160,27 @@ class Connectors:
         outcome = await live.ask(lambda: backend.identify(certificate, chain))
         _note(connector, certificate.subject.rfc4514_string(), outcome)
         return outcome
+
+    async def change_password(self, connector: str, name: str, old: Secret, new: Secret, *, by: str) -> None:
+        """Change a user's password where it is kept; audited.
+
+        Raises:
+            Rejected: the connector keeps no passwords that can be changed, or refuses.
+            Unavailable: it cannot be asked now.
+        """
+        live = self.get(connector)
+        backend = live.passwords
+        if not isinstance(backend, ChangesPasswords):
+            text = f"connector {connector} cannot change passwords"
+            raise Rejected.because(Refusal.UNSUPPORTED, text)
+        denied = await live.ask(lambda: backend.change_password(name, old, new))
+        details = (("change", "password set"), ("why", "" if denied is None else denied.text))
+        outcome = "ok" if denied is None else "refused"
+        await self._audit.record(
+            AuditEvent(AuditKind.ACCOUNT, by, f"user {connector}:{name}", outcome=outcome, details=details)
+        )
+        if denied is not None:
+            raise Rejected.because(Refusal.NOT_AUTHENTICATED, denied.text)
 
     def _usable(self, name: str) -> LiveConnector:
         found = self._all.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 from cryptography import x509
@@ -126,6 +126,14 @@ class PasswordConnector(Protocol):
 
     def close(self) -> None:
         """Let go of threads and sockets."""
+
+
+@runtime_checkable
+class ChangesPasswords(Protocol):
+    """A connector that can also change passwords."""
+
+    def change_password(self, name: str, old: Secret, new: Secret) -> Awaitable[Denied | None]:
+        """Change a password; None when it is done. Raises :class:`Unavailable`."""
 
 
 class CertificateConnector(Protocol):
