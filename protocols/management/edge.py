@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -123,8 +124,8 @@ class Api:
             return await self._engine.administrators.recognise(der)
         except Rejected as error:
             if self._strangers.worth_noting(address):
-                subject = certificate.get_subject().commonName or ""
-                details = (("source", address), ("subject", subject), ("why", str(error)), ("via", "api"))
+                mark = hashlib.sha256(der).hexdigest()
+                details = (("source", address), ("fingerprint", mark), ("why", str(error)), ("via", "api"))
                 event = AuditEvent(AuditKind.LOGIN, "unknown", "management API", "refused", details=details)
                 await self._engine.audit.record(event)
             raise

@@ -62,7 +62,10 @@ class BoundedRequest(Request):
             return
         self._refused = True
         octets = problem(413, "body", f"a body has at most {self._most} octets", "none").octets()
-        head = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        head = (
+            b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nCache-Control: no-store\r\n"
+            b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        )
         channel: Any = self.channel
         channel.transport.write(head % (CONTENT_TYPE, len(octets)) + octets)
         channel.loseConnection()

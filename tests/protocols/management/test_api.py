@@ -1,18 +1,186 @@
-"""The management API by curl: what each role may, and what each call does."""
+"""The management API by curl, call by call."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from tests.protocols.management.world import opened, with_people
+import pytest
+from cryptography import x509
+
+from pkiserver.authority.requests import IssuedCertificate, PasswordEvidence
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.administrators import Role
+from pkiserver.registration.approvals import Pending
+from tests.protocols.management.world import World, common_name, opened, with_people
+from tests.support.engines import enrollment
+
+GOOD = "a long password"
 
 
-async def test_first(tmp_path: Path) -> None:
+async def issue(world: World, template: str = "open", name: str = "device-1", account: str = "alice") -> str:
+    """A certificate; its fingerprint."""
+    made = await world.engine.enroll(enrollment(template, PasswordEvidence(account, Secret(GOOD)), name=name))
+    assert isinstance(made, IssuedCertificate)
+    return hashlib.sha256(made.der).hexdigest()
+
+
+async def test_accounts(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
-        me = await world.ok("ada", "GET", "/me")
-        assert me["roles"] == ["administrator"]
-        made = await world.ok("ruth", "POST", "/challenges", {"template": "code"})
-        assert made["code"].startswith("E")
-        answer = await world.call("ruth", "DELETE", f"/challenges/{made['number']}")
-        assert answer.status == 204
+        new = {"name": "alice", "password": GOOD, "groups": ["staff"], "attributes": {"mail": "a@example.org"}}
+        assert (await world.ok("ruth", "POST", "/accounts", new))["password"] is True
+        again = await world.call("ruth", "POST", "/accounts", new)
+        assert (again.status, again.codes) == (409, {"conflict"})
+        assert GOOD not in again.body.decode()
+        bad = await world.call("ruth", "POST", "/accounts", {"name": "a:b", "password": "short"})
+        assert bad.status == 400
+        assert len(bad.json["reasons"]) == 2
+        changed = await world.ok("ruth", "PATCH", "/accounts/alice", {"groups": ["staff", "vip"], "disabled": True})
+        assert (changed["groups"], changed["disabled"], changed["attributes"]) == (
+            ["staff", "vip"], True, {"mail": "a@example.org"},
+        )  # fmt: skip
+        listed = await world.ok("aud", "GET", "/accounts?limit=1")
+        assert ([one["name"] for one in listed["items"]], listed["next_after"]) == (["alice"], "alice")
+        assert await world.ok("ruth", "DELETE", "/accounts/alice") is None
+        assert (await world.call("ruth", "GET", "/accounts/alice")).status == 404
+
+
+async def test_a_challenge_for_an_mdm(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        wanted = {"template": "code", "subject": "CN=printer", "names": ["dns:printer.example"], "lifetime_seconds": 60}
+        made = await world.ok("ruth", "POST", "/challenges", wanted)
+        [listed] = (await world.ok("ruth", "GET", "/challenges"))["items"]
+        assert (listed["subject"], listed["created_by"], listed["spent_at"]) == ("CN=printer", "admin:ruth", None)
+        assert made["code"] not in str(listed)
+        outside = await world.call("olga", "POST", "/challenges", wanted)
+        assert (outside.status, outside.codes) == (403, {"not-authorised"})
+        assert (await world.ok("olga", "GET", "/challenges"))["items"] == []
+        assert (await world.call("olga", "DELETE", f"/challenges/{made['number']}")).status == 403
+        bad = await world.call("ruth", "POST", "/challenges", {**wanted, "names": ["what:ever"], "lifetime_seconds": 1})
+        assert bad.status == 400
+        assert await world.ok("ruth", "DELETE", f"/challenges/{made['number']}") is None
+        assert (await world.call("ruth", "DELETE", f"/challenges/{made['number']}")).status == 404
+
+
+async def test_a_request_that_two_officers_approve(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.engine.accounts.create("alice", Secret(GOOD), by="tester")
+        request = enrollment("two", PasswordEvidence("alice", Secret(GOOD)))
+        pending = await world.engine.enroll(request)
+        assert isinstance(pending, Pending)
+        path = f"/requests/{pending.request_number}"
+        shown = await world.ok("rolf", "GET", path)
+        assert shown["request"]["needed"] == 2
+        assert x509.load_pem_x509_csr(shown["csr"].encode()).subject.rfc4514_string() == "CN=device-1"
+        assert any(line.startswith("key: ec-p256") for line in shown["request"]["checks"])
+        first = await world.ok("ruth", "POST", f"{path}/approve", {"reason": "asked for by telephone"})
+        assert first["state"] == "pending"
+        assert (await world.call("ruth", "POST", f"{path}/approve", {})).codes == {"conflict"}
+        assert (await world.call("ada", "POST", f"{path}/approve", {})).codes == {"not-authorised"}
+        second = await world.ok("rolf", "POST", f"{path}/approve", {})
+        assert (second["state"], second["decided_by"]) == ("approved", "admin:rolf")
+        votes = (await world.ok("aud", "GET", path))["votes"]
+        assert [(vote["voter"], vote["reason"]) for vote in votes] == [("ruth", "asked for by telephone"), ("rolf", "")]
+        assert isinstance(await world.engine.enroll(request), IssuedCertificate)
+        assert (await world.ok("ruth", "GET", "/requests?state=issued"))["items"][0]["requester"] == "alice"
+        denied = await world.engine.enroll(enrollment("two", PasswordEvidence("alice", Secret(GOOD)), name="other"))
+        assert isinstance(denied, Pending)
+        answer = await world.ok("ruth", "POST", f"/requests/{denied.request_number}/deny", {"reason": "not ours"})
+        assert answer["state"] == "denied"
+
+
+async def test_certificates_are_searched_by_pages_and_revoked(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.engine.accounts.create("alice", Secret(GOOD), by="tester")
+        marks = [await issue(world, name=f"device-{n}") for n in range(5)]
+        seen: list[str] = []
+        page = await world.ok("olga", "GET", "/certificates?requester=alice&limit=2")
+        while True:
+            seen += [one["fingerprint"] for one in page["items"]]
+            if page["cursor"] is None:
+                break
+            page = await world.ok("olga", "GET", f"/certificates?requester=alice&limit=2&cursor={page['cursor']}")
+        assert seen == marks[::-1]
+        shown = await world.ok("olga", "GET", f"/certificates/{marks[0]}")
+        assert common_name(shown["pem"]) == "CN=device-0"
+        held = await world.ok("olga", "POST", f"/certificates/{marks[0]}/hold", {"comment": "lost?"})
+        assert (held["state"], held["reason"]) == ("held", "certificateHold")
+        assert (await world.ok("olga", "POST", f"/certificates/{marks[0]}/release", {}))["state"] == "issued"
+        wanted = {"reason": "keyCompromise", "comment": "stolen"}
+        revoked = await world.ok("olga", "POST", f"/certificates/{marks[0]}/revoke", wanted)
+        assert (revoked["state"], revoked["reason"]) == ("revoked", "keyCompromise")
+        found = await world.ok("aud", "GET", "/certificates?state=revoked")
+        assert [one["fingerprint"] for one in found["items"]] == [marks[0]]
+        events = (await world.ok("aud", "GET", "/audit?limit=20"))["items"]
+        [event] = [one for one in events if one["details"].get("comment") == "stolen"]
+        assert (event["kind"], event["actor"]) == ("revocation", "admin:olga")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "limit=1&limit=2", "state=odd", "serial=xyz", "cursor=AAAA", "nonsense=1", "name=x",
+     "expires_from=yesterday", "fingerprint=zz"],
+)  # fmt: skip
+async def test_odd_queries_are_refused_and_not_failures(tmp_path: Path, query: str) -> None:
+    async with opened(tmp_path) as world:
+        await world.person("aud", Role.AUDITOR)
+        answer = await world.call("aud", "GET", f"/certificates?{query}")
+        assert (answer.status, answer.codes) == (400, {"malformed"})
+
+
+async def test_row_25_nobody_revokes_what_is_not_theirs_or_undoes_a_compromise(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.engine.accounts.create("alice", Secret(GOOD), by="tester")
+        await world.person("omar", Role.OPERATOR, templates=frozenset({"two"}))
+        await world.person("otto", Role.OPERATOR, authorities=frozenset({"root"}))
+        mark = await issue(world)
+        for who in ("omar", "otto"):
+            for call in ("revoke", "hold", "release"):
+                answer = await world.call(who, "POST", f"/certificates/{mark}/{call}", {})
+                assert (answer.status, answer.codes) == (404, {"unknown-certificate"})
+            unknown = await world.call(who, "GET", f"/certificates/{'0' * 64}")
+            hidden = await world.call(who, "GET", f"/certificates/{mark}")
+            assert unknown.json["detail"].replace("0" * 64, mark) == hidden.json["detail"]
+            listed = (await world.ok(who, "GET", "/certificates"))["items"]
+            assert mark not in {one["fingerprint"] for one in listed}
+        await world.ok("ruth", "POST", f"/certificates/{mark}/revoke", {"reason": "keyCompromise"})
+        assert (await world.call("ruth", "POST", f"/certificates/{mark}/release", {})).status == 409
+        weaker = await world.call("ruth", "POST", f"/certificates/{mark}/revoke", {"reason": "superseded"})
+        assert (weaker.status, weaker.codes) == (409, {"certificate-revoked"})
+        authority = (await world.ok("ruth", "GET", "/authorities"))["items"]
+        issuing = next(one for one in authority if one["name"] == "issuing")
+        alone = await world.call("ruth", "POST", f"/certificates/{issuing['fingerprint']}/revoke", {})
+        assert alone.codes == {"not-authorised"}
+        assert "second person" in alone.json["detail"]
+        events = (await world.ok("aud", "GET", "/audit?limit=100"))["items"]
+        assert sum(event["kind"] == "refusal" and event["actor"] == "admin:omar" for event in events) == 3
+
+
+async def test_seats(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.engine.accounts.create("alice", Secret(GOOD), by="tester")
+        made = await world.ok("olga", "POST", "/seats", {"template": "seated", "identity": "alice", "owner": "bob"})
+        path = f"/seats/{made['number']}"
+        await issue(world, "seated")
+        changed = await world.ok("olga", "PATCH", path, {"metadata": {"room": "4.12"}, "owner": ""})
+        assert (changed["metadata"], changed["owner"]) == ({"room": "4.12"}, None)
+        slot = await world.ok("olga", "PUT", f"{path}/slots/2", {"mode": "learn_always", "device": "laptop"})
+        assert (slot["number"], slot["mode"], slot["signature"]) == (2, "learn_always", None)
+        shown = await world.ok("aud", "GET", path)
+        assert [one["number"] for one in shown["slots"]] == [1, 2]
+        assert shown["certificates"][0]["state"] == "issued"
+        assert shown["history"][0]["what"] == "slot 2 learn_always"
+        assert [one["number"] for one in (await world.ok("aud", "GET", "/seats?identity=alice"))["items"]] == [
+            made["number"]
+        ]
+        odd = await world.call("olga", "PUT", f"{path}/slots/11", {"mode": "locked"})
+        assert odd.status == 400
+        assert (await world.call("olga", "POST", "/seats", {"template": "open", "identity": "x"})).status == 422
+        await world.person("omar", Role.OPERATOR, templates=frozenset({"open"}))
+        assert (await world.call("omar", "GET", path)).status == 404

@@ -1,0 +1,169 @@
+"""Dual control: nobody does it alone, nobody twice, and what was agreed on is what is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from twisted.internet.defer import Deferred, DeferredList
+
+from pkiserver.foundation.errors import Rejected
+from pkiserver.registration.administrators import Role
+from pkiserver.registration.operations import OperationKind, digest_of
+from pkiserver.registration.votes import Person
+from pkiserver.store import templates
+from pkiserver.store.schema_management import operation
+from tests.protocols.management.world import TEXTS, World, opened, with_people
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_url()
+
+
+def template_change(text: str) -> dict[str, object]:
+    changed = text.replace('duration = "90d"', 'duration = "30d"')
+    return {
+        "kind": "change-template",
+        "object": "open",
+        "particulars": {"toml": changed},
+        "reason": "shorter is better",
+    }
+
+
+async def test_a_template_is_changed_by_two(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+        assert '+duration = "30d"' in asked["difference"]
+        own = await world.call("ada", "POST", f"{path}/approve", {})
+        assert (own.status, own.codes) == (403, {"not-authorised"})
+        assert (await world.ok("aud", "GET", "/operations?state=pending"))["items"][0]["requested_by"] == "admin:ada"
+        done = await world.ok("adam", "POST", f"{path}/approve", {"reason": "agreed"})
+        assert (done["operation"]["state"], done["votes"][0]["voter"]) == ("done", "adam")
+        row = await world.engine.database.read(lambda connection: templates.get(connection, "open"))
+        assert row is not None
+        assert 'duration = "30d"' in row.toml
+        assert (await world.call("adam", "POST", f"{path}/approve", {})).status == 409
+        events = (await world.ok("aud", "GET", "/audit?limit=50"))["items"]
+        [event] = [one for one in events if one["kind"] == "configuration" and "operation" in one["actor"]]
+        assert event["actor"] == "admin:ada (operation 1)"
+
+
+async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        now = world.engine.clock.now()
+        other = TEXTS["open"].replace('duration = "90d"', 'duration = "60d"')
+        await world.engine.database.write(
+            lambda connection: templates.put(connection, "open", other, now=now, expected=1)
+        )
+        done = await world.ok("adam", "POST", f"/operations/{asked['operation']['number']}/approve", {})
+        assert done["operation"]["state"] == "failed"
+        assert "changed meanwhile" in done["operation"]["outcome"]
+
+
+async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("ann", Role.ADMINISTRATOR, templates=frozenset({"two"}))
+        good = template_change(TEXTS["open"])
+        for change in (
+            {"particulars": {"toml": "nonsense ="}},
+            {"particulars": {"toml": TEXTS["open"]}},
+            {"particulars": {"toml": TEXTS["two"]}},
+            {"particulars": {}},
+            {"reason": ""},
+            {"kind": "revoke-authority", "object": "root", "particulars": {"fingerprint": "zz", "reason": "x"}},
+            {"kind": "revoke-authority", "object": "absent", "particulars": {"fingerprint": "00", "reason": "1"}},
+        ):
+            answer = await world.call("ada", "POST", "/operations", {**good, **change})
+            assert answer.status in {400, 404, 409, 422}, change
+        assert (await world.call("ann", "POST", "/operations", good)).status == 403
+        assert (await world.ok("aud", "GET", "/operations"))["items"] == []
+
+
+async def test_row_25_an_authority_is_revoked_by_two(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        found = (await world.ok("ruth", "GET", "/authorities"))["items"]
+        mark = next(one["fingerprint"] for one in found if one["name"] == "issuing")
+        wanted = {
+            "kind": "revoke-authority",
+            "object": "issuing",
+            "particulars": {"fingerprint": mark, "reason": "cACompromise"},
+            "reason": "the safe was open",
+        }
+        asked = await world.ok("ruth", "POST", "/operations", wanted)
+        done = await world.ok("rolf", "POST", f"/operations/{asked['operation']['number']}/approve", {})
+        assert done["operation"]["state"] == "done"
+        shown = await world.call("aud", "GET", f"/certificates/{mark}")
+        # the administrators' own certificates are of that authority, but they are not revoked with it
+        assert shown.json["certificate"]["state"] == "revoked"
+        events = (await world.ok("aud", "GET", "/audit?limit=20"))["items"]
+        [event] = [one for one in events if one["kind"] == "revocation"]
+        assert (event["actor"], event["details"]["approved_by"]) == ("admin:ruth", "admin:rolf")
+
+
+async def approved_export(world: World) -> tuple[int, bytes]:
+    """An operation that is approved, and the digest of what it approves."""
+    operations = world.engine.operations
+    particulars = {"detail": "the key of device-7"}
+    asked = await operations.ask(
+        OperationKind.EXPORT_SECRET, "key-7", particulars, reason="moving", by=Person("admin:ada")
+    )
+    await operations.decide(asked.number, approved=True, by=Person("admin:adam"))
+    return asked.number, digest_of(OperationKind.EXPORT_SECRET, "key-7", particulars)
+
+
+async def test_an_approval_is_spent_once_and_on_nothing_else(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url=url) as world:
+        number, digest = await approved_export(world)
+        operations, database = world.engine.operations, world.engine.database
+        other = digest_of(OperationKind.EXPORT_SECRET, "key-8", {"detail": "the key of device-7"})
+        for kind, wrong in ((OperationKind.EXPORT_SECRET, other), (OperationKind.RECOVER_KEY, digest)):
+            with pytest.raises(Rejected, match="approves something else"):
+                await database.write(lambda connection, k=kind, w=wrong: operations.spend(connection, number, k, w))
+        kind = OperationKind.EXPORT_SECRET
+        tries = [
+            Deferred.fromCoroutine(
+                database.write(lambda connection: operations.spend(connection, number, kind, digest))
+            )
+            for _ in range(50)
+        ]
+        results = await DeferredList(tries, consumeErrors=True)
+        assert sum(fine for fine, _ in results) == 1
+
+
+async def test_row_40_an_operation_that_was_changed_in_the_database_is_not_done(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url=url) as world:
+        number, digest = await approved_export(world)
+        operations, database = world.engine.operations, world.engine.database
+        kind = OperationKind.EXPORT_SECRET
+        forged = digest_of(kind, "key-8", {"detail": "another"})
+        changes = (
+            {"object": "key-8"},
+            {"payload": '{"detail": "another"}'},
+            {"object": "key-8", "payload": '{"detail": "another"}', "digest": forged},
+        )
+        before = await database.read(lambda connection: connection.execute(operation.select()).one()._asdict())
+        for change in changes:
+            await database.write(
+                lambda connection, c=change: connection.execute(update(operation).values(**c)).rowcount
+            )
+            for wanted in (digest, forged):
+                with pytest.raises(Rejected):
+                    await database.write(lambda connection, w=wanted: operations.spend(connection, number, kind, w))
+            await database.write(lambda connection: connection.execute(update(operation).values(**before)).rowcount)
+        await database.write(lambda connection: operations.spend(connection, number, kind, digest))
