@@ -82,6 +82,52 @@ async def create(
     session.output.done(f"Account {made.name} created", **_row(made))
 
 
+@group.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--format", "form", type=click.Choice(["csv", "ldif"]), help="Default: by the file's name.")
+@click.option("--replace", is_flag=True, help="The accounts become exactly what the file says; others are removed.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
+@async_command
+async def import_(
+    session: Session, engine: Engine, *, file: Path, form: str | None, replace: bool, yes: bool, dry_run: bool
+) -> None:
+    """Add and update accounts from a CSV or LDIF file, after showing the difference; all of it or nothing."""
+    from pkiserver.cli.apply import agreed
+    from pkiserver.registration.accountfiles import Format, read
+    from pkiserver.registration.accountimport import AccountImport
+
+    text = file.read_text(encoding="utf-8")  # noqa: ASYNC240 - one file, before anything else runs
+    wanted = read(text, str(file), Format(form or ("ldif" if file.suffix.lower() == ".ldif" else "csv")))
+    work = AccountImport(engine.database, engine.audit, engine.accounts.hasher, engine.clock)
+    plan = await work.plan(wanted, replace=replace)
+    for change in plan.changes:
+        session.output.message("\n".join([f"{change.what} account {change.name}", *change.difference(), ""]))
+    applied = bool(plan.changes) and not dry_run and agreed(session, yes=yes)
+    if applied:
+        await work.apply(plan, by=who())
+    count = len(plan.changes)
+    text = f"{count} changed" if applied else f"{count} would change; none changed" if count else "nothing to change"
+    session.output.done(
+        f"{text} ({plan.unchanged} as they should be)",
+        applied=applied,
+        unchanged=plan.unchanged,
+        changes=[{"name": one.name, "change": one.what, "difference": one.difference()} for one in plan.changes],
+    )
+
+
+@group.command("export")
+@click.option("--format", "form", type=click.Choice(["csv", "ldif"]), default="csv", show_default=True)
+@async_command
+async def export(session: Session, engine: Engine, *, form: str) -> None:
+    """Write all accounts as import reads them; without passwords and their hashes."""
+    from pkiserver.registration.accountfiles import Format, write
+    from pkiserver.registration.accountimport import AccountImport
+
+    work = AccountImport(engine.database, engine.audit, engine.accounts.hasher, engine.clock)
+    session.output.raw(write(await work.export(by=who()), Format(form)))
+
+
 @group.command("list")
 @click.option("--after", default="", metavar="NAME", help="Go on after this name.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)

@@ -78,7 +78,8 @@ def _row(change: Change) -> dict[str, object]:
     }
 
 
-def _agreed(session: Session, *, yes: bool) -> bool:
+def agreed(session: Session, *, yes: bool) -> bool:
+    """Whether the person at the terminal wants it; ``yes``: they said so already."""
     if yes:
         return True
     if session.json or not sys.stdin.isatty():
@@ -121,7 +122,7 @@ async def command(
     configuration = Configuration(engine.database, engine.audit, engine.clock)
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)
     _show(session, plan)
-    applied = bool(plan.changes) and not dry_run and _agreed(session, yes=yes)
+    applied = bool(plan.changes) and not dry_run and agreed(session, yes=yes)
     if applied:
         await configuration.apply(plan, by=who())
     count = len(plan.changes)

@@ -47,10 +47,7 @@ class Accounts:
         Raises:
             Rejected: with every reason; the name is taken, or name, password, groups or attributes will not do.
         """
-        reasons = [*_name_reasons(name), *_attribute_reasons(attributes)]
-        if password is not None:
-            reasons += _password_reasons(password)
-        if reasons:
+        if reasons := account_reasons(name, attributes, password):
             raise Rejected(reasons)
         hashed = await self.hasher.hash(password) if password is not None else None
         account = Account(name, hashed, groups, attributes, disabled=False, created=self.clock.now())
@@ -119,6 +116,12 @@ class Accounts:
             self.audit.append(connection, _event(what, name, by))
 
         await self.database.write(store)
+
+
+def account_reasons(name: str, attributes: tuple[tuple[str, str], ...], password: Secret | None) -> tuple[Reason, ...]:
+    """Everything because of which such an account cannot be."""
+    of_password = _password_reasons(password) if password is not None else []
+    return (*_name_reasons(name), *_attribute_reasons(attributes), *of_password)
 
 
 def _unknown(name: str) -> Rejected:
