@@ -54,7 +54,9 @@ def command(  # noqa: PLR0917 - click calls it by name
     directory = directory.absolute()
     layout = Layout(directory, _port_base(directory, port_base))
     session.config = layout.config
-    if not layout.finished.exists():
+    if layout.finished.exists():
+        _upgrade(layout)
+    else:
         _set_up(layout, workers, database)
     _check_ports(layout)
     from pkiserver.cli.setup.walk import show
@@ -96,8 +98,36 @@ def _set_up(layout: Layout, workers: int | None, database: str | None) -> None:
 
     settings = load_settings(layout.config)
     run_on_reactor(lambda: _fill(layout, settings))
+    layout.schema.write_text(_newest_schema(), encoding="ascii")
     layout.finished.write_text(f"{layout.port_base}\n", encoding="ascii")
     (directory / UNFINISHED).unlink()
+
+
+def _newest_schema() -> str:
+    """The revision that this program needs, by its migrations' names: without loading what would run them."""
+    import pkiserver
+
+    versions = Path(pkiserver.__path__[0]) / "store" / "migrations" / "versions"
+    return max(path.name[:4] for path in versions.glob("[0-9]*.py"))
+
+
+def _upgrade(layout: Layout) -> None:
+    """Bring the database to this program's schema where it is older, after a copy of it where it is SQLite."""
+    newest = _newest_schema()
+    if layout.schema.exists() and layout.schema.read_text(encoding="ascii") == newest:
+        return
+    from pkiserver.runtime.config import load_settings
+    from pkiserver.store.backup import backup
+    from pkiserver.store.migrate import inspect, migrate
+
+    url = load_settings(layout.config).database.full_url()
+    found = inspect(url).found
+    if found != newest:
+        click.echo(f"Bringing the database from schema {found} to {newest}", err=True)
+        if layout.database.exists():
+            backup(url, layout.directory / f"pkiserver.db.before-{newest}")
+        migrate(url)
+    layout.schema.write_text(newest, encoding="ascii")
 
 
 async def _fill(layout: Layout, settings: NodeSettings) -> None:

@@ -10,7 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 
+from pkiserver.store import migrations
+from pkiserver.store.engines import parse_url, writing_engine
 from tests.support.instance import Instance
 
 pytestmark = pytest.mark.blackbox
@@ -94,3 +98,25 @@ def _prepared(factory: pytest.TempPathFactory) -> Instance:
     if not _kept:
         _kept.append(Instance(factory.mktemp("moments"), workers=2))
     return _kept[0]
+
+
+def test_an_older_database_is_upgraded_at_start_after_a_copy(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, workers=1)
+    newest = instance.layout.schema.read_text()
+    config = Config()
+    config.set_main_option("script_location", str(migrations.__path__[0]))
+    for path in instance.layout.directory.glob("pkiserver.db*"):
+        path.unlink()
+    engine = writing_engine(parse_url(f"sqlite:///{instance.layout.database}"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    instance.layout.schema.write_text("0001")
+    done = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
+    assert f"from schema 0001 to {newest}" in done.stderr
+    assert instance.layout.schema.read_text() == newest
+    assert json.loads(instance.cli("--json", "database", "show").stdout)["schema"] == newest
+    assert (instance.layout.directory / f"pkiserver.db.before-{newest}").exists()
+    again = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
+    assert "schema" not in again.stderr

@@ -36,6 +36,11 @@ class Layout:
         return self.directory / ".set-up"
 
     @property
+    def schema(self) -> Path:
+        """The database's schema revision at the last start, so that a start need not ask."""
+        return self.directory / ".schema"
+
+    @property
     def token(self) -> Path:
         """The SoftHSM token's folder."""
         return self.directory / "token"
