@@ -1,0 +1,89 @@
+"""SCEP transactions: one certificate for each, whoever comes first; and what is forgotten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import attrs
+from sqlalchemy import Connection
+from twisted.internet.defer import Deferred, gatherResults
+
+from pkiserver.store import scep
+from pkiserver.store.scep import NewTransaction, TransactionKey
+from tests.support.stored import NOW, issue, new_intent, opened
+
+KEY = TransactionKey("device", "transaction")
+NEW = NewTransaction(KEY, b"s" * 32, b"g" * 32, b"a" * 32, b"payload", NOW)
+
+
+async def test_one_of_many_takes_a_transaction(url: str) -> None:
+    async with opened(url) as one, opened(url) as two:
+
+        def take(number: int) -> Deferred[bool]:
+            database = (one, two)[number % 2]
+            return Deferred.fromCoroutine(
+                database.write(lambda c: scep.take(c, NEW, number, request_number=None, over=None))
+            )
+
+        done = await gatherResults([take(number) for number in range(1, 41)])
+        assert done.count(True) == 1
+        found = await one.read(lambda c: scep.get(c, KEY))
+        assert found is not None
+        assert found.certificate_id == done.index(True) + 1
+        assert (found.spki_sha256, found.signer_sha256, found.asks) == (NEW.spki_sha256, NEW.signer_sha256, NEW.asks)
+
+
+async def test_what_came_to_nothing_is_given_back(url: str) -> None:
+    async with opened(url) as database:
+        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=None, over=None))
+        await database.write(lambda c: scep.give_back(c, 1))
+        assert await database.read(lambda c: scep.get(c, KEY)) is None
+        assert await database.write(lambda c: scep.put_pending(c, NEW, 7))
+        assert await database.write(lambda c: scep.take(c, NEW, 2, request_number=7, over=None))
+        await database.write(lambda c: scep.give_back(c, 2))
+        found = await database.read(lambda c: scep.get(c, KEY))
+        assert found is not None
+        assert (found.request_number, found.certificate_id, found.payload) == (7, None, b"payload")
+
+
+async def test_another_key_waits_until_a_transaction_is_over(url: str) -> None:
+    other = attrs.evolve(NEW, spki_sha256=b"o" * 32)
+    async with opened(url) as database:
+        assert await database.write(lambda c: scep.put_pending(c, NEW, 7))
+        assert not await database.write(lambda c: scep.put_pending(c, other, 8))
+        assert not await database.write(lambda c: scep.take(c, other, 1, request_number=None, over=None))
+        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=7, over=None))
+        assert not await database.write(lambda c: scep.take(c, NEW, 2, request_number=None, over=None))
+        assert await database.write(lambda c: scep.take(c, other, 2, request_number=None, over=1))
+        assert not await database.write(lambda c: scep.take(c, NEW, 3, request_number=None, over=1))
+
+
+async def test_a_poll_means_the_newest_of_all_kinds(url: str) -> None:
+    renewal = attrs.evolve(NEW, key=attrs.evolve(KEY, kind="renewal:1"), created=NOW + timedelta(days=80))
+    async with opened(url) as database:
+        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=None, over=None))
+        assert await database.write(lambda c: scep.take(c, renewal, 2, request_number=None, over=None))
+        found = await database.read(lambda c: scep.newest(c, "device", "transaction"))
+        assert found is not None
+        assert found.key.kind == "renewal:1"
+        assert await database.read(lambda c: scep.newest(c, "other", "transaction")) is None
+
+
+async def test_old_transactions_are_forgotten(url: str) -> None:
+    def fill(connection: Connection) -> None:
+        for name, days in (("long", 400), ("short", 10)):
+            number = issue(connection, new_intent(not_after=NOW + timedelta(days=days)))
+            new = attrs.evolve(NEW, key=TransactionKey("device", name))
+            assert scep.take(connection, new, number, request_number=None, over=None)
+        assert scep.put_pending(connection, attrs.evolve(NEW, key=TransactionKey("device", "waiting")), 7)
+
+    async with opened(url) as database:
+        await database.write(fill)
+        later = NOW + timedelta(days=50)
+        forget = [later, NOW - timedelta(days=1)]
+        assert [
+            await database.write(lambda c, at=at: scep.forget(c, expired_before=later, abandoned_before=at))
+            for at in reversed(forget)
+        ] == [0, 2]
+        left = [await database.read(lambda c, n=n: scep.get(c, TransactionKey("device", n))) for n in ("long", "short")]
+        assert [one is not None for one in left] == [True, False]
