@@ -33,6 +33,7 @@ class Entry:
 REGISTRY: Mapping[str, Entry] = {
     "account": Entry("account", "Accounts that may enrol with a password."),
     "addressbook": Entry("addressbook", "The S/MIME address book: what mail clients find."),
+    "admin": Entry("admin", "Administrators of the management API."),
     "apply": Entry("apply", "Make the database as these TOML files say, after showing the difference."),
     "audit": Entry("audit", "Verify, export and follow the audit log."),
     "ca": Entry("ca", "Certification authorities: create, import, renew, rekey, sign offline."),
@@ -48,10 +49,12 @@ REGISTRY: Mapping[str, Entry] = {
     "hsm": Entry("hsm", "Tokens: what they are and how fast they sign."),
     "key": Entry("key", "Keys: generate, list, show, test, delete, import."),
     "ocsp": Entry("ocsp", "The OCSP responders."),
+    "operation": Entry("operation", "What nobody does alone: ask, approve, deny."),
     "quickstart": Entry("quickstart", "Set up a token, two CAs and a configuration, and start the server."),
     "request": Entry("request", "Enrolment requests that wait for a decision."),
     "timestamp": Entry("timestamp", "Time-stamps: units, requests, tokens, the log of tokens."),
     "scep": Entry("scep", "SCEP: templates, registration authorities, static challenges."),
+    "seat": Entry("seat", "Seats: one identity under one template, its devices and certificates."),
     "template": Entry("template", "Certificate templates: list, show, test."),
 }
 

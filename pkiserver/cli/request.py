@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import voter, voter_options
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
@@ -32,6 +33,7 @@ def _row(one: PendingRequest) -> dict[str, object]:
         "requester": payload["requester"],
         "by": payload["protocol"],
         "from": payload["source"],
+        "needed": one.needed,
         "created": one.created,
         "expires": one.expires,
     }
@@ -57,14 +59,20 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 @click.argument("number", type=int)
 @async_command
 async def show(session: Session, engine: Engine, number: int) -> None:
-    """One request, with its CSR and what was decided."""
+    """One request, with its CSR, the checks' results, the votes so far and what was decided."""
     from pkiserver.cli.selectors import pem
 
     one = await engine.approvals.get(number)
+    votes = await engine.approvals.votes_on(number)
     session.output.record(
         {
             **_row(one),
             "reasons": one.reasons,
+            "checks": one.checks,
+            "approvers": one.approvers or ("anybody who may decide",),
+            "votes": tuple(
+                f"{vote.voter} {'approves' if vote.approved else 'denies'} {vote.reason}".strip() for vote in votes
+            ),
             "decided_by": one.decided_by,
             "decided_at": one.decided_at,
             "csr": None if one.csr is None else pem(one.csr, "CERTIFICATE REQUEST"),
@@ -75,18 +83,27 @@ async def show(session: Session, engine: Engine, number: int) -> None:
 @group.command()
 @click.argument("number", type=int)
 @click.option("--reason", default="", help="Kept with the decision.")
+@voter_options
 @async_command
-async def approve(session: Session, engine: Engine, number: int, reason: str) -> None:
-    """Let the certificate be issued when the client asks again."""
-    await engine.approvals.decide(number, approved=True, by=who(), reason=reason)
-    session.output.done(f"Request {number} approved", number=number)
+async def approve(
+    session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
+) -> None:
+    """Approve; the last approval that is needed lets the certificate be issued when the client asks again."""
+    by = await voter(engine, credential, password_file)
+    one = await engine.approvals.decide(number, approved=True, by=by, reason=reason)
+    missing = "" if one.state.value != "pending" else f"; {one.needed} approvals are needed"
+    session.output.done(f"Request {number} is {one.state.value}{missing}", number=number, state=one.state)
 
 
 @group.command()
 @click.argument("number", type=int)
 @click.option("--reason", default="", help="Told to the client.")
+@voter_options
 @async_command
-async def deny(session: Session, engine: Engine, number: int, reason: str) -> None:
+async def deny(
+    session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
+) -> None:
     """Refuse for good."""
-    await engine.approvals.decide(number, approved=False, by=who(), reason=reason)
+    by = await voter(engine, credential, password_file)
+    await engine.approvals.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Request {number} denied", number=number)

@@ -1,0 +1,279 @@
+"""``pkiserver admin``: administrators of the management API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.cert import who
+from pkiserver.cli.context import Session, async_command
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from pkiserver.registration.administrators import Administrator
+    from pkiserver.runtime.engine import Engine
+
+ROLES = ("administrator", "ra-officer", "operator", "auditor")
+role_option = click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="Repeatable.")
+authority_scope = click.option("--only-authority", "authorities", multiple=True, metavar="CA", help="Repeatable.")
+template_scope = click.option("--only-template", "templates", multiple=True, metavar="NAME", help="Repeatable.")
+group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="For approvals; repeatable.")
+account_option = click.option("--account", metavar="NAME", help="Their own account, where it has another name.")
+issuer_option = click.option("--authority", required=True, metavar="CA", help="Which authority certifies them.")
+out_option = click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="By default NAME.p12.")
+validity_option = click.option("--validity", default="1y", show_default=True, metavar="DURATION")
+
+
+@click.group()
+def group() -> None:
+    """Administrators of the management API, each known by a client certificate.
+
+    Who configures does not issue: administrator goes neither with ra-officer nor with operator; auditor stands alone.
+    """
+
+
+def _row(one: Administrator) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "roles": tuple(sorted(one.roles)),
+        "authorities": tuple(sorted(one.authorities)) or ("all",),
+        "templates": tuple(sorted(one.templates)) or ("all",),
+        "groups": tuple(sorted(one.groups)),
+        "disabled": one.disabled,
+    }
+
+
+def _validity(text: str) -> timedelta:
+    from pkiserver.foundation.durations import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--validity") from error
+
+
+def write_new(path: Path, octets: bytes) -> None:
+    """Write a file that only its owner reads and that was not there before."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(octets)
+
+
+async def _certify(
+    session: Session, engine: Engine, name: str, *, authority: str, validity: timedelta, out: Path | None
+) -> None:
+    from pkiserver.registration.admincertificates import AdministratorCertificates
+
+    path = out or Path(f"{name}.p12")
+    if path.exists():
+        raise click.ClickException(f"{path} exists already")
+    road = engine.road
+    maker = AdministratorCertificates(road.authorities, road.preparer, road.issuer, engine.clock)
+    made = await maker.issue(name, authority, validity=validity, by=who())
+    fingerprint = await engine.administrators.bind(name, made.certificate, by=who())
+    write_new(path, made.pkcs12)
+    session.output.done(
+        f"{path} holds the key and certificate {made.serial:x} of {name}; neither is kept here.\n"
+        f"Its password, told this once: {made.password.reveal_text()}",
+        name=name,
+        file=path,
+        password=made.password.reveal_text(),
+        serial=f"{made.serial:x}",
+        fingerprint=fingerprint.hex(),
+    )
+
+
+@group.command()
+@click.argument("name")
+@role_option
+@authority_scope
+@template_scope
+@group_option
+@account_option
+@issuer_option
+@validity_option
+@out_option
+@async_command
+async def create(
+    session: Session,
+    engine: Engine,
+    *,
+    name: str,
+    roles: tuple[str, ...],
+    authorities: tuple[str, ...],
+    templates: tuple[str, ...],
+    groups: tuple[str, ...],
+    account: str | None,
+    authority: str,
+    validity: str,
+    out: Path | None,
+) -> None:
+    """Make an administrator, and a PKCS#12 file with a key and a certificate, under a password that is shown once."""
+    from pkiserver.registration.administrators import Administrator, Role
+
+    lasting = _validity(validity)
+    engine.authorities.issuing(authority)
+    new = Administrator(
+        name=name,
+        roles=frozenset(map(Role, roles)),
+        authorities=frozenset(authorities),
+        templates=frozenset(templates),
+        groups=frozenset(groups),
+        account=account,
+    )
+    await engine.administrators.create(new, by=who())
+    await _certify(session, engine, name, authority=authority, validity=lasting, out=out)
+
+
+@group.command()
+@click.argument("name")
+@issuer_option
+@validity_option
+@out_option
+@async_command
+async def certify(
+    session: Session, engine: Engine, *, name: str, authority: str, validity: str, out: Path | None
+) -> None:
+    """Another certificate for an administrator; those before go on until they end, are revoked or unbound."""
+    await engine.administrators.get(name)
+    await _certify(session, engine, name, authority=authority, validity=_validity(validity), out=out)
+
+
+@group.command("list")
+@click.option("--after", default="", metavar="NAME", help="Go on after this name.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@async_command
+async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
+    """Administrators by name."""
+    page = await engine.administrators.list_page(after=after, limit=limit)
+    session.output.table([_row(one) for one in page], empty="no administrators")
+    if len(page) == limit:
+        session.output.note(f"More: --after {page[-1].name}")
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def show(session: Session, engine: Engine, name: str) -> None:
+    """One administrator, with the fingerprints of the certificates."""
+    one = await engine.administrators.get(name)
+    known = await engine.administrators.certificates(name)
+    session.output.record(
+        {
+            **_row(one),
+            "account": one.account,
+            "created": one.created,
+            "created_by": one.created_by,
+            "certificates": tuple(f"{c.fingerprint.hex()} until {c.not_after:%Y-%m-%d}" for c in known),
+        }
+    )
+
+
+@group.command("set")
+@click.argument("name")
+@role_option
+@authority_scope
+@template_scope
+@group_option
+@account_option
+@click.option("--everything", is_flag=True, help="No scope: all authorities and templates.")
+@async_command
+async def set_(
+    session: Session,
+    engine: Engine,
+    *,
+    name: str,
+    roles: tuple[str, ...],
+    authorities: tuple[str, ...],
+    templates: tuple[str, ...],
+    groups: tuple[str, ...],
+    account: str | None,
+    everything: bool,
+) -> None:
+    """Replace roles, scope, groups or account; what is not given stays."""
+    import attrs
+
+    from pkiserver.registration.administrators import Role
+
+    def change(one: Administrator) -> Administrator:
+        kept = attrs.evolve(one, authorities=frozenset(), templates=frozenset()) if everything else one
+        return attrs.evolve(
+            kept,
+            roles=frozenset(map(Role, roles)) or one.roles,
+            authorities=frozenset(authorities) or kept.authorities,
+            templates=frozenset(templates) or kept.templates,
+            groups=frozenset(groups) or one.groups,
+            account=one.account if account is None else account or None,
+        )
+
+    changed = await engine.administrators.change(name, who(), change)
+    session.output.done(f"Administrator {name} changed", **_row(changed))
+
+
+async def _set_disabled(session: Session, engine: Engine, name: str, disabled: bool) -> None:
+    import attrs
+
+    what = "disabled" if disabled else "enabled"
+    await engine.administrators.change(name, who(), lambda one: attrs.evolve(one, disabled=disabled), what=what)
+    session.output.done(f"Administrator {name} {what}", name=name)
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def disable(session: Session, engine: Engine, name: str) -> None:
+    """Turn an administrator away, from the next request on."""
+    await _set_disabled(session, engine, name, True)
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def enable(session: Session, engine: Engine, name: str) -> None:
+    """Undo disable."""
+    await _set_disabled(session, engine, name, False)
+
+
+@group.command()
+@click.argument("name")
+@async_command
+async def delete(session: Session, engine: Engine, name: str) -> None:
+    """Remove an administrator; the certificates show nobody then."""
+    await engine.administrators.delete(name, by=who())
+    session.output.done(f"Administrator {name} deleted", name=name)
+
+
+@group.command()
+@click.argument("name")
+@click.argument("certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@async_command
+async def bind(session: Session, engine: Engine, name: str, certificate: Path) -> None:
+    """Let a certificate that exists (PEM or DER, of any authority, on a smart card for instance) show an administrator.
+
+    Of a certificate that was not issued here only the validity is looked at: unbind it when it is revoked.
+    """
+    from pkiserver.cli.selectors import load_certificates
+
+    fingerprint = await engine.administrators.bind(name, load_certificates(certificate)[0], by=who())
+    session.output.done(f"{certificate} shows {name} now", name=name, fingerprint=fingerprint.hex())
+
+
+@group.command()
+@click.argument("name")
+@click.argument("fingerprint")
+@async_command
+async def unbind(session: Session, engine: Engine, name: str, fingerprint: str) -> None:
+    """Let a certificate, by its SHA-256 fingerprint, show an administrator no more."""
+    try:
+        octets = bytes.fromhex(fingerprint.replace(":", ""))
+    except ValueError as error:
+        raise click.BadParameter("is not hexadecimal", param_hint="FINGERPRINT") from error
+    await engine.administrators.unbind(name, octets, by=who())
+    session.output.done(f"The certificate shows {name} no more", name=name)

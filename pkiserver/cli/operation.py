@@ -1,0 +1,139 @@
+"""``pkiserver operation``: what nobody does alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import read_text, voter, voter_options
+
+if TYPE_CHECKING:
+    from pkiserver.registration.operations import Operation
+    from pkiserver.runtime.engine import Engine
+
+STATES = ("pending", "approved", "denied", "done", "failed", "expired", "any")
+
+
+@click.group()
+def group() -> None:
+    """What nobody does alone: one asks, others approve; the last approval does it."""
+
+
+def _row(one: Operation) -> dict[str, object]:
+    return {
+        "number": one.number,
+        "kind": one.kind,
+        "object": one.object,
+        "state": one.row.state,
+        "asked_by": one.row.requested_by,
+        "reason": one.row.reason,
+        "needed": one.row.needed,
+        "expires": one.row.expires,
+        "outcome": one.row.outcome,
+    }
+
+
+@group.command("list")
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
+@click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@async_command
+async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
+    """The newest first."""
+    from pkiserver.store.operations import OperationState
+
+    wanted = None if state == "any" else OperationState(state)
+    page = await engine.operations.list_page(state=wanted, before=before, limit=limit)
+    session.output.table([_row(one) for one in page], empty="no operations")
+
+
+@group.command()
+@click.argument("number", type=int)
+@async_command
+async def show(session: Session, engine: Engine, number: int) -> None:
+    """One operation with all its particulars, and the votes."""
+    one = await engine.operations.get(number)
+    votes = await engine.operations.votes_on(number)
+    said = tuple(f"{vote.voter} {'approves' if vote.approved else 'refuses'} {vote.reason}".strip() for vote in votes)
+    session.output.record({**_row(one), **one.particulars, "votes": said})
+
+
+@group.command("change-template")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--reason", required=True, help="For those who vote.")
+@voter_options
+@async_command
+async def change_template(
+    session: Session, engine: Engine, *, file: Path, reason: str, credential: Path | None, password_file: Path | None
+) -> None:
+    """Ask that a template become as this TOML file says."""
+    from pkiserver.authority.configuration import read_documents
+    from pkiserver.registration.operations import OperationKind
+
+    text = read_text(file)
+    [document] = read_documents([(str(file), text)])
+    by = await voter(engine, credential, password_file)
+    desk = engine.dual_control
+    made = await desk.ask(OperationKind.CHANGE_TEMPLATE, document.name, {"toml": text}, reason=reason, by=by)
+    session.output.message(await desk.difference(made) or "")
+    session.output.done(f"Operation {made.number} waits for approval", number=made.number)
+
+
+@group.command("revoke-authority")
+@click.argument("authority")
+@click.option("--why", default="cACompromise", show_default=True, help="The reason in the CRL (RFC 5280).")
+@click.option("--reason", required=True, help="For those who vote.")
+@voter_options
+@async_command
+async def revoke_authority(
+    session: Session,
+    engine: Engine,
+    *,
+    authority: str,
+    why: str,
+    reason: str,
+    credential: Path | None,
+    password_file: Path | None,
+) -> None:
+    """Ask that the current certificate of an authority be revoked."""
+    import hashlib
+
+    from pkiserver.registration.operations import OperationKind
+
+    current = engine.authorities.get(authority).current.certificate.der
+    particulars = {"fingerprint": hashlib.sha256(current).hexdigest(), "reason": why}
+    by = await voter(engine, credential, password_file)
+    kind = OperationKind.REVOKE_AUTHORITY
+    made = await engine.dual_control.ask(kind, authority, particulars, reason=reason, by=by)
+    session.output.done(f"Operation {made.number} waits for approval", number=made.number)
+
+
+@group.command()
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Kept with the decision.")
+@voter_options
+@async_command
+async def approve(
+    session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
+) -> None:
+    """Agree; the last approval that is needed carries it out."""
+    by = await voter(engine, credential, password_file)
+    one = await engine.dual_control.decide(number, approved=True, by=by, reason=reason)
+    session.output.done(f"Operation {number} is {one.row.state}. {one.row.outcome}".strip(), **_row(one))
+
+
+@group.command()
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Kept with the decision.")
+@voter_options
+@async_command
+async def deny(
+    session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
+) -> None:
+    """Refuse for good."""
+    by = await voter(engine, credential, password_file)
+    await engine.dual_control.decide(number, approved=False, by=by, reason=reason)
+    session.output.done(f"Operation {number} denied", number=number)

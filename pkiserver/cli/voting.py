@@ -1,0 +1,65 @@
+"""Who votes at the command line: the user of the machine, or an administrator who shows a PKCS#12 file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pkiserver.cli.cert import who
+
+if TYPE_CHECKING:
+    from pkiserver.registration.votes import Person
+    from pkiserver.runtime.engine import Engine
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def voter_options(function: F) -> F:
+    """Decorator: ``--as-admin`` and ``--password-file``."""
+    file = click.Path(path_type=Path, exists=True, dir_okay=False)
+    function = click.option(
+        "--password-file", type=file, help="The password of that file; by default it is asked for."
+    )(function)
+    return click.option(
+        "--as-admin", "credential", type=file, metavar="P12", help="Decide as the administrator of this PKCS#12 file."
+    )(function)
+
+
+async def voter(engine: Engine, credential: Path | None, password_file: Path | None) -> Person:
+    """The person behind the options; opening the file shows that its key is theirs.
+
+    Raises:
+        Rejected: the certificate in the file shows no administrator (any more).
+    """
+    from pkiserver.registration.votes import Person
+
+    if credential is None:
+        return Person(who())
+    return (await engine.administrators.recognise(_opened(credential, password_file))).person
+
+
+def read_text(file: Path) -> str:
+    """A text file, whole."""
+    return file.read_text(encoding="utf-8")
+
+
+def _opened(credential: Path, password_file: Path | None) -> bytes:
+    """The DER certificate of a PKCS#12 file that can be opened and holds its key."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
+
+    if password_file is not None:
+        password = password_file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
+    else:
+        password = click.prompt(f"Password of {credential}", hide_input=True, err=True).encode()
+    try:
+        opened = load_pkcs12(credential.read_bytes(), password)
+    except ValueError as error:
+        raise click.ClickException(f"{credential} cannot be opened: wrong password, or no PKCS#12 file") from error
+    key: Any = opened.key
+    if opened.cert is None or key is None or key.public_key() != opened.cert.certificate.public_key():
+        raise click.ClickException(f"{credential} holds no certificate with its key")
+    return opened.cert.certificate.public_bytes(Encoding.DER)

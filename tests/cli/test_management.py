@@ -1,0 +1,203 @@
+"""``pkiserver admin``, ``seat``, ``operation`` and ``request`` on a started server, whose API answers curl."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.instance import Instance
+
+TEMPLATE = """
+name = "two-officers"
+issuer = "issuing"
+keys = ["ec-p256"]
+protocols = ["est"]
+[validity]
+duration = "90d"
+[seats]
+enabled = true
+slots = ["learn_once", "locked"]
+[[evidence]]
+all = ["password"]
+approval = true
+approvals = 2
+approvers = ["officers"]
+[[subject.parts]]
+attribute = "common_name"
+from = "request"
+required = true
+[key_usage]
+usages = ["digital_signature"]
+[extended_key_usage]
+usages = ["client_auth"]
+"""
+
+
+class Server:
+    """A started instance with the management API on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.instance = Instance(folder)
+        layout = self.instance.layout
+        self.issuer = json.loads(self.instance.cli("ca", "list", "--json").stdout)[-1]["name"]
+        self.port = layout.port_base + 444
+        text = layout.config.read_text()
+        more = f'\n[api]\nlisten = ["127.0.0.1:{self.port}"]\n[api.tls]\n'
+        files = f'certificate = "{layout.tls / "server.pem"}"\nkey = "{layout.tls / "server.key"}"\n'
+        layout.config.write_text(text + more + files)
+        self.passwords: dict[str, str] = {}
+
+    def admin(self, name: str, *options: str) -> None:
+        """Make an administrator with ``NAME.p12``."""
+        file = str(self.folder / f"{name}.p12")
+        made = self.instance.cli("admin", "create", name, *options, "--authority", self.issuer, "--out", file, "--json")
+        self.passwords[name] = json.loads(made.stdout)["password"]
+        (self.folder / f"{name}.password").write_text(self.passwords[name] + "\n")
+
+    def as_admin(self, name: str) -> tuple[str, ...]:
+        file, password = self.folder / f"{name}.p12", self.folder / f"{name}.password"
+        return ("--as-admin", str(file), "--password-file", str(password))
+
+    def curl(self, who: str, path: str, *options: str) -> Any:
+        root = self.instance.layout.root_certificate
+        cert = f"{self.folder / f'{who}.p12'}:{self.passwords[who]}"
+        command = ["curl", "-fsS", "--cacert", str(root), "--cert-type", "P12", "--cert", cert, *options]
+        done = subprocess.run(
+            [*command, f"https://localhost:{self.port}/api/v1{path}"], capture_output=True, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("management"))
+    made.admin("ada", "--role", "administrator")
+    for name in ("ruth", "rolf"):
+        made.admin(name, "--role", "ra-officer", "--group", "officers")
+    file = made.folder / "two.toml"
+    file.write_text(TEMPLATE.replace('"issuing"', f'"{made.issuer}"'))
+    made.instance.cli("apply", str(file), "--yes")
+    made.instance.start()
+    yield made
+    made.instance.stop()
+
+
+def test_the_file_is_made_once_and_opens_the_api(server: Server) -> None:
+    file = server.folder / "ada.p12"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert server.curl("ada", "/me")["roles"] == ["administrator"]
+    assert len(server.passwords["ada"]) == 29
+    again = server.instance.cli(
+        "admin", "create", "ada", "--role", "auditor", "--authority", server.issuer, "--out", str(file), check=False
+    )
+    assert again.returncode == 1
+    both = server.instance.cli(
+        *("admin", "create", "x", "--role", "administrator", "--role", "ra-officer"),
+        *("--authority", server.issuer),
+        check=False,
+    )
+    assert "who configures does not issue" in both.stderr
+    assert "x" not in server.instance.cli("admin", "list", "--json").stdout.split('"')
+    no_certificate = subprocess.run(
+        ["curl", "-sS", "-k", f"https://localhost:{server.port}/api/v1/me"], capture_output=True, check=False
+    )
+    assert no_certificate.returncode != 0  # the handshake wants one
+
+
+def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: Server) -> None:
+    layout = server.instance.layout
+    password = (layout.secrets / "demo-password").read_text().strip()
+    script = (
+        "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem -subj /CN=two"
+        " -outform DER 2>/dev/null | openssl base64 -out r.p10"
+    )
+    assert server.instance.shell(script, server.folder).returncode == 0
+    enroll = (
+        f"curl -sS -w '%{{http_code}}' -o answer --cacert {layout.root_certificate} --user 'demo:{password}'"
+        f" -H 'Content-Type: application/pkcs10' --data-binary @r.p10"
+        f" {layout.https_url}/.well-known/est/two-officers/simpleenroll"
+    )
+    first = server.instance.shell(enroll, server.folder)
+    assert first.stdout == "202", first.stderr + (server.folder / "answer").read_text()
+    [waiting] = json.loads(server.instance.cli("request", "list", "--json").stdout)
+    assert waiting["needed"] == 2
+    number = str(waiting["number"])
+    plain = server.instance.cli("request", "approve", number, check=False)
+    assert "only members of officers" in plain.stderr
+    wanted = ("-H", "Content-Type: application/json", "--data-binary", "{}")
+    assert server.curl("ruth", f"/requests/{number}/approve", *wanted)["state"] == "pending"
+    told = server.instance.cli("request", "approve", number, "--reason", "known", *server.as_admin("rolf")).stdout
+    assert f"Request {number} is approved" in told
+    shown = json.loads(server.instance.cli("request", "show", number, "--json").stdout)
+    assert shown["votes"] == ["ruth approves", "rolf approves known"]
+    assert server.instance.shell(enroll, server.folder).stdout == "200"
+    [seat] = json.loads(server.instance.cli("seat", "list", "--json").stdout)
+    assert (seat["identity"], seat["template"]) == ("demo", "two-officers")
+
+
+def test_seats_at_the_command_line(server: Server) -> None:
+    made = json.loads(
+        server.instance.cli("seat", "create", "two-officers", "printer", "--owner", "olga", "--json").stdout
+    )
+    number = str(made["number"])
+    server.instance.cli("seat", "set", number, "--note", "room=4.12")
+    server.instance.cli("seat", "slot", number, "2", "learn_always", "--device", "tray")
+    server.instance.cli("seat", "archive", number)
+    shown = json.loads(server.instance.cli("seat", "show", number, "--json").stdout)
+    assert shown["archived"] is True
+    assert shown["notes"] == ["room=4.12"]
+    assert shown["slots"] == ["1 learn_once", "2 learn_always tray"]
+    server.instance.cli("seat", "restore", number)
+    assert server.curl("ruth", f"/seats/{number}")["history"][0]["what"] == "taken back"
+
+
+def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> None:
+    file = server.folder / "two.toml"
+    file.write_text(file.read_text().replace('"90d"', '"30d"'))
+    asked = server.instance.cli(
+        "operation", "change-template", str(file), "--reason", "shorter", *server.as_admin("ada"), "--json"
+    )
+    number = str(json.loads(asked.stdout)["number"])
+    own = server.instance.cli("operation", "approve", number, *server.as_admin("ada"), check=False)
+    assert "nobody decides their own request" in own.stderr
+    done = server.instance.cli("operation", "approve", number, *server.as_admin("ruth"), "--json")
+    assert json.loads(done.stdout)["state"] == "done"
+    assert '"30d"' in server.instance.cli("export", "template/two-officers").stdout
+    shown = json.loads(server.instance.cli("operation", "show", number, "--json").stdout)
+    assert shown["votes"] == ["ruth approves"]
+    listed = json.loads(server.instance.cli("operation", "list", "--state", "any", "--json").stdout)
+    assert listed[0]["asked_by"] == "admin:ada"
+
+
+def test_administrators_are_shown_changed_and_turned_away(server: Server) -> None:
+    server.admin("olga", "--role", "operator", "--only-template", "two-officers")
+    assert server.curl("olga", "/me")["templates"] == ["two-officers"]
+    server.instance.cli("admin", "set", "olga", "--everything", "--group", "desk")
+    assert server.curl("olga", "/me")["templates"] == []
+    shown = json.loads(server.instance.cli("admin", "show", "olga", "--json").stdout)
+    [fingerprint] = [text.split()[0] for text in shown["certificates"]]
+    server.instance.cli("admin", "disable", "olga")
+    with pytest.raises(AssertionError, match="403"):
+        server.curl("olga", "/me")
+    server.instance.cli("admin", "enable", "olga")
+    server.instance.cli("admin", "unbind", "olga", fingerprint)
+    with pytest.raises(AssertionError, match="403"):
+        server.curl("olga", "/me")
+    chain = server.folder / "foreign.pem"
+    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout f.key -subj /CN=card -out"
+    assert server.instance.shell(f"{made} {chain} 2>/dev/null", server.folder).returncode == 0
+    server.instance.cli("admin", "bind", "olga", str(chain))
+    export = f"openssl pkcs12 -export -inkey f.key -in {chain} -passout pass:x -out card.p12"
+    assert server.instance.shell(export, server.folder).returncode == 0
+    server.passwords["card"] = "x"
+    assert server.curl("card", "/me")["name"] == "olga"
+    server.instance.cli("admin", "delete", "olga")
+    with pytest.raises(AssertionError, match="403"):
+        server.curl("card", "/me")
