@@ -57,6 +57,9 @@ def subject_names(certificate: x509.Certificate, shown: tuple[str, ...]) -> dict
             values = tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(oid) if one.value)
             if values:
                 found[name] = values
+    if "cn" in found and "sn" in shown:
+        # inetOrgPerson must have a surname (RFC 4519 section 3.12): the last word will do
+        found.setdefault("sn", tuple(words[-1] for one in found["cn"][:1] if (words := one.split())))
     return found
 
 

@@ -107,8 +107,7 @@ def _person(address: str, mails: tuple[str, ...], parsed: list[_Parsed], smime: 
     chosen = _chosen(parsed)
     names = subject_names(newest.certificate, newest.rules.attributes)
     cn = names.setdefault("cn", (mails[0] if mails else address,))
-    # inetOrgPerson must have one (RFC 4519 section 3.12)
-    names.setdefault("sn", (cn[0].split()[-1] if cn[0].split() else cn[0],))
+    names.setdefault("sn", cn[:1])
     if "displayName" in newest.rules.attributes:
         names["displayName"] = cn[:1]
     told = () if smime is None or smime[1] not in _fingerprints(chosen) else (smime[0],)

@@ -1,8 +1,8 @@
 """userSMIMECertificate: a SignedData by the person's own key that announces what their mail program can do.
 
 RFC 2798 section 2.8: it holds the certificate and the smimeCapabilities, signed, so that nobody else can announce
-weaker algorithms. The signature is checked by who reads the message (CMS is a protocol's matter); here it is decided whether
-its signer is the person.
+weaker algorithms. The signature is checked by who reads the message, since CMS is a protocol's matter; here it is
+decided whether its signer is the person.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ _BY_KEY = (
 )
 _EXACT_KEY = _BY_KEY.where(_k.value == bindparam("wanted")).order_by(_k.certificate_id.desc()).limit(bindparam("most"))
 _ADDRESSES = (
-    select(_s.value.distinct())
+    select(_s.value)
+    .distinct()
     .select_from(certificate_san.join(certificate, _c.id == _s.certificate_id))
     .where(_s.kind == SanKind.EMAIL.value, _s.value >= bindparam("first"), _s.value < bindparam("after"), *_CURRENT)
     .order_by(_s.value)
@@ -251,7 +252,7 @@ def certificates_after(connection: Connection, number: int, *, limit: int) -> tu
 
 def indexed_after(connection: Connection, number: int, *, limit: int) -> tuple[int, ...]:
     """Numbers of certificates that the index of names knows, in order."""
-    query = select(_k.certificate_id.distinct()).where(_k.certificate_id > number).order_by(_k.certificate_id)
+    query = select(_k.certificate_id).distinct().where(_k.certificate_id > number).order_by(_k.certificate_id)
     return tuple(connection.execute(query.limit(limit)).scalars())
 
 

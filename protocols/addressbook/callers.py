@@ -53,7 +53,7 @@ class Meter:
             self._buckets.move_to_end(key)
             bucket.left = min(burst, bucket.left + (now - bucket.at) * per_second)
             bucket.at = now
-        if bucket.left <= 0:
+        if bucket.left < 1:
             return False
         bucket.left -= amount
         return True
@@ -95,7 +95,9 @@ class Abuse:
             return
         policy = self.policy_of(caller)
         rate = policy.searches_per_minute / 60
-        if not self._searches.take(caller.key, now, per_second=rate, burst=policy.searches_per_minute * _BURST):
+        if not self._searches.take(
+            caller.key, now, per_second=rate, burst=max(1.0, policy.searches_per_minute * _BURST)
+        ):
             raise LdapError(ResultCode.BUSY, "too many searches", limit=LimitHit.SEARCH_RATE)
         hourly = policy.results_per_hour
         if not self._results.has(caller.key, now, per_second=hourly / 3600, burst=hourly):

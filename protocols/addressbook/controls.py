@@ -184,20 +184,25 @@ def _target_of_value(entries: list[Entry], value: bytes, keys: tuple[SortKey, ..
     return len(entries) + 1
 
 
+@attrs.frozen
+class _Rest:
+    entries: list[Entry]
+    code: ResultCode
+
+
 class Pages:
     """The rests of paged searches of one connection; a cookie is good for one page."""
 
     def __init__(self) -> None:
-        self._rests: OrderedDict[bytes, list[Entry]] = OrderedDict()
+        self._rests: OrderedDict[bytes, _Rest] = OrderedDict()
 
-    def first(self, entries: list[Entry], page: Page) -> tuple[list[Entry], Control]:
-        """The first page of what a search found."""
-        size = page.size or len(entries)
+    def first(self, entries: list[Entry], code: ResultCode, page: Page) -> tuple[list[Entry], ResultCode, Control]:
+        """The first page of what a search found; its result code comes with the last page."""
         if page.size == 0:
-            return [], self._control(len(entries), b"")
-        return self._cut(entries, size, len(entries))
+            return [], code, self._control(len(entries), b"")
+        return self._cut(_Rest(entries, code), page.size, len(entries))
 
-    def go_on(self, page: Page) -> tuple[list[Entry], Control]:
+    def go_on(self, page: Page) -> tuple[list[Entry], ResultCode, Control]:
         """The next page; of size 0, the client gives up.
 
         Raises:
@@ -207,18 +212,18 @@ class Pages:
         if rest is None:
             raise LdapError(ResultCode.UNWILLING_TO_PERFORM, "this cookie is not valid any more")
         if page.size == 0:
-            return [], self._control(0, b"")
+            return [], ResultCode.SUCCESS, self._control(0, b"")
         return self._cut(rest, page.size, 0)
 
-    def _cut(self, entries: list[Entry], size: int, estimate: int) -> tuple[list[Entry], Control]:
-        rest = entries[size:]
+    def _cut(self, found: _Rest, size: int, estimate: int) -> tuple[list[Entry], ResultCode, Control]:
+        rest = found.entries[size:]
         if not rest:
-            return entries, self._control(estimate, b"")
+            return found.entries, found.code, self._control(estimate, b"")
         if len(self._rests) >= _MOST_PAGED:
             self._rests.popitem(last=False)
         cookie = secrets.token_bytes(12)
-        self._rests[cookie] = rest
-        return entries[:size], self._control(estimate, cookie)
+        self._rests[cookie] = _Rest(rest, found.code)
+        return found.entries[:size], ResultCode.SUCCESS, self._control(estimate, cookie)
 
     @staticmethod
     def _control(estimate: int, cookie: bytes) -> Control:

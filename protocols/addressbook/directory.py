@@ -19,7 +19,7 @@ from protocols.addressbook.limits import BookPolicy, LdapLimits
 from protocols.addressbook.matching import equality, matches
 from protocols.addressbook.messages import CompareRequest, Scope, SearchRequest
 from protocols.addressbook.names import normal, parse_dn
-from protocols.addressbook.plan import Address, Plan, plan_of
+from protocols.addressbook.plan import Address, Plan, people_only, plan_of
 from protocols.addressbook.ports import Book, CaListing, CaSource
 from protocols.addressbook.schema import descriptions_of, find_attribute
 from protocols.addressbook.tree import Area, Place, Suffix, no_such_object
@@ -102,7 +102,7 @@ class Directory:
     ) -> Found:
         if plan is None:
             await self._book.find(secrets.token_hex(12))  # as long as finding nobody takes
-            others = await self._others(request, place)
+            others = () if people_only(request.filter) else await self._others(request, place)
             found = self._limited([], request.size_limit, max(most, len(others)), others)
             return attrs.evolve(found, limit=LimitHit.NOT_ALLOWED)
         people = await self._look_up(plan, most + 1)

@@ -83,6 +83,8 @@ class LdapConnection(Protocol):
         self._write_deadline = _NEVER
         self._end = now + service.limits.lifetime_seconds
         self._mid_message = False
+        self._consuming = False
+        self._followed = False
 
     @property
     def _wire(self) -> Wire:
@@ -134,6 +136,8 @@ class LdapConnection(Protocol):
 
     def _go_on(self) -> None:
         """Work on what is there, then read on."""
+        if self._consuming:
+            return  # an operation that ended at once: the loop goes on by itself
         if self._may_read() and self._buffer:
             self._consume()
         if self._may_read() and not self._reading:
@@ -171,6 +175,7 @@ class LdapConnection(Protocol):
         """Cut off and work on whole messages, as long as they may be taken."""
         buffer = self._buffer
         position = 0
+        self._consuming = True
         try:
             while self._may_read():
                 length = message_length(buffer, position, len(buffer) - position, self._most())
@@ -179,12 +184,13 @@ class LdapConnection(Protocol):
                 message = bytes(buffer[position : position + length])
                 position += length
                 self._mid_message = False
+                self._followed = position < len(buffer)
                 self._take(message)
-                if self._session.starting_tls and position < len(buffer):
-                    raise Disconnect("octets between StartTLS and TLS", LimitHit.STARTTLS_INJECTION)
         except Disconnect as order:
             position = len(buffer)
             self._leave(order)
+        finally:
+            self._consuming = False
         if self._closing:
             buffer.clear()
         elif position:
@@ -272,6 +278,10 @@ class LdapConnection(Protocol):
     def _answer(self, envelope: Envelope, answer: bytes, since: float) -> None:
         service = self._service
         self._session.done(envelope.message_id)
+        if self._session.starting_tls and self._followed:
+            # What came in the clear must not count as having come over TLS: not a single octet of it is looked at.
+            self._session.starting_tls = False
+            raise Disconnect("octets between StartTLS and TLS", LimitHit.STARTTLS_INJECTION)
         service.metrics.answered(envelope.tag, ResultCode.SUCCESS, service.clock.monotonic() - since)
         self._wire.write(answer)
         if self._session.starting_tls:

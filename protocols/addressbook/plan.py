@@ -12,7 +12,7 @@ from pkiserver.publication.values import NameKind, NamePrefix
 from pkiserver.store.addressbook import address_key, name_key
 from pkiserver.store.names import folded
 from protocols.addressbook.assertions import CertificateAssertion, parse_assertion
-from protocols.addressbook.filters import And, Equality, Extensible, Filter, Or, Substrings
+from protocols.addressbook.filters import And, Equality, Extensible, Filter, Or, Ordering, Present, Substrings
 from protocols.addressbook.schema import find_attribute
 
 _MOST_PROBES = 16
@@ -62,7 +62,7 @@ def plan_of(wanted: Filter, prefix: int) -> Plan | None:
     probes = _probes(wanted, prefix)
     if not probes or len(probes) > _MOST_PROBES:
         return None
-    return Plan(probes, people_only=_people_only(wanted))
+    return Plan(probes, people_only=people_only(wanted))
 
 
 def _key(value: bytes) -> str | None:
@@ -72,10 +72,11 @@ def _key(value: bytes) -> str | None:
         return None
 
 
-def _people_only(wanted: Filter) -> bool:
+def people_only(wanted: Filter) -> bool:
+    """Whether only entries of people can match: nothing else in the tree has a mail address."""
     if isinstance(wanted, And):
-        return any(_people_only(part) for part in wanted.parts)
-    if isinstance(wanted, (Equality, Substrings)):
+        return any(people_only(part) for part in wanted.parts)
+    if isinstance(wanted, (Equality, Substrings, Present, Ordering)):
         kind = find_attribute(wanted.attribute)
         return kind is not None and kind.names[0] in {"mail", "uid", "userCertificate"}
     return False
@@ -128,10 +129,15 @@ def _beginning(wanted: Substrings, prefix: int) -> tuple[Probe, ...]:
     if name is NameKind.MAIL and (whole := _whole_address(wanted)) is not None:
         return (Address(whole),)
     try:
-        text = folded(wanted.initial.decode())
+        text = folded((wanted.initial or _only_piece(wanted)).decode())
     except UnicodeDecodeError:
         return ()
     return (NamePrefix(name, text[:190], exact=False),) if len(text) >= prefix else ()
+
+
+def _only_piece(wanted: Substrings) -> bytes:
+    """The ``x`` of ``*x*``, as clients send it for what somebody typed: answered by what begins so."""
+    return wanted.middle[0] if len(wanted.middle) == 1 and not wanted.initial and not wanted.final else b""
 
 
 def _whole_address(wanted: Substrings) -> str | None:

@@ -106,8 +106,8 @@ class Service:
         wanted = controls.read_controls(envelope.controls)
         self.abuse.searching(caller, self.clock.monotonic())
         if wanted.page is not None and wanted.page.cookie:
-            page, control = conversation.pages.go_on(wanted.page)
-            return self._entries(request, envelope, Found(tuple(page)), (control,))
+            page, code, control = conversation.pages.go_on(wanted.page)
+            return self._entries(request, envelope, Found(tuple(page), code), (control,))
         found = self._directory.search(request, caller, conversation.session.mechanisms)
         if isinstance(found, Found):
             return self._found(request, envelope, found, wanted, conversation)
@@ -140,13 +140,14 @@ class Service:
             return self._entries(request, envelope, found, ())
         entries, said = controls.sort_entries(list(found.entries), wanted.sort)
         answers = [] if said is None else [said]
+        code = found.code
         if wanted.view is not None:
             entries, view = controls.view_entries(entries, wanted.view, wanted.sort)
             answers.append(view)
         elif wanted.page is not None:
-            entries, page = conversation.pages.first(entries, wanted.page)
+            entries, code, page = conversation.pages.first(entries, found.code, wanted.page)
             answers.append(page)
-        return self._entries(request, envelope, attrs.evolve(found, entries=tuple(entries)), tuple(answers))
+        return self._entries(request, envelope, attrs.evolve(found, entries=tuple(entries), code=code), tuple(answers))
 
     def _entries(self, request: SearchRequest, envelope: Envelope, found: Found, answers: tuple[Control, ...]) -> bytes:
         selection: Selection = selection_of(request.attributes)
