@@ -24,7 +24,7 @@ from pkiserver.registration import renewal, rules
 from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending, request_fingerprint
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
-from pkiserver.registration.connectors.values import Challenged
+from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import Findings
@@ -180,6 +180,13 @@ class Gate:
         owner = await self.database.read(lambda connection: accounts.get(connection, current.requester))
         if owner is not None and owner.disabled:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
+        found = await self.identifier.connectors.current(current.requester) if owner is None else None
+        if isinstance(found, Denied):
+            text = "the holder of the certificate is not entitled any more where they are kept"
+            raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+        if isinstance(found, Shown):
+            groups, attributes = found.groups, (("userid", found.name), *found.attributes)
+            return RegistrationRecord(current.requester, groups, attributes, old.subject, renewal.names_of(old))
         return RegistrationRecord(
             name=current.requester,
             groups=owner.groups if owner is not None else frozenset(),

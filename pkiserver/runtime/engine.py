@@ -27,6 +27,7 @@ from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.connectors.publishing import CertificateCopies
 from pkiserver.registration.dualcontrol import DualControlDesk
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
@@ -62,6 +63,7 @@ class Engine:
     administrators: Administrators
     gate: Gate
     connectors: Connectors
+    copies: CertificateCopies
 
     @property
     def publisher(self) -> Publisher:
@@ -117,6 +119,8 @@ class Engine:
         except PkiError:
             await self._give_back(authorised, prepared.certificate_id)
             raise
+        replaced = (*prepared.supersedes, *([prepared.replaces] if prepared.replaces is not None else []))
+        self.copies.issued(authorised.record.name, issued.der, replaced)
         return attrs.evolve(issued, warnings=(*issued.warnings, *authorised.record.notes))
 
     async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
@@ -190,6 +194,7 @@ async def open_engine(
                 try:
                     yield engine
                 finally:
+                    engine.copies.close()
                     engine.connectors.close()
                     await engine.road.recovery.stop()
             finally:
@@ -239,4 +244,5 @@ def _assemble(
         administrators=Administrators(database, audit, clock),
         gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
         connectors=connectors,
+        copies=CertificateCopies(database, audit, connectors),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -268,6 +269,51 @@ crls = ["file:{tmp_path}/crl.pem"]
         assert await refused(engine, enrollment("alone", ClientCertificateEvidence(issued.der))) == {
             Refusal.NOT_AUTHENTICATED
         }
+
+
+async def test_certificates_are_written_to_the_directory_and_replaced_ones_removed(
+    tmp_path: Path, directory: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LDAP_ADMIN", "admin secret")
+    writing = ldap(directory.url).replace("cn=pki,", "cn=admin,").replace("LDAP_SERVICE", "LDAP_ADMIN")
+    writing += '[ldap.publish]\nalt_security_identities = "issuer_serial"\n'
+    dn = f"uid=alice,ou=people,{SUFFIX}"
+
+    async def entry_with(certificate: bytes) -> str:
+        text = b64encode(certificate).decode()
+        for _ in range(100):
+            shown = directory.search(dn, "userCertificate", "altSecurityIdentities")
+            if text in shown and shown.count("userCertificate;binary:: ") == 1 and shown.count("X509:") == 1:
+                return shown
+            pause: Deferred[None] = Deferred()
+            reactor.callLater(0.05, pause.callback, None)
+            await pause
+        raise AssertionError(directory.search(dn))
+
+    async with opened(tmp_path, {"ldap": by("staff")}, writing) as engine:
+        first = await engine.enroll(enrollment("ldap", ALICE))
+        assert isinstance(first, IssuedCertificate)
+        assert "X509:<I>" in await entry_with(first.der)
+        shown = ClientCertificateEvidence(first.der)
+        renewed = await engine.enroll(enrollment("ldap", shown, renewal_of=first.der))
+        assert isinstance(renewed, IssuedCertificate)
+        assert await requester(engine, renewed) == "staff:alice"
+        found = await entry_with(renewed.der)
+        octets = renewed.serial.to_bytes((renewed.serial.bit_length() + 8) // 8, "big")
+        assert f"X509:<I>O=Example,CN=issuing<SR>{octets[::-1].hex()}" in found
+
+
+async def test_who_has_left_the_directory_renews_nothing(tmp_path: Path, directory: Slapd) -> None:
+    dn = f"uid=dave,ou=people,{SUFFIX}"
+    directory.load(f"dn: {dn}\nobjectClass: inetOrgPerson\nuid: dave\ncn: Dave\nsn: D\nuserPassword: {USER_PASSWORD}\n")
+    async with opened(tmp_path, {"ldap": by("staff")}, ldap(directory.url)) as engine:
+        dave = PasswordEvidence("dave", Secret(USER_PASSWORD))
+        first = await engine.enroll(enrollment("ldap", dave))
+        assert isinstance(first, IssuedCertificate)
+        shown = ClientCertificateEvidence(first.der)
+        assert isinstance(await engine.enroll(enrollment("ldap", shown, renewal_of=first.der)), IssuedCertificate)
+        directory.load(f"dn: {dn}\nchangetype: delete\n")
+        assert await refused(engine, enrollment("ldap", shown, renewal_of=first.der)) == {Refusal.NOT_AUTHORISED}
 
 
 async def test_anonymous_where_a_template_says_so(tmp_path: Path) -> None:

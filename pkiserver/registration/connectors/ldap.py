@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound import ldapnames
@@ -12,7 +12,7 @@ from pkiserver.outbound.ldap import LdapConnection, LdapError, open_server, open
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.placeholders import fill, split
 from pkiserver.outbound.problems import OutboundError
-from pkiserver.registration.connectors import ldappolicy, ldapuser
+from pkiserver.registration.connectors import ldappolicy, ldappublish, ldapuser
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.ldapsettings import USER_PLACES, LdapSettings
 from pkiserver.registration.connectors.ldapuser import User
@@ -67,6 +67,33 @@ class LdapConnector:
             async with opened(self.settings.service(), self._servers) as connection:
                 return await self._change_password(connection, name, old, new)
         except (OutboundError, LdapError, SecretUnreadable) as error:
+            raise self._unavailable(error) from error
+
+    @property
+    def publishes(self) -> bool:
+        """Whether certificates are written to users' entries."""
+        return self.settings.publish is not None
+
+    async def publish(self, name: str, certificate: bytes, replaced: tuple[bytes, ...]) -> None:
+        """Write a DER certificate to the user's entry, and take replaced ones away.
+
+        Raises:
+            Rejected: the user is gone, or the directory refuses.
+            Unavailable: it cannot be asked now.
+        """
+        rules = self.settings.publish
+        if rules is None:
+            return
+        try:
+            async with opened(self.settings.service(), self._servers) as connection:
+                await self._bind_service(connection)
+                found = await ldapuser.find(connection, self.settings, name)
+                if isinstance(found, Denied):
+                    raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {found.text}")
+                await ldappublish.publish(connection, found.entry.dn, rules, certificate, replaced)
+        except LdapError as error:
+            raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {error}") from error
+        except (OutboundError, SecretUnreadable) as error:
             raise self._unavailable(error) from error
 
     async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 import attrs
@@ -84,6 +85,14 @@ class LdapGroups:
             raise Invalid("nested groups are searched: say where", key="base")
 
 
+class AltSecurity(StrEnum):
+    """Active Directory's mapping of certificates to accounts; ``issuer_subject`` is the weak form."""
+
+    NONE = "none"
+    ISSUER_SERIAL = "issuer_serial"
+    ISSUER_SUBJECT = "issuer_subject"
+
+
 @attrs.frozen
 class LdapPublish:
     """What is written to the user's entry when a certificate was issued, with the service's rights.
@@ -92,7 +101,7 @@ class LdapPublish:
     """
 
     user_certificate: bool = True
-    alt_security_identities: bool = False
+    alt_security_identities: AltSecurity = AltSecurity.NONE
     remove_replaced: bool = True
 
 

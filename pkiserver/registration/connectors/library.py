@@ -20,8 +20,10 @@ from pkiserver.registration.connectors.values import (
     ChangesPasswords,
     Denied,
     Finding,
+    LooksUp,
     Outcome,
     PasswordConnector,
+    Publishes,
     Step,
 )
 from pkiserver.store import templates as rows
@@ -181,6 +183,32 @@ class Connectors:
         )
         if denied is not None:
             raise Rejected.because(Refusal.NOT_AUTHENTICATED, denied.text)
+
+    def publishes(self, connector: str) -> bool:
+        """Whether certificates of this connector's users are written to where they are kept."""
+        live = self._all.get(connector)
+        backend = live.passwords if live is not None and live.settings.enabled else None
+        return isinstance(backend, Publishes) and backend.publishes
+
+    async def publish(self, connector: str, name: str, certificate: bytes, replaced: tuple[bytes, ...]) -> None:
+        """Write a DER certificate to where the user is kept; raises :class:`Rejected` or :class:`Unavailable`."""
+        live = self._usable(connector)
+        backend = live.passwords
+        if isinstance(backend, Publishes):
+            await live.ask(lambda: backend.publish(name, certificate, replaced))
+
+    async def current(self, requester: str) -> Outcome | None:
+        """Who a requester (``connector:user``) is today; None where nobody can say without a password.
+
+        Raises:
+            Unavailable: the connector cannot be asked now.
+        """
+        connector, colon, name = requester.partition(":")
+        live = self._all.get(connector) if colon else None
+        backend = live.passwords if live is not None else None
+        if live is None or not live.settings.enabled or not isinstance(backend, LooksUp) or not backend.can_look_up:
+            return None
+        return await live.ask(lambda: backend.lookup(name))
 
     def _usable(self, name: str) -> LiveConnector:
         found = self._all.get(name)

@@ -136,6 +136,30 @@ class ChangesPasswords(Protocol):
         """Change a password; None when it is done. Raises :class:`Unavailable`."""
 
 
+@runtime_checkable
+class Publishes(Protocol):
+    """A connector that can write certificates to where users are kept."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it is told to."""
+
+    def publish(self, name: str, certificate: bytes, replaced: tuple[bytes, ...]) -> Awaitable[None]:
+        """Write a DER certificate, take others away; raises :class:`Rejected`, :class:`Unavailable`."""
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A connector that can find users without their passwords."""
+
+    @property
+    def can_look_up(self) -> bool:
+        """Whether its settings allow it."""
+
+    def lookup(self, name: str) -> Awaitable[Outcome]:
+        """Who it is today; raises :class:`Unavailable`."""
+
+
 class CertificateConnector(Protocol):
     """Answers for client certificates of other authorities."""
 
