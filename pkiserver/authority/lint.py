@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import attrs
 from pkilint import document, loader
 from pkilint.document import NodeVisitor
-from pkilint.pkix import certificate, extension, name
+from pkilint.pkix import certificate, extension, general_name, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
 from pkiserver.authority.lintlevel import LintLevel
@@ -74,6 +75,8 @@ def _remember() -> None:
     """Put the memory into pkilint, which offers no place for it, once in this process."""
     if not isinstance(document.decode_der, _Memory):
         document.decode_der = _Memory(document.decode_der)
+        # whether a text is a URL, a host name or an address: the same few URLs stand in every certificate
+        general_name.validators_predicate = lru_cache(_REMEMBERED_VALUES)(general_name.validators_predicate)
 
 
 def _take_apart(root: Any) -> None:
