@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, cast
 
-import attrs
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own name
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -26,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkiserver.foundation.clock import Clock
+from pkiserver.outbound.addresses import Timeouts as Timeouts
 from pkiserver.outbound.problems import AllServersFailed, OutboundError, Trouble
 
 T = TypeVar("T")
@@ -33,14 +33,6 @@ S = TypeVar("S", bound="Named")
 
 REST = 30.0
 """Seconds for which a server that did not answer is asked last."""
-
-
-@attrs.frozen
-class Timeouts:
-    """How long to wait for a connection (names, TCP, TLS) and for one answer."""
-
-    connect: timedelta = timedelta(seconds=3)
-    answer: timedelta = timedelta(seconds=5)
 
 
 class Named(Protocol):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import timedelta
 from io import BytesIO
-from typing import Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 import attrs
 import twisted.web.client
@@ -24,45 +22,11 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.dial import Timeouts, connect, within
+from pkiserver.outbound.addresses import Timeouts
+from pkiserver.outbound.addresses import WebAddress as WebAddress
+from pkiserver.outbound.dial import connect, within
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.outbound.trust import TlsClient, TlsTrust
-
-
-@attrs.frozen
-class WebAddress:
-    """An ``https://`` or ``http://`` URL."""
-
-    text: str
-    scheme: Literal["http", "https"]
-    host: str
-
-    ALLOWED = "https://HOST[:PORT]/PATH"
-
-    @classmethod
-    def parse(cls, text: str) -> WebAddress:
-        """From a setting; raises :class:`Invalid`."""
-        try:
-            parts = urlsplit(text)
-            port_is_fine = parts.port is None or parts.port > 0
-        except ValueError:
-            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
-        good = parts.scheme in {"http", "https"} and parts.hostname and not parts.username and not parts.fragment
-        if not good or not port_is_fine or not text.isascii() or any(char.isspace() for char in text):
-            raise Invalid(f'"{text}" is no URL of a web service', allowed=cls.ALLOWED)
-        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
-        return cls(text, scheme, parts.hostname or "")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is this very machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @attrs.frozen

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 import attrs
 from ldaptor.protocols import pureldap
@@ -22,7 +21,9 @@ from zope.interface import implementer
 
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.dial import Servers, Timeouts, connect, once, within
+from pkiserver.outbound.addresses import LdapServer as LdapServer
+from pkiserver.outbound.addresses import Timeouts
+from pkiserver.outbound.dial import Servers, connect, once, within
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.ldapwire import Change, Entry, Scope, entry_of, wire_attributes, wire_changes, wire_filter
 from pkiserver.outbound.problems import OutboundError, Trouble
@@ -51,34 +52,6 @@ class LdapError(Exception):
         self.code = code
         self.text = text
         self.controls = controls
-
-
-@attrs.frozen
-class LdapServer:
-    """``ldap://host:389`` or ``ldaps://host:636``."""
-
-    scheme: Literal["ldap", "ldaps"]
-    host: str
-    port: int
-
-    ALLOWED = "ldap://HOST[:PORT] or ldaps://HOST[:PORT]"
-
-    @classmethod
-    def parse(cls, text: str) -> LdapServer:
-        """From a URL without a path; raises :class:`Invalid`."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
-        if parts.scheme not in {"ldap", "ldaps"} or not parts.hostname or parts.path or parts.query or parts.username:
-            raise Invalid(f'"{text}" names no LDAP server', allowed=cls.ALLOWED)
-        scheme: Literal["ldap", "ldaps"] = "ldaps" if parts.scheme == "ldaps" else "ldap"
-        return cls(scheme, parts.hostname, port or (636 if scheme == "ldaps" else 389))
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
 
 
 @implementer(IHandshakeListener)

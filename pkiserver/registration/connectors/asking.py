@@ -67,6 +67,24 @@ class Asking:
 
         return await self._each(EvidenceKind.CLIENT_CERTIFICATE, ask, WRONG_CERTIFICATE)
 
+    async def challenge(
+        self, template: str, piece: ChallengeEvidence, internal: Callable[[], Awaitable[Identity | Reason]]
+    ) -> list[Answer]:
+        """What a challenge comes to. ``internal`` knows the template's static one."""
+
+        async def ask(connector: str) -> Answer | None:
+            if connector == INTERNAL:
+                return await internal()
+            if piece.csr is None:
+                return None
+            question = ChallengeQuestion(piece.challenge, piece.csr, template, piece.transaction)
+            outcome = await self.connectors.validate(connector, question)
+            return None if outcome is None else _answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
+
+        if not any(EvidenceKind.SHARED_SECRET in rule.all for rule in self.rules):
+            return [await internal()]
+        return await self._each(EvidenceKind.SHARED_SECRET, ask, WRONG_CHALLENGE)
+
     async def _each(
         self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | None]], wrong: Reason
     ) -> list[Answer]:

@@ -24,8 +24,8 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.dial import Timeouts
-from pkiserver.outbound.http import WebAddress, fetch
+from pkiserver.outbound.addresses import Timeouts, WebAddress
+from pkiserver.outbound.http import fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.registration.connectors import certfields
 from pkiserver.registration.connectors.certsettings import CertificateSettings, CrlSource, Revocation

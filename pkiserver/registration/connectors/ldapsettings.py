@@ -5,18 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.dial import Timeouts
-from pkiserver.outbound.ldap import LdapServer, LdapService
+from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.placeholders import split
-from pkiserver.outbound.trust import ClientIdentity, TlsTrust
 from pkiserver.registration.connectors.mapping import AttributeMap
 from pkiserver.registration.connectors.secretref import SecretReference
+
+if TYPE_CHECKING:
+    from pkiserver.outbound.ldap import LdapService
+    from pkiserver.outbound.trust import TlsTrust
 
 USER_PLACES = ("userid",)
 GROUP_PLACES = ("dn", "userid")
@@ -42,6 +45,8 @@ class TlsRules:
 
     def to_trust(self, alpn: tuple[bytes, ...] = ()) -> TlsTrust:
         """As the connections want it."""
+        from pkiserver.outbound.trust import ClientIdentity, TlsTrust
+
         pair = (self.certificate, self.key)
         identity = ClientIdentity(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
         return TlsTrust(self.trust, identity, alpn)
@@ -164,6 +169,8 @@ class LdapSettings:
 
     def service(self) -> LdapService:
         """How the directory is reached."""
+        from pkiserver.outbound.ldap import LdapService
+
         return LdapService(
             self.servers,
             None if self.tls is None else self.tls.to_trust(),

@@ -13,6 +13,8 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.connectors.challenges import ChallengeQuestion, ChallengeValidator, Issued, Refused
+from pkiserver.registration.connectors.intune import IntuneValidator
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from pkiserver.registration.connectors.values import (
     CertificateConnector,
@@ -43,6 +45,7 @@ class LiveConnector:
     row: ConfigObject
     passwords: PasswordConnector | None
     certificates: CertificateConnector | None
+    challenges: IntuneValidator | None = None
     busy: int = 0
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -56,9 +59,9 @@ class LiveConnector:
             self.busy -= 1
 
     @property
-    def backend(self) -> PasswordConnector | CertificateConnector:
+    def backend(self) -> PasswordConnector | CertificateConnector | IntuneValidator:
         """What answers."""
-        found = self.passwords or self.certificates
+        found = self.passwords or self.certificates or self.challenges
         assert found is not None
         return found
 
@@ -163,6 +166,29 @@ class Connectors:
         _note(connector, certificate.subject.rfc4514_string(), outcome)
         return outcome
 
+    async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
+        """Whether a service gave this challenge out for this request; None where it gives out none.
+
+        Raises:
+            Unavailable: it cannot be asked now.
+        """
+        live = self._usable(connector)
+        backend = live.backend
+        if not isinstance(backend, ChallengeValidator):
+            return None
+        if not live.settings.enabled:
+            return _switched_off(connector)
+        outcome = await live.ask(lambda: backend.validate(question))
+        _note(connector, question.transaction, outcome)
+        return outcome
+
+    async def report(self, connector: str, question: ChallengeQuestion, result: Issued | Refused) -> None:
+        """Tell a service what came of its challenge; raises :class:`Unavailable`."""
+        live = self._all.get(connector)
+        backend = live.backend if live is not None and live.settings.enabled else None
+        if live is not None and isinstance(backend, ChallengeValidator):
+            await live.ask(lambda: backend.report(question, result))
+
     async def change_password(self, connector: str, name: str, old: Secret, new: Secret, *, by: str) -> None:
         """Change a user's password where it is kept; audited.
 
@@ -237,6 +263,7 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
     name = settings.name
     passwords: PasswordConnector | None = None
     certificates: CertificateConnector | None = None
+    challenges: IntuneValidator | None = None
     if settings.ldap is not None:
         from pkiserver.registration.connectors.ldap import LdapConnector
 
@@ -257,4 +284,6 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
         from pkiserver.registration.connectors.certificate import ForeignCertificates
 
         certificates = ForeignCertificates(name, settings.certificate, clock)
-    return LiveConnector(settings, row, passwords, certificates)
+    elif settings.intune is not None:
+        challenges = IntuneValidator(name, settings.intune, clock)
+    return LiveConnector(settings, row, passwords, certificates, challenges)

@@ -9,6 +9,7 @@ import attrs
 
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.certsettings import CertificateSettings
+from pkiserver.registration.connectors.intune import IntuneSettings
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.radiussettings import RadiusSettings
 from pkiserver.registration.connectors.sqlsettings import SqlSettings
@@ -17,7 +18,7 @@ from pkiserver.registration.connectors.webhooksettings import WebhookSettings
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KINDS = ("ldap", "radius", "sql", "webhook", "certificate")
+_KINDS = ("ldap", "radius", "sql", "webhook", "certificate", "intune")
 
 
 @attrs.frozen
@@ -37,6 +38,7 @@ class Connector:
     sql: SqlSettings | None = None
     webhook: WebhookSettings | None = None
     certificate: CertificateSettings | None = None
+    intune: IntuneSettings | None = None
 
     def __attrs_post_init__(self) -> None:
         problems = []

@@ -1,6 +1,7 @@
 """The webhook connector: a web service says yes, no or pending, in JSON that both sides sign.
 
-The request is ``{"version": 1, "id", "time", "connector", "name", "password"}`` with the header ``Pkiserver-Signature:
+The request is ``{"version": 1, "id", "time", "connector", "name", "password"}``, or for a challenge ``"challenge",
+"csr", "template", "transaction"`` in place of name and password, with the header ``Pkiserver-Signature:
 v1=HEX``, HMAC-SHA-256 over the body. The answer is ``{"decision": "yes" | "no" | "pending", "groups": [...],
 "attributes": {NAME: TEXT or [TEXT...]}, "retry_after": SECONDS, "reason": TEXT}`` with the same header, over the
 request's id, a dot, and the body: an answer to one question is none to another.
@@ -21,6 +22,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound.http import Answer, fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
+from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step, Undecided
@@ -63,6 +65,22 @@ class WebhookConnector:
         except (OutboundError, SecretUnreadable) as error:
             raise Unavailable(f"connector {self.name}: {error}", retry_after=30) from error
 
+    async def validate(self, question: ChallengeQuestion) -> Outcome:
+        """Whether the service gave this challenge out for this very request; raises :class:`Unavailable`."""
+        about = {
+            "challenge": question.challenge.reveal().decode("utf-8", "replace"),
+            "csr": question.csr_base64,
+            "template": question.template,
+            "transaction": question.transaction,
+        }
+        try:
+            return self._outcome(question.subject, await self._send(about))
+        except (OutboundError, SecretUnreadable) as error:
+            raise Unavailable(f"connector {self.name}: {error}", retry_after=30) from error
+
+    async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
+        """Nothing: a webhook is asked, not told."""
+
     async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
         """Ask about the user, or about nobody."""
         server = str(self.settings.url)
@@ -84,6 +102,9 @@ class WebhookConnector:
         """Nothing is kept open."""
 
     async def _ask(self, name: str, password: Secret) -> Reply:
+        return await self._send({"name": name, "password": password.reveal_text()})
+
+    async def _send(self, about: dict[str, str]) -> Reply:
         secret = self.settings.secret.read()
         number = str(uuid.uuid4())
         question = {
@@ -91,8 +112,7 @@ class WebhookConnector:
             "id": number,
             "time": self._clock.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
             "connector": self.name,
-            "name": name,
-            "password": password.reveal_text(),
+            **about,
         }
         body = json.dumps(question, ensure_ascii=False).encode()
         answer = await fetch(

@@ -7,8 +7,7 @@ from datetime import timedelta
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.dial import Timeouts
-from pkiserver.outbound.http import WebAddress
+from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.registration.connectors.ldapsettings import TlsRules, positive
 from pkiserver.registration.connectors.mapping import AttributeMap
 from pkiserver.registration.connectors.secretref import SecretReference

@@ -1,0 +1,84 @@
+"""Where other servers are and how long to wait for them: settings, without what it takes to talk to them."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from typing import Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from pkiserver.foundation.tomlfile import Invalid
+
+
+@attrs.frozen
+class Timeouts:
+    """How long to wait for a connection (names, TCP, TLS) and for one answer."""
+
+    connect: timedelta = timedelta(seconds=3)
+    answer: timedelta = timedelta(seconds=5)
+
+
+@attrs.frozen
+class LdapServer:
+    """``ldap://host:389`` or ``ldaps://host:636``."""
+
+    scheme: Literal["ldap", "ldaps"]
+    host: str
+    port: int
+
+    ALLOWED = "ldap://HOST[:PORT] or ldaps://HOST[:PORT]"
+
+    @classmethod
+    def parse(cls, text: str) -> LdapServer:
+        """From a URL without a path; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
+        if parts.scheme not in {"ldap", "ldaps"} or not parts.hostname or parts.path or parts.query or parts.username:
+            raise Invalid(f'"{text}" names no LDAP server', allowed=cls.ALLOWED)
+        scheme: Literal["ldap", "ldaps"] = "ldaps" if parts.scheme == "ldaps" else "ldap"
+        return cls(scheme, parts.hostname, port or (636 if scheme == "ldaps" else 389))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+@attrs.frozen
+class WebAddress:
+    """An ``https://`` or ``http://`` URL."""
+
+    text: str
+    scheme: Literal["http", "https"]
+    host: str
+
+    ALLOWED = "https://HOST[:PORT]/PATH"
+
+    @classmethod
+    def parse(cls, text: str) -> WebAddress:
+        """From a setting; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(text)
+            port_is_fine = parts.port is None or parts.port > 0
+        except ValueError:
+            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
+        good = parts.scheme in {"http", "https"} and parts.hostname and not parts.username and not parts.fragment
+        if not good or not port_is_fine or not text.isascii() or any(char.isspace() for char in text):
+            raise Invalid(f'"{text}" is no URL of a web service', allowed=cls.ALLOWED)
+        scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+        return cls(text, scheme, parts.hostname or "")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this very machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return self.text
