@@ -14,6 +14,8 @@ from pkiserver.timestamping.clockwatch import Reading
 
 _FIELDS = 14
 _SYSTEM_TIME, _ROOT_DELAY, _ROOT_DISPERSION, _LEAP = 4, 10, 11, 13
+_GRACE, _TIMED_OUT = 2.0, 124
+"""Seconds for a process to end, and what timeout(1) says of one that it ended."""
 _SYNCHRONISED = frozenset({"Normal", "Insert second", "Delete second"})
 
 
@@ -49,14 +51,17 @@ class ChronySource:
         """Ask it; raises :class:`Unavailable`."""
         running: Deferred[tuple[bytes, bytes, int]] = getProcessOutputAndValue(  # type: ignore[no-untyped-call]
             "/usr/bin/env",
-            (self._command, "-c", "tracking"),
+            # one that hangs is ended, so that none are left behind
+            ("timeout", "-k", "1", f"{self._timeout:g}", self._command, "-c", "tracking"),
             {**os.environ, "LC_ALL": "C"},
             reactor=self._reactor,
         )
         try:
-            output, errors, code = await running.addTimeout(self._timeout, self._reactor)
+            output, errors, code = await running.addTimeout(self._timeout + _GRACE, self._reactor)
         except DeferredTimeout:
             raise Unavailable(f"no answer within {self._timeout:g} s") from None
+        if code == _TIMED_OUT:
+            raise Unavailable(f"no answer within {self._timeout:g} s")
         if code:
             said = (output + errors).decode(errors="replace").strip().splitlines() or ["it says nothing"]
             raise Unavailable(f"{self._command} ended with {code}: {said[0][:200]}")

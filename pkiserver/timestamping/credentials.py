@@ -88,20 +88,24 @@ def find(connection: Connection, units: Iterable[TimestampUnit], now: datetime) 
         mine = _credentials(connection, row.name, row.spki_sha256, now)
         if certified_until(connection, row.spki_sha256) is None:
             fresh[unit.name].append(row.name)
-        elif not any(one.signs_until > now for one in mine):
+        elif not any(one.signs_until > now for _, one in mine):
             spent[unit.name].append(row.name)
         if wanted_doors(unit) <= row.doors:
-            usable[unit.name] += [one for one in mine if one.signs(now)]
+            usable[unit.name] += [one for issued, one in mine if issued and one.signs(now)]
     for some in usable.values():
         some.sort(key=lambda one: one.signs_until, reverse=True)
     return {name: Found(tuple(usable[name]), tuple(fresh[name]), tuple(spent[name])) for name in usable}
 
 
-def _credentials(connection: Connection, key_name: str, spki_sha256: bytes, now: datetime) -> list[Credential]:
+def _credentials(
+    connection: Connection, key_name: str, spki_sha256: bytes, now: datetime
+) -> list[tuple[bool, Credential]]:
+    """A key's credentials that are not revoked, and whether they count: those on hold may come back."""
     found = []
     for one in certificates.valid_by_key(connection, spki_sha256, now=now, template=TEMPLATE):
-        if one.state is not CertificateState.ISSUED or one.der is None:
+        if one.der is None:
             continue
         start, end = usage_period(x509.load_der_x509_certificate(one.der))
-        found.append(Credential(key_name, one.der, one.generation_id, start, end))
+        credential = Credential(key_name, one.der, one.generation_id, start, end)
+        found.append((one.state is CertificateState.ISSUED, credential))
     return found

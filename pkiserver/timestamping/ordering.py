@@ -22,6 +22,8 @@ from pkiserver.timestamping.clockwatch import TimeNotAvailable, Trouble
 LASTING = timedelta(seconds=10)
 """How long a lease holds: after a holder's death there are no ordered tokens for that long."""
 RENEW = timedelta(seconds=4)
+MOST_AHEAD = timedelta(milliseconds=1)
+"""By how much genTime may run ahead of the clock to stay in order; beyond it there is no token."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -65,7 +67,7 @@ class OrderTurns:
         if turn is None:
             raise NotOurTurn(unit, self._holders.get(unit))
         if moment <= turn.floor:
-            if turn.floor - moment > LASTING:
+            if turn.floor - moment > MOST_AHEAD:
                 raise TimeNotAvailable(Trouble.STEPPED, "the clock is behind the last ordered token")
             moment = turn.floor + _MICROSECOND
         if moment >= turn.lease.expires:

@@ -9,8 +9,10 @@ import attrs
 import pytest
 from sqlalchemy import Connection, select, text, update
 
+from pkiserver.authority.revocation import ByCertificate
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store import timestamps
+from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.schema import audit_event, timestamp_entry
 from pkiserver.timestamping import archive
 from pkiserver.timestamping.archive import Issued, check_chain
@@ -20,6 +22,7 @@ from pkiserver.timestamping.serials import SerialBlocks
 from pkiserver.timestamping.unit import Archive, ImprintHash, Precision
 from protocols.timestamp.messages import encode_request
 from protocols.timestamp.verification import read_token
+from tests.authority.status_world import ORDER
 from tests.protocols.timestamp.world import TimestampWorld, another, over
 
 QUERY = encode_request(ImprintHash.SHA256, bytes(32))
@@ -66,6 +69,22 @@ async def test_a_key_past_its_usage_period_signs_nothing(world: TimestampWorld) 
     assert "no key and certificate" in world.directory.problems()[0].text
     await world.keep()
     assert world.directory.get("u") is not None, "and it comes back with a new key"
+
+
+async def test_a_certificate_on_hold_stops_its_key_and_does_not_destroy_it(world: TimestampWorld) -> None:
+    await world.unit("u")
+    first = world.directory.get("u")
+    assert first is not None
+    held = ByCertificate(first.credential.certificate)
+    await world.at.status.revocations.hold(held, ORDER)
+    await world.keep()
+    second = world.directory.get("u")
+    assert second is not None
+    assert second.credential.key_name != first.credential.key_name
+    assert first.credential.key_name in {key.name for key in world.at.world.keys.list()}
+    await world.at.status.revocations.revoke(held, RevocationReason.KEY_COMPROMISE, ORDER)
+    await world.keep()
+    assert first.credential.key_name not in {key.name for key in world.at.world.keys.list()}
 
 
 async def test_two_processes_make_one_successor(world: TimestampWorld) -> None:
@@ -217,7 +236,9 @@ async def test_a_successor_with_a_late_clock_is_later_all_the_same(world: Timest
         two.next("u", clock.now())
     clock.advance(timedelta(seconds=3))
     await two.run_due(["u"])
-    assert two.next("u", clock.now() - timedelta(seconds=1)) > last
+    with pytest.raises(TimeNotAvailable, match="behind the last"):
+        two.next("u", clock.now() - timedelta(seconds=1))
+    assert two.next("u", clock.now() - timedelta(microseconds=500)) > last
     with pytest.raises(TimeNotAvailable):
         two.next("u", clock.now() + timedelta(seconds=60))
 
