@@ -25,7 +25,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkiserver.foundation.clock import Clock
-from pkiserver.outbound.addresses import Timeouts as Timeouts
 from pkiserver.outbound.problems import AllServersFailed, OutboundError, Trouble
 
 T = TypeVar("T")

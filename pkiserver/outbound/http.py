@@ -22,8 +22,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.addresses import Timeouts
-from pkiserver.outbound.addresses import WebAddress as WebAddress
+from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.dial import connect, within
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.outbound.trust import TlsClient, TlsTrust

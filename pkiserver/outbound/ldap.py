@@ -21,8 +21,7 @@ from zope.interface import implementer
 
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.addresses import LdapServer as LdapServer
-from pkiserver.outbound.addresses import Timeouts
+from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.dial import Servers, connect, once, within
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.ldapwire import Change, Entry, Scope, entry_of, wire_attributes, wire_changes, wire_filter
