@@ -35,6 +35,7 @@ class Kind(StrEnum):
     AUTHORITY = "authority"
     TIMESTAMP_UNIT = "timestamp-unit"
     CONNECTOR = "connector"
+    FOREIGN_CA = "foreign-ca"
 
 
 class Named(Protocol):
@@ -47,7 +48,7 @@ class Named(Protocol):
 
 Readers = Mapping[Kind, Callable[[str, str], Named]]
 """How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
-_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR)
+_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA)
 
 
 @attrs.frozen

@@ -52,6 +52,7 @@ REGISTRY: Mapping[str, Entry] = {
     "operation": Entry("operation", "What nobody does alone: ask, approve, deny."),
     "quickstart": Entry("quickstart", "Set up a token, two CAs and a configuration, and start the server."),
     "request": Entry("request", "Enrolment requests that wait for a decision."),
+    "responder": Entry("responder", "OCSP responders for CAs that are not ours: csr, install, feeds."),
     "timestamp": Entry("timestamp", "Time-stamps: units, requests, tokens, the log of tokens."),
     "scep": Entry("scep", "SCEP: templates, registration authorities, static challenges."),
     "seat": Entry("seat", "Seats: one identity under one template, its devices and certificates."),

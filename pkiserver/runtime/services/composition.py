@@ -26,6 +26,7 @@ from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
+from pkiserver.runtime.services.validation import Validation
 from protocols.crl import edge as crl
 from protocols.est import edge as est
 from protocols.management.edge import Api
@@ -50,9 +51,10 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         await timestamps.start()
         scep = Scep(engine, settings.scep)
         addressbook = AddressBookService(engine, settings.ldap)
+        validation = Validation(engine, holder)
         yield Application(
             http=(
-                *ocsp.routes(engine.status.directory, engine.clock, ocsp_settings(settings.ocsp)),
+                *ocsp.routes(validation.source, engine.clock, ocsp_settings(settings.ocsp)),
                 *crl.routes(engine.status.publications, engine.clock, crl.CrlSettings()),
                 *timestamps.routes(),
                 *scep.routes(),
@@ -73,6 +75,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
                 timestamps.check(),
                 scep.check(),
+                validation.check(),
             ),
             collectors=(EngineMetrics(engine), timestamps, scep, addressbook.metrics),
             jobs=(
@@ -86,6 +89,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *timestamps.jobs(),
                 *scep.jobs(),
                 *addressbook.jobs(),
+                *validation.jobs(),
             ),
             ldap=addressbook.service,
         )

@@ -1,0 +1,154 @@
+"""Responders in the name of other authorities: a key here, a certificate from there (RFC 6960 section 4.2.2.2)."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from typing import TypeVar
+
+import attrs
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy import Connection
+
+from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority import der
+from pkiserver.authority.csr import request_info
+from pkiserver.authority.model import CaCertificate, signature_identifier
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.tbs import extension
+from pkiserver.authority.validation.settings import ForeignCa
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.keys.algorithms import KeyType, SignatureScheme
+from pkiserver.keys.doors import Door
+from pkiserver.keys.keyring import KeyRing
+from pkiserver.store import foreign
+from pkiserver.store import keys as key_rows
+from pkiserver.store.database import Database
+from pkiserver.store.foreign import InstalledResponder
+
+T = TypeVar("T", bound=x509.ExtensionType)
+
+
+@attrs.frozen
+class ResponderRequest:
+    """A PKCS#10 request (DER) and the name of the key that it is about."""
+
+    key_name: str
+    der: bytes = attrs.field(repr=False)
+
+
+def key_prefix(name: str) -> str:
+    """How the names of an authority's responder keys begin."""
+    return f"ocsp-for-{name}-"
+
+
+class ForeignResponders:
+    """Keys and certificates of responders."""
+
+    def __init__(self, database: Database, keys: KeyRing, audit: AuditLog, clock: Clock) -> None:
+        self._database = database
+        self._keys = keys
+        self._audit = audit
+        self._clock = clock
+
+    async def request(self, ca: ForeignCa, *, key_type: KeyType, store: str, actor: str) -> ResponderRequest:
+        """Make a key that can sign OCSP answers only, and a request for its certificate.
+
+        Raises:
+            Rejected: there is no such store, or it has no such keys.
+            Unavailable: the store is away.
+        """
+        name = f"{key_prefix(ca.name)}{self._clock.now():%Y%m%d}.{secrets.token_hex(3)}"
+        await self._keys.generate(name, key_type, store=store, doors=(Door.OCSP,), actor=actor)
+        signer = self._keys.request_signer(name)
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"OCSP responder {ca.name}"[:64])])
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            key_cert_sign=False,
+            crl_sign=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        wanted = (
+            extension(usage, critical=True),
+            extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
+            extension(x509.OCSPNoCheck()),
+        )
+        info = request_info(subject.public_bytes(), spki_der(signer.public_key), wanted)
+        return ResponderRequest(name, await signer.sign(info, signer.default_scheme))
+
+    async def install(self, ca: ForeignCa, certificate: bytes, *, actor: str) -> InstalledResponder:
+        """Take the certificate (DER) that the authority issued to one of its responder keys here.
+
+        Raises:
+            Rejected: with every reason why nobody would believe its answers.
+        """
+        try:
+            parsed = x509.load_der_x509_certificate(certificate)
+            spki = spki_der(parsed.public_key())
+            reasons = _reasons(certificate, parsed, ca.ca(), self._clock.now())
+        except (ValueError, x509.DuplicateExtension) as error:
+            raise Rejected.because(Refusal.MALFORMED, f"not a usable certificate: {error}") from error
+        key_name = await self._database.read(lambda connection: _key_of(connection, ca.name, spki))
+        if key_name is None:
+            text = f"its key is none that was made here for {ca.name}: pkiserver responder csr {ca.name}"
+            reasons.append(Reason(Refusal.BAD_KEY, text))
+        if reasons or key_name is None:
+            raise Rejected(reasons)
+        installed = InstalledResponder(ca.name, key_name, certificate, self._clock.now())
+        event = AuditEvent(
+            kind=AuditKind.RESPONDER,
+            actor=actor,
+            object=f"foreign CA {ca.name}",
+            outcome="ok",
+            request_id=None,
+            details=(("key", key_name), ("serial", f"{parsed.serial_number:x}")),
+        )
+
+        def work(connection: Connection) -> None:
+            foreign.install_responder(connection, installed)
+            self._audit.append(connection, event)
+
+        await self._database.write(work)
+        return installed
+
+    async def list(self) -> tuple[InstalledResponder, ...]:
+        """Every responder that was installed."""
+        return await self._database.read(foreign.responders)
+
+
+def _key_of(connection: Connection, name: str, spki: bytes) -> str | None:
+    rows = key_rows.list_all(connection)
+    return next((row.name for row in rows if row.spki == spki and row.name.startswith(key_prefix(name))), None)
+
+
+def _reasons(data: bytes, parsed: x509.Certificate, ca: CaCertificate, now: datetime) -> list[Reason]:
+    """Why clients would not accept a responder's certificate (RFC 6960 section 4.2.2.2)."""
+    reasons = []
+    scheme = SignatureScheme.of_identifier(signature_identifier(data))
+    signed = scheme.verify(ca.certificate.public_key(), parsed.signature, parsed.tbs_certificate_bytes)
+    if der.issuer_octets(data) != ca.subject_der or not signed:
+        text = "it was not issued by the authority's key itself, which alone clients accept"
+        reasons.append(Reason(Refusal.CONFLICT, text))
+    usages = _extension(parsed, x509.ExtendedKeyUsage)
+    if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+        reasons.append(Reason(Refusal.BAD_EXTENSION, "it lacks the extended key usage OCSPSigning"))
+    usage = _extension(parsed, x509.KeyUsage)
+    if usage is not None and not (usage.digital_signature or usage.content_commitment):
+        reasons.append(Reason(Refusal.BAD_EXTENSION, "its key usage does not permit signatures"))
+    if parsed.not_valid_after_utc <= now:
+        reasons.append(Reason(Refusal.BAD_VALIDITY, f"it expired at {parsed.not_valid_after_utc:%Y-%m-%d %H:%M:%SZ}"))
+    return reasons
+
+
+def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None

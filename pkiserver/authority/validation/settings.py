@@ -1,0 +1,148 @@
+"""What is set about an authority whose certificates' status is answered here: one TOML document each."""
+
+from __future__ import annotations
+
+import enum
+import re
+from datetime import timedelta
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.authority.model import CaCertificate
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
+from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.tomlfile import Invalid, load
+
+KIND = "foreign-ca"
+"""Its kind among the configuration objects."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_ALLOWED = "http://HOST/PATH, file:///PATH, or ldap://HOST/DN?ATTRIBUTE"
+_EVER = timedelta(days=365_000)
+
+
+class Unlisted(enum.StrEnum):
+    """What is said of a serial number that is on no list of revoked certificates."""
+
+    GOOD = "good"
+    UNKNOWN = "unknown"
+    ALLOW_LIST = "allow-list"
+    """Good when it is on the list of issued serial numbers, unknown when it is not."""
+
+
+def _longer_than_zero(_instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise ValueError(f"{attribute.name} must be longer than 0s")
+
+
+def _not_negative(_instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
+    if value < timedelta(0):
+        raise ValueError(f"{attribute.name} must not be negative")
+
+
+def _name(_instance: object, _attribute: object, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must be 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def _feeds(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
+    if not value or len(set(value)) != len(value):
+        raise Invalid("at least one feed is needed, and none twice", key="feeds")
+    for url in value:
+        try:
+            parts = urlsplit(url)
+            fits = {
+                "http": bool(parts.hostname),
+                "file": not parts.netloc and parts.path.startswith("/"),
+                "ldap": bool(parts.hostname) and len(parts.path) > 1 and bool(parts.query) and "?" not in parts.query,
+            }.get(parts.scheme, False)
+        except ValueError:
+            fits = False
+        if not fits or not url.isascii() or any(char.isspace() for char in url):
+            raise Invalid(f'"{url}" is not where a list can be had', key="feeds", allowed=_ALLOWED)
+
+
+@attrs.frozen
+class ForeignAnswers:
+    """How answers look; as the fields of that name of an authority's ``ocsp`` table."""
+
+    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_longer_than_zero)
+    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_longer_than_zero)
+    nonce: NoncePolicy = NoncePolicy.ANSWER
+    identity: ResponderIdentity = ResponderIdentity.KEY
+    include_certificate: bool = True
+    invalidity_date: bool = True
+    crl_reference: bool = False
+    never_issued: NeverIssued = NeverIssued.UNKNOWN
+
+    def policy(self) -> OcspPolicy:
+        """The same as the policy of an authority of ours, with no end to the archive."""
+        longest = max(self.validity, OcspPolicy().renew_before)
+        return OcspPolicy(
+            **attrs.asdict(self, recurse=False),
+            renew_before=longest,
+            certificate_validity=longest * 2,
+            archive=_EVER,
+        )
+
+
+@attrs.frozen
+class ForeignCa:
+    """An authority whose lists are fed in.
+
+    Attributes:
+        name: By which it is called here.
+        certificate: Its certificate, PEM: lists and responder certificates must be signed by its key.
+        feeds: Where its lists are: complete, delta and partitioned ones, each with a URL of its own.
+        interval: How often each is looked at.
+        tolerance: How long after its nextUpdate a list is still believed; from then on the answer is ``tryLater``.
+        unlisted: What is said of serial numbers on none of them.
+        ocsp: How answers look.
+    """
+
+    name: str = attrs.field(validator=_name)
+    certificate: str = attrs.field(repr=False)
+    feeds: tuple[str, ...] = attrs.field(validator=_feeds)
+    kind: Literal["foreign-ca"] = "foreign-ca"
+    description: str = ""
+    enabled: bool = True
+    interval: timedelta = attrs.field(default=timedelta(minutes=5), validator=_longer_than_zero)
+    tolerance: timedelta = attrs.field(default=timedelta(hours=1), validator=_not_negative)
+    unlisted: Unlisted = Unlisted.UNKNOWN
+    ocsp: ForeignAnswers = attrs.field(factory=ForeignAnswers)
+
+    def __attrs_post_init__(self) -> None:
+        self.ca()
+
+    def ca(self) -> CaCertificate:
+        """The certificate, decoded; raises :class:`Invalid`."""
+        try:
+            [found] = x509.load_pem_x509_certificates(self.certificate.encode())
+            return CaCertificate.load(found.public_bytes(Encoding.DER))
+        except Rejected as error:
+            raise Invalid(str(error), key="certificate") from error
+        except ValueError as error:
+            raise Invalid("is not one certificate in PEM", key="certificate") from error
+
+
+@attrs.frozen
+class LdapFeed:
+    """An LDAP URL (RFC 4516) taken apart: one attribute of one entry."""
+
+    server: str
+    dn: str
+    attribute: str
+
+    @classmethod
+    def parse(cls, url: str) -> LdapFeed:
+        """From a feed's URL, checked already."""
+        parts = urlsplit(url)
+        return cls(f"ldap://{parts.netloc}", unquote(parts.path[1:]), unquote(parts.query))
+
+
+def load_foreign(text: str, file: str) -> ForeignCa:
+    """A document; raises :class:`ConfigurationError` with every problem."""
+    return load(ForeignCa, text, file)
