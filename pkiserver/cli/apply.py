@@ -109,7 +109,7 @@ async def command(
     A FILE describes one template, one connector, one time-stamping unit, one foreign CA or the settings of one
     authority; of a directory every *.toml file is taken.
     """
-    from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
+    from pkiserver.authority.configuration import Configuration, Key, Kind, Readers, read_documents
     from pkiserver.authority.validation.settings import load_foreign
     from pkiserver.cli.cert import who
     from pkiserver.registration.connectors.settings import load_connector
@@ -119,7 +119,7 @@ async def command(
         raise click.UsageError("name files, or objects to --delete")
     if prune and not files:
         raise click.UsageError("--prune without files would remove every template")
-    readers = {Kind.TIMESTAMP_UNIT: load_unit, Kind.CONNECTOR: load_connector, Kind.FOREIGN_CA: load_foreign}
+    readers: Readers = {Kind.TIMESTAMP_UNIT: load_unit, Kind.CONNECTOR: load_connector, Kind.FOREIGN_CA: load_foreign}
     documents = read_documents(read_files(files), readers)
     configuration = Configuration(engine.database, engine.audit, engine.clock)
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)

@@ -31,6 +31,10 @@ async def _services(engine: Engine) -> ValidationServices:
     return found
 
 
+def _octets(file: Path) -> bytes:
+    return file.read_bytes()
+
+
 @group.command()
 @name_argument
 @click.option("--key-type", default="ec-p256", show_default=True, help="The type of the new key.")
@@ -158,5 +162,5 @@ async def issued(session: Session, engine: Engine, *, name: str, file: Path) -> 
     from pkiserver.cli.cert import who
 
     services = await _services(engine)
-    done = await services.importer.take_issued(services.authorities.get(name), file.read_bytes(), actor=who())
+    done = await services.importer.take_issued(services.authorities.get(name), _octets(file), actor=who())
     session.output.done(f"{done.head.entries} serial numbers of {name} are known as issued", entries=done.head.entries)
