@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +13,18 @@ from tests.support.postgres import PostgresServer, postgres_server
 __all__ = ["postgres_server"]
 
 
-@pytest.fixture(scope="session")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """A server on SQLite with two workers; tests that use it leave it running."""
-    made = Instance(tmp_path_factory.mktemp("sqlite"), workers=2)
+ENGINES = ["sqlite", "postgresql"] if os.environ.get("PKISERVER_TEST_FULL") else ["sqlite"]
+"""``script/test --full`` walks everything on both databases."""
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def instance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A server with two workers; tests that use it leave it running."""
+    url = None
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.new_url()
+    made = Instance(tmp_path_factory.mktemp("shared"), workers=2, database=url)
     made.start()
     yield made
     made.stop()

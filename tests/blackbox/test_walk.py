@@ -39,7 +39,7 @@ def walk(instance: Instance, folder: Path) -> None:
     assert crl.returncode != 0
 
 
-def test_the_printed_walk_works_on_sqlite(instance: Instance, tmp_path: Path) -> None:
+def test_the_printed_walk_works(instance: Instance, tmp_path: Path) -> None:
     walk(instance, tmp_path)
 
 
