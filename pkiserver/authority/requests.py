@@ -87,9 +87,14 @@ class SharedSecretEvidence:
 
 @attrs.frozen
 class ChallengeEvidence:
-    """A challengePassword that has not the form of an enrolment code: perhaps the template's static one."""
+    """A challengePassword that has not the form of an enrolment code: the template's static one, or a service's.
+
+    The gate adds the request that it came with, which a service compares with what the challenge was given out for.
+    """
 
     challenge: Secret
+    csr: bytes | None = attrs.field(default=None, repr=False)
+    transaction: str = ""
 
 
 @attrs.frozen

@@ -25,7 +25,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
-from pkiserver.registration.connectors.asking import WRONG_PASSWORD, Answer, Asking
+from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge
 from pkiserver.registration.identities import Findings, Identity
@@ -37,7 +37,6 @@ from pkiserver.store.database import Database
 
 MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
-WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
 _ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, "anonymous")
 _CODE = "enroll-code:"
 _CHALLENGE = "challenge:"
@@ -79,6 +78,8 @@ class Identifier:
             return await asking.password(piece, lambda: self._password(piece.name, piece.password))
         if isinstance(piece, ClientCertificateEvidence):
             return await asking.certificate(piece, lambda: self._client_certificate(piece.certificate))
+        if isinstance(piece, ChallengeEvidence):
+            return await asking.challenge(template.name, piece, lambda: self._challenge(template, piece.challenge))
         return [await self._one(template, piece)]
 
     async def who(self, piece: PasswordEvidence | ClientCertificateEvidence) -> Identity | Reason:
@@ -105,8 +106,6 @@ class Identifier:
     async def _of_a_message(self, template: Template, piece: Evidence) -> Identity | Reason:
         """What a protocol's own message shows."""
         match piece:
-            case ChallengeEvidence():
-                return await self._challenge(template, piece.challenge)
             case SelfSignedEvidence():
                 return Identity(EvidenceKind.SELF_SIGNED, f"{_SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
             case ResumedEvidence():

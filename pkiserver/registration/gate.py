@@ -155,7 +155,13 @@ class Gate:
         guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
         if guessable:
             self.guesses.check(template.name, request.source)
-        findings = await self.identifier.identify(template, request.protocol, request.evidence)
+        evidence = tuple(
+            attrs.evolve(one, csr=request.csr, transaction=request.transaction_id or "")
+            if isinstance(one, ChallengeEvidence)
+            else one
+            for one in request.evidence
+        )
+        findings = await self.identifier.identify(template, request.protocol, evidence)
         if guessable:
             if any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
                 self.guesses.wrong(template.name, request.source)

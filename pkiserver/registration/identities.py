@@ -9,7 +9,7 @@ from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.values import Challenge
 
-_CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE})
+_CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class Findings:
     challenges: tuple[Challenge, ...] = ()
 
     def of(self, kind: EvidenceKind, connectors: tuple[str, ...] = (INTERNAL,)) -> Identity | None:
-        """The identity that evidence of that kind showed; passwords and certificates by one of these connectors."""
+        """The identity that evidence of that kind showed; codes and operators apart, by one of these connectors."""
         shown = [one for one in self.identities if one.kind is kind]
         if kind not in _CONNECTED:
             return shown[0] if shown else None

@@ -26,6 +26,7 @@ from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
+from pkiserver.registration.connectors.challenges import Issued, Refused
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.publishing import CertificateCopies
 from pkiserver.registration.dualcontrol import DualControlDesk
@@ -101,7 +102,7 @@ class Engine:
                 case AlreadyIssued():
                     return await self._issued_before(decision.certificate_id)
                 case Authorised():
-                    return await self._issue(attrs.evolve(decision, claims=(*decision.claims, *claims)))
+                    return await self._issue_and_tell(attrs.evolve(decision, claims=(*decision.claims, *claims)))
         except Rejected as error:
             await self._record_refusal(request, error)
             raise
@@ -111,6 +112,16 @@ class Engine:
         await self.templates.refresh()
         await self.connectors.refresh()
         await self.authorities.refresh()
+
+    async def _issue_and_tell(self, authorised: Authorised) -> IssuedCertificate:
+        """Issue; whoever gave out the challenge that the request came with is told how it ended."""
+        try:
+            issued = await self._issue(authorised)
+        except Rejected as error:
+            self.connectors.tell(authorised, Refused(str(error)))
+            raise
+        self.connectors.tell(authorised, Issued(issued.der, issued.authority))
+        return issued
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)

@@ -163,6 +163,7 @@ class EvidenceKind(StrEnum):
     ANONYMOUS = "anonymous"
 
 
+_VOUCHED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 INTERNAL = "internal"
 """Among a rule's connectors: the accounts and the certificates of this server itself."""
 
@@ -206,8 +207,8 @@ class EvidenceRule:
             raise Invalid("is out of range", key="approval_lifetime", allowed="1m to 366d")
         if EvidenceKind.ANONYMOUS in self.all and (len(self.all) > 1 or self.groups):
             raise Invalid("anonymous stands alone, and is in no group", key="all")
-        if self.connectors and not {EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE} & set(self.all):
-            raise Invalid("goes with password or client_certificate", key="connectors")
+        if self.connectors and not _VOUCHED & set(self.all):
+            raise Invalid("goes with password, client_certificate or shared_secret", key="connectors")
         if EvidenceKind.SELF_SIGNED in self.all and not self.approval:
             raise Invalid("self_signed shows nobody: it goes with approval = true", key="all")
         if (self.issuers or self.templates) and EvidenceKind.CLIENT_CERTIFICATE not in self.all:

@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.requests import ClientCertificateEvidence, PasswordEvidence
+from pkiserver.authority.requests import ChallengeEvidence, ClientCertificateEvidence, PasswordEvidence
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
+from pkiserver.registration.connectors.challenges import ChallengeQuestion
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
 from pkiserver.registration.identities import Identity
 
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
+WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
 WRONG_CERTIFICATE = Reason(Refusal.NOT_AUTHENTICATED, "the client certificate shows nobody who counts here")
 _PROVED = {
     Step.EXPIRED: Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first"),

@@ -7,14 +7,22 @@ from typing import TypeVar
 
 import attrs
 from cryptography import x509
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.requests import Authorised, ChallengeEvidence
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
-from pkiserver.registration.connectors.challenges import ChallengeQuestion, ChallengeValidator, Issued, Refused
-from pkiserver.registration.connectors.intune import IntuneValidator
+from pkiserver.registration.connectors.challenges import (
+    ChallengeQuestion,
+    ChallengeService,
+    ChallengeValidator,
+    Issued,
+    Refused,
+)
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from pkiserver.registration.connectors.values import (
     CertificateConnector,
@@ -45,7 +53,7 @@ class LiveConnector:
     row: ConfigObject
     passwords: PasswordConnector | None
     certificates: CertificateConnector | None
-    challenges: IntuneValidator | None = None
+    challenges: ChallengeService | None = None
     busy: int = 0
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -59,7 +67,7 @@ class LiveConnector:
             self.busy -= 1
 
     @property
-    def backend(self) -> PasswordConnector | CertificateConnector | IntuneValidator:
+    def backend(self) -> PasswordConnector | CertificateConnector | ChallengeService:
         """What answers."""
         found = self.passwords or self.certificates or self.challenges
         assert found is not None
@@ -182,6 +190,21 @@ class Connectors:
         _note(connector, question.transaction, outcome)
         return outcome
 
+    def tell(self, authorised: Authorised, result: Issued | Refused) -> None:
+        """Tell the service behind a request's challenge, if there is one, in the background; failures are logged."""
+        request = authorised.request
+        connector = authorised.record.name.partition(":")[0]
+        piece = next((one for one in request.evidence if isinstance(one, ChallengeEvidence)), None)
+        if piece is None or request.csr is None or connector not in self._all:
+            return
+        question = ChallengeQuestion(piece.challenge, request.csr, request.template, request.transaction_id or "")
+
+        def failed(failure: Failure) -> None:
+            text = "connector {connector} was not told of transaction {number}: {why}"
+            _log.warn(text, connector=connector, number=question.transaction, why=failure.getErrorMessage())
+
+        Deferred.fromCoroutine(self.report(connector, question, result)).addErrback(failed)
+
     async def report(self, connector: str, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Tell a service what came of its challenge; raises :class:`Unavailable`."""
         live = self._all.get(connector)
@@ -263,7 +286,7 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
     name = settings.name
     passwords: PasswordConnector | None = None
     certificates: CertificateConnector | None = None
-    challenges: IntuneValidator | None = None
+    challenges: ChallengeService | None = None
     if settings.ldap is not None:
         from pkiserver.registration.connectors.ldap import LdapConnector
 
@@ -285,5 +308,7 @@ def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> Live
 
         certificates = ForeignCertificates(name, settings.certificate, clock)
     elif settings.intune is not None:
+        from pkiserver.registration.connectors.intune import IntuneValidator
+
         challenges = IntuneValidator(name, settings.intune, clock)
     return LiveConnector(settings, row, passwords, certificates, challenges)

@@ -9,7 +9,7 @@ import attrs
 
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.certsettings import CertificateSettings
-from pkiserver.registration.connectors.intune import IntuneSettings
+from pkiserver.registration.connectors.intunesettings import IntuneSettings
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.radiussettings import RadiusSettings
 from pkiserver.registration.connectors.sqlsettings import SqlSettings

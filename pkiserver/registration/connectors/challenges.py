@@ -1,0 +1,68 @@
+"""Challenges that another service gave out: it is asked about them with the whole request, and told what came of it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Protocol, runtime_checkable
+
+import attrs
+from cryptography import x509
+
+from pkiserver.foundation.secret import Secret
+from pkiserver.registration.connectors.values import Finding, Outcome
+
+
+@attrs.frozen
+class ChallengeQuestion:
+    """A challenge and the PKCS#10 request (DER) that it came with; the service compares the two."""
+
+    challenge: Secret
+    csr: bytes = attrs.field(repr=False)
+    template: str
+    transaction: str
+
+    @property
+    def csr_base64(self) -> str:
+        """The request as services want it."""
+        return base64.b64encode(self.csr).decode()
+
+    @property
+    def subject(self) -> str:
+        """Whom the request is for: the subject as RFC 4514 text, up to 256 characters."""
+        return x509.load_der_x509_csr(self.csr).subject.rfc4514_string()[:256] or "no subject"
+
+
+@attrs.frozen
+class Issued:
+    """The certificate (DER) that a question brought."""
+
+    certificate: bytes = attrs.field(repr=False)
+    authority: str
+
+
+@attrs.frozen
+class Refused:
+    """Why a question brought none, in words for the service's administrator."""
+
+    text: str
+
+
+@runtime_checkable
+class ChallengeValidator(Protocol):
+    """A service that gave out challenges."""
+
+    async def validate(self, question: ChallengeQuestion) -> Outcome:
+        """Whether the challenge is good for this very request; raises :class:`Unavailable`."""
+
+    async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
+        """Tell what came of it; raises :class:`Unavailable`."""
+
+
+class ChallengeService(ChallengeValidator, Protocol):
+    """A connector that does nothing else."""
+
+    async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
+        """Try it out."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
