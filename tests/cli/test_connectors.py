@@ -1,0 +1,152 @@
+"""``pkiserver connector`` and ``account import`` as docs/registration.md shows them, against a slapd; and that page."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from pkiserver.foundation import tomltypes
+from pkiserver.registration.connectors.settings import Connector, load_connector
+from pkiserver.store.migrate import migrate
+from tests.support.keys import software_store
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "registration.md").read_text()
+OnReactor = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("node")
+    store = software_store(folder)
+    migrate(f"sqlite:///{folder}/pkiserver.db")
+    path = folder / "pkiserver.toml"
+    path.write_text(
+        f'state_dir = "{folder}"\n[database]\nurl = "sqlite:///{folder}/pkiserver.db"\n'
+        f'[[key_store]]\nname = "software"\ndirectory = "{store.directory}"\n'
+        f'passphrase_source = "{store.passphrase_source}"\n[passwords]\nmemory_kib = 8192\npasses = 1\n'
+    )
+    path.chmod(0o600)
+    (folder / "service").write_text("service secret\n")
+    (folder / "password").write_text(USER_PASSWORD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Slapd]:
+    server = Slapd()
+    yield server
+    server.discard()
+
+
+def run(config: Path, *arguments: object, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *map(str, arguments), "--config", config],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def ldap(url: str, folder: Path, more: str = "") -> str:
+    return f"""
+kind = "connector"
+name = "staff"
+[ldap]
+servers = ["{url}"]
+insecure = true
+base = "ou=people,{SUFFIX}"
+service_name = "cn=pki,{SUFFIX}"
+service_password = "file:{folder}/service"
+{more}
+"""
+
+
+def test_a_connector_from_file_to_check(config: Path, directory: Slapd, tmp_path: Path) -> None:
+    file = tmp_path / "staff.toml"
+    text = ldap(directory.url, config.parent)
+    file.write_text(text)
+    assert "add connector staff" in run(config, "apply", file, "--yes")
+    (row,) = json.loads(run(config, "connector", "list", "--json"))
+    assert (row["name"], row["connects_to"], row["enabled"]) == ("staff", "ldap", True)
+    assert text.strip() in run(config, "connector", "show", "staff")
+    assert run(config, "export", "connector/staff") == text
+    assert "bound as cn=pki" in run(config, "connector", "check", "staff")
+    assert "alice is known" in run(config, "connector", "check", "staff", "--user", "alice")
+    right = ("--user", "alice", "--password-file", config.parent / "password")
+    assert "alice is known" in run(config, "connector", "check", "staff", *right)
+    assert "user not found" in run(config, "connector", "check", "staff", "--user", "nobody", code=1)
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong")
+    bad = ("--user", "alice", "--password-file", wrong)
+    assert "password refused" in run(config, "connector", "check", "staff", *bad, code=1)
+    groups = f'[ldap.groups]\nbase = "ou=groups,{SUFFIX}"\nrequired = ["cn=staff,ou=groups,{SUFFIX}"]\n'
+    file.write_text(ldap(f"ldap://127.0.0.1:{free_port()}", config.parent, groups))
+    assert "-servers" in run(config, "apply", file, "--yes")
+    assert "cannot connect" in run(config, "connector", "check", "staff", code=1)
+    run(config, "connector", "check", "absent", code=1)
+    run(config, "apply", "--delete", "connector/staff", "--yes")
+    assert json.loads(run(config, "connector", "list", "--json")) == []
+
+
+def test_a_file_with_mistakes_changes_nothing(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('kind = "connector"\nname = "bad"\n[ldap]\nservers = ["ldap://h"]\nbase = "x"\nbasse = "y"\n')
+    run(config, "apply", file, "--yes", code=1)
+    assert json.loads(run(config, "connector", "list", "--json")) == []
+
+
+def test_accounts_from_a_file_and_back(config: Path, tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text("name,password,groups,mail\nalice,a long password,staff,alice@example.org\nbob,,,\n")
+    shown = run(config, "account", "import", people, "--dry-run")
+    assert "add account alice\n+ group staff\n+ mail = alice@example.org" in shown
+    assert json.loads(run(config, "account", "list", "--json")) == []
+    assert "2 changed" in run(config, "account", "import", people, "--yes")
+    assert "nothing to change (2 as they should be)" in run(config, "account", "import", people, "--yes")
+    ldif = tmp_path / "people.ldif"
+    ldif.write_text(run(config, "account", "export", "--format", "ldif"))
+    assert "nothing to change" in run(config, "account", "import", ldif, "--replace", "--yes")
+    people.write_text("name\nalice\n")
+    assert "remove account bob" in run(config, "account", "import", people, "--replace", "--yes")
+    run(config, "account", "import", people, "--format", "ldif", code=1)
+
+
+def examples() -> list[str]:
+    return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if 'kind = "connector"' in text]
+
+
+def test_the_page_s_examples_are_connectors() -> None:
+    kinds = {load_connector(text, "page").connects_to for text in examples()}
+    assert kinds >= {"ldap", "radius", "sql", "webhook", "certificate"}
+
+
+@pytest.mark.parametrize("field", [one.name for one in attrs.fields(Connector) if one.name in
+                                   {"ldap", "radius", "sql", "webhook", "certificate"}])  # fmt: skip
+def test_the_page_explains_every_key(field: str) -> None:
+    def keys(kind: object) -> Iterator[str]:
+        found = next((one for one in tomltypes.union_members(kind) if tomltypes.attrs_class(one)), None)
+        if found is None:
+            array = tomltypes.array_of(tomltypes.union_members(kind)[0])
+            found = array[1] if array is not None and tomltypes.attrs_class(array[1]) else None
+        if isinstance(found, type):
+            for one in tomltypes.fields(found):
+                yield one.key
+                yield from keys(one.type)
+
+    kind = next(one.type for one in tomltypes.fields(Connector) if one.key == field)
+    missing = [key for key in keys(kind) if not re.search(rf"(?<![a-z_]){key}(?![a-z_])", PAGE)]
+    assert missing == []
