@@ -127,7 +127,8 @@ class LdapConnection(Protocol):
 
     def _stop_reading(self) -> None:
         if self._reading and not self._handshaking:
-            self._reading = False
+            self._reading = self._mid_message = False
+            self._read_deadline = _NEVER  # the silence is ours
             self._wire.pauseProducing()
 
     def _may_read(self) -> bool:
@@ -147,6 +148,8 @@ class LdapConnection(Protocol):
 
     def _set_idle(self) -> None:
         """Silence counts while nothing is under way; a message that has begun has its own time."""
+        if not self._reading:
+            return
         limits = self._service.limits
         now = self._service.clock.monotonic()
         if self._buffer:

@@ -26,7 +26,7 @@ from pkiserver.authority.requests import (
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.authority.templates.library import ready_names, ready_text
 from pkiserver.cli.setup.files import write_secret
-from pkiserver.cli.setup.layout import DEMO_ACCOUNT, ISSUING, ROOT, Layout, host_names
+from pkiserver.cli.setup.layout import DEMO_ACCOUNT, DEMO_MAIL, ISSUING, ROOT, Layout, host_names
 from pkiserver.foundation.errors import Defect
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
@@ -86,7 +86,8 @@ async def load_templates(engine: Engine) -> None:
 async def create_account(engine: Engine, layout: Layout) -> None:
     """The account that the printed commands use; its password is in a file of mode 0600."""
     password = Secret(secrets.token_urlsafe(18))
-    await engine.accounts.create(DEMO_ACCOUNT, password, groups=DEMO_GROUPS, by=ACTOR.name)
+    attributes = (("mail", DEMO_MAIL), ("display_name", "Demo Person"))
+    await engine.accounts.create(DEMO_ACCOUNT, password, groups=DEMO_GROUPS, attributes=attributes, by=ACTOR.name)
     write_secret(layout.secrets / "demo-password", password)
 
 

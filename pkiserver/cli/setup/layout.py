@@ -16,6 +16,8 @@ DEFAULT_PORT_BASE = 8000
 ROOT = "root"
 ISSUING = "issuing"
 DEMO_ACCOUNT = "demo"
+DEMO_MAIL = "demo@example.com"
+"""That account's mail address, for an S/MIME certificate."""
 
 
 @attrs.frozen

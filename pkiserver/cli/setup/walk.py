@@ -11,7 +11,7 @@ from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 
-from pkiserver.cli.setup.layout import DEMO_ACCOUNT, ISSUING, Layout
+from pkiserver.cli.setup.layout import DEMO_ACCOUNT, DEMO_MAIL, ISSUING, Layout
 
 LABEL = "tls-client"
 
@@ -32,6 +32,7 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
     return [
         ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
         ("SCEP (RFC 8894)", f"{layout.http_url}/scep/TEMPLATE", "none needed: messages are encrypted and signed"),
+        ("address book (LDAP)", f"ldap://localhost:{layout.ldap_port}  ldaps://localhost:{layout.ldaps_port}", tls),
         ("OCSP (RFC 6960)", f"{layout.http_url}/ocsp", "none: answers are signed"),
         ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
         ("time-stamps (RFC 3161)", f"{layout.http_url}/tsa  {layout.https_url}/tsa", "none: tokens are signed"),
@@ -91,9 +92,28 @@ def steps(layout: Layout) -> list[Step]:
                 f"openssl ts -verify -data demo.pem -in demo.tsr -CAfile {root}",
             ),
         ),
+        _addressbook(layout, f"{post} --data-binary @mail.p10", decode),
         _scep(layout, pkiserver=f"{pkiserver} --config {config}", root=root),
         Step("the whole installation checked", (f"{pkiserver} --config {config} doctor",)),
     ]
+
+
+def _addressbook(layout: Layout, post: str, decode: str) -> Step:
+    """An S/MIME certificate, found by its address as a mail client does, and a message encrypted to it."""
+    enroll = f"{post} {layout.https_url}/.well-known/est/smime/simpleenroll"
+    search = f"ldapsearch -LLL -o ldif-wrap=no -x -H ldap://localhost:{layout.ldap_port} -b o=pkiserver"
+    request = "openssl req -new -newkey rsa:2048 -nodes -keyout mail.key"
+    found = "sed -n 's/^userCertificate;binary:: //p' | openssl base64 -d -A | openssl x509 -inform DER -out found.pem"
+    decrypt = "openssl cms -decrypt -recip mail.pem -inkey mail.key"
+    return Step(
+        "address book: an S/MIME certificate, found by its address; it must say 'secret' (apt-get install ldap-utils)",
+        (
+            f"{request} -subj / -outform DER | openssl base64 -out mail.p10",
+            f"{enroll} | {decode} | openssl x509 -out mail.pem",
+            f"{search} '(mail={DEMO_MAIL})' 'userCertificate;binary' | {found}",
+            f"echo secret | openssl cms -encrypt -aes256 found.pem | {decrypt}",
+        ),
+    )
 
 
 def _scep(layout: Layout, *, pkiserver: str, root: str) -> Step:
