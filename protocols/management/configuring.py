@@ -15,7 +15,7 @@ from pkiserver.registration.operations import Operation, OperationKind
 from pkiserver.store import audit as audit_rows
 from pkiserver.store.operations import OperationState
 from pkiserver.store.times import from_micros
-from protocols.management import views
+from protocols.management import serverviews, views
 from protocols.management.calls import Ask, Call, Nothing, PageByName, next_before
 from protocols.management.codec import whole
 from protocols.management.registering import votes_of
@@ -30,22 +30,22 @@ class OperationQuery:
     limit: int = whole(100, least=1, most=1000)
 
 
-async def list_operations(ask: Ask[OperationQuery, Nothing]) -> views.OperationList:
+async def list_operations(ask: Ask[OperationQuery, Nothing]) -> serverviews.OperationList:
     """Operations, newest first; those about what is in the caller's scope."""
     query = ask.query
     page = await ask.engine.operations.list_page(state=query.state, before=query.before, limit=query.limit)
     shown = tuple(_operation(one) for one in page if _covers(ask, one.kind, one.object))
-    return views.OperationList(shown, next_before([one.number for one in page], query.limit))
+    return serverviews.OperationList(shown, next_before([one.number for one in page], query.limit))
 
 
-async def show_operation(ask: Ask[Nothing, Nothing]) -> views.OperationDetail:
+async def show_operation(ask: Ask[Nothing, Nothing]) -> serverviews.OperationDetail:
     """One operation, with all its particulars and the votes."""
     found = await ask.engine.operations.get(ask.number)
     _require(ask, found.kind, found.object)
     return await _detail(ask, found)
 
 
-async def ask_operation(ask: Ask[Nothing, views.NewOperation]) -> views.OperationDetail:
+async def ask_operation(ask: Ask[Nothing, serverviews.NewOperation]) -> serverviews.OperationDetail:
     """Ask for an operation that others must agree to."""
     new = ask.body
     _require(ask, new.kind, new.object)
@@ -55,17 +55,17 @@ async def ask_operation(ask: Ask[Nothing, views.NewOperation]) -> views.Operatio
     return await _detail(ask, made)
 
 
-async def approve_operation(ask: Ask[Nothing, views.Decision]) -> views.OperationDetail:
+async def approve_operation(ask: Ask[Nothing, views.Decision]) -> serverviews.OperationDetail:
     """Agree; the last approval carries a revocation or a template's change out at once."""
     return await _decide(ask, approved=True)
 
 
-async def deny_operation(ask: Ask[Nothing, views.Decision]) -> views.OperationDetail:
+async def deny_operation(ask: Ask[Nothing, views.Decision]) -> serverviews.OperationDetail:
     """Refuse for good."""
     return await _decide(ask, approved=False)
 
 
-async def _decide(ask: Ask[Nothing, views.Decision], *, approved: bool) -> views.OperationDetail:
+async def _decide(ask: Ask[Nothing, views.Decision], *, approved: bool) -> serverviews.OperationDetail:
     found = await ask.engine.operations.get(ask.number)
     _require(ask, found.kind, found.object)
     desk = ask.engine.dual_control
@@ -94,18 +94,18 @@ def _require(ask: Ask[object, object], kind: OperationKind, what: str) -> None:
             ask.require_everything()
 
 
-async def _detail(ask: Ask[object, object], one: Operation) -> views.OperationDetail:
+async def _detail(ask: Ask[object, object], one: Operation) -> serverviews.OperationDetail:
     votes = votes_of(await ask.engine.operations.votes_on(one.number))
     try:
         difference = await ask.engine.dual_control.difference(one)
     except Rejected:
         difference = None  # the document does not fit the configuration of today
-    return views.OperationDetail(_operation(one), dict(one.particulars), votes, difference)
+    return serverviews.OperationDetail(_operation(one), dict(one.particulars), votes, difference)
 
 
-def _operation(one: Operation) -> views.OperationView:
+def _operation(one: Operation) -> serverviews.OperationView:
     row = one.row
-    return views.OperationView(
+    return serverviews.OperationView(
         number=one.number,
         kind=one.kind,
         object=one.object,
@@ -121,11 +121,11 @@ def _operation(one: Operation) -> views.OperationView:
     )
 
 
-async def list_templates(ask: Ask[Nothing, Nothing]) -> views.TemplateList:
+async def list_templates(ask: Ask[Nothing, Nothing]) -> serverviews.TemplateList:
     """The templates in the caller's scope."""
-    return views.TemplateList(
+    return serverviews.TemplateList(
         tuple(
-            views.TemplateView(
+            serverviews.TemplateView(
                 name=one.template.name,
                 issuer=one.template.issuer,
                 description=one.template.description,
@@ -139,7 +139,7 @@ async def list_templates(ask: Ask[Nothing, Nothing]) -> views.TemplateList:
     )
 
 
-async def list_authorities(ask: Ask[Nothing, Nothing]) -> views.AuthorityList:
+async def list_authorities(ask: Ask[Nothing, Nothing]) -> serverviews.AuthorityList:
     """The authorities in the caller's scope that have a certificate."""
     found = []
     for authority in ask.engine.authorities.list():
@@ -149,7 +149,7 @@ async def list_authorities(ask: Ask[Nothing, Nothing]) -> views.AuthorityList:
         current = authority.current
         certificate = x509.load_der_x509_certificate(current.certificate.der)
         found.append(
-            views.AuthorityView(
+            serverviews.AuthorityView(
                 name=authority.name,
                 subject=authority.subject.rfc4514_string(),
                 key_number=current.number,
@@ -158,12 +158,12 @@ async def list_authorities(ask: Ask[Nothing, Nothing]) -> views.AuthorityList:
                 pem=certificate.public_bytes(Encoding.PEM).decode(),
             )
         )
-    return views.AuthorityList(tuple(found))
+    return serverviews.AuthorityList(tuple(found))
 
 
-def administrator_view(one: Administrator) -> views.AdministratorView:
+def administrator_view(one: Administrator) -> serverviews.AdministratorView:
     """An administrator as shown."""
-    return views.AdministratorView(
+    return serverviews.AdministratorView(
         name=one.name,
         roles=tuple(sorted(one.roles)),
         authorities=tuple(sorted(one.authorities)),
@@ -174,16 +174,16 @@ def administrator_view(one: Administrator) -> views.AdministratorView:
     )
 
 
-async def show_me(ask: Ask[Nothing, Nothing]) -> views.AdministratorView:
+async def show_me(ask: Ask[Nothing, Nothing]) -> serverviews.AdministratorView:
     """Who is asking."""
     return administrator_view(ask.who)
 
 
-async def list_administrators(ask: Ask[PageByName, Nothing]) -> views.AdministratorList:
+async def list_administrators(ask: Ask[PageByName, Nothing]) -> serverviews.AdministratorList:
     """Administrators, by name. They are made and changed on the server's command line only."""
     page = await ask.engine.administrators.list_page(after=ask.query.after, limit=ask.query.limit)
     following = page[-1].name if len(page) == ask.query.limit else None
-    return views.AdministratorList(tuple(map(administrator_view, page)), following)
+    return serverviews.AdministratorList(tuple(map(administrator_view, page)), following)
 
 
 @attrs.frozen
@@ -193,15 +193,15 @@ class AuditQuery:
     limit: int = whole(100, least=1, most=1000)
 
 
-async def list_audit(ask: Ask[AuditQuery, Nothing]) -> views.AuditList:
+async def list_audit(ask: Ask[AuditQuery, Nothing]) -> serverviews.AuditList:
     """The newest events of the audit log, oldest of them first."""
     ask.require_everything()
     rows = await ask.engine.database.read(
         lambda connection: audit_rows.newest_events(connection, limit=ask.query.limit)
     )
-    return views.AuditList(
+    return serverviews.AuditList(
         tuple(
-            views.AuditView(
+            serverviews.AuditView(
                 chain=row.writer_id,
                 sequence=row.seq,
                 at=from_micros(row.at),
@@ -218,23 +218,23 @@ async def list_audit(ask: Ask[AuditQuery, Nothing]) -> views.AuditList:
 
 P = Permission
 CALLS = (
-    Call("showMe", "GET", "/me", None, "Show the calling administrator", show_me, answer=views.AdministratorView),
+    Call("showMe", "GET", "/me", None, "Show the calling administrator", show_me, answer=serverviews.AdministratorView),
     Call("listAdministrators", "GET", "/administrators", P.READ_ADMINISTRATORS, "List administrators",
-         list_administrators, answer=views.AdministratorList, query=PageByName),
+         list_administrators, answer=serverviews.AdministratorList, query=PageByName),
     Call("listTemplates", "GET", "/templates", P.READ_CONFIGURATION, "List templates", list_templates,
-         answer=views.TemplateList),
+         answer=serverviews.TemplateList),
     Call("listAuthorities", "GET", "/authorities", P.READ_CONFIGURATION, "List authorities", list_authorities,
-         answer=views.AuthorityList),
+         answer=serverviews.AuthorityList),
     Call("listOperations", "GET", "/operations", P.READ_OPERATIONS, "List operations of dual control",
-         list_operations, answer=views.OperationList, query=OperationQuery),
+         list_operations, answer=serverviews.OperationList, query=OperationQuery),
     Call("askOperation", "POST", "/operations", P.ASK_OPERATIONS, "Ask for an operation of dual control",
-         ask_operation, answer=views.OperationDetail, body=views.NewOperation, status=201),
+         ask_operation, answer=serverviews.OperationDetail, body=serverviews.NewOperation, status=201),
     Call("showOperation", "GET", "/operations/{number}", P.READ_OPERATIONS, "Show an operation", show_operation,
-         answer=views.OperationDetail),
+         answer=serverviews.OperationDetail),
     Call("approveOperation", "POST", "/operations/{number}/approve", P.DECIDE_OPERATIONS, "Approve an operation",
-         approve_operation, answer=views.OperationDetail, body=views.Decision),
+         approve_operation, answer=serverviews.OperationDetail, body=views.Decision),
     Call("denyOperation", "POST", "/operations/{number}/deny", P.DECIDE_OPERATIONS, "Deny an operation",
-         deny_operation, answer=views.OperationDetail, body=views.Decision),
+         deny_operation, answer=serverviews.OperationDetail, body=views.Decision),
     Call("listAudit", "GET", "/audit", P.READ_AUDIT, "Show the newest events of the audit log", list_audit,
-         answer=views.AuditList, query=AuditQuery),
+         answer=serverviews.AuditList, query=AuditQuery),
 )  # fmt: skip
