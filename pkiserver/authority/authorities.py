@@ -180,7 +180,7 @@ class Authorities:
 
         Ask for each certificate: where lists are cut into shards, this is what assigns it to one.
         """
-        drawn = random.getrandbits(32)  # noqa: S311  # shards are to be filled evenly; there is nothing to guess
+        drawn = random.getrandbits(32)  # shards are to be filled evenly; there is nothing to guess
         points = self.distribution(authority, generation).named(template=template, ca=ca, drawn=drawn)
         key = (generation.id, tuple(point.scope for point in points))
         known = self._views.get(key)

@@ -357,7 +357,7 @@ def prune_changes(connection: Connection, *, keep: int = 10_000) -> int:
     return connection.execute(delete(addressbook_change).where(addressbook_change.c.seq <= oldest)).rowcount
 
 
-def _certificate(row: Row[Any]) -> BookCertificate:
+def _certificate(row: Row[*tuple[Any, ...]]) -> BookCertificate:
     sans = sans_from_text(row.sans)
     return BookCertificate(
         id=row.id,
@@ -373,7 +373,7 @@ def _certificate(row: Row[Any]) -> BookCertificate:
     )
 
 
-def _contact(row: Row[Any]) -> Contact:
+def _contact(row: Row[*tuple[Any, ...]]) -> Contact:
     details = {name: tuple(values) for name, values in json.loads(row.details).items()}
     mails = details.pop("mail")
     return Contact(

@@ -28,7 +28,7 @@ class OperationState(enum.StrEnum):
 
 @attrs.frozen
 class OperationRow:
-    """An operation. ``payload`` is the registration room's own text, ``digest`` what is voted on; ``id`` 0: not kept."""
+    """An operation. ``payload`` is registration's own text, ``digest`` what is voted on; ``id`` 0: not kept."""
 
     id: int
     kind: str

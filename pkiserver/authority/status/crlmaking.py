@@ -95,8 +95,8 @@ def scope_range(connection: Connection, scope: CrlScope) -> Range:
 def make(connection: Connection, wanted: WantedCrl) -> MadeCrl:
     """Encode what is wanted from one snapshot.
 
-    A delta builds on the oldest complete list that is still in force, so that whoever has any list in force can bring it
-    up to date by the newest delta. The first delta of a scope builds on the list that it comes with, and is empty.
+    A delta builds on the oldest complete list that is still in force, so that whoever has any list in force can bring
+    it up to date by the newest delta. The first delta of a scope builds on the list that it comes with, and is empty.
     """
     seq = status.latest(connection)
     scope = scope_range(connection, wanted.scope)
