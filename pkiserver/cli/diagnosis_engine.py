@@ -65,6 +65,21 @@ def _check_objects(engine: Engine) -> Iterator[Result]:
         yield bad(f"ca:{name}", text, "see `pkiserver ca show`")
 
 
+async def _check_connectors(engine: Engine) -> AsyncIterator[Result]:
+    for unusable in engine.connectors.problems():
+        yield bad(f"connector:{unusable.connector}", unusable.text, "correct it and `pkiserver apply` it again")
+    for connector in engine.connectors.list():
+        if not connector.enabled:
+            continue
+        name = f"connector:{connector.name}"
+        findings = await engine.connectors.check(connector.name, None, None)
+        for one in findings:
+            if not one.fine:
+                yield bad(name, f"{one.server}: {one.step}: {one.text}", "see docs/registration.md, Connectors")
+        if all(one.fine for one in findings):
+            yield good(name, f"{connector.connects_to}: every server answers as it should")
+
+
 def _check_generation(engine: Engine, authority: Authority, generation: Generation, now: datetime) -> Iterator[Result]:
     name = f"ca:{authority.name}" if len(authority.generations) == 1 else f"ca:{authority.name}/{generation.number}"
     if generation.ca is None:
@@ -159,6 +174,8 @@ async def _fetched(url: str, parse: Callable[[bytes], object], body: bytes | Non
 
 async def _check_shared(engine: Engine) -> AsyncIterator[Result]:
     """What readiness asks too: CRL age and clock."""
+    async for result in _check_connectors(engine):
+        yield result
     from pkiserver.runtime.services.checks import clock_check, crl_check
 
     checks = (

@@ -97,9 +97,19 @@ def test_a_connector_from_file_to_check(config: Path, directory: Slapd, tmp_path
     file.write_text(ldap(f"ldap://127.0.0.1:{free_port()}", config.parent, groups))
     assert "-servers" in run(config, "apply", file, "--yes")
     assert "cannot connect" in run(config, "connector", "check", "staff", code=1)
+    doctor = json.loads(run(config, "doctor", "--json", code=1))
+    assert any("connector:staff" in str(row) and "cannot connect" in str(row) for row in _rows(doctor))
     run(config, "connector", "check", "absent", code=1)
     run(config, "apply", "--delete", "connector/staff", "--yes")
     assert json.loads(run(config, "connector", "list", "--json")) == []
+
+
+def _rows(document: Any) -> list[Any]:
+    return document if isinstance(document, list) else [row for value in document.values() for row in _listed(value)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def test_a_file_with_mistakes_changes_nothing(config: Path, tmp_path: Path) -> None:
@@ -126,7 +136,7 @@ def test_accounts_from_a_file_and_back(config: Path, tmp_path: Path) -> None:
 
 
 def examples() -> list[str]:
-    return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if 'kind = "connector"' in text]
+    return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if text.startswith('kind = "connector"')]
 
 
 def test_the_page_s_examples_are_connectors() -> None:
