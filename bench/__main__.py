@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-HELPERS = {"__main__", "report", "support", "issue_worker", "estload", "peers", "scepload"}
+HELPERS = {"__main__", "report", "support", "issue_worker", "estload", "peers", "scepload", "ldapload"}
 
 
 def names() -> list[str]:

@@ -24,11 +24,11 @@ START_SECONDS = 30
 
 
 def free_port_base() -> int:
-    """A base whose three ports are free now."""
+    """A base whose ports are free now."""
     for base in range(20000, 60000, 500):
         with contextlib.ExitStack() as stack:
             try:
-                for offset in (80, 90, 443):
+                for offset in (80, 90, 389, 443, 636):
                     probe = stack.enter_context(contextlib.closing(socket.socket()))
                     probe.bind(("127.0.0.1", base + offset))
             except OSError:
