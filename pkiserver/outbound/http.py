@@ -97,8 +97,9 @@ async def fetch(
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
     limit: int = 64 * 1024,
+    method: str | None = None,
 ) -> Answer:
-    """GET, or POST where there is a body.
+    """GET, or POST where there is a body; or another ``method``.
 
     Raises:
         OutboundError: told apart by its ``trouble``; a status is not judged here.
@@ -112,8 +113,8 @@ async def fetch(
     silent = OutboundError(Trouble.SILENT, str(address), f"no answer within {timeouts.answer}")
 
     async def run() -> Answer:
-        method = b"GET" if body is None else b"POST"
-        response: Any = await agent.request(method, str(address).encode(), sent, producer)
+        verb = method or ("GET" if body is None else "POST")
+        response: Any = await agent.request(verb.encode(), str(address).encode(), sent, producer)
         receiver = _Body(limit)
         response.deliverBody(receiver)
         return Answer(response.code, await receiver.done, response.headers)

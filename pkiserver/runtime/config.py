@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import attrs
 
+from pkiserver.authority.delivery.settings import CrlTarget
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
@@ -26,7 +27,7 @@ from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.ldapsettings import LdapPolicySettings
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
-from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings, ScepNodeSettings
+from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings, ScepNodeSettings, SelfCheckSettings
 from pkiserver.timestamping.timesettings import TimeSettings
 
 MOST_WORKERS = 256
@@ -226,6 +227,9 @@ class NodeSettings:
     drain: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
     """How long running requests may take to end after SIGTERM."""
     key_store: tuple[ProviderSettings, ...] = ()
+    crl_target: tuple[CrlTarget, ...] = ()
+    """Where CRLs are brought besides being served."""
+    self_check: SelfCheckSettings = attrs.field(factory=SelfCheckSettings)
     http: HttpSettings = HttpSettings()
     https: HttpsSettings = HttpsSettings()
     ldap: LdapSettings = attrs.field(factory=LdapSettings)
@@ -273,6 +277,9 @@ class NodeSettings:
         names = [store.name for store in self.key_store]
         twice = sorted({name for name in names if names.count(name) > 1})
         problems = [Invalid(f"two key stores are named {name}", key="key_store") for name in twice]
+        targets = [target.name for target in self.crl_target]
+        twice = sorted({name for name in targets if targets.count(name) > 1})
+        problems += [Invalid(f"two CRL targets are named {name}", key="crl_target") for name in twice]
         if self.group is not None and self.user is None:
             problems.append(Invalid("needs user as well", key="group"))
         if self.database.is_sqlite and self.database.password_source is not None:

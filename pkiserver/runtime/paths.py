@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from pkiserver.authority.delivery.settings import LdapTarget, PutTarget, SftpTarget
 from pkiserver.foundation.tomlindex import Path as KeyPath
 from pkiserver.foundation.tomlindex import format_path
 from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
@@ -62,12 +63,12 @@ def secret_files(settings: NodeSettings) -> Iterator[FoundSecret]:
     """Every file that the settings name and that holds a secret."""
     if settings.https.tls is not None:
         yield FoundSecret(("https", "tls", "key"), settings.https.tls.key)
+    if settings.ldap.tls is not None:
+        yield FoundSecret(("ldap", "tls", "key"), settings.ldap.tls.key)
     if settings.api.tls is not None:
         yield FoundSecret(("api", "tls", "key"), settings.api.tls.key)
     if settings.approvals.marks_source is not None:
         yield from _of_reference(("approvals", "marks_source"), settings.approvals.marks_source)
-    if settings.ldap.tls is not None:
-        yield FoundSecret(("ldap", "tls", "key"), settings.ldap.tls.key)
     if (source := settings.database.password_source) is not None:
         yield from _of_reference(("database", "password_source"), source)
     for position, store in enumerate(settings.key_store):
@@ -75,6 +76,16 @@ def secret_files(settings: NodeSettings) -> Iterator[FoundSecret]:
             yield from _of_reference(("key_store", position, "pin_source"), store.pin_source)
         elif isinstance(store, SoftwareStoreSettings):
             yield from _of_reference(("key_store", position, "passphrase_source"), store.passphrase_source)
+
+    yield from _target_secrets(settings)
+
+
+def _target_secrets(settings: NodeSettings) -> Iterator[FoundSecret]:
+    for position, target in enumerate(settings.crl_target):
+        if isinstance(target, SftpTarget):
+            yield FoundSecret(("crl_target", position, "key"), target.key)
+        elif isinstance(target, PutTarget | LdapTarget) and target.password_source is not None:
+            yield from _of_reference(("crl_target", position, "password_source"), target.password_source)
 
 
 def _of_reference(key: KeyPath, reference: str) -> Iterator[FoundSecret]:

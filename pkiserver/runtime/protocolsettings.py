@@ -7,6 +7,7 @@ over to them, and a test holds the names and defaults together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Literal
 
 import attrs
@@ -54,3 +55,16 @@ class ScepNodeSettings:
     """Answers under a challengePassword that each worker makes at the same time."""
     password_waiting: int = attrs.field(default=16, validator=attrs.validators.in_(range(1, 1025)))
     """Such answers that may wait; more clients are told to come back."""
+
+
+def _often(_instance: object, _attribute: object, value: timedelta) -> None:
+    if not timedelta(seconds=1) <= value <= timedelta(days=1):
+        raise ValueError("must be 1s to 24h")
+
+
+@attrs.frozen
+class SelfCheckSettings:
+    """Reading our own CRLs and OCSP answers back, as a client does, from the URLs in our certificates."""
+
+    enabled: bool = True
+    interval: timedelta = attrs.field(default=timedelta(minutes=1), validator=_often)

@@ -135,7 +135,7 @@ def test_the_example_is_right_and_shows_every_key(tmp_path: Path) -> None:
     settings = load(NodeSettings, text, str(EXAMPLE))
     assert settings.http.listen[0] == Endpoint(EndpointKind.TCP, "0.0.0.0", 80)
     shown = set(re.findall(r"^(?:# )?([a-z0-9_]+) = ", text, re.MULTILINE))
-    tables = set(re.findall(r"^\[+([a-z_.]+)\]", text, re.MULTILINE))
+    tables = set(re.findall(r"^(?:# )?\[+([a-z_.]+)\]", text, re.MULTILINE))
 
     def check(kind: type, path: str) -> None:
         for field in tomltypes.fields(kind):

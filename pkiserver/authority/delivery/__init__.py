@@ -1,0 +1,1 @@
+"""CRLs brought to other places: directories, SFTP, HTTP PUT, LDAP; each target by itself, retried with back-off."""

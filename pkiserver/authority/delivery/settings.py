@@ -1,0 +1,122 @@
+"""Where a node brings the CRLs besides serving them: ``[[crl_target]]`` in its file."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import attrs
+
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.secrets_by_reference import check_reference
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SFTP = re.compile(r"(?P<user>[^@:\s]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+def _target_name(_instance: object, _attribute: object, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must be 1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def _reference(_instance: object, _attribute: object, value: str | None) -> None:
+    if value is not None:
+        check_reference(value)
+
+
+def _needed_reference(_instance: object, _attribute: object, value: str) -> None:
+    check_reference(value)
+
+
+def _sftp(_instance: object, _attribute: object, value: str) -> None:
+    if not _SFTP.fullmatch(value):
+        raise Invalid(f'"{value}" is no account at an SFTP server', allowed="USER@HOST[:PORT]")
+
+
+def _put(_instance: object, _attribute: object, value: str) -> None:
+    if not re.fullmatch(r"https?://[!-~]+", value) or value.endswith("/") or "?" in value or "#" in value:
+        raise Invalid(f'"{value}" is no URL to put below', allowed="http(s)://HOST[:PORT][/PATH], no slash at the end")
+
+
+def _entry(_instance: object, _attribute: object, value: str) -> None:
+    if "{name}" not in value:
+        raise Invalid("does not say where the name of the list goes", allowed="a DN with {name} in it")
+
+
+def _timeout(_instance: object, _attribute: object, value: timedelta) -> None:
+    if not timedelta(seconds=1) <= value <= timedelta(seconds=50):
+        raise ValueError("must be 1s to 50s: a target's turn lasts a minute")
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """What all targets have.
+
+    Attributes:
+        name: In health, metrics and logs. Nodes that share a target call it the same; directories are each node's own.
+        authorities: Whose lists; empty for all.
+        timeout: For one list.
+    """
+
+    name: str = attrs.field(validator=_target_name)
+    authorities: tuple[str, ...] = ()
+    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=_timeout)
+
+
+@attrs.frozen(kw_only=True)
+class DirectoryTarget(Target):
+    """A directory of this node. Each file is written beside its place and then put there at once."""
+
+    directory: Path
+
+
+@attrs.frozen(kw_only=True)
+class SftpTarget(Target):
+    """A folder at an SFTP server, which must be in ``known_hosts``; ``key`` is an OpenSSH private key of our own."""
+
+    sftp: str = attrs.field(validator=_sftp)
+    key: Path
+    known_hosts: Path
+    folder: str = "."
+
+    @property
+    def address(self) -> tuple[str, str, int]:
+        """User, host and port."""
+        found = _SFTP.fullmatch(self.sftp)
+        assert found is not None  # the validator has seen it
+        return found["user"], found["host"].strip("[]"), int(found["port"] or 22)
+
+
+@attrs.frozen(kw_only=True)
+class PutTarget(Target):
+    """A web server that takes PUT below a URL. ``trust`` is a PEM file: whom to trust for https."""
+
+    put: str = attrs.field(validator=_put)
+    trust: Path | None = None
+    user: str | None = None
+    password_source: str | None = attrs.field(default=None, validator=_reference)
+
+    def __attrs_post_init__(self) -> None:
+        if self.put.startswith("https:") and self.trust is None:
+            raise Invalid("https needs to know whom to trust", key="trust", allowed="a PEM file")
+        if (self.user is None) != (self.password_source is None):
+            raise Invalid("user and password_source go together", key="user")
+
+
+@attrs.frozen(kw_only=True)
+class LdapTarget(Target):
+    """An LDAP directory (RFC 4523): one entry for each list; ``{name}`` in its DN stands for the list's path.
+
+    ``trust`` is a PEM file; without it there is no TLS, for a server on this machine. Missing entries are made.
+    """
+
+    ldap: tuple[str, ...] = attrs.field(validator=attrs.validators.min_len(1))
+    entry: str = attrs.field(validator=_entry)
+    bind_dn: str
+    password_source: str = attrs.field(validator=_needed_reference)
+    trust: Path | None = None
+    start_tls: bool = False
+
+
+CrlTarget = DirectoryTarget | SftpTarget | PutTarget | LdapTarget

@@ -1,0 +1,296 @@
+"""CRLs brought to directories, by SFTP, by HTTP PUT and to LDAP: real servers, and none that fails delays another."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from twisted.conch.ssh.keys import Key
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import blockingCallFromThread
+
+from pkiserver.authority.delivery.service import LONGEST_PAUSE, TargetDeliveries
+from pkiserver.authority.delivery.settings import CrlTarget, DirectoryTarget, LdapTarget, PutTarget, SftpTarget
+from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
+from pkiserver.authority.status.turns import Turns
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.keys.settings import ProviderSettings
+from pkiserver.runtime.config import load_settings
+from pkiserver.store import leases
+from pkiserver.store.crls import CrlKind
+from protocols.web.factory import HttpServerFactory
+from protocols.web.limits import WebLimits
+from protocols.web.router import Router
+from protocols.web.values import Method, Request, Response, Route
+from tests.authority.crl_world import MINUTE, configure, published
+from tests.authority.status_world import StatusWorld, status_world
+from tests.support.sftpserver import USER, SftpServer
+from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
+
+reactor: Any = _reactor
+DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
+
+
+@pytest.fixture
+def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
+    with status_world(tmp_path, stores, on_reactor) as opened:
+        yield opened
+
+
+def to(at: StatusWorld, target: CrlTarget, holder: str = "test") -> TargetDeliveries:
+    database = at.world.database
+    turns = Turns(database, at.clock, holder)
+    authorities = at.world.road.authorities
+    return TargetDeliveries(target, node="ca1", database=database, authorities=authorities, turns=turns, clock=at.clock)
+
+
+async def test_a_directory_has_the_lists_by_the_names_of_their_urls(at: StatusWorld, tmp_path: Path) -> None:
+    await configure(at, delta=DELTA, points=(Point(), Point(partition=Partition.SHARDS, shards=2)))
+    await at.status.schedule.run_due()
+    delivery = to(at, DirectoryTarget(name="www", directory=tmp_path / "www"))
+    assert await delivery.run_due() == 7
+    assert await delivery.run_due() == 0
+    found = {str(one.relative_to(tmp_path / "www")) for one in (tmp_path / "www").rglob("*") if one.is_file()}
+    assert found == {
+        "root-1.crl", "issuing-1.crl", "issuing-1/delta.crl", "issuing-1/shards/0.crl", "issuing-1/shards/0/delta.crl",
+        "issuing-1/shards/1.crl", "issuing-1/shards/1/delta.crl",
+    }  # fmt: skip
+    file = tmp_path / "www" / "issuing-1" / "delta.crl"
+    assert file.read_bytes() == await published(at, "issuing-1", CrlKind.DELTA)
+    assert file.stat().st_mode & 0o777 == 0o644
+    at.clock.advance(10 * MINUTE)
+    await at.status.schedule.run_due()
+    assert await delivery.run_due() == 3
+    assert file.read_bytes() == await published(at, "issuing-1", CrlKind.DELTA)
+
+
+@pytest.mark.parametrize("renames", [True, False])
+async def test_sftp_with_our_key_to_a_known_host(
+    at: StatusWorld, sftp: Callable[..., SftpServer], renames: bool
+) -> None:
+    server = sftp(renames=renames)
+    await at.status.schedule.run_due()
+    target = SftpTarget(
+        name="mirror",
+        sftp=f"{USER}@127.0.0.1:{server.port}",
+        key=server.client_key,
+        known_hosts=server.known_hosts,
+        folder="pki/crl",
+    )
+    delivery = to(at, target)
+    assert await delivery.run_due() == 2, delivery.standing.problem
+    place = server.root / "pki" / "crl" / "issuing-1.crl"
+    assert place.read_bytes() == await published(at, "issuing-1")
+    at.clock.advance(timedelta(hours=1))
+    await at.status.schedule.run_due()
+    assert await delivery.run_due() == 2, delivery.standing.problem
+    assert place.read_bytes() == await published(at, "issuing-1")
+    assert [one.name for one in place.parent.iterdir() if one.name.startswith(".")] == []
+
+
+async def test_sftp_refuses_a_host_that_it_does_not_know(
+    at: StatusWorld, sftp: Callable[..., SftpServer], tmp_path: Path
+) -> None:
+    server = sftp()
+    await at.status.schedule.run_due()
+    other = Key(ed25519.Ed25519PrivateKey.generate())
+    changed, empty = tmp_path / "changed", tmp_path / "empty"
+    changed.write_text(f"[127.0.0.1]:{server.port} {other.public().toString('openssh').decode()}\n")
+    empty.write_text("")
+    stranger = tmp_path / "stranger"
+    stranger.write_bytes(other.toString("openssh"))
+    for number, (key, known_hosts, why) in enumerate(
+        [
+            (server.client_key, changed, "ANOTHER"),
+            (server.client_key, empty, "is not in"),
+            (stranger, server.known_hosts, "our key is refused"),
+            (tmp_path / "nothing", server.known_hosts, "No such file"),
+        ]
+    ):
+        address = f"{USER}@127.0.0.1:{server.port}"
+        delivery = to(at, SftpTarget(name=f"m{number}", sftp=address, key=key, known_hosts=known_hosts))
+        assert await delivery.run_due() == 0
+        assert why in (delivery.standing.problem or "")
+    assert list(server.root.iterdir()) == []
+
+
+async def test_http_put(at: StatusWorld, web: PutServer, tmp_path: Path) -> None:
+    await configure(at, delta=DELTA)
+    await at.status.schedule.run_due()
+    password = tmp_path / "password"
+    password.write_text("a secret\n")
+    target = PutTarget(name="cdn", put=f"{web.url}/put", user="pki", password_source=f"file:{password}")
+    delivery = to(at, target)
+    web.status = 500
+    assert await delivery.run_due() == 0
+    assert "status 500" in (delivery.standing.problem or "")
+    web.status = 201
+    at.clock.advance(MINUTE)
+    assert await delivery.run_due() == 3
+    assert delivery.standing.problem is None
+    assert web.taken["/put/issuing-1.crl"] == await published(at, "issuing-1")
+    assert web.taken["/put/issuing-1/delta.crl"] == await published(at, "issuing-1", CrlKind.DELTA)
+    assert web.seen == {("application/pkix-crl", "Basic cGtpOmEgc2VjcmV0")}
+
+
+async def test_an_ldap_directory_has_them_as_rfc_4523_says(at: StatusWorld, slapd: Slapd, tmp_path: Path) -> None:
+    await configure(at, delta=DELTA)
+    await at.status.schedule.run_due()
+    password = tmp_path / "password"
+    password.write_text(ADMIN_PASSWORD)
+    target = LdapTarget(
+        name="directory",
+        ldap=(slapd.url,),
+        entry=f"cn={{name}},{SUFFIX}",
+        bind_dn=ADMIN,
+        password_source=f"file:{password}",
+    )
+    delivery = to(at, target)
+    assert await delivery.run_due() == 3, delivery.standing.problem
+    at.clock.advance(timedelta(hours=1))
+    await at.status.schedule.run_due()
+    assert await delivery.run_due() == 3, delivery.standing.problem
+    shown = slapd.search(f"cn=issuing-1,{SUFFIX}")
+    values = dict(re.findall(r"^(\w+);binary:: (\S+)$", shown, re.MULTILINE))
+    assert b64decode(values["certificateRevocationList"]) == await published(at, "issuing-1")
+    assert b64decode(values["deltaRevocationList"]) == await published(at, "issuing-1", CrlKind.DELTA)
+
+
+async def test_a_target_that_fails_is_left_alone_longer_and_longer(at: StatusWorld, tmp_path: Path) -> None:
+    await at.status.schedule.run_due()
+    (tmp_path / "file").write_text("in the way")
+    failing = to(at, DirectoryTarget(name="bad", directory=tmp_path / "file"))
+    fine = to(at, DirectoryTarget(name="good", directory=tmp_path / "good"))
+    tries = 0
+    for _ in range(120):
+        before = failing.standing.failing_for
+        await failing.run_due()
+        tries += failing.standing.failing_for > before
+        at.clock.advance(timedelta(seconds=30))
+    assert 5 <= tries <= 15
+    assert failing.standing.waiting == 2
+    assert "in the way" not in (failing.standing.problem or "")
+    assert await fine.run_due() == 2
+    (tmp_path / "file").unlink()
+    at.clock.advance(LONGEST_PAUSE)
+    assert await failing.run_due() == 2
+    assert failing.standing.problem is None
+
+
+async def test_one_list_that_a_target_will_not_have_does_not_hold_up_the_others(
+    at: StatusWorld, tmp_path: Path
+) -> None:
+    await at.status.schedule.run_due()
+    (tmp_path / "www" / "root-1.crl").mkdir(parents=True)
+    delivery = to(at, DirectoryTarget(name="www", directory=tmp_path / "www"))
+    assert await delivery.run_due() == 1
+    assert "root-1.crl" in (delivery.standing.problem or "")
+    at.clock.advance(timedelta(hours=1))
+    await at.status.schedule.run_due()
+    await delivery.run_due()
+    assert (tmp_path / "www" / "issuing-1.crl").read_bytes() == await published(at, "issuing-1")
+
+
+async def test_two_processes_deliver_once_and_one_that_slept_records_nothing(at: StatusWorld, tmp_path: Path) -> None:
+    await at.status.schedule.run_due()
+    target = DirectoryTarget(name="www", directory=tmp_path / "www")
+    assert sorted([await to(at, target, holder).run_due() for holder in ("one", "two")]) == [0, 2]
+    at.clock.advance(timedelta(hours=1))
+    await at.status.schedule.run_due()
+    name = "crl-target:ca1/www"
+    await at.world.database.write(
+        lambda c: leases.acquire(c, name, "another", now=at.clock.now(), lasting=timedelta(seconds=60))
+    )
+    assert await to(at, target).run_due() == 0, "another process is at it"
+
+    class Slow:
+        async def deliver(self, parcel: object) -> None:
+            at.clock.advance(timedelta(minutes=5))
+
+    at.clock.advance(timedelta(minutes=2))
+    turns = Turns(at.world.database, at.clock, "slow")
+    slow = TargetDeliveries(
+        target,
+        node="ca1",
+        database=at.world.database,
+        authorities=at.world.road.authorities,
+        turns=turns,
+        clock=at.clock,
+        through=Slow(),
+    )
+    with pytest.raises(Unavailable):
+        await slow.run_due()
+    assert await to(at, target).run_due() == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('name = "x"\nput = "https://cdn.example/crl"', "whom to trust"),
+        ('name = "x"\nput = "http://cdn.example/crl/"', "no URL to put below"),
+        ('name = "x"\nsftp = "mirror.example"\nkey = "k"\nknown_hosts = "h"', "no account"),
+        ('name = "x"\nldap = ["ldap://h"]\nentry = "cn=crl"\nbind_dn = "cn=a"\npassword_source = "file:/p"', "name"),
+        ('name = "../x"\ndirectory = "d"', "must be 1 to 63"),
+        ('name = "x"\ndirectory = "d"\n[[crl_target]]\nname = "x"\ndirectory = "e"', "two CRL targets"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'state_dir = "s"\n[database]\nurl = "sqlite:///x.db"\n[[crl_target]]\n{text}\n')
+    with pytest.raises(ConfigurationError, match=why):
+        load_settings(file)
+
+
+class PutServer:
+    """Takes what is put; ``status`` is its answer."""
+
+    def __init__(self, clock: Any) -> None:
+        self.status, self.taken, self.seen = 201, dict[str, bytes](), set[tuple[str | None, str | None]]()
+        route = Route("put", "/put/", {Method.PUT}, self._take, prefix=True, max_body=1 << 20)  # type: ignore[arg-type]
+        factory = HttpServerFactory(Router([route]), WebLimits(), clock, reactor)
+        self._port = blockingCallFromThread(reactor, reactor.listenTCP, 0, factory, 50, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{self._port.getHost().port}"
+
+    def _take(self, request: Request) -> Response:
+        if self.status < 300:
+            self.taken[request.path] = request.body
+            self.seen.add((request.headers.get("content-type"), request.headers.get("authorization")))
+        return Response(self.status)
+
+    def discard(self) -> None:
+        blockingCallFromThread(reactor, self._port.stopListening)
+
+
+@pytest.fixture
+def web(at: StatusWorld) -> Iterator[PutServer]:
+    server = PutServer(at.clock)
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def slapd() -> Iterator[Slapd]:
+    server = Slapd()
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def sftp(tmp_path: Path) -> Iterator[Callable[..., SftpServer]]:
+    servers: list[SftpServer] = []
+
+    def start(**options: bool) -> SftpServer:
+        servers.append(SftpServer(tmp_path / f"sftp{len(servers)}", **options))
+        return servers[-1]
+
+    start(renames=True), start(renames=False)  # before the test, whose coroutine runs on the reactor
+    yield lambda renames=True: servers[0 if renames else 1]
+    for server in servers:
+        server.discard()
