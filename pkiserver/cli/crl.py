@@ -188,6 +188,23 @@ async def import_(session: Session, engine: Engine, *, name: str, file: Path, nu
     )
 
 
+@group.command("target-key")
+@click.argument("name")
+@reactor_command
+async def target_key(session: Session, *, name: str) -> None:
+    """Show the public key to allow at an SFTP target; the key is made where there is none."""
+    from pkiserver.authority.delivery.settings import SftpTarget
+    from pkiserver.authority.delivery.sftp import make_client_key, public_line
+
+    for target in session.settings().crl_target:
+        if target.name == name and isinstance(target, SftpTarget):
+            if not target.key.exists():
+                make_client_key(target.key)
+            session.output.raw(f"{public_line(target.key)} pkiserver-{name}\n")
+            return
+    raise click.BadParameter(f"there is no SFTP target {name} in the settings")
+
+
 def _revoked(text: str, now: datetime) -> CrlEntry:
     """``CERTIFICATE[=REASON]``: a file or a serial number in hexadecimal, with a reason's name."""
     from cryptography import x509

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.client.knownhosts import KnownHostsFile
 from twisted.conch.error import ConchError, HostKeyChanged
 from twisted.conch.ssh.channel import SSHChannel
@@ -50,6 +52,19 @@ def client_key(path: Path) -> Key:
     except (BadKeyError, EncryptedKeyError) as error:
         raise DeliveryError(f"{path}: no usable private key: {error}") from error
     return key
+
+
+def make_client_key(path: Path) -> None:
+    """A new Ed25519 key in a file of OpenSSH's, readable by its owner only; a file that is there is left alone."""
+    made = Key(ed25519.Ed25519PrivateKey.generate()).toString("openssh")
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(made)
+
+
+def public_line(path: Path) -> str:
+    """The public half of a private key's file, as ``authorized_keys`` has it."""
+    line: str = client_key(path).public().toString("openssh").decode()
+    return line
 
 
 class _Transport(SSHClientTransport):

@@ -19,10 +19,12 @@ from pkiserver.runtime.services.checks import (
     keys_check,
 )
 from pkiserver.runtime.services.collectors import EngineMetrics
+from pkiserver.runtime.services.crltargets import CrlTargets
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.runtime.services.scepservice import Scep
+from pkiserver.runtime.services.selfchecking import SelfChecking
 from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
@@ -52,6 +54,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         scep = Scep(engine, settings.scep)
         addressbook = AddressBookService(engine, settings.ldap)
         validation = Validation(engine, holder)
+        targets = CrlTargets(engine, holder)
+        self_check = SelfChecking(engine, holder)
         yield Application(
             http=(
                 *ocsp.routes(validation.source, engine.clock, ocsp_settings(settings.ocsp)),
@@ -76,8 +80,10 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 timestamps.check(),
                 scep.check(),
                 validation.check(),
+                targets.check(),
+                self_check.check(),
             ),
-            collectors=(EngineMetrics(engine), timestamps, scep, addressbook.metrics),
+            collectors=(EngineMetrics(engine), targets, self_check, timestamps, scep, addressbook.metrics),
             jobs=(
                 Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
@@ -90,6 +96,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *scep.jobs(),
                 *addressbook.jobs(),
                 *validation.jobs(),
+                *targets.jobs(),
+                *self_check.jobs(),
             ),
             ldap=addressbook.service,
         )

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
-from pkiserver.store.certificates.values import Certificate, CertificateState, CertificateStatus, serial_octets
+from pkiserver.store.certificates.values import (
+    Certificate,
+    CertificateState,
+    CertificateStatus,
+    serial_number,
+    serial_octets,
+)
 from pkiserver.store.names import subject_key
 from pkiserver.store.schema import certificate, certificate_intent
 from pkiserver.store.times import to_micros
 
+_LATELY = 10_000
+"""Rows that :func:`newest_serial` looks at."""
 _c, _i = certificate.c, certificate_intent.c
 _BY_ID = select(certificate).where(_c.id == bindparam("number"))
 _BY_SERIAL = select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
@@ -58,6 +66,28 @@ def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificat
     except ValueError:
         return None
     return _one(connection, _BY_SERIAL, issuer=issuer_id, serial=octets)
+
+
+def newest_serial(connection: Connection, generation_id: int, *, now: datetime) -> int | None:
+    """The serial of a certificate of a key generation that was settled lately and is valid; None where none is found.
+
+    Only the newest rows are looked at, so that the answer comes at once however many there are.
+    """
+    newest = select(func.max(_c.id)).scalar_subquery()
+    query = (
+        select(_c.serial)
+        .where(
+            _c.id > newest - _LATELY,
+            _c.generation_id == generation_id,
+            _c.state.in_(("issued", "revoked", "held")),
+            _c.not_before <= to_micros(now),
+            _c.not_after > to_micros(now),
+        )
+        .order_by(_c.id.desc())
+        .limit(1)
+    )
+    found = connection.execute(query).scalar()
+    return None if found is None else serial_number(found)
 
 
 def by_fingerprint(connection: Connection, fingerprint: bytes) -> Certificate | None:

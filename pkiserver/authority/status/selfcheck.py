@@ -1,0 +1,266 @@
+"""The server as its own client: reads its CRLs and OCSP answers back from the URLs in its certificates.
+
+What is looked at is what a relying party looks at: that there is an answer, who signed it, whether it is fresh, that
+CRL numbers do not fall back, that both say what the records say. One process of each node looks; all of them tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable
+from datetime import datetime, timedelta
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy import Connection
+from twisted.internet.threads import deferToThread
+
+from pkiserver.authority import der
+from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.crl import issues_crls
+from pkiserver.authority.distribution import DistributionPoint
+from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState, signature_identifier
+from pkiserver.authority.status.offline import read_crl
+from pkiserver.authority.status.turns import Turns
+from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.outbound.addresses import Timeouts, WebAddress
+from pkiserver.outbound.http import Answer, fetch
+from pkiserver.outbound.problems import OutboundError
+from pkiserver.store import certificates, crl_history, crls, deliveries
+from pkiserver.store.crls import CrlKind
+from pkiserver.store.database import Database
+from pkiserver.store.deliveries import Finding
+
+_LARGEST = 512 * 1024 * 1024
+_TIMEOUTS = Timeouts(connect=timedelta(seconds=3), answer=timedelta(seconds=20))
+_SKEW = timedelta(seconds=5)
+_OK = 200
+_NOT_MODIFIED = 304
+_BIG = 1 << 20
+"""A list from this length on is verified in a thread."""
+
+
+class _WrongError(Exception):
+    """What is wrong, in one line."""
+
+
+@attrs.frozen
+class _Seen:
+    """A list that was read and found right."""
+
+    tag: str
+    number: int
+    next_update: datetime
+
+
+class SelfCheck:
+    """Looks at everything once in each ``interval``, in one process of the node."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        database: Database,
+        authorities: Authorities,
+        turns: Turns,
+        clock: Clock,
+        interval: timedelta,
+    ) -> None:
+        self._node = node
+        self._database = database
+        self._authorities = authorities
+        self._turns = turns
+        self._clock = clock
+        self._interval = interval
+        self._seen: dict[str, _Seen] = {}
+
+    async def run_due(self) -> tuple[Finding, ...]:
+        """Look, unless a process of this node did within the interval; what was found, empty where nothing was due.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        if not await self._is_due():
+            return ()
+        async with self._turns.turn(f"self-check:{self._node}") as turn:
+            if turn is None or not await self._is_due():
+                return ()
+            found = tuple([one async for one in self._look()])
+            await self._database.write(lambda c: deliveries.replace_findings(c, self._node, found))
+        return found
+
+    async def findings(self) -> tuple[Finding, ...]:
+        """What was last found, by whichever process."""
+        return await self._database.read(lambda connection: deliveries.findings(connection, self._node))
+
+    async def _is_due(self) -> bool:
+        found = await self.findings()
+        newest = max((one.at for one in found), default=None)
+        return newest is None or self._clock.now() - newest >= self._interval
+
+    async def _look(self) -> AsyncIterator[Finding]:
+        for authority in self._authorities.list():
+            for generation in authority.generations:
+                if generation.ca is None or generation.state is GenerationState.RETIRED:
+                    continue
+                if issues_crls(authority, generation):
+                    async for finding in self._look_at_lists(authority, generation):
+                        yield finding
+                if authority.settings.ocsp.enabled:
+                    async for finding in self._look_at_ocsp(authority, generation):
+                        yield finding
+
+    async def _look_at_lists(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
+        distribution = self._authorities.distribution(authority, generation)
+        scopes = await self._database.read(lambda connection: crls.scopes_of(connection, generation.id))
+        for scope in scopes:
+            if not distribution.is_kept_up(scope):
+                continue
+            point = distribution.of_scope(scope)
+            for kind, urls in ((CrlKind.COMPLETE, point.urls), (CrlKind.DELTA, point.delta_urls)):
+                for url in urls:
+                    if url.startswith("http"):
+                        yield await self._finding(url, self._list_problem(authority, generation, point, kind, url))
+
+    async def _finding(self, subject: str, looking: Awaitable[None]) -> Finding:
+        problem: str | None = None
+        try:
+            await looking
+        except _WrongError as error:
+            problem = str(error)
+        except (OutboundError, Invalid) as error:
+            problem = f"cannot be read: {error}"
+        except (Rejected, ValueError, x509.ExtensionNotFound) as error:
+            problem = f"cannot be understood: {error}"
+        return Finding(self._node, subject, self._clock.now(), problem)
+
+    async def _list_problem(
+        self, authority: Authority, generation: Generation, point: DistributionPoint, kind: CrlKind, url: str
+    ) -> None:
+        """Raises where a client would not be content."""
+        expected = await self._database.read(lambda connection: _issued(connection, point, kind))
+        if expected is None:
+            return
+        seen = self._seen.get(url)
+        headers = {} if seen is None else {"If-None-Match": seen.tag}
+        answer = await fetch(WebAddress.parse(url), trust=None, timeouts=_TIMEOUTS, headers=headers, limit=_LARGEST)
+        if answer.status == _NOT_MODIFIED and seen is not None:
+            now = seen
+        else:
+            now = await self._read_list(answer, generation.certificate, kind)
+        if seen is not None and now.number < seen.number:
+            raise _WrongError(f"the CRL number fell back from {seen.number} to {now.number}")
+        # What a cache on the way may keep, and the moment in which a process looks whether there is a newer list.
+        late = authority.settings.crl.max_age + _SKEW
+        number, issued = expected
+        if now.number < number and self._clock.now() - issued > late:
+            raise _WrongError(f"number {now.number} is served, but {number} was issued at {issued:%Y-%m-%d %H:%M:%SZ}")
+        if now.next_update <= self._clock.now():
+            raise _WrongError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
+        self._seen[url] = now
+
+    async def _read_list(self, answer: Answer, ca: CaCertificate, kind: CrlKind) -> _Seen:
+        if answer.status != _OK:
+            raise _WrongError(f"answered with status {answer.status}")
+        try:
+            big = len(answer.body) >= _BIG
+            view = await deferToThread(read_crl, answer.body, ca) if big else read_crl(answer.body, ca)
+        except Rejected as error:
+            raise _WrongError(str(error)) from error
+        if view.this_update > self._clock.now() + _SKEW:
+            raise _WrongError(f"it is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ})")
+        is_delta = any(one.oid == x509.DeltaCRLIndicator.oid for one in view.crl.extensions)
+        if view.number is None or view.next_update is None or is_delta is not (kind is CrlKind.DELTA):
+            raise _WrongError("it is another kind of list")
+        return _Seen(answer.header("ETag") or "", view.number, view.next_update)
+
+    async def _look_at_ocsp(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
+        publication = authority.settings.publication
+        now = self._clock.now()
+        asked = await self._database.read(lambda c: certificates.newest_serial(c, generation.id, now=now))
+        if asked is None:
+            return
+        for url in publication.urls(publication.ocsp, generation.crl_path):
+            if url.startswith("http"):
+                yield await self._finding(f"{url} {generation.crl_path}", self._ocsp_problem(generation, asked, url))
+
+    async def _ocsp_problem(self, generation: Generation, asked: int, url: str) -> None:
+        """Raises where a client would not be content."""
+        ca = generation.certificate
+        request = _ocsp_request(ca, asked)
+        headers = {"Content-Type": "application/ocsp-request"}
+        answer = await fetch(WebAddress.parse(url), trust=None, timeouts=_TIMEOUTS, body=request, headers=headers)
+        if answer.status != _OK:
+            raise _WrongError(f"answered with status {answer.status}")
+        try:
+            response = ocsp.load_der_ocsp_response(answer.body)
+            status = response.response_status
+        except ValueError as error:
+            raise _WrongError(f"no OCSP answer: {error}") from error
+        if status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+            raise _WrongError(f"answered {status.name.lower()}")
+        now = self._clock.now()
+        if response.this_update_utc > now + _SKEW or (response.next_update_utc or now + _SKEW) <= now:
+            raise _WrongError("the answer is not fresh")
+        if response.serial_number != asked:
+            raise _WrongError("the answer is about another certificate")
+        _check_signer(response, answer.body, ca, now)
+        # Read after the answer: a status that changed meanwhile is not held against it.
+        issuer_id = self._authorities.get(generation.authority).issuer_id
+        record = await self._database.read(lambda connection: certificates.by_serial(connection, issuer_id, asked))
+        revocation = None if record is None else record.revocation
+        expected = ocsp.OCSPCertStatus.GOOD if revocation is None else ocsp.OCSPCertStatus.REVOKED
+        lately = revocation is not None and now - revocation.at < _SKEW
+        if response.certificate_status is not expected and not lately:
+            raise _WrongError(
+                f"it says {response.certificate_status.name.lower()}, the records {expected.name.lower()}"
+            )
+
+
+def _issued(connection: Connection, point: DistributionPoint, kind: CrlKind) -> tuple[int, datetime] | None:
+    """Number and time of the newest list."""
+    scope = crl_history.find_scope(connection, point.generation_id, point.scope)
+    newest = None if scope is None else crl_history.newest(connection, scope, kind)
+    return None if newest is None else (newest.number, newest.this_update)
+
+
+def _ocsp_request(ca: CaCertificate, serial: int) -> bytes:
+    name = hashlib.sha1(ca.subject_der, usedforsecurity=False).digest()
+    key = hashlib.sha1(der.subject_public_key(ca.spki), usedforsecurity=False).digest()
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, serial, hashes.SHA1())  # noqa: S303
+    return builder.build().public_bytes(Encoding.DER)
+
+
+def _check_signer(response: ocsp.OCSPResponse, octets_of_answer: bytes, ca: CaCertificate, now: datetime) -> None:
+    """RFC 6960 section 3.2: the issuer itself, or whom it certified for this."""
+    signer = ca.certificate
+    if response.certificates:
+        signer = response.certificates[0]
+        octets = signer.public_bytes(Encoding.DER)
+        scheme = SignatureScheme.of_identifier(signature_identifier(octets))
+        if not scheme.verify(ca.certificate.public_key(), signer.signature, signer.tbs_certificate_bytes):
+            raise _WrongError("the responder's certificate was not signed by the issuer's key")
+        usages = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+            raise _WrongError("the responder's certificate is not for OCSP")
+        if not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
+            raise _WrongError("the responder's certificate is not valid now")
+    scheme = SignatureScheme.of_identifier(_algorithm_of(octets_of_answer))
+    if not scheme.verify(signer.public_key(), response.signature, response.tbs_response_bytes):
+        raise _WrongError("the signature is not the responder's")
+
+
+def _algorithm_of(answer: bytes) -> bytes:
+    """The signatureAlgorithm of a successful OCSPResponse, DER (RFC 6960 section 4.2.1)."""
+    # SEQUENCE { responseStatus, [0] { SEQUENCE { responseType, response OCTET STRING { BasicOCSPResponse } } } }
+    response_bytes = der.children(answer, der.children(answer, der.read(answer))[1])[0]
+    basic = der.read(answer, der.children(answer, response_bytes)[1].content)
+    found = der.children(answer, basic)[1]
+    return answer[found.start : found.end]

@@ -1,0 +1,128 @@
+"""The server reads itself back: all is well, or an alarm says what a client would see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pkiserver.authority.crl import Cause
+from pkiserver.authority.status.points import DeltaPolicy
+from pkiserver.authority.status.selfcheck import SelfCheck
+from pkiserver.authority.status.turns import Turns
+from pkiserver.keys.settings import ProviderSettings
+from pkiserver.store.schema import crl
+from tests.authority.crl_world import MINUTE, configure
+from tests.authority.status_world import HOUR
+from tests.protocols.status_server import StatusServer, status_server
+
+DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
+) -> Iterator[StatusServer]:
+    with status_server(tmp_path, status_stores, on_reactor) as opened:
+        yield opened
+
+
+def checking(server: StatusServer, holder: str = "test") -> SelfCheck:
+    at = server.at
+    return SelfCheck(
+        node="ca1",
+        database=at.world.database,
+        authorities=at.world.road.authorities,
+        turns=Turns(at.world.database, at.clock, holder),
+        clock=at.clock,
+        interval=MINUTE,
+    )
+
+
+def prepared(server: StatusServer, **crl: Any) -> SelfCheck:
+    """Authorities whose URLs lead to this very server."""
+
+    async def prepare() -> None:
+        for name in ("root", "issuing"):
+            await configure(server.at, name, base_url=server.url, **crl)
+        await server.at.certificate()
+        await server.at.status.schedule.run_due()
+        await server.at.status.directory.refresh()
+
+    server.run(prepare)
+    return checking(server)
+
+
+def look(server: StatusServer, check: SelfCheck) -> dict[str, str | None]:
+    """What is found, by the end of the subject."""
+    server.at.clock.advance(MINUTE)
+    found = server.run(check.run_due)
+    return {one.subject.removeprefix(server.url): one.problem for one in found}
+
+
+def test_all_is_well(server: StatusServer) -> None:
+    check = prepared(server, delta=DELTA)
+    expected = {
+        "/crl/issuing-1.crl", "/crl/issuing-1/delta.crl", "/crl/root-1.crl", "/crl/root-1/delta.crl",
+        "/ocsp issuing-1", "/ocsp root-1",
+    }  # fmt: skip
+    assert look(server, check) == dict.fromkeys(expected)
+    assert look(server, check) == dict.fromkeys(expected), "also where nothing has changed"
+    assert server.run(check.run_due) == (), "once a minute"
+    issued = server.issue()
+    server.run(lambda: server.at.revoke(issued))
+    server.at.clock.advance(10 * MINUTE)
+    server.run(server.at.status.schedule.run_due)
+    assert look(server, check) == dict.fromkeys(expected)
+
+
+def test_a_list_that_ended_and_answers_that_are_missing(server: StatusServer) -> None:
+    check = prepared(server)
+    server.at.clock.advance(40 * HOUR)
+    found = look(server, check)
+    assert "it ended at" in (found["/crl/issuing-1.crl"] or "")
+    server.run(server.at.status.schedule.run_due)
+    assert look(server, check)["/crl/issuing-1.crl"] is None
+
+
+def test_a_number_that_fell_back(server: StatusServer) -> None:
+    check = prepared(server)
+    at = server.at
+    at.clock.advance(2 * HOUR)
+    server.run(at.status.schedule.run_due)
+    assert look(server, check)["/crl/issuing-1.crl"] is None
+    server.run(lambda: at.world.database.write(lambda c: c.execute(crl.delete().where(crl.c.number > 1))))
+    at.clock.advance(timedelta(seconds=2))
+    assert "fell back from 2 to 1" in (look(server, check)["/crl/issuing-1.crl"] or "")
+
+
+def test_a_newer_list_that_is_not_served(server: StatusServer) -> None:
+    check = prepared(server)
+    at = server.at
+
+    async def stale() -> None:
+        served = await at.status.publications.crl("issuing-1")
+        await at.status.crls.issue(at.issuing, at.issuing.current, actor="t", cause=Cause.DEMAND)
+
+        async def always(*_: object) -> object:
+            return served
+
+        at.status.publications.crl = always  # type: ignore[method-assign]  # a cache on the way that never asks again
+
+    server.run(stale)
+    at.clock.advance(10 * MINUTE)
+    assert "but 2 was issued" in (look(server, check)["/crl/issuing-1.crl"] or "")
+
+
+def test_a_server_that_cannot_be_reached_and_one_process_looks(server: StatusServer) -> None:
+    prepared(server)
+    server.run(lambda: configure(server.at, base_url="http://127.0.0.1:1"))
+    found = look(server, checking(server))
+    assert "cannot be read" in (found["http://127.0.0.1:1/crl/issuing-1.crl"] or "")
+    assert "cannot be read" in (found["http://127.0.0.1:1/ocsp issuing-1"] or "")
+    assert found["/crl/root-1.crl"] is None
+    assert server.run(checking(server, "another").run_due) == ()
+    assert len(server.run(checking(server, "another").findings)) == len(found), "but all can tell"
