@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.process import reapAllProcesses
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 
 reactor: Any = _reactor
+REAP_SECONDS = 0.05
 ASYNC_TEST_SECONDS = 120
 """A coroutine test that has not ended by then is cancelled, so that a lost answer fails instead of hanging the run."""
 
@@ -35,6 +38,8 @@ def reactor_thread() -> Iterator[None]:
     thread = threading.Thread(target=reactor.run, kwargs={"installSignalHandlers": False}, daemon=True)
     started = threading.Event()
     reactor.callWhenRunning(started.set)
+    # outside the main thread the reactor gets no SIGCHLD: somebody must look whether processes have ended
+    reactor.callWhenRunning(LoopingCall(reapAllProcesses).start, REAP_SECONDS)
     thread.start()
     assert started.wait(10)
     yield

@@ -28,12 +28,12 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     instance = Instance(tmp_path, workers=1)
     instance.start()
     saved = tmp_path / "saved.db"
+    known = serials(instance)
     instance.cli("database", "backup", str(saved))
     assert saved.stat().st_mode & 0o777 == 0o600
     again = instance.cli("database", "backup", str(saved), check=False)
     assert again.returncode == 1
     assert "exists already" in again.stderr
-    known = serials(instance)
     instance.stop()
     for path in instance.layout.directory.glob("pkiserver.db*"):
         path.unlink()
