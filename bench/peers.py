@@ -31,7 +31,7 @@ def python_with(package: str) -> Path:
     return python
 
 
-_DJANGO = '''
+_DJANGO = """
 import os, sys, time, json, datetime
 folder, seconds = sys.argv[1], float(sys.argv[2])
 os.environ["DJANGO_SETTINGS_MODULE"] = "peer_settings"
@@ -62,7 +62,47 @@ for csr in csrs:
     Certificate.objects.create_cert(ca, options, csr, subject=csr.subject)
     done += 1
 print(json.dumps(done / (time.monotonic() - started)))
-'''
+"""
+
+_DJANGO_OCSP = """
+import os, sys, time, json
+folder, seconds = sys.argv[1], float(sys.argv[2])
+os.environ["DJANGO_SETTINGS_MODULE"] = "peer_settings"
+sys.path.insert(0, folder)
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from django.test import RequestFactory
+from django_ca.models import CertificateAuthority, Certificate
+from django_ca.views import GenericOCSPView
+call_command("init_ca", "peer", "CN=peer", "--key-type=EC", "--elliptic-curve=secp256r1", "--path=ca")
+ca = CertificateAuthority.objects.first()
+options = ca.key_backend.get_use_private_key_options(ca, {})
+ca.generate_ocsp_key(options)
+name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "n.example")])
+csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(
+    ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+made = Certificate.objects.create_cert(ca, options, csr, subject=csr.subject)
+bodies = [
+    ocsp.OCSPRequestBuilder().add_certificate(made.pub.loaded, ca.pub.loaded, hashes.SHA1())
+    .add_extension(x509.OCSPNonce(os.urandom(32)), critical=False).build().public_bytes(Encoding.DER)
+    for _ in range(2000)
+]
+view, factory, done = GenericOCSPView.as_view(), RequestFactory(), 0
+started = time.monotonic()
+while time.monotonic() < started + seconds:
+    request = factory.post("/", bodies[done % len(bodies)], content_type="application/ocsp-request")
+    answer = view(request, serial=ca.serial)
+    assert len(answer.content) > 300, answer.content
+    done += 1
+print(json.dumps(done / (time.monotonic() - started)))
+"""
 
 _SETTINGS = """
 SECRET_KEY = "bench"
@@ -76,19 +116,35 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     "django-ca": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": "%(folder)s"}},
 }
-ROOT_URLCONF = "django_ca.urls"
+ROOT_URLCONF = "peer_urls"
+"""
+
+
+_URLS = """
+from django.urls import include, path
+urlpatterns = [path("django_ca/", include("django_ca.urls"))]
 """
 
 
 def django_ca(seconds: float) -> Callable[[], float]:
     """django-ca's ``create_cert`` in process: SQLite, P-256 software key."""
+    return _django(_DJANGO, seconds)
+
+
+def django_ca_ocsp(seconds: float) -> Callable[[], float]:
+    """django-ca's OCSP view in process, without HTTP: SQLite, P-256 software key, a fresh nonce each."""
+    return _django(_DJANGO_OCSP, seconds)
+
+
+def _django(program: str, seconds: float) -> Callable[[], float]:
     python = python_with("django-ca")
 
     def once() -> float:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "peer_settings.py").write_text(_SETTINGS % {"folder": folder})
+            Path(folder, "peer_urls.py").write_text(_URLS)
             script = Path(folder, "peer.py")
-            script.write_text(_DJANGO)
+            script.write_text(program)
             done = subprocess.run([python, script, folder, str(seconds)], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Missing(done.stderr[-400:])
