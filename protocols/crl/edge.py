@@ -6,6 +6,7 @@ What is served is looked up by the path that stands in certificates; there is no
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from datetime import timedelta
 
 import attrs
@@ -22,6 +23,8 @@ CRL_TYPE = "application/pkix-crl"
 CERTIFICATE_TYPE = "application/pkix-cert"
 CHAIN_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 
+HOT_SECONDS = 0.25
+"""For how long an answer is given again as it is; what it says about freshness leaves a second."""
 _SECOND = timedelta(seconds=1)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
 _NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})(?P<delta>-delta)?")
@@ -40,6 +43,12 @@ class _Prepared:
     crl: PublishedCrl
     fresh: int
     representation: PreparedRepresentation
+
+
+@attrs.frozen
+class _Hot:
+    representation: PreparedRepresentation
+    until: float
 
 
 def _not_found() -> Response:
@@ -62,8 +71,16 @@ class CrlEdge:
         self._clock = clock
         self._settings = settings
         self._prepared: dict[str, _Prepared] = {}
+        self._hot: dict[str, _Hot] = {}
 
-    async def crl(self, request: Request) -> Answer:
+    def crl(self, request: Request) -> Answer | Awaitable[Answer]:
+        """As :meth:`look_up`; what was asked for a moment ago is answered without looking again."""
+        hot = self._hot.get(request.tail)
+        if hot is not None and self._clock.monotonic() < hot.until:
+            return hot.representation.answer(request.headers)
+        return self.look_up(request)
+
+    async def look_up(self, request: Request) -> Answer:
         """A CRL by its path.
 
         The newest of a distribution point at ``<path>.crl`` and its delta at ``<path>/delta.crl``, earlier ones at
@@ -77,7 +94,9 @@ class CrlEdge:
         else:
             found = await self._source.crl(path)
         if found is not None:
-            return self._prepare(path, found).answer(request.headers)
+            representation = self._prepare(path, found)
+            self._hot[request.tail] = _Hot(representation, self._clock.monotonic() + HOT_SECONDS)
+            return representation.answer(request.headers)
         if (numbered := _NUMBERED.fullmatch(path)) is not None:
             kind = CrlKind.DELTA if numbered["delta"] else CrlKind.COMPLETE
             found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]), kind)
