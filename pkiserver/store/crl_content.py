@@ -157,13 +157,6 @@ def changed_groups(connection: Connection, after: int, until: int) -> tuple[Chan
     )
 
 
-def last_expiry(connection: Connection, generation_id: int, after: datetime) -> datetime | None:
-    """Some certificate's end of a key generation that lies after a time; None when there is none."""
-    query = select(_c.not_after).where(_c.generation_id == generation_id, _c.not_after > to_micros(after)).limit(1)
-    found = connection.execute(query).scalar()
-    return None if found is None else from_micros(found)
-
-
 def _inside(generation: int, scope: Range) -> list[ColumnElement[bool]]:
     return [_c.generation_id == generation, *_cover(scope.cover)]
 

@@ -14,11 +14,14 @@ from twisted.internet.defer import Deferred, gatherResults
 from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.crl import Cause
 from pkiserver.authority.revocation import ByCertificate
+from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.authority.status.services import StatusServices
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import CertificateState, RevocationReason
+from pkiserver.store.crls import CrlKind
+from tests.authority.crl_world import MINUTE, base_number, checked, combine, configure, entries, number, published
 from tests.authority.status_world import ORDER, StatusWorld, build, lint_crl, status_world
 from tests.authority.world import ACTOR, World, open_world
 from tests.support.postgres import PostgresServer, postgres_server
@@ -43,10 +46,10 @@ async def others(
 ) -> list[tuple[World, StatusServices]]:
     """Worlds with connections of their own, as other processes have."""
     opened = []
-    for number in range(count):
+    for which in range(count):
         world = await open_world(at.world.url, stores, at.clock)
         await world.road.start()
-        opened.append((world, build(world, at.clock, f"process {number}")))
+        opened.append((world, build(world, at.clock, f"process {which}")))
     return opened
 
 
@@ -111,3 +114,38 @@ async def test_numbers_of_two_keys_never_meet(at: StatusWorld) -> None:
     assert len(numbers) >= 2
     assert len(set(numbers)) == len(numbers)
     assert isinstance(await at.crl(), x509.CertificateRevocationList)
+
+
+async def test_shards_and_deltas_from_three_processes(at: StatusWorld, stores: tuple[ProviderSettings, ...]) -> None:
+    """Whoever issues: one number is one list, and a delta and its base say what the complete list says."""
+    shards = Point(partition=Partition.SHARDS, shards=2)
+    await configure(at, points=(shards, Point(announced=False)), delta=DeltaPolicy(10 * MINUTE, 40 * MINUTE))
+    two = await others(at, stores, 2)
+    every = [at.status, *(status for _, status in two)]
+    issued = [await at.certificate(f"device {n}") for n in range(6)]
+    for step, one in enumerate(issued):
+        await at.revoke(one)
+        if step == 3:
+            await at.status.revocations.hold(ByCertificate(issued[5].der), ORDER)
+        if step == 4:
+            await at.status.revocations.release(ByCertificate(issued[5].der), ORDER)
+        at.clock.advance(11 * MINUTE)
+        await gatherResults([Deferred.fromCoroutine(status.schedule.run_due()) for status in every])
+    await at.status.schedule.issue_now(at.issuing, at.issuing.current, actor="tester")
+    complete = checked(at, await published(at, "issuing-1"))
+    delta = checked(at, await published(at, "issuing-1", CrlKind.DELTA))
+    assert set(entries(complete)) == {one.serial for one in issued}
+    assert number(complete) == number(delta) > base_number(delta)
+    base = checked(at, await published(at, "issuing-1", number=base_number(delta)))
+    assert combine(base, delta) == entries(complete)
+    in_shards: set[int] = set()
+    for shard in range(2):
+        path = f"issuing-1/shards/{shard}"
+        complete = checked(at, await published(at, path))
+        delta = checked(at, await published(at, path, CrlKind.DELTA))
+        found = combine(complete, delta) if number(delta) > number(complete) else entries(complete)
+        assert in_shards.isdisjoint(found)
+        in_shards |= set(found)
+    assert in_shards == {one.serial for one in issued}
+    for world, _ in two:
+        await world.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -144,6 +145,21 @@ def test_a_certificates_life_on_the_command_line(node: Node) -> None:
     assert "is no file" in node.run("cert", "show", "/no/such/file", code=2)
 
 
+def test_the_key_for_an_sftp_target_is_made_once_and_shown(node: Node) -> None:
+    key = node.directory / "mirror_key"
+    config = node.config.read_text()
+    target = f'name = "mirror"\nsftp = "crl@127.0.0.1"\nkey = "{key}"\nknown_hosts = "{node.directory}/hosts"'
+    try:
+        node.config.write_text(f"{config}\n[[crl_target]]\n{target}\n")
+        first = node.run("crl", "target-key", "mirror")
+        assert re.fullmatch(r"ssh-ed25519 \S+ pkiserver-mirror\n", first)
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert node.run("crl", "target-key", "mirror") == first
+        assert "there is no SFTP target" in node.run("crl", "target-key", "other", code=2)
+    finally:
+        node.config.write_text(config)
+
+
 def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None:
     node.run("cert", "revoke", node.serial(2), "--reason", "superseded")
     issued = node.json("crl", "issue", "issuing")
@@ -155,6 +171,12 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
     crl = x509.load_der_x509_crl(out.read_bytes())
     assert f"{crl.get_revoked_certificate_by_serial_number(int(node.serial(2), 16)).serial_number:x}" == node.serial(2)  # type: ignore[union-attr]
     assert "BEGIN X509 CRL" in node.run("crl", "show", "issuing", "--pem")
+
+    assert newest["point"] == node.json("crl", "show", "issuing")["point"] == "full"
+    assert newest["covers"] == "all certificates, of the name"
+    assert "has no distribution point 'shards/1'" in node.run("crl", "issue", "issuing", "--point", "shards/1", code=1)
+    assert "has no deltas" in node.run("crl", "issue", "issuing", "--delta", code=2)
+    assert "there is no such CRL" in node.run("crl", "show", "issuing", "--delta", code=1)
 
     issuer = node.directory / "issuer.der"
     issuer.write_bytes(node.issuer)

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from pkiserver.authority.status.turns import Turns
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.addressbook import AddressBookService
@@ -27,7 +28,7 @@ from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.runtime.services.selfchecking import SelfChecking
 from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
-from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean
+from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean, retire_ended
 from pkiserver.runtime.services.validation import Validation
 from protocols.crl import edge as crl
 from protocols.est import edge as est
@@ -92,6 +93,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("configuration", 0.5, follower.follow),
                 Job("keys-at-fault", 15.0, follower.refresh),
                 Job("upkeep", 3600.0, lambda: clean(engine)),
+                Job("ended-keys", 3600.0, lambda: retire_ended(engine, Turns(engine.database, engine.clock, holder))),
                 *timestamps.jobs(),
                 *scep.jobs(),
                 *addressbook.jobs(),

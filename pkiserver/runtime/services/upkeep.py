@@ -6,8 +6,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
+from pkiserver.authority.certify import Actor
+from pkiserver.authority.status.turns import Turns
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import codes, outbox, requests
+from pkiserver.store.authorities import GenerationState
 from pkiserver.store.outbox import Feed
 
 KEEP_SPENT_CODES = timedelta(days=90)
@@ -47,3 +50,25 @@ async def clean(engine: Engine) -> None:
         codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
 
     await engine.database.write(work)
+
+
+async def retire_ended(engine: Engine, turns: Turns) -> None:
+    """Retire the key generations that nobody asks about any more.
+
+    The certificate of the key itself, and with it all that it signed (a child never outlives its issuer), ended longer
+    ago than the archive time.
+
+    Raises:
+        Unavailable: the database is away.
+    """
+    now = engine.clock.now()
+    for authority in engine.authorities.list():
+        archive = authority.settings.ocsp.archive
+        for generation in authority.generations:
+            if generation.state is not GenerationState.PREVIOUS or generation.ca is None:
+                continue
+            if generation.ca.not_after + archive >= now:
+                continue
+            async with turns.turn(f"retire:{generation.id}") as turn:
+                if turn is not None:
+                    await engine.road.succession.retire(authority.name, generation.number, Actor("system"))
