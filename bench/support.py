@@ -25,7 +25,7 @@ START_SECONDS = 30
 
 def free_port_base() -> int:
     """A base whose ports are free now."""
-    for base in range(20000, 60000, 500):
+    for base in range(11000, 32000, 700):
         with contextlib.ExitStack() as stack:
             try:
                 for offset in (80, 90, 389, 443, 636):

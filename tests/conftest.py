@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import pyhanko.sign.timestamps  # noqa: F401 - it adds to asn1crypto's names, which are fixed at their first use
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
