@@ -295,6 +295,7 @@ def test_lists_that_are_too_old_say_nothing_any_more(site: Site) -> None:
     site.install(ca)
     clock = site.server.at.clock
     clock.advance(timedelta(hours=2, minutes=29))
+    site.server.run(site.server.at.status.directory.refresh)
     _, found = site.answer(4)
     assert found.certificate_status is GOOD
     assert found.next_update_utc == NOW + timedelta(hours=2, minutes=30)

@@ -288,6 +288,7 @@ def test_answers_without_nonce_are_signed_once_in_half_their_life_and_not_after_
     server.run(lambda: server.at.revoke(issued))
     assert read(post(server, asked)).certificate_status is ocsp.OCSPCertStatus.REVOKED
     server.run(lambda: server.at.revoke(issued, RevocationReason.KEY_COMPROMISE))
+    server.run(server.at.status.directory.cache.poll)
     assert read(post(server, asked)).revocation_reason is x509.ReasonFlags.key_compromise
     with_nonce = request(issued.der, issued.chain[0], nonce=b"n" * 16)
     assert post(server, with_nonce).body != post(server, with_nonce).body
