@@ -9,7 +9,8 @@ import attrs
 from sqlalchemy import Connection, func, select
 
 from pkiserver.store.crls import CrlKind, next_number, raise_number
-from pkiserver.store.schema import crl, crl_scope, issuer
+from pkiserver.store.schema import issuer
+from pkiserver.store.schema_crls import crl, crl_scope
 from pkiserver.store.times import from_micros, to_micros
 
 _COLUMNS = (

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 
 from pkiserver.foundation.errors import Defect
 from pkiserver.store.constraints import conflicts_as
-from pkiserver.store.schema import crl, crl_scope
+from pkiserver.store.schema_crls import crl, crl_scope
 from pkiserver.store.times import from_micros, to_micros
 
 FULL_SCOPE = "full"

@@ -9,7 +9,7 @@ import attrs
 from sqlalchemy import Connection, delete, select, text
 
 from pkiserver.store.crls import CrlKind
-from pkiserver.store.schema import crl_delivery, self_check
+from pkiserver.store.schema_crls import crl_delivery, self_check
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
 

@@ -14,7 +14,7 @@ from pkiserver.authority.status.points import DeltaPolicy
 from pkiserver.authority.status.selfcheck import SelfCheck
 from pkiserver.authority.status.turns import Turns
 from pkiserver.keys.settings import ProviderSettings
-from pkiserver.store.schema import crl
+from pkiserver.store.schema_crls import crl
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
 from tests.protocols.status_server import StatusServer, status_server
