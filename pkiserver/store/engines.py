@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -14,6 +15,8 @@ from pkiserver.foundation.errors import Refusal, Rejected
 
 BUSY_TIMEOUT = 10.0
 """Seconds that a SQLite writer waits for another process's transaction."""
+_LOCKED_PAUSE = 0.02
+"""Seconds between two looks at a file that another process is turning to its write-ahead log."""
 CONNECT_TIMEOUT = 5
 """Seconds to reach PostgreSQL."""
 LOCK_TIMEOUT = 10_000
@@ -75,7 +78,7 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions behind our back
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA trusted_schema=OFF")
@@ -92,6 +95,23 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Turn the write-ahead log on, once for the file's life; several processes may be the first at the same time.
+
+    SQLite reports "locked" for this one change without waiting for its busy timeout, so the wait is ours.
+    """
+    deadline = monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                raise
+            sleep(_LOCKED_PAUSE)
+        else:
+            return
 
 
 def _postgresql(url: URL, *, size: int, reading: bool) -> Engine:
