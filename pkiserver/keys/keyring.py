@@ -115,8 +115,8 @@ class KeyRing:
             if name in self._making:
                 continue
             if entry is None or entry.record != record or entry.handle is None:
-                self._entries[name] = await self._open(record)
-            elif entry.provider is not None and entry.handle.problem is not None:
+                entry = self._entries[name] = await self._open(record)
+            if entry.provider is not None and entry.handle is not None and entry.handle.problem is not None:
                 await self._providers.look_again(entry.provider, name)
 
     async def _open(self, record: KeyRecord) -> _Entry:
@@ -151,6 +151,11 @@ class KeyRing:
     def show(self, name: str) -> KeyInfo:
         """One key; raises :class:`Rejected` (CONFIGURATION) where there is none."""
         return self._info(self._entry(name))
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a key is known here and can be used now."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.trouble() is None
 
     def public_key(self, name: str) -> PublicKey:
         """A key's registered public half, also while its token is away."""

@@ -28,6 +28,7 @@ class Providers:
         self._watchers: dict[int, Watcher] = {}
         self._modules: list[Module] = []
         self._closed = False
+        self._overlooked: dict[str, int] = {}
 
     async def open(self, settings: Sequence[ProviderSettings]) -> None:
         """Open each; faults are kept, not raised.
@@ -108,15 +109,27 @@ class Providers:
         return provider, handle
 
     async def look_again(self, provider: Provider, name: str) -> None:
-        """Try once more to find a key that is at fault, where its token is there."""
+        """Try once more to find a key that is at fault, where its token is there.
+
+        A key that the token does not show is looked for in a module that is initialised anew, at the first try, the
+        second, the fourth, the eighth and so on: each costs the other keys a moment.
+        """
         if not isinstance(provider, Token) or provider.module.loss is not None or provider.login.problem is not None:
             return
         key = provider.keys.get(name)
-        if key is not None:
-            await provider.module.executor.run(lambda: provider.attach(key), patient=True)
+        if key is None:
+            return
+        await provider.module.executor.run(lambda: provider.attach(key), patient=True)
+        if key.problem is None or key.problem.kind is not FaultKind.KEY_MISSING:
+            self._overlooked.pop(name, None)
+            return
+        tries = self._overlooked[name] = self._overlooked.get(name, 0) + 1
+        if tries & (tries - 1) == 0:
+            await self._watchers[id(provider.module)].connect(anew=lambda: provider.attach(key))
 
     def forget(self, name: str) -> None:
         """No longer look for a key when its token comes back."""
+        self._overlooked.pop(name, None)
         for provider in self._by_name.values():
             if isinstance(provider, Token):
                 provider.forget(name)

@@ -31,10 +31,19 @@ class Watcher:
         self._tell = self._told
         module.on_loss.append(self._tell)
 
-    async def connect(self) -> None:
-        """One try now; what is missing afterwards is tried again later, by itself."""
+    async def connect(self, *, anew: Callable[[], None] | None = None) -> None:
+        """One try now; what is missing afterwards is tried again later, by itself.
+
+        Args:
+            anew: Initialise the module even if it works, and call this in its thread instead of attaching every key.
+        """
+
+        def renew() -> None:
+            self._module.connect(anew=True)
+            (self._attach if anew is None or self._incomplete() else anew)()
+
         try:
-            await self._module.executor.run(self._work, patient=True)
+            await self._module.executor.run(self._work if anew is None else renew, patient=True)
         except KeyUnavailable as error:
             self._log.warn("{problem}", problem=str(error.problem))
         if self._incomplete():

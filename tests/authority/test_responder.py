@@ -182,3 +182,9 @@ def test_a_policy_whose_answers_outlive_their_signer_is_refused() -> None:
         OcspPolicy(validity=timedelta(days=11))
     with pytest.raises(ValueError, match="within"):
         OcspPolicy(renew_before=timedelta(days=30))
+
+
+async def test_one_process_makes_one_responder_however_often_it_looks_at_once(at: StatusWorld) -> None:
+    looks = [Deferred.fromCoroutine(at.status.responders.run_due()) for _ in range(4)]
+    made: list[tuple[str, ...]] = await gatherResults(looks)
+    assert sum(len(names) for names in made) == 2  # the root and the issuing authority have one each

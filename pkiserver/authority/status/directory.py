@@ -9,6 +9,7 @@ from datetime import datetime
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 
 from pkiserver.authority import der
 from pkiserver.authority.authorities import Authorities
@@ -33,6 +34,8 @@ SERVING = frozenset({GenerationState.ACTIVE, GenerationState.PREVIOUS})
 
 _MISS_PAUSE = 1.0
 """Seconds between two readings of the configuration for issuers that are not known: a flood of them costs nothing."""
+_UNSIGNED_PAUSE = 0.1
+"""The same for issuers that are ours and have no signer: another process may be making it this moment."""
 
 _Key = tuple[str, bytes, bytes]
 
@@ -98,9 +101,17 @@ class StatusDirectory:
         """Let its ``poll`` be called every 50 ms; until then every question goes to the database."""
         self._served: Mapping[_Key, ServedIssuer] = {}
         self._looked = float("-inf")
+        self._reading = DeferredLock()
 
     async def refresh(self) -> None:
         """Read again who is served and who signs; call it regularly and when the configuration changes."""
+        await self._reading.acquire()
+        try:
+            await self._refresh()
+        finally:
+            self._reading.release()
+
+    async def _refresh(self) -> None:
         self._looked = self._clock.monotonic()
         groups = _groups(self._authorities.list())
         numbers = [one.id for group in groups for one in group.generations]
@@ -139,7 +150,8 @@ class StatusDirectory:
         policy = group.authority.settings.ocsp
         found: dict[KeyType, tuple[AnswerSigner, ...]] = {}
         if policy.signing is not OcspSigning.AUTHORITY:
-            for one in sorted(delegated, key=lambda each: each.record.not_after, reverse=True):
+            # A key that this process cannot use gives way to an older one that it can.
+            for one in sorted(delegated, key=self._preference, reverse=True):
                 key_type = one.key_type
                 if key_type not in found and (opened := self._open(one.key_name, one.certificate, delegated=True)):
                     found[key_type] = opened
@@ -150,6 +162,9 @@ class StatusDirectory:
         preferred = [one for one in wanted_key_types(policy, group.ca) if one in found]
         order = dict.fromkeys((*preferred, *found))
         return [signer for key_type in order for signer in found[key_type]]
+
+    def _preference(self, one: Responder) -> tuple[bool, datetime]:
+        return self._keys.is_ready(one.key_name), one.record.not_after
 
     def _open(self, key_name: str, certificate: bytes, *, delegated: bool) -> tuple[AnswerSigner, ...]:
         return answer_signers(self._keys, key_name, certificate, delegated=delegated)
@@ -171,10 +186,17 @@ class StatusDirectory:
         key = (hash_name, name_hash, key_hash)
         found = self._served.get(key)
         stale = found is None or found.signer is None or found.signer.not_after <= self._clock.now()
-        if stale and self._clock.monotonic() - self._looked >= _MISS_PAUSE:
-            await self.refresh()
-            found = self._served.get(key)
-        return found
+        if not stale:
+            return found
+        # Whoever asks while the configuration is being read waits for what it says.
+        await self._reading.acquire()
+        try:
+            pause = _MISS_PAUSE if found is None else _UNSIGNED_PAUSE
+            if self._clock.monotonic() - self._looked >= pause:
+                await self._refresh()
+        finally:
+            self._reading.release()
+        return self._served.get(key)
 
     async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses:
         """The status of each serial number under this issuer's key; None for what it never issued."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -45,12 +46,13 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[Turn | None]:
-        """The turn called ``name`` while the block runs; None when another process has it.
+        """The turn called ``name`` while the block runs; None when somebody has it, in this process or another.
 
         Raises:
             Unavailable: The database is away.
         """
-        holder = self._holder
+        # A name of its own for each turn: a lease that is the holder's already would be given a second time.
+        holder = f"{self._holder} {secrets.token_hex(4)}"
         lease = await self._database.write(
             lambda connection: leases.acquire(connection, name, holder, now=self._clock.now(), lasting=TURN)
         )

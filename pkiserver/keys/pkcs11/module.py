@@ -166,10 +166,14 @@ class Module:
 
     # -- starting, and getting back ----------------------------------------------------------------------------------
 
-    def connect(self) -> None:
+    def connect(self, *, anew: bool = False) -> None:
         """Load or initialise again what is lost, log in to each token that is not, once; blocking.
 
         Faults stay with their tokens; a fault of the module itself is raised.
+
+        Args:
+            anew: Initialise also what works, between two operations: SoftHSM never looks again at an object whose file
+                another process was still writing when it first saw it.
 
         Raises:
             KeyUnavailable: the module does not load or initialise, or somebody never leaves it.
@@ -180,7 +184,7 @@ class Module:
         ready = False
         try:
             with start_lock(self.settings):
-                self._initialise()
+                self._initialise(anew=anew)
                 for token in self.tokens:
                     if not token.live:
                         token.connect(self.library, self._all[0])
@@ -200,10 +204,10 @@ class Module:
             for lane in self._all:
                 self._lanes.put(lane)
 
-    def _initialise(self) -> None:
+    def _initialise(self, *, anew: bool) -> None:
         if self.library is None:
             self.library = load_library(self.settings)
-        elif self.state is not State.READY or not any(token.live for token in self.tokens):
+        elif anew or self.state is not State.READY or not any(token.live for token in self.tokens):
             for token in self.tokens:
                 token.forget()
             for lane in self._all:
