@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ from tests.authority.world import ACTOR
 from tests.protocols.status_server import Answer, StatusServer, tool
 
 reactor: Any = _reactor
-NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
 
 
 @attrs.define
 class Other:
-    """Another CA: what it issued, and its lists."""
+    """Another CA: what it issued, and its lists; ``now`` is when it began, by the clock of the server under test."""
 
+    now: datetime
     key: ec.EllipticCurvePrivateKey = attrs.field(factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     number: int = 0
 
@@ -83,11 +83,12 @@ class Other:
         *,
         base: int | None = None,
         point: str | None = None,
-        start: datetime = NOW,
+        start: datetime | None = None,
         lasting: timedelta = DAY,
         key: ec.EllipticCurvePrivateKey | None = None,
     ) -> bytes:
         self.number += 1
+        start = start or self.now
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.name)
@@ -102,7 +103,7 @@ class Other:
             shard = x509.IssuingDistributionPoint(where, None, True, False, None, False, False)
             builder = builder.add_extension(shard, True)
         for serial, reason in entries.items():
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - DAY)
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now - DAY)
             if reason is not None:
                 entry = entry.add_extension(x509.CRLReason(reason), False)
             builder = builder.add_revoked_certificate(entry.build())
@@ -117,8 +118,8 @@ class Other:
             .issuer_name(self.name)
             .public_key(public_key)
             .serial_number(serial)
-            .not_valid_before(NOW - DAY)
-            .not_valid_after(end or NOW + 365 * DAY)
+            .not_valid_before(self.now - DAY)
+            .not_valid_after(end or self.now + 365 * DAY)
         )
 
 
@@ -214,7 +215,7 @@ def site(
         factory = HttpServerFactory(Router(routes), WebLimits(), at.clock, reactor)
         port = blockingCallFromThread(reactor, reactor.listenTCP, 0, factory, 50, "127.0.0.1")
         server = StatusServer(at, port.getHost().port, tmp_path, on_reactor)
-        yield Site(server, services, Other(), served, f"{server.url}/lists/", asked)
+        yield Site(server, services, Other(at.clock.now()), served, f"{server.url}/lists/", asked)
         blockingCallFromThread(reactor, port.stopListening)
 
 
@@ -230,8 +231,8 @@ def test_a_fed_list_is_answered_from_and_openssl_believes_it(site: Site) -> None
     assert [site.status(serial) for serial in (4, 5, 6, (1 << 159) - 1)] == [GOOD, REVOKED, REVOKED, REVOKED]
     answer, found = site.answer(5)
     assert found.revocation_reason is x509.ReasonFlags.key_compromise
-    assert found.revocation_time_utc == NOW - DAY
-    assert found.this_update_utc == NOW
+    assert found.revocation_time_utc == site.other.now - DAY
+    assert found.this_update_utc == site.other.now
     for serial in (4, 5, 6):
         assert lint_ocsp(site.answer(serial)[0].body) == []
     files = [
@@ -298,7 +299,7 @@ def test_lists_that_are_too_old_say_nothing_any_more(site: Site) -> None:
     site.server.run(site.server.at.status.directory.refresh)
     _, found = site.answer(4)
     assert found.certificate_status is GOOD
-    assert found.next_update_utc == NOW + timedelta(hours=2, minutes=30)
+    assert found.next_update_utc == site.other.now + timedelta(hours=2, minutes=30)
     clock.advance(timedelta(minutes=1))
     assert site.status(4) is TRY_LATER
     assert site.status(5) is TRY_LATER
@@ -340,7 +341,7 @@ def test_foreign_older_and_unreadable_lists_change_nothing(site: Site) -> None:
         "signature": site.other.crl({}, key=ec.generate_private_key(ec.SECP256R1())),
         "not a certificate revocation list": whole[:-1],
         "gave a complete list": site.other.crl({}, base=1),
-        "future": site.other.crl({}, start=NOW + DAY),
+        "future": site.other.crl({}, start=site.other.now + DAY),
     }
     for why, data in cases.items():
         site.served["/lists/full.crl"] = data
@@ -356,11 +357,11 @@ def test_certificates_that_nobody_would_believe_are_not_installed(site: Site) ->
     )
     asked = x509.load_der_x509_csr(made.der)
     assert asked.extensions.get_extension_for_class(x509.OCSPNoCheck)
-    stranger = Other()
+    stranger = Other(site.other.now)
     wrong = {
         "itself": stranger.responder(made.der),
         "OCSPSigning": site.other.responder(made.der, usage=False),
-        "expired": site.other.responder(made.der, end=NOW - timedelta(hours=1)),
+        "expired": site.other.responder(made.der, end=site.other.now - timedelta(hours=1)),
         "its key is none": site.other.leaf(8).public_bytes(Encoding.DER),
         "not a usable": b"0",
     }
