@@ -88,6 +88,13 @@ async def test_renewal_overlaps_and_old_keys_go_in_the_end(at: StatusWorld) -> N
     assert at.status.problems() == ()
 
 
+async def test_of_two_tasks_of_a_process_one_makes_the_responder(at: StatusWorld) -> None:
+    """The clock and a change of the configuration may call for it in the same moment."""
+    keeper = at.status.responders
+    made = await gatherResults([Deferred.fromCoroutine(keeper.run_due()) for _ in range(2)])
+    assert sum(map(len, made)) == 2
+
+
 async def test_of_two_processes_one_makes_the_responder(at: StatusWorld) -> None:
     both = (at.status, at.another_process())
     made: list[tuple[str, ...]] = await gatherResults(

@@ -42,14 +42,27 @@ class Turns:
         self._database = database
         self._clock = clock
         self._holder = holder
+        self._taken: set[str] = set()
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[Turn | None]:
-        """The turn called ``name`` while the block runs; None when another process has it.
+        """The turn called ``name`` while the block runs; None when another process or task has it.
 
         Raises:
             Unavailable: The database is away.
         """
+        if name in self._taken:  # the lease itself lets its holder in again, as after a release that failed
+            yield None
+            return
+        self._taken.add(name)
+        try:
+            async with self._leased(name) as turn:
+                yield turn
+        finally:
+            self._taken.discard(name)
+
+    @asynccontextmanager
+    async def _leased(self, name: str) -> AsyncIterator[Turn | None]:
         holder = self._holder
         lease = await self._database.write(
             lambda connection: leases.acquire(connection, name, holder, now=self._clock.now(), lasting=TURN)
