@@ -95,6 +95,7 @@ def _one(report: Report, layout: Layout, folder: Path, seconds: float) -> None:
 
     report.measure("ocsp_signed_while_revoking_per_s", "1/s", meanwhile, runs=3)
     report.figures["revocations_meanwhile_per_s"] = Figure("1/s", tuple(changes))
+    report.compare("the same without revocations", "ocsp_signed_while_revoking_per_s", "ocsp_signed_per_s")
     [one, *_] = certificates_of(layout, 1)
     target = "/ocsp/" + quote(base64.b64encode(asked(one, issuer_of(layout), None)).decode(), safe="")
     report.measure("ocsp_cached_per_s", "1/s", lambda: wrk(url + target, seconds)["rate"])

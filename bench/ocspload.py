@@ -271,6 +271,9 @@ def _poll(port: int, body: bytes, seen: list[float]) -> None:
     while True:
         connection.request("POST", "/ocsp", body, {"Content-Type": _TYPE})
         answer = ocsp.load_der_ocsp_response(connection.getresponse().read())
+        if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+            time.sleep(0.0005)
+            continue
         if answer.certificate_status is ocsp.OCSPCertStatus.REVOKED:
             seen.append(time.time())
             connection.close()

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.threads import deferToThread
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
@@ -17,6 +18,7 @@ from pkiserver.authority.status.crlder import EncodedCrl
 from pkiserver.authority.status.crlmaking import WantedCrl, make, scope_range
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Guard
+from pkiserver.authority.validation.lists import read_head
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
@@ -27,7 +29,7 @@ from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 _VERIFY_INLINE = 1 << 20
-"""A list up to this length is read back and verified at once; a longer one would hold up the reactor."""
+"""A list up to this length is read back where it was made; of a longer one a thread reads all but the entries."""
 _LARGEST_NUMBER = (1 << 63) - 2
 
 
@@ -212,8 +214,7 @@ class CrlIssuer:
         signer = self._keys.crl_signer(key_name)
         head = wanted.complete_head() if kind is CrlKind.COMPLETE else wanted.delta_head(base_number or 0)
         octets = await signer.sign(encoded.der, SignatureScheme.of_identifier(wanted.algorithm))
-        if len(octets) <= _VERIFY_INLINE and read_crl(octets, wanted.ca).number != wanted.number:
-            raise Defect("a CRL does not say what it was made from")
+        await _read_back(octets, wanted)
         return Crl(
             scope_id=wanted.scope.id,
             kind=kind,
@@ -277,6 +278,19 @@ class CrlIssuer:
                 self._audit.append(connection, event)
 
         await self._database.write(work)
+
+
+async def _read_back(octets: bytes, wanted: WantedCrl) -> None:
+    """Look at what the token gave as a client would, before anybody sees it; raises :class:`Defect`."""
+    try:
+        if len(octets) <= _VERIFY_INLINE:
+            number = read_crl(octets, wanted.ca).number
+        else:
+            number = (await deferToThread(read_head, octets, wanted.ca)).number
+    except Rejected as error:
+        raise Defect(f"a CRL that was just signed is none: {error}") from error
+    if number != wanted.number:
+        raise Defect("a CRL does not say what it was made from")
 
 
 def _newest_number(connection: Connection, scope_id: int) -> int | None:

@@ -19,8 +19,11 @@ FAST_SECONDS = 0.0002
 """A key that signs faster than this, and lives in this process, signs on the reactor's thread."""
 SLOW_SECONDS = 0.005
 """What the reactor may be kept for; a key that takes it three times running loses the right to sign in place."""
-PROMOTION = 32
-"""Fast signatures in a row, made in the thread, after which a local key signs in place."""
+PROMOTION = 64
+"""Signatures made in the thread after which a local key signs in place, if a quarter of them was fast.
+
+More are not to be hoped for where the reactor is busy: the thread waits for it before and after each signature.
+"""
 PROOF = b"pkiserver key check: this text begins with no ASN.1 structure that a door lets through\n"
 
 
@@ -35,7 +38,7 @@ class KeyHandle(abc.ABC):
         self.fast = False
         self._local = False
         self._strikes = 0
-        self._streak = 0
+        self._threaded = self._quick = 0
 
     @property
     @abc.abstractmethod
@@ -85,17 +88,20 @@ class KeyHandle(abc.ABC):
     def measured(self, seconds: float, *, local: bool) -> None:
         """Note how long a signature takes, and whether the key is ``local``: a candidate for signing in place."""
         self._local = local
-        self._strikes = self._streak = 0
+        self._strikes = self._threaded = self._quick = 0
         self.fast = local and seconds < FAST_SECONDS
 
     def _timed(self, data: bytes, scheme: SignatureScheme) -> bytes:
         before = time.perf_counter()
         signature = self.sign(data, scheme)
         # A busy moment at the start must not make a fast key slow for good.
-        self._streak = self._streak + 1 if time.perf_counter() - before < FAST_SECONDS else 0
-        if self._local and self._streak >= PROMOTION:
-            self._strikes = self._streak = 0
-            self.fast = True
+        self._threaded += 1
+        self._quick += time.perf_counter() - before < FAST_SECONDS
+        if self._threaded >= PROMOTION:
+            if self._local and 4 * self._quick >= self._threaded:
+                self._strikes = 0
+                self.fast = True
+            self._threaded = self._quick = 0
         return signature
 
     async def call(self, work: Callable[[], T]) -> T:

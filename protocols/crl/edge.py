@@ -122,6 +122,7 @@ class CrlEdge:
             content_type=CRL_TYPE,
             modified=found.this_update,
             cache_control=f"max-age={fresh}, public, no-transform, must-revalidate",
+            etag=f'"{found.digest}"',
         )
 
     async def certificates(self, request: Request) -> Response:

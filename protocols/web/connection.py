@@ -22,7 +22,7 @@ from protocols.web.peer import peer_of
 from protocols.web.reader import Head, RequestReader
 from protocols.web.router import Found, NotAllowed
 from protocols.web.values import Peer, Request, Route
-from protocols.web.wire import Wire, is_tls
+from protocols.web.wire import Wire, is_tls, send_at_once
 
 _NEVER = float("inf")
 _CLOSE = b"Connection: close\r\n"
@@ -61,6 +61,7 @@ class HttpConnection(Protocol):
         """Start the clock: the first request is due, and with TLS the handshake before it."""
         self._wire = cast("Wire", self.transport)
         self._outbox = Outbox(self._wire, self._limits, self._listener.clock)
+        send_at_once(self._wire)
         self._wire.registerProducer(self, True)
         self._read_deadline = self._now() + self._limits.request_seconds
 

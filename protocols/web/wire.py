@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProducer
 
 
@@ -28,6 +29,9 @@ class Wire(Protocol):
     def unregisterProducer(self) -> object:  # noqa: N802
         """Undo that."""
 
+    def setTcpNoDelay(self, enabled: bool, /) -> object:  # noqa: N802
+        """Only where the peer has an IP address."""
+
     def pauseProducing(self) -> object:  # noqa: N802
         """Stop reading."""
 
@@ -38,3 +42,13 @@ class Wire(Protocol):
 def is_tls(wire: Wire) -> bool:
     """Whether there is TLS on the connection."""
     return hasattr(wire, "negotiatedProtocol")
+
+
+def send_at_once(wire: Wire) -> None:
+    """Have the kernel send what it is given without waiting for more (TCP_NODELAY).
+
+    Answers are handed over whole, or in long slices: Nagle's algorithm would keep the end of each slice back until the
+    client has acknowledged the one before, and make the kernel handle many small pieces of a long answer.
+    """
+    if isinstance(wire.getPeer(), IPv4Address | IPv6Address):
+        wire.setTcpNoDelay(True)

@@ -12,14 +12,16 @@ import pytest
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
+from pkiserver.authority import crl as crl_module
 from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.crl import Cause
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.offline import OfflineCrl, encode_offline, read_crl
 from pkiserver.authority.status.policy import CrlPolicy
-from pkiserver.foundation.errors import Rejected, Unavailable
+from pkiserver.foundation.errors import Defect, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 from pkiserver.keys.settings import ProviderSettings
+from pkiserver.keys.signers import CrlSigner
 from pkiserver.store import leases
 from pkiserver.store.certificates import RevocationReason
 from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check, status_world
@@ -236,3 +238,25 @@ def test_a_policy_whose_lists_would_end_before_the_next_is_refused() -> None:
         CrlPolicy(interval=timedelta(hours=2), validity=timedelta(hours=2))
     with pytest.raises(ValueError, match="gather"):
         CrlPolicy(gather=timedelta(seconds=-1))
+
+
+@pytest.mark.parametrize("inline", [1 << 20, 0], ids=["short", "long"])
+async def test_what_the_token_signed_is_read_back_before_anybody_sees_it(
+    at: StatusWorld, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    monkeypatch.setattr(crl_module, "_VERIFY_INLINE", inline)
+    [first, *_] = await at.status.schedule.run_due()
+    assert first.number == 1
+    right = CrlSigner.sign
+
+    async def wrong(self: CrlSigner, data: bytes, scheme: SignatureScheme) -> bytes:
+        octets = await right(self, data, scheme)
+        return octets[:-1] + bytes((octets[-1] ^ 1,))
+
+    monkeypatch.setattr(CrlSigner, "sign", wrong)
+    with pytest.raises(Defect, match="just signed"):
+        await at.status.crls.issue(at.issuing, at.issuing.current, actor="tester", cause=Cause.DEMAND)
+    monkeypatch.undo()
+    assert number_of(await at.crl()) == 1
+    again = await at.status.crls.issue(at.issuing, at.issuing.current, actor="tester", cause=Cause.DEMAND)
+    assert again.number == 3, "the bad one's number is a gap"

@@ -88,6 +88,13 @@ async def test_renewal_overlaps_and_old_keys_go_in_the_end(at: StatusWorld) -> N
     assert at.status.problems() == ()
 
 
+async def test_of_two_tasks_of_a_process_one_makes_the_responder(at: StatusWorld) -> None:
+    """The clock and a change of the configuration may call for it in the same moment."""
+    keeper = at.status.responders
+    made = await gatherResults([Deferred.fromCoroutine(keeper.run_due()) for _ in range(2)])
+    assert sum(map(len, made)) == 2
+
+
 async def test_of_two_processes_one_makes_the_responder(at: StatusWorld) -> None:
     both = (at.status, at.another_process())
     made: list[tuple[str, ...]] = await gatherResults(
@@ -182,9 +189,3 @@ def test_a_policy_whose_answers_outlive_their_signer_is_refused() -> None:
         OcspPolicy(validity=timedelta(days=11))
     with pytest.raises(ValueError, match="within"):
         OcspPolicy(renew_before=timedelta(days=30))
-
-
-async def test_one_process_makes_one_responder_however_often_it_looks_at_once(at: StatusWorld) -> None:
-    looks = [Deferred.fromCoroutine(at.status.responders.run_due()) for _ in range(4)]
-    made: list[tuple[str, ...]] = await gatherResults(looks)
-    assert sum(len(names) for names in made) == 2  # the root and the issuing authority have one each

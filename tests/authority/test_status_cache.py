@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -47,18 +48,52 @@ async def test_a_change_elsewhere_is_seen_after_the_next_look_at_the_feed(at: St
     assert cache.counts.dropped == 3
 
 
-async def test_without_a_fresh_look_the_database_answers(at: StatusWorld) -> None:
+async def test_without_a_fresh_look_nothing_is_believed(at: StatusWorld) -> None:
+    issued, other = await at.certificate(), await at.certificate("other")
+    cache = StatusCache(at.world.database, at.clock)
+    for one in (issued, other):
+        assert await state(cache, at, one.serial) is CertificateState.ISSUED
+        assert cache.statuses_now(at.issuing.issuer_id, [one.serial]) is not None
+        await at.revoke(one)
+        at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
+        assert cache.statuses_now(at.issuing.issuer_id, [one.serial]) is None
+        assert await state(cache, at, one.serial) is CertificateState.REVOKED
+
+
+async def test_all_who_ask_while_nothing_is_believed_share_one_look(at: StatusWorld, monkeypatch: Any) -> None:
     issued = await at.certificate()
     cache = StatusCache(at.world.database, at.clock)
+    await state(cache, at, issued.serial)
+    at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
+    looks, real = [], cache.poll
+
+    async def counted() -> None:
+        looks.append(None)
+        await real()
+
+    monkeypatch.setattr(cache, "poll", counted)
+    asked = [Deferred.fromCoroutine(state(cache, at, issued.serial)) for _ in range(20)]
+    asked[3].cancel()
+    asked[3].addErrback(lambda _failure: CertificateState.ISSUED)
+    assert set(await gatherResults(asked)) == {CertificateState.ISSUED}
+    assert (len(looks), cache.counts.misses, cache.counts.bypassed) == (1, 1, 0)
+
+
+async def test_where_looks_come_too_late_the_database_answers(at: StatusWorld, monkeypatch: Any) -> None:
+    issued = await at.certificate()
+    cache = StatusCache(at.world.database, at.clock)
+    real = at.world.database.read_ahead
+
+    async def late(work: Any) -> Any:
+        found = await real(work)
+        at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
+        return found
+
+    monkeypatch.setattr(at.world.database, "read_ahead", late)
     assert await state(cache, at, issued.serial) is CertificateState.ISSUED
     await at.revoke(issued)
-    assert await state(cache, at, issued.serial) is CertificateState.REVOKED, "never polled: nothing is believed"
-    other = await at.certificate("other")
-    await cache.poll()
-    await state(cache, at, other.serial)
-    await at.revoke(other)
-    at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
-    assert await state(cache, at, other.serial) is CertificateState.REVOKED
+    assert await state(cache, at, issued.serial) is CertificateState.REVOKED
+    assert cache.counts.bypassed == 2
 
 
 async def test_what_was_not_there_is_asked_again(at: StatusWorld) -> None:
@@ -121,3 +156,17 @@ async def test_with_the_database_gone_nothing_old_is_told(at: StatusWorld) -> No
     at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
     with pytest.raises(Unavailable):
         await state(cache, at, issued.serial)
+
+
+async def test_the_look_at_the_feed_waits_behind_no_other_reads(at: StatusWorld) -> None:
+    """Else a cache that is not believed for a moment, and sends all questions to the database, would stay so."""
+    cache = StatusCache(at.world.database, at.clock)
+    hold = threading.Event()
+    asked = [Deferred.fromCoroutine(at.world.database.read(lambda _: hold.wait(60))) for _ in range(20)]
+    try:
+        await cache.poll()
+        assert not any(one.called for one in asked)
+        assert cache.is_trusted
+    finally:
+        hold.set()
+    await gatherResults(asked)

@@ -25,9 +25,12 @@ def free_port() -> int:
 
 
 class Slapd:
-    """A started server with people, groups in groups, and a password policy. ``tls``: certificate, key (PEM files)."""
+    """A started server with people, groups in groups, and a password policy.
 
-    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+    ``tls``: certificate, key (PEM files); ``public``: whether everybody may read it.
+    """
+
+    def __init__(self, tls: tuple[Path, Path] | None = None, *, public: bool = False) -> None:
         if not (program := shutil.which("slapd")) or not shutil.which("ldapadd"):
             pytest.fail(INSTALL)
         self.folder = Path(tempfile.mkdtemp(prefix="pkiserver-slapd-"))
@@ -35,7 +38,7 @@ class Slapd:
         self.port, self.tls_port = free_port(), free_port()
         config = self.folder / "slapd.conf"
         certificates = f"TLSCertificateFile {tls[0]}\nTLSCertificateKeyFile {tls[1]}\n" if tls else ""
-        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates))
+        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others="read" if public else "none"))
         urls = f"ldap://127.0.0.1:{self.port}/" + (f" ldaps://127.0.0.1:{self.tls_port}/" if tls else "")
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -92,7 +95,7 @@ moduleload ppolicy
 pidfile {folder}/pid
 {tls}
 access to attrs=userPassword by self write by anonymous auth by * none
-access to * by users read by * none
+access to * by users read by * {others}
 database mdb
 suffix "dc=example,dc=org"
 rootdn "cn=admin,dc=example,dc=org"

@@ -49,6 +49,7 @@ class StatusCache:
         self._applied = -1
         self._looked = float("-inf")
         self._waking = self._again = False
+        self._joined: list[Deferred[None]] | None = None
         self.counts = CacheCounts()
 
     @property
@@ -64,7 +65,7 @@ class StatusCache:
         """
         began = self._clock.monotonic()
         applied = self._applied
-        latest, changes = await self._database.read(lambda connection: _news(connection, applied))
+        latest, changes = await self._database.read_ahead(lambda connection: _news(connection, applied))
         if latest - applied > len(changes):
             self._known.clear()  # the start, or more changes than are worth telling one by one
         for change in changes:
@@ -93,12 +94,38 @@ class StatusCache:
         finally:
             self._waking = False
 
+    async def _catch_up(self) -> None:
+        """One look for all who ask meanwhile; where it fails, or takes too long, each asks the database.
+
+        Without it a server that is so busy that a look came late would turn each request into a read, and be busier.
+        """
+        waiting: Deferred[None] = Deferred()
+        if self._joined is not None:
+            self._joined.append(waiting)
+        else:
+            self._joined = [waiting]
+            Deferred.fromCoroutine(self._look_for_all())
+        await waiting
+
+    async def _look_for_all(self) -> None:
+        try:
+            await self.poll()
+        except PkiError:
+            return  # who waits finds the cache not believed, and the same fault
+        finally:
+            joined, self._joined = self._joined or [], None
+            for one in joined:
+                if not one.called:  # its request was not cancelled
+                    one.callback(None)
+
     async def statuses(self, issuer_id: int, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...]:
         """The status of each serial number of an issuer; None for what was never settled.
 
         Raises:
             Unavailable: The database is needed and away.
         """
+        if not self.is_trusted:
+            await self._catch_up()
         if self.is_trusted:
             found = self._remembered(issuer_id, serials)
             if found is not None:

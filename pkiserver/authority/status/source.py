@@ -111,9 +111,13 @@ class StatusSource(Protocol):
 
 @attrs.frozen
 class PublishedCrl:
-    """A CRL as it is served: its DER and what caches need to know; ``max_age`` is the longest a cache may keep it."""
+    """A CRL as it is served: its DER and what caches need to know.
+
+    ``digest`` is its SHA-256 in hexadecimal; ``max_age`` is the longest a cache may keep it.
+    """
 
     der: bytes = attrs.field(repr=False)
+    digest: str
     number: int
     this_update: datetime
     next_update: datetime

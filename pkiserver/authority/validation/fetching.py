@@ -15,7 +15,6 @@ from pkiserver.foundation.errors import Unavailable
 from pkiserver.outbound.addresses import LdapServer, Timeouts, WebAddress
 from pkiserver.outbound.http import fetch
 from pkiserver.outbound.ldap import LdapError, LdapService, open_server
-from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.ldapwire import Scope
 from pkiserver.outbound.problems import OutboundError
 
@@ -61,14 +60,20 @@ async def _from_ldap(feed: LdapFeed) -> bytes:
     server = LdapServer.parse(feed.server)
     connection = await open_server(LdapService((server,), trust=None, timeouts=TIMEOUTS), server)
     try:
-        everything = Filter.parse("(objectClass=*)")
-        entries = await connection.search(feed.dn, Scope.BASE, everything, (feed.attribute,), limit=1)
+        entries = await connection.search(feed.dn, Scope.BASE, feed.filter, (feed.attribute,), limit=1)
     finally:
         await connection.close()
-    values = [value for entry in entries for value in entry.values(feed.attribute)]
+    # Servers call a list ";binary" (RFC 4523 section 2.2) whether they were asked for it so or not.
+    wanted = _plain(feed.attribute)
+    values = [value for entry in entries for key, some in entry.attributes if _plain(key) == wanted for value in some]
     if len(values) != 1:
         raise Unavailable(f"{feed.server}: {feed.dn} has {len(values)} values of {feed.attribute}, not one")
     return values[0]
+
+
+def _plain(attribute: str) -> str:
+    """An attribute's name without options."""
+    return attribute.partition(";")[0].lower()
 
 
 def _from_file(path: Path) -> bytes:

@@ -66,6 +66,23 @@ def read_list(data: bytes, ca: CaCertificate) -> ReadList:
     Raises:
         Rejected: with every reason.
     """
+    fields, head = _verified(data, ca)
+    try:
+        records = _records(data, fields.revoked)
+    except (ValueError, OverflowError, IndexError) as error:
+        raise Rejected.because(Refusal.MALFORMED, f"the list's entries cannot be read: {error}") from error
+    return ReadList(attrs.evolve(head, entries=len(records)), tuple(index.parts_of(records)))
+
+
+def read_head(data: bytes, ca: CaCertificate) -> ListHead:
+    """Everything but the entries, whose number is not counted, with the signature verified: 0.1 s for 50 MB.
+
+    For the most part it lets other threads run. Raises as :func:`read_list`.
+    """
+    return _verified(data, ca)[1]
+
+
+def _verified(data: bytes, ca: CaCertificate) -> tuple[_Fields, ListHead]:
     if len(data) > MOST_OCTETS:
         raise Rejected.because(Refusal.LIMIT, f"the list has more than {MOST_OCTETS} octets")
     try:
@@ -86,11 +103,7 @@ def read_list(data: bytes, ca: CaCertificate) -> ReadList:
         reasons.append(Reason(Refusal.UNSUPPORTED, "the list has no nextUpdate: nobody could say when it is too old"))
     if reasons:
         raise Rejected(reasons)
-    try:
-        records = _records(data, fields.revoked)
-    except (ValueError, OverflowError, IndexError) as error:
-        raise Rejected.because(Refusal.MALFORMED, f"the list's entries cannot be read: {error}") from error
-    return ReadList(attrs.evolve(head, entries=len(records)), tuple(index.parts_of(records)))
+    return fields, head
 
 
 def verifies(scheme: SignatureScheme, ca: CaCertificate, signature: bytes, tbs: memoryview) -> bool:

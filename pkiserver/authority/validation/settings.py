@@ -16,11 +16,12 @@ from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import Invalid, load
+from pkiserver.outbound.ldapfilter import Filter
 
 KIND = "foreign-ca"
 """Its kind among the configuration objects."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_ALLOWED = "http://HOST/PATH, file:///PATH, or ldap://HOST/DN?ATTRIBUTE"
+_ALLOWED = "http://HOST/PATH, file:///PATH, or ldap://HOST/DN?ATTRIBUTE[?base[?FILTER]]"
 _EVER = timedelta(days=365_000)
 
 
@@ -48,6 +49,40 @@ def _name(_instance: object, _attribute: object, value: str) -> None:
         raise ValueError("must be 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
 
 
+_EVERYTHING = "(objectClass=*)"
+
+
+@attrs.frozen
+class LdapFeed:
+    """An LDAP URL (RFC 4516) taken apart: one attribute of one entry, as distribution points name it."""
+
+    server: str
+    dn: str
+    attribute: str
+    scope: str
+    filter: Filter
+
+    @classmethod
+    def parse(cls, url: str) -> LdapFeed:
+        """From a feed's URL.
+
+        Raises:
+            ValueError, Invalid: it has more parts than one list needs, or its filter is none.
+        """
+        parts = urlsplit(url)
+        attribute, scope, filtered, *more = (*map(unquote, parts.query.split("?")), "", "")
+        if any(more):
+            raise ValueError("LDAP extensions are not understood")
+        text = filtered or _EVERYTHING
+        text = text if text.startswith("(") else f"({text})"
+        return cls(f"ldap://{parts.netloc}", unquote(parts.path[1:]), attribute, scope, Filter.parse(text))
+
+    @property
+    def is_one_list(self) -> bool:
+        """Whether it means one attribute of the entry itself."""
+        return bool(self.attribute) and "," not in self.attribute and self.scope in ("", "base")
+
+
 def _feeds(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
     if not value or len(set(value)) != len(value):
         raise Invalid("at least one feed is needed, and none twice", key="feeds")
@@ -57,9 +92,9 @@ def _feeds(_instance: object, _attribute: object, value: tuple[str, ...]) -> Non
             fits = {
                 "http": bool(parts.hostname),
                 "file": not parts.netloc and parts.path.startswith("/"),
-                "ldap": bool(parts.hostname) and len(parts.path) > 1 and bool(parts.query) and "?" not in parts.query,
+                "ldap": bool(parts.hostname) and len(parts.path) > 1 and LdapFeed.parse(url).is_one_list,
             }.get(parts.scheme, False)
-        except ValueError:
+        except (ValueError, Invalid):
             fits = False
         if not fits or not url.isascii() or any(char.isspace() for char in url):
             raise Invalid(f'"{url}" is not where a list can be had', key="feeds", allowed=_ALLOWED)
@@ -126,21 +161,6 @@ class ForeignCa:
             raise Invalid(str(error), key="certificate") from error
         except ValueError as error:
             raise Invalid("is not one certificate in PEM", key="certificate") from error
-
-
-@attrs.frozen
-class LdapFeed:
-    """An LDAP URL (RFC 4516) taken apart: one attribute of one entry."""
-
-    server: str
-    dn: str
-    attribute: str
-
-    @classmethod
-    def parse(cls, url: str) -> LdapFeed:
-        """From a feed's URL, checked already."""
-        parts = urlsplit(url)
-        return cls(f"ldap://{parts.netloc}", unquote(parts.path[1:]), unquote(parts.query))
 
 
 def load_foreign(text: str, file: str) -> ForeignCa:

@@ -73,7 +73,9 @@ class TokenKey(KeyHandle):
         if lane is None:
             return None
         try:
-            return signer(lane.objects.get(self) or self._object(lane), data)
+            private = lane.objects.get(self)
+            # To find it may take waiting for other processes, which the reactor does not do.
+            return None if private is None else signer(private, data)
         except LOSSES as error:
             raise module.lost(error) from error
         except p11.PKCS11Error as error:

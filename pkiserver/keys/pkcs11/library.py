@@ -108,7 +108,7 @@ def lock_path(settings: TokenSettings) -> Path | None:
 
 @contextmanager
 def start_lock(settings: TokenSettings, *, patience: float = START_LOCK_SECONDS) -> Iterator[None]:
-    """Hold the exclusive start lock: SoftHSM fails now and then when processes start at the same moment. Blocking.
+    """Hold the exclusive start lock: SoftHSM fails when processes start, or change its objects, at once. Blocking.
 
     Raises:
         KeyUnavailable: START_LOCK; it cannot be opened, or another process keeps it for ``patience`` seconds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -16,6 +17,7 @@ from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11 import publichalf
 from pkiserver.keys.pkcs11.key import TokenKey
+from pkiserver.keys.pkcs11.library import start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.module import LOSSES, Lane, Module
 from pkiserver.keys.settings import InPlace, TokenSettings
@@ -106,7 +108,7 @@ class Token:
             raise Rejected.because(
                 Refusal.UNSUPPORTED, f"{key_type} keys are kept by the software store, not by tokens"
             )
-        with self.module.entered():
+        with self.module.entered(), self._alone():
             session = self._writable()
             try:
                 self._require_free(session, label)
@@ -138,7 +140,7 @@ class Token:
             public_template, private_template = publichalf.import_templates(private, label, key_id, doors)
         except ValueError as error:
             raise Rejected.because(Refusal.UNSUPPORTED, str(error)) from error
-        with self.module.entered():
+        with self.module.entered(), self._alone():
             session = self._writable()
             try:
                 self._require_free(session, label)
@@ -155,7 +157,7 @@ class Token:
 
     def destroy(self, uri: str) -> None:
         """Delete the objects at ``uri``, private and public; blocking. Nothing there is no error."""
-        with self.module.entered():
+        with self.module.entered(), self._alone():
             session = self._writable()
             try:
                 for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -201,12 +203,21 @@ class Token:
 
     def _search(self, lane: Lane, terms: dict[Attribute, Any]) -> list[Any]:
         session = self.module.session(lane, self.login)
-        for _ in range(4):
-            try:
-                return list(session.get_objects(terms))
-            except _UNSETTLED:
-                time.sleep(0.02)
-        return list(session.get_objects(terms))
+        with self._alone():
+            for _ in range(4):
+                try:
+                    return list(session.get_objects(terms))
+                except _UNSETTLED:
+                    time.sleep(0.02)
+            return list(session.get_objects(terms))
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Hold back this server's other processes while keys are made, deleted or looked for.
+
+        SoftHSM reads its folder while it looks for an object, each file once. A process that looks while another one
+        is still writing takes the half-written object for what it is, and does not find that key until it ends.
+        """
+        return start_lock(self.module.settings)
 
     def _require_free(self, session: Any, label: str) -> None:
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):

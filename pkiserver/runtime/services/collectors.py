@@ -33,6 +33,10 @@ class EngineMetrics(Collector):
         states.add_metric(["ready"], ready)
         states.add_metric(["faulty"], len(keys) - ready)
         yield states
+        cached = CounterMetricFamily("pkiserver_status_cache", "Questions for records of status", labels=["outcome"])
+        for outcome, count in attrs.asdict(self._engine.status.directory.cache.counts).items():
+            cached.add_metric([outcome], count)
+        yield cached
         yield from self._authorities()
 
     def _authorities(self) -> Iterable[Metric]:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.garbage import settle
 from pkiserver.runtime.hangup import on_hangup
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.metrics import ReactorLatency, new_registry
@@ -203,6 +204,7 @@ class NodeService(MultiService):
         if application.api is not None:
             self._api.listen(application.api)
         self._jobs.begin(application.jobs)
+        settle()
         _log.info("node {node} serves", node=self._settings.node)
         self.on_ready.callback(None)
 

@@ -3,219 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import ocsp
-from twisted.internet import reactor as _reactor
-from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.ceremonies import ExistingAuthority
 from pkiserver.authority.validation.reading import IN_PLACE
-from pkiserver.authority.validation.services import ValidationServices, validation_services
-from pkiserver.authority.validation.settings import KIND, ForeignCa, Unlisted
+from pkiserver.authority.validation.settings import Unlisted
 from pkiserver.foundation.errors import Rejected
-from pkiserver.foundation.tomlfile import dump
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
-from pkiserver.store import templates as object_rows
-from protocols.ocsp import edge
-from protocols.web.factory import HttpServerFactory
-from protocols.web.limits import WebLimits
-from protocols.web.router import Router
-from protocols.web.values import Method, Request, Response, Route
-from tests.authority.status_world import lint_ocsp, status_world
+from tests.authority.status_world import lint_ocsp
 from tests.authority.world import ACTOR
-from tests.protocols.status_server import Answer, StatusServer, tool
+from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, site
+from tests.protocols.status_server import tool
 
-reactor: Any = _reactor
-NOW = datetime.now(UTC).replace(microsecond=0)
-DAY = timedelta(days=1)
-
-
-@attrs.define
-class Other:
-    """Another CA: what it issued, and its lists."""
-
-    key: ec.EllipticCurvePrivateKey = attrs.field(factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    number: int = 0
-
-    @property
-    def name(self) -> x509.Name:
-        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Other CA")])
-
-    def certificate(self) -> x509.Certificate:
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        return (
-            self._builder(self.name, self.key.public_key(), 1)
-            .add_extension(x509.BasicConstraints(True, None), True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False)
-            .add_extension(usage, True)
-            .sign(self.key, hashes.SHA256())
-        )
-
-    def leaf(self, serial: int) -> x509.Certificate:
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"leaf {serial}")])
-        return self._builder(name, ec.generate_private_key(ec.SECP256R1()).public_key(), serial).sign(
-            self.key, hashes.SHA256()
-        )
-
-    def responder(self, request: bytes, *, usage: bool = True, end: datetime | None = None) -> bytes:
-        asked = x509.load_der_x509_csr(request)
-        assert asked.is_signature_valid
-        builder = self._builder(asked.subject, asked.public_key(), 77, end)
-        for extension in asked.extensions:
-            if usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
-                builder = builder.add_extension(extension.value, extension.critical)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
-
-    def crl(
-        self,
-        entries: dict[int, x509.ReasonFlags | None],
-        *,
-        base: int | None = None,
-        point: str | None = None,
-        start: datetime = NOW,
-        lasting: timedelta = DAY,
-        key: ec.EllipticCurvePrivateKey | None = None,
-    ) -> bytes:
-        self.number += 1
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self.name)
-            .last_update(start)
-            .next_update(start + lasting)
-            .add_extension(x509.CRLNumber(self.number), False)
-        )
-        if base is not None:
-            builder = builder.add_extension(x509.DeltaCRLIndicator(base), True)
-        if point is not None:
-            where = [x509.UniformResourceIdentifier(point)]
-            shard = x509.IssuingDistributionPoint(where, None, True, False, None, False, False)
-            builder = builder.add_extension(shard, True)
-        for serial, reason in entries.items():
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - DAY)
-            if reason is not None:
-                entry = entry.add_extension(x509.CRLReason(reason), False)
-            builder = builder.add_revoked_certificate(entry.build())
-        return builder.sign(key or self.key, hashes.SHA256()).public_bytes(Encoding.DER)
-
-    def _builder(
-        self, subject: x509.Name, public_key: Any, serial: int, end: datetime | None = None
-    ) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(public_key)
-            .serial_number(serial)
-            .not_valid_before(NOW - DAY)
-            .not_valid_after(end or NOW + 365 * DAY)
-        )
-
-
-@attrs.define
-class Site:
-    """Our server, the other CA, and a web server with its lists."""
-
-    server: StatusServer
-    services: ValidationServices
-    other: Other
-    served: dict[str, bytes]
-    base: str
-    asked: list[str] = attrs.field(factory=list)
-
-    def describe(self, *paths: str, name: str = "other", **more: Any) -> ForeignCa:
-        """The CA with its lists at these paths."""
-        pem = self.other.certificate().public_bytes(Encoding.PEM).decode()
-        feeds = tuple(path if ":" in path else f"{self.base}{path}" for path in paths)
-        ca = ForeignCa(name=name, certificate=pem, feeds=feeds, **more)
-
-        async def put() -> None:
-            def work(connection: Any) -> None:
-                old = object_rows.get(connection, name, kind=KIND)
-                expected = None if old is None else old.revision
-                now = self.server.at.clock.now()
-                object_rows.put(connection, name, dump(ca), now=now, expected=expected, kind=KIND)
-
-            await self.server.at.world.database.write(work)
-            await self.services.authorities.refresh()
-
-        self.server.run(put)
-        return ca
-
-    def install(self, ca: ForeignCa) -> None:
-        made = self.server.run(
-            lambda: self.services.responders.request(
-                ca, key_type=KeyType.parse("ec-p256"), store="softhsm", actor="tester"
-            )
-        )
-        certificate = self.other.responder(made.der)
-        self.server.run(lambda: self.services.responders.install(ca, certificate, actor="tester"))
-        self.server.run(self.services.authorities.refresh)
-
-    def fetch(self, ca: ForeignCa) -> int:
-        count: int = self.server.run(lambda: self.services.feeds.look_now(ca))
-        return count
-
-    def answer(self, serial: int) -> tuple[Answer, ocsp.OCSPResponse]:
-        builder = ocsp.OCSPRequestBuilder().add_certificate(
-            self.other.leaf(serial), self.other.certificate(), hashes.SHA1()
-        )
-        body = builder.build().public_bytes(Encoding.DER)
-        answer = self.server.ask("POST", "/ocsp", body, Content_Type="application/ocsp-request")
-        return answer, ocsp.load_der_ocsp_response(answer.body)
-
-    def status(self, serial: int) -> ocsp.OCSPCertStatus | ocsp.OCSPResponseStatus:
-        _, found = self.answer(serial)
-        if found.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            return found.response_status
-        return found.certificate_status
-
-
-GOOD, REVOKED, UNKNOWN = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED, ocsp.OCSPCertStatus.UNKNOWN
-TRY_LATER = ocsp.OCSPResponseStatus.TRY_LATER
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[Site]:
-    with status_world(tmp_path, status_stores, on_reactor) as at:
-        world = at.world
-        services = validation_services(
-            database=world.database, audit=world.audit, keys=world.keys, clock=at.clock, holder="test"
-        )
-        served: dict[str, bytes] = {}
-        asked: list[str] = []
-
-        def list_at(request: Request) -> Response:
-            asked.append(request.path)
-            data = served.get(request.path)
-            if data is None:
-                return Response(404)
-            tag = f'"{hash(data)}"'
-            if request.headers.get("If-None-Match") == tag:
-                return Response(304)
-            return Response(200, data, "application/pkix-crl", (("ETag", tag),))
-
-        routes = [
-            *edge.routes(services.beside(at.status.directory), at.clock, edge.OcspSettings()),
-            Route("list", "/lists/", frozenset({Method.GET}), list_at, prefix=True),
-        ]
-        factory = HttpServerFactory(Router(routes), WebLimits(), at.clock, reactor)
-        port = blockingCallFromThread(reactor, reactor.listenTCP, 0, factory, 50, "127.0.0.1")
-        server = StatusServer(at, port.getHost().port, tmp_path, on_reactor)
-        yield Site(server, services, Other(), served, f"{server.url}/lists/", asked)
-        blockingCallFromThread(reactor, port.stopListening)
+__all__ = ["site"]
 
 
 def test_a_fed_list_is_answered_from_and_openssl_believes_it(site: Site) -> None:
@@ -230,8 +36,8 @@ def test_a_fed_list_is_answered_from_and_openssl_believes_it(site: Site) -> None
     assert [site.status(serial) for serial in (4, 5, 6, (1 << 159) - 1)] == [GOOD, REVOKED, REVOKED, REVOKED]
     answer, found = site.answer(5)
     assert found.revocation_reason is x509.ReasonFlags.key_compromise
-    assert found.revocation_time_utc == NOW - DAY
-    assert found.this_update_utc == NOW
+    assert found.revocation_time_utc == site.other.now - DAY
+    assert found.this_update_utc == site.other.now
     for serial in (4, 5, 6):
         assert lint_ocsp(site.answer(serial)[0].body) == []
     files = [
@@ -298,7 +104,7 @@ def test_lists_that_are_too_old_say_nothing_any_more(site: Site) -> None:
     site.server.run(site.server.at.status.directory.refresh)
     _, found = site.answer(4)
     assert found.certificate_status is GOOD
-    assert found.next_update_utc == NOW + timedelta(hours=2, minutes=30)
+    assert found.next_update_utc == site.other.now + timedelta(hours=2, minutes=30)
     clock.advance(timedelta(minutes=1))
     assert site.status(4) is TRY_LATER
     assert site.status(5) is TRY_LATER
@@ -340,7 +146,7 @@ def test_foreign_older_and_unreadable_lists_change_nothing(site: Site) -> None:
         "signature": site.other.crl({}, key=ec.generate_private_key(ec.SECP256R1())),
         "not a certificate revocation list": whole[:-1],
         "gave a complete list": site.other.crl({}, base=1),
-        "future": site.other.crl({}, start=NOW + DAY),
+        "future": site.other.crl({}, start=site.other.now + DAY),
     }
     for why, data in cases.items():
         site.served["/lists/full.crl"] = data
@@ -356,11 +162,11 @@ def test_certificates_that_nobody_would_believe_are_not_installed(site: Site) ->
     )
     asked = x509.load_der_x509_csr(made.der)
     assert asked.extensions.get_extension_for_class(x509.OCSPNoCheck)
-    stranger = Other()
+    stranger = Other(site.other.now)
     wrong = {
         "itself": stranger.responder(made.der),
         "OCSPSigning": site.other.responder(made.der, usage=False),
-        "expired": site.other.responder(made.der, end=NOW - timedelta(hours=1)),
+        "expired": site.other.responder(made.der, end=site.other.now - timedelta(hours=1)),
         "its key is none": site.other.leaf(8).public_bytes(Encoding.DER),
         "not a usable": b"0",
     }

@@ -1,0 +1,108 @@
+"""Where lists of other CAs come from: web servers, directories, files; whole, in parts, and as deltas."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from pkiserver.authority.validation.settings import LdapFeed, Unlisted, load_foreign
+from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.tomlfile import dump
+from tests.protocols.ocsp.foreign_site import GOOD, REVOKED, Other, Site, site
+from tests.support.slapd import SUFFIX, Slapd
+
+__all__ = ["site"]
+
+
+@pytest.fixture
+def slapd() -> Iterator[Slapd]:
+    server = Slapd(public=True)
+    yield server
+    server.discard()
+
+
+def put(slapd: Slapd, name: str, **lists: bytes) -> None:
+    values = "".join(f"{key};binary:: {b64encode(value).decode()}\n" for key, value in lists.items())
+    slapd.load(f"dn: cn={name},{SUFFIX}\nobjectClass: cRLDistributionPoint\ncn: {name}\n{values}")
+
+
+def test_parts_and_deltas_come_from_web_directory_and_file(site: Site, slapd: Slapd, tmp_path: Path) -> None:
+    points = [f"http://other.example/{number}.crl" for number in range(3)]
+    hold, removed = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.remove_from_crl
+    site.served["/lists/0.crl"] = site.other.crl({10: None}, point=points[0])
+    in_directory = site.other.crl({20: hold, 21: None}, point=points[1])
+    number = site.other.number
+    put(
+        slapd,
+        "one",
+        certificateRevocationList=in_directory,
+        deltaRevocationList=site.other.crl({20: removed, 22: None}, base=number, point=points[1]),
+    )
+    on_disk = tmp_path / "2.crl"
+    on_disk.write_bytes(site.other.crl({30: None}, point=points[2]))
+    entry = f"{slapd.url}/cn=one,{SUFFIX}"
+    ca = site.describe(
+        "0.crl",
+        f"{entry}?certificateRevocationList?base?objectClass=cRLDistributionPoint",
+        f"{entry}?deltaRevocationList;binary",
+        f"file://{on_disk}",
+        unlisted=Unlisted.GOOD,
+    )
+    count = site.fetch(ca)
+    assert count == 4, [one.text for one in site.services.authorities.problems()]
+    site.install(ca)
+    revoked = {serial for serial in range(9, 32) if site.status(serial) is REVOKED}
+    assert revoked == {10, 21, 22, 30}
+    assert site.status(20) is GOOD, "the delta took it off"
+
+
+def test_a_directory_that_has_no_list_is_told(site: Site, slapd: Slapd) -> None:
+    ca = site.describe(f"{slapd.url}/{SUFFIX}?certificateRevocationList")
+    assert site.fetch(ca) == 0
+    assert any("0 values of certificateRevocationList" in one.text for one in site.services.authorities.problems())
+
+
+def test_only_urls_that_mean_one_list_are_taken(site: Site) -> None:
+    found = LdapFeed.parse("ldap://h:1389/cn=a%20b,dc=x?certificateRevocationList;binary?base?(cn=a)")
+    assert (found.server, found.dn, found.attribute) == (
+        "ldap://h:1389",
+        "cn=a b,dc=x",
+        "certificateRevocationList;binary",
+    )
+    text = dump(site.describe("full.crl"))
+    good = f"{site.base}full.crl"
+    for bad in (
+        "ldap://h/dc=x",
+        "ldap://h/dc=x?a,b",
+        "ldap://h/dc=x?a?sub",
+        "ldap://h/dc=x?a?base?(cn=a",
+        "ldap://h/dc=x?a?base?(cn=a)?e-bindname=cn",
+        "ldap:///dc=x?a",
+        "https://h/a.crl",
+        "file://host/a.crl",
+    ):
+        with pytest.raises(Rejected, match="is not where a list can be had"):
+            load_foreign(text.replace(good, bad), "foreign.toml")
+
+
+def test_numbers_of_twenty_octets_are_understood(site: Site) -> None:
+    """RFC 5280 section 5.2.3 asks it of whoever reads lists."""
+    site.other.number = (1 << 159) - 2
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 1
+    site.install(ca)
+    assert (site.status(4), site.status(5)) == (GOOD, REVOKED)
+
+
+def test_a_stranger_with_the_same_name_changes_nothing(site: Site, tmp_path: Path) -> None:
+    stranger = Other(site.other.now)
+    file = tmp_path / "full.crl"
+    file.write_bytes(stranger.crl({4: None}))
+    ca = site.describe(f"file://{file}", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 0
+    assert any("signature is not the issuer's" in one.text for one in site.services.authorities.problems())
