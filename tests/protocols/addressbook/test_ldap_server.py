@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -338,17 +342,38 @@ def test_a_message_is_encrypted_to_what_is_found_and_decrypted(site: Site) -> No
     assert "only for Rita" in letter
 
 
-@pytest.mark.skipif(shutil.which("gpgsm") is None, reason="gpgsm is not installed")
-def test_gnupg_finds_it(site: Site) -> None:
-    home = site.folder / "gnupg"
-    home.mkdir(mode=0o700)
-    (home / "dirmngr.conf").write_text("ldapserverlist-file /dev/null\n")
-    (home / "gpgsm.conf").write_text(f"keyserver 127.0.0.1:{site.ldap}:::{BASE}:plain\n")
-    try:
-        text = site.run("gpgsm", "--homedir", str(home), "--list-external-keys", "bob@example.com", rc=None)
-    finally:
-        site.run("gpgconf", "--homedir", str(home), "--kill", "all", rc=None)
-    assert "Bob Smithers" in text
+GNUPG = "gpgsm or dirmngr-client is missing; install them with: apt-get install -y gpgsm dirmngr"
+
+
+@pytest.fixture
+def gnupg() -> Iterator[Path]:
+    """A home of GnuPG's own, short enough for its sockets, whose daemons end with the test."""
+    if not shutil.which("gpgsm") or not shutil.which("dirmngr-client"):
+        pytest.fail(GNUPG)
+    home = Path(tempfile.mkdtemp(prefix="pkiserver-gnupg-"))
+    yield home
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, timeout=20)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_gpgsm_finds_a_certificate_by_address(site: Site, gnupg: Path) -> None:
+    (gnupg / "dirmngr.conf").write_text("ldapserverlist-file /dev/null\n")
+    (gnupg / "gpgsm.conf").write_text(f"keyserver 127.0.0.1:{site.ldap}:::{BASE}:plain\n")
+    found = site.run("gpgsm", "--homedir", str(gnupg), "--list-external-keys", "bob@example.com")
+    assert "Bob Smithers" in found
+    assert "bob@example.com" in found
+    nobody = site.run("gpgsm", "--homedir", str(gnupg), "--list-external-keys", "nobody@example.com", rc=None)
+    assert "example.com" not in nobody
+
+
+def test_dirmngr_finds_a_certificate_by_address(site: Site, gnupg: Path) -> None:
+    (gnupg / "dirmngr.conf").write_text(f"ldapserver 127.0.0.1:{site.ldap}:::{BASE}:plain\n")
+    site.run("gpgconf", "--homedir", str(gnupg), "--launch", "dirmngr")
+    found = site.run("dirmngr-client", "--lookup", "<bob@example.com>", GNUPGHOME=str(gnupg))
+    newest = certificates_in(site.search("(mail=bob@example.com)", "userCertificate;binary"))
+    assert base64.b64decode("".join(found.split())) in newest
+    refused = site.run("dirmngr-client", "--lookup", "<nobody@example.com>", rc=None, GNUPGHOME=str(gnupg))
+    assert "MII" not in refused
 
 
 def test_what_is_expired_is_not_given_from_memory(site: Site) -> None:
