@@ -85,6 +85,8 @@ def node(
         async with filled(folder) as engine:
             anna = await enrolled(engine, "Anna Example", (ANNA,), key=key)
             partner = await enrolled(engine, "Paul", ("paul@partner.example",), template="private")
+            chain = (x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM) for der in anna.chain)
+            (folder / "chain.pem").write_bytes(b"".join(chain))
             return anna.der, partner.der
 
     anna, partner = on_reactor(fill)
@@ -147,7 +149,8 @@ def test_publish_takes_only_what_the_person_signed(node: Node) -> None:
     subprocess.run(
         [
             *("openssl", "cms", "-sign", "-binary", "-nodetach", "-outform", "DER", "-md", "sha256"),
-            *("-in", "empty", "-signer", "anna.pem", "-inkey", "anna.key", "-out", str(signed)),
+            *("-in", "empty", "-signer", "anna.pem", "-inkey", "anna.key", "-certfile", "chain.pem"),
+            *("-out", str(signed)),
         ],
         cwd=node.folder,
         check=True,
