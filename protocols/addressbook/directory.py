@@ -11,6 +11,7 @@ from pkiserver.publication.values import NamePrefix
 from pkiserver.store.names import folded
 from protocols.addressbook import tree
 from protocols.addressbook.assertions import CertificateAssertion
+from protocols.addressbook.authorities import authority_entry, pairs
 from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.entries import Entry
 from protocols.addressbook.errors import LdapError, LimitHit, ResultCode
@@ -159,9 +160,9 @@ class Directory:
         return [await self._authority(one) for one in self._authorities.authorities()]
 
     async def _authority(self, listing: CaListing) -> Entry:
-        crls = [await self._authorities.crl(path) for path in listing.crl_paths]
-        fitting = tuple(one for one in crls if one is not None and len(one) <= self._limits.crl_bytes)
-        return tree.authority_entry(listing, fitting, self.suffix)
+        lists = await self._authorities.lists(listing.name)
+        crosswise = pairs(listing, self._authorities.authorities())
+        return authority_entry(listing, lists, crosswise, self.suffix.text, self._limits.crl_bytes)
 
     def _elsewhere(self, request: SearchRequest, place: Place, mechanisms: tuple[str, ...]) -> Found | Awaitable[Found]:
         """Searches that are not over people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable
 from typing import Protocol
 
@@ -46,6 +47,23 @@ class CaListing:
     """Those paths with the subject key identifiers of the keys that sign there."""
 
 
+class ListKind(enum.Enum):
+    """The kinds of lists, by the attributes that hold them."""
+
+    COMPLETE = "certificateRevocationList"
+    """All certificates, or those of end entities."""
+    AUTHORITIES = "authorityRevocationList"
+    DELTA = "deltaRevocationList"
+
+
+@attrs.frozen
+class CaList:
+    """A list as it is shown."""
+
+    kind: ListKind
+    der: bytes = attrs.field(repr=False)
+
+
 class CaSource(Protocol):
     """The authorities of this server."""
 
@@ -54,6 +72,9 @@ class CaSource(Protocol):
 
     async def crl(self, path: str) -> bytes | None:
         """The newest complete list of a key generation, DER."""
+
+    async def lists(self, name: str) -> tuple[CaList, ...]:
+        """The newest lists of an authority that stand for all of it, those of its newest key first."""
 
 
 @attrs.frozen

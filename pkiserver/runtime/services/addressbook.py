@@ -7,6 +7,7 @@ import ipaddress
 import attrs
 from sqlalchemy import Connection
 
+from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import Authority
 from pkiserver.authority.requests import ClientCertificateEvidence, Evidence, PasswordEvidence
 from pkiserver.authority.templates.library import load_template
@@ -21,18 +22,22 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.ldapsettings import CallerSettings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.store import addressbook as rows
+from pkiserver.store import crls
 from pkiserver.store.authorities import GenerationState
+from pkiserver.store.crls import Covers, CrlKind
 from protocols.addressbook import web
 from protocols.addressbook.callers import Abuse
 from protocols.addressbook.directory import Directory
 from protocols.addressbook.entries import Entry, person_entry
 from protocols.addressbook.limits import BookPolicy, CallerPolicy, LdapLimits
 from protocols.addressbook.metrics import LdapMetrics
-from protocols.addressbook.ports import Account, CaListing, ContactDraft
+from protocols.addressbook.ports import Account, CaList, CaListing, ContactDraft, ListKind
 from protocols.addressbook.service import Service
 from protocols.web.values import Route
 
 _PROTOCOL = "ldap"
+_FRESH_SECONDS = 0.5
+"""For how long the lists of an authority are shown without asking for newer ones."""
 _LOGIN = """
 name = "addressbook"
 issuer = "none"
@@ -82,6 +87,7 @@ class EngineAuthorities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._lists: dict[str, tuple[float, tuple[CaList, ...]]] = {}
 
     def authorities(self) -> tuple[CaListing, ...]:
         """All that have a certificate."""
@@ -112,6 +118,34 @@ class EngineAuthorities:
         """The newest complete list of a key generation."""
         found = await self._engine.status.publications.crl(path)
         return None if found is None else found.der
+
+    async def lists(self, name: str) -> tuple[CaList, ...]:
+        """The newest lists that stand for all of an authority, not for a shard or a template of it."""
+        now = self._engine.clock.monotonic()
+        known = self._lists.get(name)
+        if known is None or now - known[0] >= _FRESH_SECONDS:
+            known = self._lists[name] = (now, await self._read_lists(name))
+        return known[1]
+
+    async def _read_lists(self, name: str) -> tuple[CaList, ...]:
+        authority = self._engine.authorities.get(name)
+        ordered = sorted(authority.generations, key=lambda one: -one.number)
+        numbers = [one.id for one in ordered if one.state is not GenerationState.RETIRED]
+        paths = {one.id: one.crl_path for one in ordered}
+        scopes = await self._engine.database.read(
+            lambda connection: [scope for number in numbers for scope in crls.scopes_of(connection, number)]
+        )
+        found = []
+        for scope in scopes:
+            if scope.cover.shard is not None or scope.cover.template is not None:
+                continue
+            path = scope_path(paths[scope.generation_id], scope.scope)
+            whole = ListKind.AUTHORITIES if scope.cover.covers is Covers.AUTHORITIES else ListKind.COMPLETE
+            for kind, shown in ((CrlKind.COMPLETE, whole), (CrlKind.DELTA, ListKind.DELTA)):
+                newest = await self._engine.status.publications.crl(path, kind)
+                if newest is not None:
+                    found.append(CaList(shown, newest.der))
+        return tuple(found)
 
 
 @attrs.frozen
