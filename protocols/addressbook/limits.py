@@ -10,6 +10,8 @@ import attrs
 from protocols.addressbook.filters import FilterLimits
 
 KIB = 1024
+LDAP_PROTOCOLS: tuple[bytes, ...] = ()
+"""IANA has no ALPN identifier for LDAP: a client that offers any speaks something else and is turned away (ALPACA)."""
 
 
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:

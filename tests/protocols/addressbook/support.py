@@ -36,6 +36,7 @@ from pkiserver.runtime.services.addressbook import AddressBookService
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
 from protocols.addressbook.factory import LdapServerFactory
+from protocols.addressbook.limits import LDAP_PROTOCOLS
 from protocols.web.factory import HttpServerFactory
 from protocols.web.router import Router
 from protocols.web.tls import ClientCertificates, TlsIdentity, TlsOptions, TlsServer
@@ -242,7 +243,8 @@ async def site_with(folder: Path, settings: LdapSettings, on_reactor: Any) -> As
         jobs = Jobs()
         jobs.begin(service.jobs())
         stack.push_async_callback(jobs.end)
-        server = TlsServer(identity, TlsOptions(client_certificates=ClientCertificates.REQUEST))
+        options = TlsOptions(client_certificates=ClientCertificates.REQUEST, protocols=LDAP_PROTOCOLS)
+        server = TlsServer(identity, options)
         plain = LdapServerFactory(service.service, reactor, server)
         secure = LdapServerFactory(service.service, reactor, None)
         web = HttpServerFactory(Router(service.routes()), web_limits(HttpLimits()), engine.clock, reactor)

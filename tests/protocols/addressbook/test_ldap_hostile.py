@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -298,3 +299,16 @@ def test_one_address_gets_so_many_connections(site: Site) -> None:
             one.close()
     time.sleep(0.3)
     assert "alice@example.com" in site.search("(mail=alice@example.com)", "mail")
+
+
+@pytest.mark.parametrize("offered", [["http/1.1"], ["h2", "ldap"]])
+def test_a_browser_that_was_sent_to_ldaps_gets_no_connection(site: Site, offered: list[str]) -> None:
+    context = ssl.create_default_context(cafile=str(site.folder / "ca.pem"))
+    with socket.create_connection(("127.0.0.1", site.ldaps), timeout=10) as plain:
+        assert context.wrap_socket(plain, server_hostname="localhost").selected_alpn_protocol() is None
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", site.ldaps), timeout=10) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
