@@ -20,6 +20,7 @@ from protocols.addressbook.limits import BookPolicy, LdapLimits
 from protocols.addressbook.matching import equality, matches
 from protocols.addressbook.messages import CompareRequest, Scope, SearchRequest
 from protocols.addressbook.names import normal, parse_dn
+from protocols.addressbook.pacing import Pace
 from protocols.addressbook.plan import Address, Plan, people_only, plan_of
 from protocols.addressbook.ports import Book, CaListing, CaSource
 from protocols.addressbook.schema import descriptions_of, find_attribute
@@ -53,11 +54,21 @@ _CONTAINERS = (Area.PEOPLE, Area.CONTACTS, Area.AUTHORITIES)
 class Directory:
     """The address book as an LDAP tree. One for all connections of a process."""
 
-    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, policy: BookPolicy, limits: LdapLimits) -> None:
+    def __init__(
+        self,
+        book: Book,
+        authorities: CaSource,
+        abuse: Abuse,
+        policy: BookPolicy,
+        *,
+        limits: LdapLimits,
+        pace: Pace,
+    ) -> None:
         self._book = book
         self._authorities = authorities
         self._abuse = abuse
         self._limits = limits
+        self._pace = pace
         self.suffix = Suffix.parse(policy.base)
         self._containers = tree.container_entries(self.suffix)
         self._subschema = tree.subschema_entry()
@@ -101,8 +112,10 @@ class Directory:
     async def _planned(
         self, request: SearchRequest, plan: Plan | None, areas: tuple[Area, ...], place: Place, most: int
     ) -> Found:
+        begun = self._pace.begin()
         if plan is None:
-            await self._book.find(secrets.token_hex(12))  # as long as finding nobody takes
+            await self._book.find(secrets.token_hex(12))  # the work of finding nobody
+            await self._pace.nobody(begun)
             others = () if people_only(request.filter) else await self._others(request, place)
             found = self._limited([], request.size_limit, max(most, len(others)), others)
             return attrs.evolve(found, limit=LimitHit.NOT_ALLOWED)
@@ -110,6 +123,8 @@ class Directory:
         chosen = self._within(tuple(people), areas)
         if not plan.exact:
             chosen = [one for one in chosen if matches(one, request.filter)]
+        if not chosen:
+            await self._pace.nobody(begun)
         others = () if plan.people_only else await self._others(request, place)
         return self._limited(chosen, request.size_limit, most + len(others), others)
 
@@ -195,9 +210,11 @@ class Directory:
         """
         match place.area:
             case Area.PERSON | Area.CONTACT:
+                begun = self._pace.begin()
                 found = self._within(await self._book.find(place.key), (place.area,))
                 if found:
                     return found[0]
+                await self._pace.nobody(begun)
             case Area.AUTHORITY:
                 for one in self._authorities.authorities():
                     if folded(one.name) == place.key:

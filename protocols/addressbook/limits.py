@@ -46,6 +46,8 @@ class LdapLimits:
     """How long a search may take; a client may ask for less."""
     write_stall_seconds: float = _amount(30.0)
     """How long a client may go without taking any of its answers."""
+    nobody_seconds: float = _amount(0.01)
+    """Answers without a person leave at whole multiples of this after the question."""
     sweep_seconds: float = _amount(0.5)
     crl_bytes: int = _amount(1024 * KIB)
     """A longer revocation list is not given out over LDAP."""

@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl
 import attrs
 from cryptography import x509
 
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.publication.certificate import issuer_and_serial, sha1
 from pkiserver.publication.values import NameKind
@@ -25,6 +24,7 @@ from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.entries import USER_CERTIFICATE
 from protocols.addressbook.errors import LdapError, ResultCode
 from protocols.addressbook.metrics import LdapMetrics
+from protocols.addressbook.pacing import Pace
 from protocols.addressbook.ports import Book, CaListing, CaSource
 from protocols.web.errors import plain
 from protocols.web.factory import address_key as caller_key
@@ -66,12 +66,13 @@ class _Keys:
 class WebLookup:
     """The HTTP side of the address book."""
 
-    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, metrics: LdapMetrics, clock: Clock) -> None:
+    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, metrics: LdapMetrics, pace: Pace) -> None:
         self._book = book
         self._authorities = authorities
         self._abuse = abuse
         self._metrics = metrics
-        self._clock = clock
+        self._pace = pace
+        self._clock = pace.clock
 
     async def lookup(self, request: Request) -> Answer:
         """``/addressbook/certificate?mail=ADDRESS[&format=der|pem]``: the certificates of exactly that address."""
@@ -88,12 +89,15 @@ class WebLookup:
     async def _guarded(self, request: Request, work: _Work) -> Answer:
         self._metrics.lookups += 1
         caller = Caller(caller_key(request.peer.address), trusted=self._abuse.is_trusted(request.peer.address))
+        begun = self._pace.begin()
         try:
             if len(request.query) > _LONGEST_QUERY:
                 raise _Refused(plain(414, "the query is too long"))
             self._abuse.searching(caller, self._clock.monotonic())
             answer = await work(dict(parse_qsl(request.query, max_num_fields=16)), caller)
         except _Refused as refused:
+            if refused.answer.status == 404:
+                await self._pace.nobody(begun)
             return refused.answer
         except ValueError:
             return plain(400, "the query is not well formed")

@@ -6,6 +6,8 @@ import ipaddress
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet import reactor as _reactor
+from twisted.internet.interfaces import IReactorTime
 
 from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import Authority
@@ -31,6 +33,7 @@ from protocols.addressbook.directory import Directory
 from protocols.addressbook.entries import Entry, person_entry
 from protocols.addressbook.limits import BookPolicy, CallerPolicy, LdapLimits
 from protocols.addressbook.metrics import LdapMetrics
+from protocols.addressbook.pacing import Pace
 from protocols.addressbook.ports import Account, CaList, CaListing, ContactDraft, ListKind
 from protocols.addressbook.service import Service
 from protocols.web.values import Route
@@ -218,9 +221,10 @@ class AddressBookService:
         abuse = Abuse(policy)
         authorities = EngineAuthorities(engine)
         writer = ContactWriter(engine.database, engine.audit, engine.clock)
-        self.web = web.WebLookup(self.book, authorities, abuse, self.metrics, engine.clock)
+        pace = Pace(IReactorTime(_reactor), engine.clock, limits.nobody_seconds)
+        self.web = web.WebLookup(self.book, authorities, abuse, self.metrics, pace)
         self.service = Service(
-            Directory(self.book, authorities, abuse, policy, limits),
+            Directory(self.book, authorities, abuse, policy, limits=limits, pace=pace),
             EngineLogin(engine, login_rules(settings.connectors)),
             EngineContacts(writer),
             abuse=abuse,

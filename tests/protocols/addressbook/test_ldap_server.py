@@ -161,24 +161,28 @@ def test_a_person_may_opt_out(site: Site) -> None:
     assert site.names("(mail=oscar@example.com)") == ["oscar@example.com"]
 
 
-OUTLOOK = (
-    "(&(mail=*)(|(mail={0}*)(|(cn={0}*)(|(sn={0}*)(givenName={0}*)(displayName={0}*)))))",
-    "(&(objectCategory=person)(|(mail={0}*)(cn={0}*)(proxyAddresses=smtp:{0}*)))",
-)
-THUNDERBIRD = (
-    "(&(objectclass=*)(|(mail={0}*)(|(cn={0}*)(|(givenName={0}*)(sn={0}*)))))",
-    "(|(mail=*{0}*)(cn=*{0}*)(givenName=*{0}*)(sn=*{0}*))",
-)
-APPLE = ("(&(objectClass=inetOrgPerson)(|(cn={0}*)(sn={0}*)(givenName={0}*)(mail={0}*)))",)
-EVOLUTION = ("(&(mail=*)(|(cn={0}*)(sn={0}*)(displayName={0}*)(mail={0}*)))",)
-KMAIL = (
-    "(&(|(objectclass=person)(objectclass=groupOfNames)(mail=*))(|(cn={0}*)(mail={0}*)(givenName={0}*)(sn={0}*)))",
-)
+PAGE = (Path(__file__).parents[3] / "docs" / "protocols" / "addressbook.md").read_text()
+CLIENTS = PAGE.partition("Filters that mail clients send")[2].partition("These are the forms")[0].replace("\\|", "|")
+DOCUMENTED = re.findall(r"`(\([&|][^`]*\))`", CLIENTS)
 
 
-@pytest.mark.parametrize("form", [*OUTLOOK[:1], *THUNDERBIRD, *APPLE, *EVOLUTION, *KMAIL])
+@pytest.mark.parametrize("form", DOCUMENTED)
 def test_the_filters_that_mail_clients_send(site: Site, form: str) -> None:
-    assert "bob@example.com" in site.names(form.format("smither" if "sn=" in form else "bob"))
+    typed = re.sub(r"(?<==)(\*@|\*)?x(?=\*)", r"\g<1>bob", form)
+    filter_ = typed.replace("=a)", "=bob@example.com)").replace("=b)", "=nobody@example.com)")
+    text = site.search(filter_, "cn", "mail", "usercertificate;binary", options=("-z", "4"))
+    assert text.count("dn: ") == 1
+    assert "dn: uid=bob@example.com,ou=People" in text
+    assert len(certificates_in(text)) == 2
+    assert site.search(filter_.replace("bob", "nobody-at-all"), "cn") == ""
+    if "(sn=" in form:
+        assert site.names(typed.replace("bob", "smither")) == ["bob@example.com"]
+
+
+def test_every_mail_client_is_documented() -> None:
+    for client in ("Outlook", "Thunderbird", "Apple Mail", "Evolution", "KMail"):
+        assert f"| {client}" in CLIENTS
+    assert len(DOCUMENTED) >= 9
 
 
 def test_an_unknown_attribute_makes_an_or_no_worse(site: Site) -> None:
