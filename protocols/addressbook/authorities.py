@@ -56,7 +56,7 @@ def authority_entry(
         suffix: The tree's.
         most: Octets that the lists of one kind may have together; what goes beyond is left to HTTP.
     """
-    by_kind = {kind: _fitting((one.der for one in lists if one.kind is kind), most) for kind in ListKind}
+    by_kind = {kind: _fitting((one.der for one in lists if one.kind is kind and one.der), most) for kind in ListKind}
     classes = [b"top", b"applicationProcess", b"pkiCA"]
     if by_kind[ListKind.DELTA]:
         classes.append(b"deltaCRL")

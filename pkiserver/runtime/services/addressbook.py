@@ -34,7 +34,7 @@ from protocols.addressbook.entries import Entry, person_entry
 from protocols.addressbook.limits import BookPolicy, CallerPolicy, LdapLimits
 from protocols.addressbook.metrics import LdapMetrics
 from protocols.addressbook.pacing import Pace
-from protocols.addressbook.ports import Account, CaList, CaListing, ContactDraft, ListKind
+from protocols.addressbook.ports import LONGEST_LIST, Account, CaList, CaListing, ContactDraft, ListKind
 from protocols.addressbook.service import Service
 from protocols.web.values import Route
 
@@ -113,12 +113,10 @@ class EngineAuthorities:
             subject_der=authority.subject_der,
             issuer_id=authority.issuer_id,
             certificates=tuple(dict.fromkeys(certificates)),
-            crl_paths=tuple(one.crl_path for one in ordered),
-            crl_keys=tuple((one.crl_path, one.certificate.key_identifier) for one in ordered),
         )
 
     async def crl(self, path: str) -> bytes | None:
-        """The newest complete list of a key generation."""
+        """The newest complete list of a distribution point."""
         found = await self._engine.status.publications.crl(path)
         return None if found is None else found.der
 
@@ -134,7 +132,7 @@ class EngineAuthorities:
         authority = self._engine.authorities.get(name)
         ordered = sorted(authority.generations, key=lambda one: -one.number)
         numbers = [one.id for one in ordered if one.state is not GenerationState.RETIRED]
-        paths = {one.id: one.crl_path for one in ordered}
+        generations = {one.id: one for one in ordered}
         scopes = await self._engine.database.read(
             lambda connection: [scope for number in numbers for scope in crls.scopes_of(connection, number)]
         )
@@ -142,12 +140,14 @@ class EngineAuthorities:
         for scope in scopes:
             if scope.cover.shard is not None or scope.cover.template is not None:
                 continue
-            path = scope_path(paths[scope.generation_id], scope.scope)
+            generation = generations[scope.generation_id]
+            path, key = scope_path(generation.crl_path, scope.scope), generation.certificate.key_identifier
             whole = ListKind.AUTHORITIES if scope.cover.covers is Covers.AUTHORITIES else ListKind.COMPLETE
             for kind, shown in ((CrlKind.COMPLETE, whole), (CrlKind.DELTA, ListKind.DELTA)):
                 newest = await self._engine.status.publications.crl(path, kind)
                 if newest is not None:
-                    found.append(CaList(shown, newest.der))
+                    der = newest.der if len(newest.der) <= LONGEST_LIST else None
+                    found.append(CaList(shown, path, key, newest.this_update, der))
         return tuple(found)
 
 
