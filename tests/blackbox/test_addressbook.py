@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 import urllib.request
@@ -104,3 +106,46 @@ def test_every_worker_withdraws_and_a_directory_elsewhere_follows(
         metrics = answer.read().decode()
     assert 'pkiserver_outward_waiting{target="directory/corporate"' in metrics
     instance.cli("apply", "--yes", "--delete", "directory/corporate")
+
+
+def shown_certificates(instance: Instance, *, secure: bool) -> set[bytes]:
+    """What the workers show over LDAPS, or after StartTLS, to several connections."""
+    port = instance.layout.ldaps_port if secure else instance.layout.ldap_port
+    more = () if secure else ("-starttls", "ldap")
+    found = set()
+    for _ in range(8):
+        done = subprocess.run(
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", *more],
+            input=b"",
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        (pem,) = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", done.stdout, re.DOTALL)
+        found.add(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
+    return found
+
+
+def test_certificates_are_exchanged_while_it_serves(postgres_instance: Instance, tmp_path: Path) -> None:
+    folder = postgres_instance.layout.tls
+    before = {name: (folder / name).read_bytes() for name in ("server.pem", "server.key")}
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout server.key -out server.pem -subj /CN=localhost -days 2"
+    assert postgres_instance.shell(make, tmp_path).returncode == 0
+    new = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
+    wanted = {new.public_bytes(serialization.Encoding.DER)}
+    first = shown_certificates(postgres_instance, secure=True)
+    assert first.isdisjoint(wanted)
+    try:
+        for name in before:
+            (folder / name).write_bytes((tmp_path / name).read_bytes())
+        os.kill(postgres_instance.pid, signal.SIGHUP)
+        for secure in (True, False):
+            until(
+                lambda secure=secure: shown_certificates(postgres_instance, secure=secure) == wanted,  # type: ignore[misc]
+                "every worker shows the new certificate",
+            )
+    finally:
+        for name, octets in before.items():
+            (folder / name).write_bytes(octets)
+        os.kill(postgres_instance.pid, signal.SIGHUP)
+    until(lambda: shown_certificates(postgres_instance, secure=True) == first, "and the old one again")
