@@ -35,6 +35,7 @@ _SCHEDULE = text(
     "INSERT INTO outward_task (target, subject, detail, version, due, attempts, problem)"
     " VALUES (:target, :subject, NULL, 1, :due, 0, NULL)"
     " ON CONFLICT (target, subject) DO UPDATE SET due = excluded.due, attempts = 0, problem = NULL"
+    " WHERE outward_task.due > 0"
 )
 _STAND = text(
     "INSERT INTO outward_task (target, subject, detail, version, due, attempts, problem)"
@@ -110,7 +111,7 @@ def enqueue(connection: Connection, targets: Iterable[str], subjects: Iterable[s
 
 
 def schedule(connection: Connection, target: str, subjects: Iterable[tuple[str, datetime]]) -> None:
-    """Have subjects looked at when they change by themselves; what was due is taken to be done."""
+    """Have subjects looked at when they change by themselves; one that has just changed is looked at before."""
     rows = [{"target": target, "subject": subject, "due": to_micros(due)} for subject, due in sorted(subjects)]
     if rows:
         connection.execute(_SCHEDULE, rows)

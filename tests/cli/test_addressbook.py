@@ -213,6 +213,8 @@ def test_a_directory_from_its_file_to_its_resynchronisation(node: Node, slapd: S
     slapd.stop()
     try:
         assert "refused" in node.run("resync", "corporate", code=75)
+        told = {one["name"]: one for one in json.loads(node.any("doctor", "--json", code=1))["results"]}
+        assert told["directory:corporate"]["health"] == "failed"
     finally:
         slapd.start()
     assert "1 changed" in node.any("apply", "--delete", "directory/corporate", "--yes")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from cryptography import x509
 
 from pkiserver.authority.delivery.queue import TargetDown
 from pkiserver.authority.revocation import ByFingerprint, Order
@@ -27,6 +28,7 @@ from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.store import outward, templates
 from pkiserver.store.certificates import RevocationReason
+from pkiserver.store.names import address_keys, sans_of
 from pkiserver.store.outward import DIRECTORY
 from tests.protocols.addressbook.support import TEMPLATES, enrolled
 from tests.store.conftest import empty_url, postgres_server
@@ -233,12 +235,22 @@ async def test_two_writers_of_a_change_do_not_lose_it(tmp_path: Path, slapd: Sla
         await database.write(lambda c: outward.done(c, task, again=None))
         (again,) = await database.read(lambda c: outward.due(c, key, now=now, limit=9))
         assert (again.subject, again.version) == ("alice@example.org", task.version + 1)
+        far = now + timedelta(days=9)
+        await database.write(lambda c: outward.schedule(c, key, [("alice@example.org", far)]))
+        assert await database.read(lambda c: outward.due(c, key, now=now, limit=9)) == (again,), "not what resync saw"
         await database.write(lambda c: outward.failed(c, again, "no", again=now + timedelta(hours=1)))
         standing = await database.read(lambda c: outward.standing(c, key, now=now))
         assert (standing.waiting, standing.refused) == (1, 1)
         assert await database.read(outward.targets) == (key,)
         await database.write(lambda c: outward.forget(c, key))
         assert await database.read(outward.targets) == ()
+
+
+def test_addresses_beyond_ascii_are_told_of_too() -> None:
+    text = "jürgen@example.org".encode()
+    utf8 = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9"), bytes((0x0C, len(text))) + text)
+    names = sans_of(x509.SubjectAlternativeName([x509.RFC822Name("J@Example.org"), utf8, x509.DNSName("a.example")]))
+    assert address_keys(names) == {"j@example.org", "jürgen@example.org"}
 
 
 async def differences(at: Outside) -> list[Comparison]:

@@ -158,7 +158,7 @@ class QueueRunner:
 
         def work(connection: Connection) -> None:
             turn.guard(connection)
-            for one in results:
+            for one in sorted(results, key=lambda one: one.task.subject):  # as who queues them locks them
                 if one.problem is None:
                     outward.done(connection, one.task, again=one.again)
                 else:
