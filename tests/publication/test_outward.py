@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from cryptography import x509
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 
 from pkiserver.authority.delivery.queue import TargetDown
 from pkiserver.authority.revocation import ByFingerprint, Order
@@ -38,6 +41,7 @@ from tests.support.outward import deliver
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd, free_port
 
 __all__ = ["empty_url", "postgres_server"]
+reactor: Any = _reactor
 ORDER = Order(actor="test", approved_by=None, comment="")
 ALICE = ("alice@example.org",)
 
@@ -172,6 +176,15 @@ async def test_an_address_is_a_value_in_the_filter_whatever_it_has(tmp_path: Pat
         assert wild.der not in at.held()
 
 
+async def looked(engine: Engine) -> OutwardPublishing:
+    """A process's publishing after one round."""
+    publishing = OutwardPublishing(engine, "another process")
+    await publishing.run_due()
+    while publishing.busy:
+        await deferLater(reactor, 0.01)
+    return publishing
+
+
 async def test_a_directory_that_is_away_is_served_when_it_is_back_and_delays_no_other(
     tmp_path: Path, slapd: Slapd, empty_url: str
 ) -> None:
@@ -184,12 +197,10 @@ async def test_a_directory_that_is_away_is_served_when_it_is_back_and_delays_no_
         assert at.held() == {issued.der}
         slapd.stop()
         newer = await enrolled(engine, "Alice", ALICE)
-        publishing = OutwardPublishing(engine, "test")
-        await publishing.run_due()
         for _ in range(3):
             _, standing = await deliver(engine)
         assert standing.attempts == 1, "it is left alone until the pause is over"
-        await publishing.run_due()
+        publishing = await looked(engine)
         findings = {one.name: one for one in await publishing.check().run()}
         assert findings["directory/away"].health is Health.WARNING
         settings = engine.settings
@@ -199,14 +210,12 @@ async def test_a_directory_that_is_away_is_served_when_it_is_back_and_delays_no_
         _, standing = await deliver(engine)
         assert (standing.waiting, standing.attempts, standing.problem) == (0, 0, None)
         assert at.held() == {newer.der}, "what was to be brought outlives a restart"
-        publishing = OutwardPublishing(engine, "test")
-        await publishing.run_due()
+        publishing = await looked(engine)
         figures = {one.name: one.samples for one in publishing.collect()}
         assert {one.labels["target"] for one in figures["pkiserver_outward_waiting"]} == {
             "directory/away",
             "directory/corporate",
         }
-        await publishing.stop()
 
 
 async def test_a_refused_entry_is_told_of_and_tried_again_later(tmp_path: Path, slapd: Slapd) -> None:

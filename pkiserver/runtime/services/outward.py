@@ -47,6 +47,11 @@ class OutwardPublishing(Collector):
                 self._running[key] = work
                 work.addBoth(self._ended, key)
 
+    @property
+    def busy(self) -> frozenset[str]:
+        """The targets that are being worked on."""
+        return frozenset(self._running)
+
     async def forget(self) -> None:
         """Remove what is queued for targets that are no more; raises :class:`Unavailable`."""
         engine = self._engine
