@@ -162,6 +162,36 @@ async def test_entries_with_several_addresses_hold_what_is_shown_for_all_of_them
         assert await at.settled() == {one.der, two.der}
 
 
+async def test_a_directory_may_be_given_some_templates_only(tmp_path: Path, slapd: Slapd) -> None:
+    async with outside(tmp_path, slapd, more='templates = ["history"]') as at:
+        await enrolled(at.engine, "Alice", ALICE)
+        assert await at.settled() == set()
+        both = {(await enrolled(at.engine, "Alice", ALICE, template="history")).der for _ in range(2)}
+        assert await at.settled() == both, "this template shows all that are in force"
+
+
+async def test_a_directory_that_is_switched_off_gathers_what_changes(tmp_path: Path, slapd: Slapd) -> None:
+    async with outside(tmp_path, slapd, more="enabled = false") as at:
+        issued = await enrolled(at.engine, "Alice", ALICE)
+        await looked(at.engine)
+        assert at.held() == set()
+        key = outward.directory_key("corporate")
+        (task,) = await at.engine.database.read(lambda c: outward.due(c, key, now=at.clock.now(), limit=9))
+        assert task.subject == "alice@example.org"
+        now, text = at.clock.now(), directory_text(slapd.url)
+        await at.engine.database.write(
+            lambda c: templates.put(c, "corporate", text, now=now, expected=1, kind=DIRECTORY)
+        )
+        await at.engine.refresh()
+        await looked(at.engine)
+        assert at.held() == {issued.der}
+        await at.engine.database.write(lambda c: templates.remove(c, "corporate", expected=2, kind=DIRECTORY))
+        await at.engine.refresh()
+        publishing = await looked(at.engine)
+        await publishing.forget()
+        assert await at.engine.database.read(outward.targets) == ()
+
+
 async def test_an_address_is_a_value_in_the_filter_whatever_it_has(tmp_path: Path, slapd: Slapd) -> None:
     async with outside(tmp_path, slapd) as at:
         odd = "a*e@example.org"
