@@ -21,7 +21,6 @@ from pkiserver.store.schema_addressbook import (
     addressbook_contact_key,
     addressbook_key,
     addressbook_opt_out,
-    addressbook_smime,
 )
 from pkiserver.store.times import from_micros, to_micros
 
@@ -75,9 +74,6 @@ _BY_ID = select(*COLUMNS).where(_c.id == bindparam("number"))
 _BY_SERIAL = select(*COLUMNS).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
 _OPTED_OUT = select(addressbook_opt_out.c.address).where(
     addressbook_opt_out.c.address.in_(bindparam("wanted", expanding=True))
-)
-_SMIME = select(addressbook_smime.c.message, addressbook_smime.c.fingerprint).where(
-    addressbook_smime.c.address == bindparam("wanted")
 )
 _CONTACT_BY_KEY = (
     select(addressbook_contact)
@@ -184,20 +180,6 @@ def addresses_named(
 def opted_out(connection: Connection, addresses: Collection[str]) -> frozenset[str]:
     """Which of these address keys belong to people who opted out."""
     return frozenset(connection.execute(_OPTED_OUT, {"wanted": list(addresses)}).scalars())
-
-
-def smime_message(connection: Connection, address: str) -> tuple[bytes, bytes] | None:
-    """The SignedData that a person uploaded, and the SHA-256 of the certificate that it announces."""
-    row = connection.execute(_SMIME, {"wanted": address}).one_or_none()
-    return None if row is None else (row.message, row.fingerprint)
-
-
-def put_smime(connection: Connection, address: str, message: bytes, fingerprint: bytes, *, now: datetime) -> None:
-    """Keep a person's SignedData, in place of an earlier one."""
-    connection.execute(delete(addressbook_smime).where(addressbook_smime.c.address == address))
-    values = {"address": address, "message": message, "fingerprint": fingerprint, "added": to_micros(now)}
-    connection.execute(insert(addressbook_smime), values)
-    gather_addresses(connection, [address])
 
 
 def set_opt_out(connection: Connection, address: str, *, out: bool, author: str, now: datetime) -> bool:

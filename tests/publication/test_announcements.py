@@ -164,3 +164,23 @@ def test_only_certificates_of_ours_in_force_are_announced(site: Site) -> None:
         site.do(lambda: writer.put("rita@example.com", message, found.signer, found.announced, by="test"))
     site.settle()
     assert "userSMIMECertificate" not in site.search("(mail=rita@example.com)")
+
+
+def test_an_announcement_goes_with_its_signer(site: Site) -> None:
+    able = site.issue("Dora", "dora@example.com")
+    signing = site.issue("Dora", "dora@example.com", template="sign")
+    private = site.keys[f"{signing.serial:x}"]
+    message = announce(private, signing.der, (able.der, *signing.chain), site.engine.clock.now())
+    found = read_announcement(message)
+    assert (found.signer, found.announced) == (signing.der, able.der)
+    writer = SmimeWriter(site.engine.database, site.engine.audit, site.engine.clock)
+    site.do(lambda: writer.put("dora@example.com", message, found.signer, found.announced, by="test"))
+    site.settle()
+    assert message_of(site, "dora@example.com") == message
+    which = ByFingerprint(hashlib.sha256(signing.der).digest())
+    order = Order(actor="test", approved_by=None, comment="")
+    site.do(lambda: site.engine.status.revocations.revoke(which, RevocationReason.SUPERSEDED, order))
+    site.settle()
+    shown = site.search("(mail=dora@example.com)")
+    assert "userSMIMECertificate" not in shown
+    assert certificates_in(shown) == [able.der]

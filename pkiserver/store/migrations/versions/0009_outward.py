@@ -1,4 +1,4 @@
-"""What is to be brought to directories outside."""
+"""What is to be brought to directories outside; whose key signed a userSMIMECertificate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ ORDERED = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Create the queue."""
+    """Create the queue; of messages kept before, the signer is the certificate that they announce."""
+    op.add_column("addressbook_smime", sa.Column("signer", sa.LargeBinary(), nullable=True))
     op.create_table(
         "outward_task",
         sa.Column("target", ORDERED, nullable=False),
