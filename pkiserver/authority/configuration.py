@@ -36,6 +36,7 @@ class Kind(StrEnum):
     TIMESTAMP_UNIT = "timestamp-unit"
     CONNECTOR = "connector"
     FOREIGN_CA = "foreign-ca"
+    DIRECTORY = "directory"
 
 
 class Named(Protocol):
@@ -48,7 +49,7 @@ class Named(Protocol):
 
 Readers = Mapping[Kind, Callable[[str, str], Named]]
 """How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
-_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA)
+_KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA, Kind.DIRECTORY)
 
 
 @attrs.frozen

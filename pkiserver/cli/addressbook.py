@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from pkiserver.cli.addressbook_outward import compare_directory, resync_directory, show_targets
 from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, async_command
 
@@ -108,11 +109,19 @@ async def optouts(session: Session, engine: Engine, after: str, limit: int) -> N
 
 
 @group.command()
+@click.argument("target", required=False)
 @async_command
-async def diff(session: Session, engine: Engine) -> None:
-    """Certificates whose names the index does not know, or knows although they are not shown; exit code 1 if any."""
+async def diff(session: Session, engine: Engine, target: str | None) -> None:
+    """What of the directory TARGET, all of it, is not as it should be; exit code 1 if anything.
+
+    Without TARGET: certificates whose names the index of this address book does not know, or knows although they are
+    not shown.
+    """
     from pkiserver.publication.resync import Resync
 
+    if target is not None:
+        await compare_directory(session, engine, target)
+        return
     rows = [
         {
             "certificate": one.certificate_id,
@@ -128,17 +137,31 @@ async def diff(session: Session, engine: Engine) -> None:
 
 
 @group.command()
+@click.argument("target", required=False)
 @async_command
-async def resync(session: Session, engine: Engine) -> None:
-    """Make the index of names what it should be, after a template's [publication] was changed."""
+async def resync(session: Session, engine: Engine, target: str | None) -> None:
+    """Make the directory TARGET, all of it, what it should be; the server need not run.
+
+    Without TARGET: the index of names of this address book, after a template's [publication] was changed.
+    """
     from pkiserver.publication.resync import Resync
 
+    if target is not None:
+        await resync_directory(session, engine, target)
+        return
     worker = Resync(engine.database, engine.templates)
     changed = 0
     async for one in worker.differences():
         await worker.repair(one)
         changed += 1
     session.output.done(f"{changed} certificates indexed anew", changed=changed)
+
+
+@group.command()
+@async_command
+async def targets(session: Session, engine: Engine) -> None:
+    """The directories, and connectors, that certificates are published to, and how they stand."""
+    await show_targets(session, engine)
 
 
 @group.command()

@@ -106,12 +106,13 @@ async def command(
 ) -> None:
     """Make the database as these TOML files say, after showing the difference; all of it or nothing.
 
-    A FILE describes one template, one connector, one time-stamping unit, one foreign CA or the settings of one
-    authority; of a directory every *.toml file is taken.
+    A FILE describes one template, one connector, one time-stamping unit, one foreign CA, one directory to publish to
+    or the settings of one authority; of a directory every *.toml file is taken.
     """
     from pkiserver.authority.configuration import Configuration, Key, Kind, Readers, read_documents
     from pkiserver.authority.validation.settings import load_foreign
     from pkiserver.cli.cert import who
+    from pkiserver.publication.outward.settings import load_directory
     from pkiserver.registration.connectors.settings import load_connector
     from pkiserver.timestamping.unit import load_unit
 
@@ -119,7 +120,12 @@ async def command(
         raise click.UsageError("name files, or objects to --delete")
     if prune and not files:
         raise click.UsageError("--prune without files would remove every template")
-    readers: Readers = {Kind.TIMESTAMP_UNIT: load_unit, Kind.CONNECTOR: load_connector, Kind.FOREIGN_CA: load_foreign}
+    readers: Readers = {
+        Kind.TIMESTAMP_UNIT: load_unit,
+        Kind.CONNECTOR: load_connector,
+        Kind.FOREIGN_CA: load_foreign,
+        Kind.DIRECTORY: load_directory,
+    }
     documents = read_documents(read_files(files), readers)
     configuration = Configuration(engine.database, engine.audit, engine.clock)
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -78,6 +79,30 @@ async def _check_connectors(engine: Engine) -> AsyncIterator[Result]:
                 yield bad(name, f"{one.server}: {one.step}: {one.text}", "see docs/registration.md, Connectors")
         if all(one.fine for one in findings):
             yield good(name, f"{connector.connects_to}: every server answers as it should")
+
+
+async def _check_directories(engine: Engine) -> AsyncIterator[Result]:
+    """Whether each directory that is published to lets us in, and what it has not taken."""
+    from pkiserver.authority.delivery.queue import TargetDown
+    from pkiserver.store import outward
+
+    for unusable in engine.directories.problems():
+        yield bad(f"directory:{unusable.directory}", unusable.text, "correct it and `pkiserver apply` it again")
+    for bearer in engine.directories.list():
+        name = f"directory:{bearer.directory.name}"
+        if not bearer.directory.enabled:
+            continue
+        try:
+            async with bearer.entries():
+                pass
+        except TargetDown as error:
+            yield bad(name, str(error), "see docs/protocols/addressbook.md, Publishing to other directories")
+            continue
+        standing = await engine.database.read(partial(outward.standing, target=bearer.key, now=engine.clock.now()))
+        if standing.refused:
+            yield warning(name, f"lets us in, but refused {standing.refused}", "see `pkiserver addressbook targets`")
+        else:
+            yield good(name, f"lets us in; changes waiting: {standing.waiting}")
 
 
 def _check_generation(engine: Engine, authority: Authority, generation: Generation, now: datetime) -> Iterator[Result]:
@@ -175,6 +200,8 @@ async def _fetched(url: str, parse: Callable[[bytes], object], body: bytes | Non
 async def _check_shared(engine: Engine) -> AsyncIterator[Result]:
     """What readiness asks too: CRL age and clock."""
     async for result in _check_connectors(engine):
+        yield result
+    async for result in _check_directories(engine):
         yield result
     from pkiserver.runtime.services.checks import clock_check, crl_check
 

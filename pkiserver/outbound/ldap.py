@@ -24,7 +24,18 @@ from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.dial import Servers, connect, once, within
 from pkiserver.outbound.ldapfilter import Filter
-from pkiserver.outbound.ldapwire import Change, Entry, Scope, entry_of, wire_attributes, wire_changes, wire_filter
+from pkiserver.outbound.ldapwire import (
+    PAGED_RESULTS,
+    Change,
+    Entry,
+    Scope,
+    entry_of,
+    page_cookie,
+    paged_results,
+    wire_attributes,
+    wire_changes,
+    wire_filter,
+)
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.outbound.trust import TlsTrust
 
@@ -146,24 +157,63 @@ class LdapConnection:
         Raises:
             LdapError, OutboundError: as :meth:`bind`; SIZE_LIMIT (4) where there are more.
         """
+        found, result, _ = await self._search(base, scope, tree, attributes, limit=limit, sent=limit)
+        if result.resultCode == NO_SUCH_OBJECT:
+            return ()
+        _check(result)
+        return found
+
+    async def search_pages(
+        self, base: str, scope: Scope, tree: Filter, attributes: tuple[str, ...], *, page: int = 200
+    ) -> AsyncIterator[tuple[Entry, ...]]:
+        """All entries, so many at a time (RFC 2696); between pages the connection may be used for other things.
+
+        Raises:
+            LdapError, OutboundError: as :meth:`bind`; a server that cannot do it may have a limit on all entries.
+        """
+        cookie = b""
+        while True:
+            control = (PAGED_RESULTS, None, paged_results(page, cookie))
+            found, result, answered = await self._search(
+                base, scope, tree, attributes, limit=page, sent=0, controls=(control,)
+            )
+            if result.resultCode == NO_SUCH_OBJECT:
+                return
+            _check(result)
+            yield found
+            cookie = next((page_cookie(value) for oid, value in answered if oid == PAGED_RESULTS), b"")
+            if not cookie:
+                return
+
+    async def _search(
+        self,
+        base: str,
+        scope: Scope,
+        tree: Filter,
+        attributes: tuple[str, ...],
+        *,
+        limit: int,
+        sent: int,
+        controls: tuple[tuple[bytes, None, bytes], ...] | None = None,
+    ) -> tuple[tuple[Entry, ...], pureldap.LDAPResult, tuple[tuple[bytes, bytes], ...]]:
         request = pureldap.LDAPSearchRequest(
             baseObject=base.encode(),
             scope=int(scope),
-            sizeLimit=limit,
+            sizeLimit=sent,
             timeLimit=max(1, int(self._timeouts.answer.total_seconds())),
             filter=wire_filter(tree),
             attributes=[name.encode() for name in (attributes or ("1.1",))],
         )
         found: list[Entry] = []
-        done: Deferred[pureldap.LDAPSearchResultDone] = Deferred()
+        done: Deferred[tuple[pureldap.LDAPSearchResultDone, Any]] = Deferred()
 
-        def take(answer: object) -> bool:
+        def take(answer: object, answered: Any) -> bool:
             if isinstance(answer, pureldap.LDAPSearchResultEntry):
                 found.append(entry_of(answer))
                 if len(found) > limit + 1 and not done.called:
                     done.errback(OutboundError(Trouble.ANSWER, str(self.server), "more entries than were asked for"))
             elif isinstance(answer, pureldap.LDAPSearchResultDone) and not done.called:
-                done.callback(answer)
+                done.callback((answer, answered))
                 return True
             return False
 
@@ -172,14 +222,11 @@ class LdapConnection:
                 done.errback(why)
 
         try:
-            self._client.send_multiResponse(request, take).addErrback(lost)
+            self._client.send_multiResponse_ex(request, controls, take).addErrback(lost)
         except Exception as error:
             raise self._lost(error) from error
-        result = await self._answer(done)
-        if result.resultCode == NO_SUCH_OBJECT:
-            return ()
-        _check(result)
-        return tuple(found)
+        result, answered = await self._answer(done)
+        return tuple(found), result, _controls(answered)
 
     async def modify(self, dn: str, changes: tuple[Change, ...]) -> None:
         """Change one entry, all or nothing; raises as :meth:`bind`."""
@@ -222,7 +269,7 @@ class LdapConnection:
         except Exception as error:
             raise self._lost(error) from error
         result, answered = await self._answer(sent)
-        found = tuple((_octets(oid), _octets(value)) for oid, _, value in answered or ())
+        found = _controls(answered)
         _check(result, found)
         return found
 
@@ -238,6 +285,10 @@ class LdapConnection:
 
     def _lost(self, error: Exception) -> OutboundError:
         return OutboundError(Trouble.ANSWER, str(self.server), f"the connection was lost: {error}".rstrip("."))
+
+
+def _controls(answered: Any) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((_octets(oid), _octets(value)) for oid, _, value in answered or ())
 
 
 def _octets(value: object) -> bytes:

@@ -18,6 +18,24 @@ _COMPARISONS = {
 }
 
 
+PAGED_RESULTS = b"1.2.840.113556.1.4.319"
+
+
+def paged_results(size: int, cookie: bytes) -> bytes:
+    """The value of the control that asks for a page (RFC 2696 section 2)."""
+    value = pureber.BERSequence([pureber.BERInteger(size), pureber.BEROctetString(cookie)]).toWire()
+    return bytes(value)
+
+
+def page_cookie(value: bytes) -> bytes:
+    """What to show for the next page, empty after the last; a value that is none ends the pages too."""
+    try:
+        found, _ = pureber.berDecodeObject(pureber.BERDecoderContext(), value)
+        return _bytes(found[1])
+    except Exception:  # noqa: BLE001 - whatever ldaptor makes of a broken value
+        return b""
+
+
 class Scope(IntEnum):
     """How far below its base a search looks."""
 

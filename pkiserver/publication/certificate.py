@@ -44,6 +44,24 @@ def can_encrypt(certificate: x509.Certificate) -> bool:
     return not _MAIL_PURPOSES.isdisjoint(purposes)
 
 
+def can_sign(certificate: x509.Certificate) -> bool:
+    """Whether its key may sign mail, and with it what the person's mail program can do."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return usage.digital_signature or usage.content_commitment
+
+
+def mail_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The mail addresses in a certificate, those beyond ASCII too."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return (*names.get_values_for_type(x509.RFC822Name), *utf8_addresses(certificate))
+
+
 def key_family(certificate: x509.Certificate) -> str:
     """The kind of its key: one of each is shown, as a mail client may be able to use one and not another."""
     return certificate.public_key_algorithm_oid.dotted_string

@@ -13,6 +13,7 @@ from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.publication.certificate import addresses_of, can_encrypt, key_family, subject_names
 from pkiserver.publication.values import NameKind, NamePrefix, Person
 from pkiserver.store import addressbook as rows
+from pkiserver.store import addressbook_smime
 from pkiserver.store.addressbook import BookCertificate, Contact, address_key
 
 RulesOf = Callable[[str], PublicationRules | None]
@@ -30,7 +31,7 @@ class _Parsed:
 def read_people(connection: Connection, address: str, rules_of: RulesOf, now: datetime) -> tuple[Person, ...]:
     """The entries of an address key: a person's, a contact's, both or none. The same statements whoever it is."""
     found = rows.certificates_of(connection, address, now=now)
-    smime = rows.smime_message(connection, address)
+    smime = addressbook_smime.smime_message(connection, address, now=now)
     contacts = rows.contacts_by(connection, NameKind.MAIL.value, address, exact=True, limit=1)
     parsed = [one for row in found if (one := _parse(row, rules_of)) is not None]
     mails = _mails(address, parsed)

@@ -17,6 +17,7 @@ from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.publication.certificate import can_encrypt, index_keys
 from pkiserver.store import addressbook as rows
+from pkiserver.store import addressbook_scan
 from pkiserver.store.addressbook import BookCertificate, address_key
 from pkiserver.store.database import Database
 from pkiserver.store.outbox import gather_addresses
@@ -74,7 +75,7 @@ class _Step:
 
 
 def _compare(connection: Connection, *, after: int, rules: dict[str, PublicationRules]) -> _Step:
-    certificates = rows.certificates_after(connection, after, limit=_STEP)
+    certificates = addressbook_scan.certificates_after(connection, after, limit=_STEP)
     found = []
     for one in certificates:
         wanted = wanted_keys(one, rules.get(one.template))

@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store import addressbook as rows
 from pkiserver.store import certificates
 from pkiserver.store.addressbook import address_key
+from pkiserver.store.addressbook_smime import SmimeMessage, put_smime
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
 
@@ -53,7 +53,8 @@ class SmimeWriter:
                     raise Rejected.because(Refusal.NOT_AUTHORISED, "a certificate was not issued here or is not valid")
                 if key not in {address_key(san.value) for san in found.sans if san.kind.value == "email"}:
                     raise Rejected.because(Refusal.BAD_NAME, f"a certificate is not for {key}")
-            rows.put_smime(connection, key, message, hashlib.sha256(announced).digest(), now=now)
+            digests = [hashlib.sha256(der).digest() for der in (announced, signer)]
+            put_smime(connection, SmimeMessage(key, message, *digests), now=now)
             change = (("change", "userSMIMECertificate published"),)
             event = AuditEvent(AuditKind.CONFIGURATION, actor=by, object=f"address book {key}", details=change)
             self.audit.append(connection, event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.issue import Also
 from pkiserver.authority.requests import Authorised, Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.road import Road, new_holder
 from pkiserver.authority.status.services import StatusServices, status_services
@@ -21,6 +22,7 @@ from pkiserver.foundation.clock import Clock, SystemClock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.secrets_by_reference import read_secret
+from pkiserver.publication.outward.library import Directories
 from pkiserver.publication.publisher import Publisher
 from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
@@ -65,6 +67,7 @@ class Engine:
     gate: Gate
     connectors: Connectors
     copies: CertificateCopies
+    directories: Directories
 
     @property
     def publisher(self) -> Publisher:
@@ -108,9 +111,10 @@ class Engine:
             raise
 
     async def refresh(self) -> None:
-        """Read what all nodes share again: templates, connectors and authorities."""
+        """Read what all nodes share again: templates, connectors, directories and authorities."""
         await self.templates.refresh()
         await self.connectors.refresh()
+        await self.directories.refresh()
         await self.authorities.refresh()
 
     async def _issue_and_tell(self, authorised: Authorised) -> IssuedCertificate:
@@ -125,13 +129,16 @@ class Engine:
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
+        replaced = (*prepared.supersedes, *([prepared.replaces] if prepared.replaces is not None else []))
+        with_it = (
+            self.publisher.on_issue(authorised.request.template),
+            self.copies.on_issue(authorised.record.name, replaced),
+        )
         try:
-            issued = await self.road.issue(prepared, also=self.publisher.on_issue(authorised.request.template))
+            issued = await self.road.issue(prepared, also=_all_of(with_it))
         except PkiError:
             await self._give_back(authorised, prepared.certificate_id)
             raise
-        replaced = (*prepared.supersedes, *([prepared.replaces] if prepared.replaces is not None else []))
-        self.copies.issued(authorised.record.name, issued.der, replaced)
         return attrs.evolve(issued, warnings=(*issued.warnings, *authorised.record.notes))
 
     async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
@@ -179,6 +186,17 @@ class Engine:
             _log.error("a refusal could not be audited: {why}", why=str(second))
 
 
+def _all_of(works: Iterable[Also | None]) -> Also | None:
+    """What is to become durable together with a certificate, as one."""
+    wanted = [one for one in works if one is not None]
+
+    def work(connection: Connection, issued: IssuedCertificate) -> None:
+        for one in wanted:
+            one(connection, issued)
+
+    return work if wanted else None
+
+
 @asynccontextmanager
 async def open_engine(
     settings: NodeSettings, *, worker: str = "0", clock: Clock | None = None
@@ -201,11 +219,11 @@ async def open_engine(
                 engine = _assemble(settings, time, database=database, audit=audit, keys=keys, hasher=hasher)
                 await engine.templates.refresh()
                 await engine.connectors.refresh()
+                await engine.directories.refresh()
                 await engine.road.start()
                 try:
                     yield engine
                 finally:
-                    engine.copies.close()
                     engine.connectors.close()
                     await engine.road.recovery.stop()
             finally:
@@ -256,4 +274,5 @@ def _assemble(
         gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
         connectors=connectors,
         copies=CertificateCopies(database, audit, connectors),
+        directories=Directories(database, templates, clock),
     )

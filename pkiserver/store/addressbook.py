@@ -21,7 +21,6 @@ from pkiserver.store.schema_addressbook import (
     addressbook_contact_key,
     addressbook_key,
     addressbook_opt_out,
-    addressbook_smime,
 )
 from pkiserver.store.times import from_micros, to_micros
 
@@ -30,7 +29,7 @@ MOST_OF_ONE_ADDRESS = 64
 _AFTER_ALL = "\U0010ffff"
 
 _c, _s, _k, _ck = certificate.c, certificate_san.c, addressbook_key.c, addressbook_contact_key.c
-_COLUMNS = (
+COLUMNS = (
     _c.id,
     _c.der,
     _c.issuer_id,
@@ -42,16 +41,16 @@ _COLUMNS = (
     _c.settled,
     _c.state,
 )
-_CURRENT = (_c.state == "issued", _c.not_after >= bindparam("now"), _c.der.is_not(None))
+CURRENT = (_c.state == "issued", _c.not_after >= bindparam("now"), _c.der.is_not(None))
 _BY_ADDRESS = (
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .select_from(certificate_san.join(certificate, _c.id == _s.certificate_id))
-    .where(_s.kind == SanKind.EMAIL.value, _s.value == bindparam("wanted"), *_CURRENT)
+    .where(_s.kind == SanKind.EMAIL.value, _s.value == bindparam("wanted"), *CURRENT)
     .order_by(_s.certificate_id.desc())
     .limit(MOST_OF_ONE_ADDRESS)
 )
 _BY_KEY = (
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .select_from(addressbook_key.join(certificate, _c.id == _k.certificate_id))
     .where(_k.kind == bindparam("kind"), _c.der.is_not(None))
 )
@@ -60,24 +59,21 @@ _ADDRESSES = (
     select(_s.value)
     .distinct()
     .select_from(certificate_san.join(certificate, _c.id == _s.certificate_id))
-    .where(_s.kind == SanKind.EMAIL.value, _s.value >= bindparam("first"), _s.value < bindparam("after"), *_CURRENT)
+    .where(_s.kind == SanKind.EMAIL.value, _s.value >= bindparam("first"), _s.value < bindparam("after"), *CURRENT)
     .order_by(_s.value)
     .limit(bindparam("most"))
 )
 _NAMED = (
     select(_c.sans, _c.template)
     .select_from(addressbook_key.join(certificate, _c.id == _k.certificate_id))
-    .where(_k.kind == bindparam("kind"), _k.value >= bindparam("first"), _k.value < bindparam("after"), *_CURRENT)
+    .where(_k.kind == bindparam("kind"), _k.value >= bindparam("first"), _k.value < bindparam("after"), *CURRENT)
     .order_by(_k.value, _k.certificate_id.desc())
     .limit(bindparam("most"))
 )
-_BY_ID = select(*_COLUMNS).where(_c.id == bindparam("number"))
-_BY_SERIAL = select(*_COLUMNS).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+_BY_ID = select(*COLUMNS).where(_c.id == bindparam("number"))
+_BY_SERIAL = select(*COLUMNS).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
 _OPTED_OUT = select(addressbook_opt_out.c.address).where(
     addressbook_opt_out.c.address.in_(bindparam("wanted", expanding=True))
-)
-_SMIME = select(addressbook_smime.c.message, addressbook_smime.c.fingerprint).where(
-    addressbook_smime.c.address == bindparam("wanted")
 )
 _CONTACT_BY_KEY = (
     select(addressbook_contact)
@@ -136,27 +132,27 @@ def name_key(name: str) -> str:
 def certificates_of(connection: Connection, address: str, *, now: datetime) -> tuple[BookCertificate, ...]:
     """Certificates in force for an address key, the newest first; whether they are to be shown is not asked here."""
     values = {"wanted": address, "now": to_micros(now)}
-    found = [_certificate(row) for row in connection.execute(_BY_ADDRESS, values)]
+    found = [certificate_of(row) for row in connection.execute(_BY_ADDRESS, values)]
     if not address.isascii():  # an SmtpUTF8Mailbox (RFC 9598) is found by the index of names
         kept = {"kind": "mail", "wanted": address, "most": MOST_OF_ONE_ADDRESS}
         moment = to_micros(now)
         rows = [
             row for row in connection.execute(_EXACT_KEY, kept) if row.not_after >= moment and row.state == "issued"
         ]
-        found += [_certificate(row) for row in rows]
+        found += [certificate_of(row) for row in rows]
     return tuple(found)
 
 
 def certificates_by_key(connection: Connection, kind: str, value: str, *, limit: int) -> tuple[BookCertificate, ...]:
     """Published certificates with that key, in any state, the newest first."""
     rows = connection.execute(_EXACT_KEY, {"kind": kind, "wanted": value, "most": limit})
-    return tuple(_certificate(row) for row in rows)
+    return tuple(certificate_of(row) for row in rows)
 
 
 def certificate_by_serial(connection: Connection, issuer_id: int, serial: bytes) -> BookCertificate | None:
     """The issuer's certificate of that serial (octets as stored), in any state."""
     row = connection.execute(_BY_SERIAL, {"issuer": issuer_id, "serial": serial}).one_or_none()
-    return None if row is None or row.der is None else _certificate(row)
+    return None if row is None or row.der is None else certificate_of(row)
 
 
 def addresses_beginning(connection: Connection, prefix: str, *, now: datetime, limit: int) -> tuple[str, ...]:
@@ -184,20 +180,6 @@ def addresses_named(
 def opted_out(connection: Connection, addresses: Collection[str]) -> frozenset[str]:
     """Which of these address keys belong to people who opted out."""
     return frozenset(connection.execute(_OPTED_OUT, {"wanted": list(addresses)}).scalars())
-
-
-def smime_message(connection: Connection, address: str) -> tuple[bytes, bytes] | None:
-    """The SignedData that a person uploaded, and the SHA-256 of the certificate that it announces."""
-    row = connection.execute(_SMIME, {"wanted": address}).one_or_none()
-    return None if row is None else (row.message, row.fingerprint)
-
-
-def put_smime(connection: Connection, address: str, message: bytes, fingerprint: bytes, *, now: datetime) -> None:
-    """Keep a person's SignedData, in place of an earlier one."""
-    connection.execute(delete(addressbook_smime).where(addressbook_smime.c.address == address))
-    values = {"address": address, "message": message, "fingerprint": fingerprint, "added": to_micros(now)}
-    connection.execute(insert(addressbook_smime), values)
-    gather_addresses(connection, [address])
 
 
 def set_opt_out(connection: Connection, address: str, *, out: bool, author: str, now: datetime) -> bool:
@@ -244,22 +226,10 @@ def remove_keys(connection: Connection, certificate_id: int) -> int:
     return connection.execute(delete(addressbook_key).where(_k.certificate_id == certificate_id)).rowcount
 
 
-def certificates_after(connection: Connection, number: int, *, limit: int) -> tuple[BookCertificate, ...]:
-    """Signed certificates by number, in any state: for going through all of them."""
-    query = select(*_COLUMNS).where(_c.id > number, _c.der.is_not(None)).order_by(_c.id).limit(limit)
-    return tuple(_certificate(row) for row in connection.execute(query))
-
-
-def indexed_after(connection: Connection, number: int, *, limit: int) -> tuple[int, ...]:
-    """Numbers of certificates that the index of names knows, in order."""
-    query = select(_k.certificate_id).distinct().where(_k.certificate_id > number).order_by(_k.certificate_id)
-    return tuple(connection.execute(query.limit(limit)).scalars())
-
-
 def by_number(connection: Connection, number: int) -> BookCertificate | None:
     """The signed certificate of that number."""
     row = connection.execute(_BY_ID, {"number": number}).one_or_none()
-    return None if row is None or row.der is None else _certificate(row)
+    return None if row is None or row.der is None else certificate_of(row)
 
 
 # Contacts
@@ -357,7 +327,8 @@ def prune_changes(connection: Connection, *, keep: int = 10_000) -> int:
     return connection.execute(delete(addressbook_change).where(addressbook_change.c.seq <= oldest)).rowcount
 
 
-def _certificate(row: Row[*tuple[Any, ...]]) -> BookCertificate:
+def certificate_of(row: Row[*tuple[Any, ...]]) -> BookCertificate:
+    """From a row with :data:`COLUMNS`."""
     sans = sans_from_text(row.sans)
     return BookCertificate(
         id=row.id,

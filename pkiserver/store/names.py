@@ -18,6 +18,7 @@ from cryptography import x509
 KEY_LENGTH = 255
 """Characters of an indexed name; a longer one ends in its SHA-256, so that equality still holds."""
 _KEPT = KEY_LENGTH - 65
+_SMTP_UTF8 = "1.3.6.1.5.5.7.8.9="
 _UPN = "1.3.6.1.4.1.311.20.2.3"
 
 
@@ -118,6 +119,18 @@ def sans_to_text(sans: Iterable[San]) -> str:
 def sans_from_text(text: str) -> tuple[San, ...]:
     """The names behind :func:`sans_to_text`."""
     return tuple(San(SanKind(kind), value) for kind, value in json.loads(text))
+
+
+def address_keys(sans: Iterable[San]) -> frozenset[str]:
+    """The keys of the mail addresses among names, those beyond ASCII (SmtpUTF8Mailbox, RFC 9598) too."""
+    found = set()
+    for san in sans:
+        if san.kind is SanKind.EMAIL:
+            found.add(san_key(san))
+        elif san.kind is SanKind.OTHER and san.value.startswith(_SMTP_UTF8):
+            text = bytes.fromhex(san.value.removeprefix(_SMTP_UTF8))[2:].decode("utf-8", "replace")
+            found.add(san_key(San(SanKind.EMAIL, text)))
+    return frozenset(found)
 
 
 def _other(name: x509.OtherName) -> San:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import attrs
 from sqlalchemy import Connection, bindparam, insert, select, text, update
 
+from pkiserver.store import outward
 from pkiserver.store.schema import feed_clock, status_change
 from pkiserver.store.schema_addressbook import addressbook_change
 from pkiserver.store.writer import require_writing
@@ -33,6 +34,7 @@ class _Gathered:
     statuses: list[dict[str, object]] = attrs.field(factory=list)
     configuration: int = 0
     addresses: dict[str, None] = attrs.field(factory=dict)
+    outward: set[str] = attrs.field(factory=set)
 
 
 _ADVANCE = (
@@ -69,6 +71,10 @@ class Outbox:
             first = last - len(gathered.addresses) + 1
             rows = [{"seq": seq, "address": address} for seq, address in enumerate(gathered.addresses, first)]
             connection.execute(_INSERT_ADDRESS, rows)
+        # Last, behind the counters' locks: transactions that tell of the same addresses come here one by one.
+        changed = gathered.outward.union(gathered.addresses)
+        if changed and (names := outward.directories(connection)):
+            outward.enqueue(connection, map(outward.directory_key, names), changed)
 
     def committed(self) -> None:
         """Nothing is kept."""
@@ -87,6 +93,12 @@ def gather_addresses(connection: Connection, addresses: Iterable[str]) -> None:
     """Say in the transaction under way that what the address book shows for these addresses may be another."""
     require_writing(connection)
     connection.info[_GATHERED].addresses.update(dict.fromkeys(addresses))
+
+
+def gather_outward(connection: Connection, addresses: Iterable[str]) -> None:
+    """Say in the transaction under way that a certificate of these addresses has another status."""
+    require_writing(connection)
+    connection.info[_GATHERED].outward.update(addresses)
 
 
 def touch_configuration(connection: Connection) -> None:

@@ -41,6 +41,7 @@ addressbook_smime = Table(
     Column("fingerprint", LargeBinary, nullable=False),
     Column("message", LargeBinary, nullable=False),
     Column("added", Micros, nullable=False),
+    Column("signer", LargeBinary),
 )
 
 addressbook_contact = Table(

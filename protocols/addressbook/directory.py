@@ -11,6 +11,7 @@ from pkiserver.publication.values import NamePrefix
 from pkiserver.store.names import folded
 from protocols.addressbook import tree
 from protocols.addressbook.assertions import CertificateAssertion
+from protocols.addressbook.authorities import authority_entry, pairs
 from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.entries import Entry
 from protocols.addressbook.errors import LdapError, LimitHit, ResultCode
@@ -19,6 +20,7 @@ from protocols.addressbook.limits import BookPolicy, LdapLimits
 from protocols.addressbook.matching import equality, matches
 from protocols.addressbook.messages import CompareRequest, Scope, SearchRequest
 from protocols.addressbook.names import normal, parse_dn
+from protocols.addressbook.pacing import Pace
 from protocols.addressbook.plan import Address, Plan, people_only, plan_of
 from protocols.addressbook.ports import Book, CaListing, CaSource
 from protocols.addressbook.schema import descriptions_of, find_attribute
@@ -52,11 +54,21 @@ _CONTAINERS = (Area.PEOPLE, Area.CONTACTS, Area.AUTHORITIES)
 class Directory:
     """The address book as an LDAP tree. One for all connections of a process."""
 
-    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, policy: BookPolicy, limits: LdapLimits) -> None:
+    def __init__(
+        self,
+        book: Book,
+        authorities: CaSource,
+        abuse: Abuse,
+        policy: BookPolicy,
+        *,
+        limits: LdapLimits,
+        pace: Pace,
+    ) -> None:
         self._book = book
         self._authorities = authorities
         self._abuse = abuse
         self._limits = limits
+        self._pace = pace
         self.suffix = Suffix.parse(policy.base)
         self._containers = tree.container_entries(self.suffix)
         self._subschema = tree.subschema_entry()
@@ -100,8 +112,10 @@ class Directory:
     async def _planned(
         self, request: SearchRequest, plan: Plan | None, areas: tuple[Area, ...], place: Place, most: int
     ) -> Found:
+        begun = self._pace.begin()
         if plan is None:
-            await self._book.find(secrets.token_hex(12))  # as long as finding nobody takes
+            await self._book.find(secrets.token_hex(12))  # the work of finding nobody
+            await self._pace.nobody(begun)
             others = () if people_only(request.filter) else await self._others(request, place)
             found = self._limited([], request.size_limit, max(most, len(others)), others)
             return attrs.evolve(found, limit=LimitHit.NOT_ALLOWED)
@@ -109,6 +123,8 @@ class Directory:
         chosen = self._within(tuple(people), areas)
         if not plan.exact:
             chosen = [one for one in chosen if matches(one, request.filter)]
+        if not chosen:
+            await self._pace.nobody(begun)
         others = () if plan.people_only else await self._others(request, place)
         return self._limited(chosen, request.size_limit, most + len(others), others)
 
@@ -159,9 +175,9 @@ class Directory:
         return [await self._authority(one) for one in self._authorities.authorities()]
 
     async def _authority(self, listing: CaListing) -> Entry:
-        crls = [await self._authorities.crl(path) for path in listing.crl_paths]
-        fitting = tuple(one for one in crls if one is not None and len(one) <= self._limits.crl_bytes)
-        return tree.authority_entry(listing, fitting, self.suffix)
+        lists = await self._authorities.lists(listing.name)
+        crosswise = pairs(listing, self._authorities.authorities())
+        return authority_entry(listing, lists, crosswise, self.suffix.text, self._limits.crl_bytes)
 
     def _elsewhere(self, request: SearchRequest, place: Place, mechanisms: tuple[str, ...]) -> Found | Awaitable[Found]:
         """Searches that are not over people."""
@@ -194,9 +210,11 @@ class Directory:
         """
         match place.area:
             case Area.PERSON | Area.CONTACT:
+                begun = self._pace.begin()
                 found = self._within(await self._book.find(place.key), (place.area,))
                 if found:
                     return found[0]
+                await self._pace.nobody(begun)
             case Area.AUTHORITY:
                 for one in self._authorities.authorities():
                     if folded(one.name) == place.key:

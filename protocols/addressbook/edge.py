@@ -24,25 +24,11 @@ from protocols.addressbook.controls import Pages
 from protocols.addressbook.errors import Disconnect, LdapError, LimitHit, ResultCode
 from protocols.addressbook.machine import Admission, Session
 from protocols.addressbook.messages import AbandonRequest, Envelope, SearchRequest, UnbindRequest, read_operation
+from protocols.addressbook.operation import NEVER, Operation
 from protocols.addressbook.service import Conversation, Service, error_of
 from protocols.web.wire import Wire, is_tls
 
 _log = Logger(namespace="pkiserver.ldap")
-_NEVER = float("inf")
-
-
-class _Operation:
-    """Something under way: since when, by when, and how to end it."""
-
-    __slots__ = ("abandoned", "code", "deadline", "deferred", "since", "tag")
-
-    def __init__(self, tag: int, since: float) -> None:
-        self.tag = tag
-        self.since = since
-        self.deadline = _NEVER
-        self.deferred: Deferred[Any] | None = None
-        self.abandoned = False
-        self.code = ResultCode.TIME_LIMIT_EXCEEDED
 
 
 @implementer(IPushProducer, IHandshakeListener)
@@ -71,7 +57,7 @@ class LdapConnection(Protocol):
         self._tls = tls
         self._forget = forget
         self._buffer = bytearray()
-        self._operations: dict[int, _Operation] = {}
+        self._operations: dict[int, Operation] = {}
         self._session = Session(service.caller(address, caller_key), secure=False)
         self._conversation = Conversation(self._session, Pages(), self._cancelled)
         self._reading = True
@@ -80,7 +66,7 @@ class LdapConnection(Protocol):
         self._handshaking = False
         now = service.clock.monotonic()
         self._read_deadline = now + service.limits.idle_seconds
-        self._write_deadline = _NEVER
+        self._write_deadline = NEVER
         self._end = now + service.limits.lifetime_seconds
         self._mid_message = False
         self._consuming = False
@@ -119,7 +105,7 @@ class LdapConnection(Protocol):
     def resumeProducing(self) -> None:  # noqa: N802
         """Twisted: it does again."""
         self._full = False
-        self._write_deadline = _NEVER
+        self._write_deadline = NEVER
         self._go_on()
 
     def stopProducing(self) -> None:  # noqa: N802
@@ -128,8 +114,10 @@ class LdapConnection(Protocol):
     def _stop_reading(self) -> None:
         if self._reading and not self._handshaking:
             self._reading = self._mid_message = False
-            self._read_deadline = _NEVER  # the silence is ours
+            self._read_deadline = NEVER  # the silence is ours
             self._wire.pauseProducing()
+            if self._session.busy >= self._service.limits.operations:
+                self._service.metrics.limit(LimitHit.OPERATIONS)
 
     def _may_read(self) -> bool:
         session = self._session
@@ -158,7 +146,7 @@ class LdapConnection(Protocol):
                 self._read_deadline = now + limits.message_seconds
             return
         self._mid_message = False
-        self._read_deadline = _NEVER if self._operations else now + limits.idle_seconds
+        self._read_deadline = NEVER if self._operations else now + limits.idle_seconds
 
     # Reading
 
@@ -234,7 +222,7 @@ class LdapConnection(Protocol):
             self._wait(envelope, request, answer, since)
 
     def _wait(self, envelope: Envelope, request: messages.Request, answer: Any, since: float) -> None:
-        operation = _Operation(envelope.tag, since)
+        operation = Operation(envelope.tag, since)
         if isinstance(request, SearchRequest):
             longest = self._service.limits.operation_seconds
             operation.deadline = since + min(longest, request.time_limit or longest)
@@ -247,7 +235,7 @@ class LdapConnection(Protocol):
 
     # Answering
 
-    def _finished(self, answer: bytes, envelope: Envelope, operation: _Operation) -> None:
+    def _finished(self, answer: bytes, envelope: Envelope, operation: Operation) -> None:
         self._operations.pop(envelope.message_id, None)
         if operation.abandoned or self._closing:
             self._session.done(envelope.message_id)
@@ -255,7 +243,7 @@ class LdapConnection(Protocol):
             self._answer(envelope, answer, operation.since)
         self._after()
 
-    def _failed(self, failure: Failure, envelope: Envelope, operation: _Operation) -> None:
+    def _failed(self, failure: Failure, envelope: Envelope, operation: Operation) -> None:
         self._operations.pop(envelope.message_id, None)
         if operation.abandoned or self._closing:
             self._session.done(envelope.message_id)
@@ -381,7 +369,7 @@ class LdapConnection(Protocol):
         else:
             for operation in tuple(self._operations.values()):
                 if now >= operation.deadline and operation.deferred is not None:
-                    operation.deadline = _NEVER
+                    operation.deadline = NEVER
                     operation.deferred.cancel()
 
     def _too_late(self) -> None:

@@ -10,6 +10,8 @@ import attrs
 from protocols.addressbook.filters import FilterLimits
 
 KIB = 1024
+LDAP_PROTOCOLS: tuple[bytes, ...] = ()
+"""IANA has no ALPN identifier for LDAP: a client that offers any speaks something else and is turned away (ALPACA)."""
 
 
 def _positive(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
@@ -44,6 +46,8 @@ class LdapLimits:
     """How long a search may take; a client may ask for less."""
     write_stall_seconds: float = _amount(30.0)
     """How long a client may go without taking any of its answers."""
+    nobody_seconds: float = _amount(0.01)
+    """Answers without a person leave at whole multiples of this after the question."""
     sweep_seconds: float = _amount(0.5)
     crl_bytes: int = _amount(1024 * KIB)
     """A longer revocation list is not given out over LDAP."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Protocol
 
 import attrs
@@ -33,7 +35,7 @@ class Book(Protocol):
 
 @attrs.frozen
 class CaListing:
-    """An authority as it is shown: certificates with the current one first, and where its newest CRL is."""
+    """An authority as it is shown: certificates with the current one first."""
 
     name: str
     subject: str
@@ -41,9 +43,31 @@ class CaListing:
     subject_der: bytes = attrs.field(repr=False)
     issuer_id: int
     certificates: tuple[bytes, ...] = attrs.field(repr=False)
-    crl_paths: tuple[str, ...]
-    crl_keys: tuple[tuple[str, bytes], ...] = ()
-    """Those paths with the subject key identifiers of the keys that sign there."""
+
+
+LONGEST_LIST = 1024 * 1024
+"""Octets of a list that an entry may have, and that is kept."""
+
+
+class ListKind(enum.Enum):
+    """The kinds of lists, by the attributes that hold them."""
+
+    COMPLETE = "certificateRevocationList"
+    """All certificates, or those of end entities."""
+    AUTHORITIES = "authorityRevocationList"
+    DELTA = "deltaRevocationList"
+
+
+@attrs.frozen
+class CaList:
+    """A list: ``path`` is its distribution point's, ``key`` the identifier of the key that signs it."""
+
+    kind: ListKind
+    path: str
+    key: bytes = attrs.field(repr=False)
+    this_update: datetime
+    der: bytes | None = attrs.field(repr=False)
+    """None of one that is longer than LONGEST_LIST: those are read when they are asked for."""
 
 
 class CaSource(Protocol):
@@ -53,7 +77,10 @@ class CaSource(Protocol):
         """All that have a certificate; the same object as long as nothing changed."""
 
     async def crl(self, path: str) -> bytes | None:
-        """The newest complete list of a key generation, DER."""
+        """The newest complete list of a distribution point, DER."""
+
+    async def lists(self, name: str) -> tuple[CaList, ...]:
+        """The newest lists of an authority that stand for all of it, those of its newest key first."""
 
 
 @attrs.frozen

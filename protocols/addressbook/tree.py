@@ -1,4 +1,4 @@
-"""The part of the directory that is not people: root DSE, subschema, suffix, containers, authorities."""
+"""The part of the directory that is not people: root DSE, subschema, suffix, containers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from protocols.addressbook.entries import (
 )
 from protocols.addressbook.errors import LdapError, ResultCode
 from protocols.addressbook.extended import SUPPORTED_EXTENSIONS
-from protocols.addressbook.names import Dn, escape, normal, parse_dn
-from protocols.addressbook.ports import CaListing
+from protocols.addressbook.names import Dn, normal, parse_dn
 
 FEATURES = ("1.3.6.1.4.1.4203.1.5.1", "1.3.6.1.4.1.4203.1.5.3")
 """All operational attributes (RFC 3673); absolute true and false filters (RFC 4526)."""
@@ -158,20 +157,3 @@ def container_entries(suffix: Suffix) -> dict[Area, Entry]:
         unit = {"objectClass": (b"top", b"organizationalUnit"), "ou": (name.encode(),)}
         found[area] = make_entry(dn, unit, operational_of(dn, "organizationalUnit"))
     return found
-
-
-def authority_entry(listing: CaListing, crls: tuple[bytes, ...], suffix: Suffix) -> Entry:
-    """An authority's entry: applicationProcess with pkiCA (RFC 4523 section 5.1).
-
-    deltaCRL and certificationAuthority (which must have an authorityRevocationList) are added with the lists that they
-    are for; this server issues none of those yet.
-    """
-    dn = f"cn={escape(listing.name)},ou={AUTHORITIES},{suffix.text}"
-    user: dict[str, tuple[bytes, ...]] = {
-        "objectClass": (b"top", b"applicationProcess", b"pkiCA"),
-        "cn": (listing.name.encode(),),
-        "description": (listing.subject.encode(),) if listing.subject else (),
-        "cACertificate": listing.certificates,
-        "certificateRevocationList": crls,
-    }
-    return make_entry(dn, user, operational_of(dn, "applicationProcess"))

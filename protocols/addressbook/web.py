@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl
 import attrs
 from cryptography import x509
 
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.publication.certificate import issuer_and_serial, sha1
 from pkiserver.publication.values import NameKind
@@ -25,7 +24,8 @@ from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.entries import USER_CERTIFICATE
 from protocols.addressbook.errors import LdapError, ResultCode
 from protocols.addressbook.metrics import LdapMetrics
-from protocols.addressbook.ports import Book, CaListing, CaSource
+from protocols.addressbook.pacing import Pace
+from protocols.addressbook.ports import Book, CaSource, ListKind
 from protocols.web.errors import plain
 from protocols.web.factory import address_key as caller_key
 from protocols.web.values import Answer, Method, Request, Response, Route
@@ -66,12 +66,13 @@ class _Keys:
 class WebLookup:
     """The HTTP side of the address book."""
 
-    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, metrics: LdapMetrics, clock: Clock) -> None:
+    def __init__(self, book: Book, authorities: CaSource, abuse: Abuse, metrics: LdapMetrics, pace: Pace) -> None:
         self._book = book
         self._authorities = authorities
         self._abuse = abuse
         self._metrics = metrics
-        self._clock = clock
+        self._pace = pace
+        self._clock = pace.clock
 
     async def lookup(self, request: Request) -> Answer:
         """``/addressbook/certificate?mail=ADDRESS[&format=der|pem]``: the certificates of exactly that address."""
@@ -82,18 +83,21 @@ class WebLookup:
         return await self._guarded(request, self._certificates)
 
     async def crls(self, request: Request) -> Answer:
-        """``/crls/search.cgi`` of RFC 4387 section 2: the newest list of the issuer."""
+        """``/crls/search.cgi`` of RFC 4387 section 2.2: the latest list of the issuer, or of the key."""
         return await self._guarded(request, self._crls)
 
     async def _guarded(self, request: Request, work: _Work) -> Answer:
         self._metrics.lookups += 1
         caller = Caller(caller_key(request.peer.address), trusted=self._abuse.is_trusted(request.peer.address))
+        begun = self._pace.begin()
         try:
             if len(request.query) > _LONGEST_QUERY:
                 raise _Refused(plain(414, "the query is too long"))
             self._abuse.searching(caller, self._clock.monotonic())
             answer = await work(dict(parse_qsl(request.query, max_num_fields=16)), caller)
         except _Refused as refused:
+            if refused.answer.status == 404:
+                await self._pace.nobody(begun)
             return refused.answer
         except ValueError:
             return plain(400, "the query is not well formed")
@@ -148,19 +152,18 @@ class WebLookup:
         if attribute not in {"iHash", "sKIDHash"}:
             raise _Refused(plain(400, "CRLs are found by iHash and sKIDHash"))
         key = _search_key(value)
-        for listing in self._authorities.authorities():
-            for path in self._paths(listing, attribute, key):
-                crl = await self._authorities.crl(path)
-                if crl is not None:
-                    return Response(200, crl, CRL_TYPE, _NO_STORE)
-        raise _Refused(_not_found())
-
-    @staticmethod
-    def _paths(listing: CaListing, attribute: str, key: str) -> tuple[str, ...]:
-        """The lists of an issuer, that of its newest key first; or of the key with that identifier."""
-        if attribute == "iHash":
-            return listing.crl_paths if sha1(listing.subject_der) == key else ()
-        return tuple(path for path, identifier in listing.crl_keys if sha1(identifier) == key)
+        found = [
+            one
+            for listing in self._authorities.authorities()
+            if attribute == "sKIDHash" or sha1(listing.subject_der) == key
+            for one in await self._authorities.lists(listing.name)
+            if one.kind is ListKind.COMPLETE and (attribute == "iHash" or sha1(one.key) == key)
+        ]
+        newest = max(found, key=lambda one: one.this_update, default=None)
+        der = None if newest is None else newest.der or await self._authorities.crl(newest.path)
+        if der is None:
+            raise _Refused(_not_found())
+        return Response(200, der, CRL_TYPE, _NO_STORE)
 
     def _ca_certificates(self) -> list[_Keys]:
         return [_Keys(der, _keys_of(der)) for one in self._authorities.authorities() for der in one.certificates]

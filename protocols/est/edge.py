@@ -175,6 +175,7 @@ class EstEdge:
         certificate = x509.load_der_x509_certificate(issued.der)
         if certificate.public_key() != key.public_key():
             raise Rejected.because(Refusal.CONFLICT, "the key of this certificate was made for an earlier request")
+        await self._engine.generated(issued, key)
         if protection is None:
             return _key_answer(messages.PKCS8_TYPE, keygen.pkcs8(key), issued)
         return _key_answer(messages.SERVER_KEY_TYPE, await keygen.protect(key, protection), issued)

@@ -15,6 +15,7 @@ from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import CURVES, KeyFamily, KeyType, PrivateKey, SignatureScheme
 from protocols.cms import oids, signing
+from protocols.cms.announcing import sign_with
 from protocols.cms.ber import header
 from protocols.cms.ciphers import ContentCipher, KeyWrap
 from protocols.cms.enveloped import seal
@@ -75,22 +76,9 @@ def request_for(key: PrivateKey, outline: RequestOutline) -> bytes:
         )
     )
     scheme = SignatureScheme.default_for(key.public_key())
-    signature = b"\x00" + _sign(key, scheme, info)
+    signature = b"\x00" + sign_with(key, scheme, info)
     content = info + scheme.algorithm_identifier() + header(b"\x03", len(signature)) + signature
     return header(b"\x30", len(content)) + content
-
-
-def _sign(key: PrivateKey, scheme: SignatureScheme, data: bytes) -> bytes:
-    """A signature by the default scheme of the key."""
-    digest = scheme.hash_algorithm
-    if isinstance(key, rsa.RSAPrivateKey):
-        assert digest is not None
-        assert scheme.rsa_padding is not None
-        return key.sign(data, scheme.rsa_padding, digest)
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        assert digest is not None
-        return key.sign(data, ec.ECDSA(digest))
-    return key.sign(data)
 
 
 @attrs.frozen

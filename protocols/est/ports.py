@@ -10,6 +10,7 @@ from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
+from pkiserver.keys.algorithms import PrivateKey
 from protocols.cms.signing import AttributeSigner, SignerProfile
 from protocols.est.messages import Base64Form
 
@@ -55,6 +56,9 @@ class EstEngine(Protocol):
 
     async def package_signer(self, template: Template) -> PackageSigner | None:
         """The signer of key packages for a template, of content type id-ct-KP-aKeyPackage; None where there is none."""
+
+    async def generated(self, issued: IssuedCertificate, key: PrivateKey) -> None:
+        """Do what can only be done while a key that was generated here is at hand; raises nothing."""
 
     async def shared_key(self, identifier: bytes) -> Secret | None:
         """The symmetric key-encryption key with that identifier (RFC 7030 section 4.4.1.1), or None."""

@@ -8,6 +8,7 @@ Finished (TLS 1.2) or exporter (TLS 1.3) binds a request to it, and a ticket can
 from __future__ import annotations
 
 import enum
+from functools import partial
 
 import attrs
 from cryptography import x509
@@ -77,6 +78,8 @@ class TlsOptions:
     ciphers: str = DEFAULT_CIPHERS
     """OpenSSL's notation; TLS 1.2 only."""
     client_certificates: ClientCertificates = ClientCertificates.NONE
+    protocols: tuple[bytes, ...] = ALPN_PROTOCOLS
+    """What is chosen from by ALPN (RFC 7301), the best first."""
 
 
 def server_context(identity: TlsIdentity, options: TlsOptions) -> SSL.Context:
@@ -95,7 +98,7 @@ def server_context(identity: TlsIdentity, options: TlsOptions) -> SSL.Context:
     context.set_session_id(b"pkiserver")
     context.set_verify(_VERIFY[options.client_certificates], _within_bounds)
     context.set_verify_depth(CHAIN_DEPTH + 1)
-    context.set_alpn_select_callback(_choose_protocol)
+    context.set_alpn_select_callback(partial(_choose_protocol, options.protocols))
     try:
         context.set_cipher_list(options.ciphers.encode("ascii"))
         context.use_certificate(certificates[0])
@@ -140,9 +143,9 @@ def _within_bounds(_connection: SSL.Connection, certificate: crypto.X509, _error
     )
 
 
-def _choose_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+def _choose_protocol(ours: tuple[bytes, ...], _connection: SSL.Connection, offered: list[bytes]) -> bytes:
     # RFC 7301 section 3.2: a client that offers protocols, but none of ours, is turned away (ALPACA).
-    return next((protocol for protocol in ALPN_PROTOCOLS if protocol in offered), b"")
+    return next((protocol for protocol in ours if protocol in offered), b"")
 
 
 @implementer(IOpenSSLServerConnectionCreator)

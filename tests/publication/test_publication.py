@@ -9,35 +9,9 @@ from pkiserver.cli.addressbook import smimea_name
 from pkiserver.foundation.errors import Rejected
 from pkiserver.publication.contacts import ContactWriter
 from pkiserver.publication.resync import Difference, Resync
-from pkiserver.publication.smime import SmimeWriter
 from pkiserver.store import addressbook as rows
 from pkiserver.store.schema_addressbook import addressbook_key
-from protocols.addressbook.smime import read_announcement
 from tests.protocols.addressbook.support import Site
-
-
-def test_a_message_signed_by_the_person_becomes_user_smime_certificate(site: Site) -> None:
-    issued = site.issue("Sven", "sven@example.com", kind="rsa")
-    other = site.issue("Tom", "tom@example.com", kind="rsa")
-    certificate, key = site.pem_pair(issued, "sven")
-    sign = ("openssl", "cms", "-sign", "-binary", "-nodetach", "-outform", "DER", "-in", "empty", "-md", "sha256")
-    (site.folder / "empty").write_bytes(b"")
-    site.run(*sign, "-signer", certificate, "-inkey", key, "-out", "sven.p7s")
-    message = (site.folder / "sven.p7s").read_bytes()
-    found = read_announcement(message)
-    assert found.signer == found.announced == issued.der
-    writer = SmimeWriter(site.engine.database, site.engine.audit, site.engine.clock)
-    site.do(lambda: writer.put("sven@example.com", message, found.signer, found.announced, by="test"))
-    site.settle()
-    assert "userSMIMECertificate;binary::" in site.search("(mail=sven@example.com)")
-    with pytest.raises(Rejected, match="is not for tom"):
-        site.do(lambda: writer.put("tom@example.com", message, found.signer, found.announced, by="test"))
-    site.run(*sign, "-nosmimecap", "-signer", certificate, "-inkey", key, "-out", "bare.p7s")
-    with pytest.raises(Rejected, match="smimeCapabilities"):
-        read_announcement((site.folder / "bare.p7s").read_bytes())
-    for broken in (message[:-1] + bytes((message[-1] ^ 1,)), b"", b"\x30\x80", other.der):
-        with pytest.raises(Rejected):
-            read_announcement(broken)
 
 
 async def _differences(resync: Resync) -> list[Difference]:

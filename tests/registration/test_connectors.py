@@ -7,6 +7,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
 from pkiserver.authority.requests import ClientCertificateEvidence, IssuedCertificate, PasswordEvidence
+from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.connectors.values import Challenged
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import templates
+from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
+from tests.support.outward import deliver
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
 from tests.support.tlsfiles import TestCa
 from tests.support.webhook import SECRET as HOOK_SECRET
@@ -280,15 +284,11 @@ async def test_certificates_are_written_to_the_directory_and_replaced_ones_remov
     dn = f"uid=alice,ou=people,{SUFFIX}"
 
     async def entry_with(certificate: bytes) -> str:
-        text = b64encode(certificate).decode()
-        for _ in range(100):
-            shown = directory.search(dn, "userCertificate", "altSecurityIdentities")
-            if text in shown and shown.count("userCertificate;binary:: ") == 1 and shown.count("X509:") == 1:
-                return shown
-            pause: Deferred[None] = Deferred()
-            reactor.callLater(0.05, pause.callback, None)
-            await pause
-        raise AssertionError(directory.search(dn))
+        await deliver(engine)
+        shown = directory.search(dn, "userCertificate", "altSecurityIdentities")
+        assert b64encode(certificate).decode() in shown
+        assert (shown.count("userCertificate;binary:: "), shown.count("X509:")) == (1, 1)
+        return shown
 
     async with opened(tmp_path, {"ldap": by("staff")}, writing) as engine:
         first = await engine.enroll(enrollment("ldap", ALICE))
@@ -301,6 +301,32 @@ async def test_certificates_are_written_to_the_directory_and_replaced_ones_remov
         found = await entry_with(renewed.der)
         octets = renewed.serial.to_bytes((renewed.serial.bit_length() + 8) // 8, "big")
         assert f"X509:<I>O=Example,CN=issuing<SR>{octets[::-1].hex()}" in found
+
+
+async def test_a_certificate_waits_for_its_directory_however_often_the_server_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LDAP_ADMIN", "admin secret")
+    directory = Slapd()
+    try:
+        writing = ldap(directory.url).replace("cn=pki,", "cn=admin,").replace("LDAP_SERVICE", "LDAP_ADMIN")
+        async with opened(tmp_path, {"ldap": by("staff")}, writing + "[ldap.publish]\n") as engine:
+            issued = await engine.enroll(enrollment("ldap", ALICE))
+            assert isinstance(issued, IssuedCertificate)
+            directory.stop()
+            (standing,) = await deliver(engine)
+            assert standing.attempts == 1
+            assert "Connection was refused" in str(standing.problem)
+            settings = engine.settings
+        directory.start()
+        later = FakeClock(SystemClock().now() + timedelta(minutes=1))
+        async with open_engine(settings, clock=later) as engine:
+            (standing,) = await deliver(engine)
+            assert (standing.waiting, standing.attempts) == (0, 0)
+        shown = directory.search(f"uid=alice,ou=people,{SUFFIX}", "userCertificate")
+        assert b64encode(issued.der).decode() in shown
+    finally:
+        directory.discard()
 
 
 async def test_who_has_left_the_directory_renews_nothing(tmp_path: Path, directory: Slapd) -> None:

@@ -40,12 +40,20 @@ class Slapd:
         certificates = f"TLSCertificateFile {tls[0]}\nTLSCertificateKeyFile {tls[1]}\n" if tls else ""
         config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others="read" if public else "none"))
         urls = f"ldap://127.0.0.1:{self.port}/" + (f" ldaps://127.0.0.1:{self.tls_port}/" if tls else "")
-        with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [program, "-h", urls, "-f", str(config), "-d", "0"], stdout=log, stderr=subprocess.STDOUT
-            )
-        self._wait()
+        self._command = [program, "-h", urls, "-f", str(config), "-d", "0"]
+        self.start()
         self.load(_PEOPLE)
+
+    def start(self) -> None:
+        """Begin to answer, or again after :meth:`stop`, with everything that was there."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+        self._wait()
+
+    def stop(self) -> None:
+        """Be away: nobody listens."""
+        self.process.terminate()
+        self.process.wait()
 
     @property
     def url(self) -> str:

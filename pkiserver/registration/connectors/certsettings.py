@@ -14,7 +14,7 @@ from pkiserver.authority.templates.attributes import DnAttribute
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.pem import PemCertificates
-from pkiserver.registration.connectors.ldapsettings import positive
+from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap, Pattern
 
 _OID = re.compile(r"[012](?:\.\d+)+")

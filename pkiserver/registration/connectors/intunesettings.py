@@ -7,9 +7,9 @@ from datetime import timedelta
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import WebAddress
-from pkiserver.registration.connectors.ldapsettings import TlsRules, positive
-from pkiserver.registration.connectors.secretref import SecretReference
+from pkiserver.outbound.tlsrules import TlsRules, positive
 
 
 @attrs.frozen

@@ -4,52 +4,23 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.ldapfilter import Filter
-from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.placeholders import split
+from pkiserver.outbound.tlsrules import TlsRules, positive
 from pkiserver.registration.connectors.mapping import AttributeMap
-from pkiserver.registration.connectors.secretref import SecretReference
 
 if TYPE_CHECKING:
     from pkiserver.outbound.ldap import LdapService
-    from pkiserver.outbound.trust import TlsTrust
 
 USER_PLACES = ("userid",)
 GROUP_PLACES = ("dn", "userid")
-
-
-def positive(_instance: object, _attribute: object, value: timedelta) -> None:
-    """A validator: longer than nothing, and not forever."""
-    if not timedelta() < value <= timedelta(minutes=2):
-        raise Invalid("is out of range", allowed="more than 0s, at most 2m")
-
-
-@attrs.frozen
-class TlsRules:
-    """Whom to trust, and how to show oneself. ``trust``: PEM text or ``file:/path``; there is no default."""
-
-    trust: PemCertificates
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None):
-            raise Invalid("certificate and key go together", key="certificate")
-
-    def to_trust(self, alpn: tuple[bytes, ...] = ()) -> TlsTrust:
-        """As the connections want it."""
-        from pkiserver.outbound.trust import ClientIdentity, TlsTrust
-
-        pair = (self.certificate, self.key)
-        identity = ClientIdentity(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
-        return TlsTrust(self.trust, identity, alpn)
 
 
 @attrs.frozen

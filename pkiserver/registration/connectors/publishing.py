@@ -1,83 +1,108 @@
 """Hand issued certificates to the connectors that write them down; beside the road, never in its way.
 
-What cannot be written is tried again a few times and then noted in the audit log: the certificate is in the store
+What is to be written stands in the queue from the transaction that stores the certificate on, so that neither a restart
+nor a long outage loses it. What a directory refuses for good is noted in the audit log: the certificate is in the store
 whatever becomes of its copy.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
 from sqlalchemy import Connection
-from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.delivery.queue import Bring, NotTaken, TargetDown
+from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.registration.connectors.library import Connectors
-from pkiserver.store import certificates
+from pkiserver.store import certificates, outward
 from pkiserver.store.database import Database
-
-PAUSES = (5.0, 30.0, 120.0, 600.0)
-"""Seconds before each further attempt."""
-MOST_WAITING = 10_000
-_log = Logger(namespace="pkiserver.connectors")
+from pkiserver.store.outward import Task, connector_key
 
 
+@attrs.frozen
+class _Copy:
+    """What is written: to whose entry, which certificate, in place of which (DER)."""
+
+    user: str
+    certificate: bytes | None
+    replaced: tuple[bytes, ...]
+
+
+@attrs.frozen
 class CertificateCopies:
     """Writes certificates through the connectors that vouched for their holders."""
 
-    def __init__(self, database: Database, audit: AuditLog, connectors: Connectors) -> None:
-        self._database = database
-        self._audit = audit
-        self._connectors = connectors
-        self._waiting: set[IDelayedCall] = set()
+    database: Database
+    audit: AuditLog
+    connectors: Connectors
 
-    def issued(self, requester: str, certificate: bytes, replaced: tuple[int, ...]) -> None:
-        """A DER certificate was issued to a requester, in place of others (numbers in the store); returns at once."""
+    def on_issue(
+        self, requester: str, replaced: tuple[int, ...]
+    ) -> Callable[[Connection, IssuedCertificate], None] | None:
+        """What goes into the transaction of a requester's certificate, which replaces others (numbers in the store)."""
         connector, colon, user = requester.partition(":")
-        if colon and self._connectors.publishes(connector):
-            self._start(connector, user, certificate, replaced, 0)
+        if not colon or not self.connectors.publishes(connector):
+            return None
+        detail = json.dumps({"user": user, "replaced": replaced})
 
-    def close(self) -> None:
-        """Give up what waits for another attempt."""
-        for call in self._waiting:
-            if call.active():
-                call.cancel()
-        self._waiting.clear()
+        def work(connection: Connection, issued: IssuedCertificate) -> None:
+            outward.enqueue(connection, [connector_key(connector)], [str(issued.certificate_id)], detail)
 
-    def _start(self, connector: str, user: str, certificate: bytes, replaced: tuple[int, ...], attempt: int) -> None:
-        work = Deferred.fromCoroutine(self._publish(connector, user, certificate, replaced, attempt))
-        work.addErrback(lambda why: _log.failure("publishing for {user} failed", failure=why, user=user))
+        return work
 
-    async def _publish(
-        self, connector: str, user: str, certificate: bytes, replaced: tuple[int, ...], attempt: int
-    ) -> None:
-        def look(connection: Connection) -> tuple[bytes, ...]:
-            found = [certificates.get(connection, number) for number in replaced]
-            return tuple(one.der for one in found if one is not None and one.der is not None)
+    def bearers(self) -> tuple[ConnectorBearer, ...]:
+        """One for each connector that writes certificates."""
+        names = (one.name for one in self.connectors.list())
+        return tuple(ConnectorBearer(name, self) for name in names if self.connectors.publishes(name))
 
+
+@attrs.frozen
+class ConnectorBearer:
+    """Implements :class:`pkiserver.authority.delivery.queue.Bearer`."""
+
+    connector: str
+    copies: CertificateCopies
+
+    @property
+    def key(self) -> str:
+        """The connector's name in the queue."""
+        return connector_key(self.connector)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Bring]:
+        """As the queue wants it; the connector opens its connections by itself."""
+        yield self._bring
+
+    async def _bring(self, task: Task) -> None:
+        copy = await self.copies.database.read(lambda connection: _read(connection, task))
+        if copy.certificate is None:
+            raise NotTaken("the certificate is not in the store", final=True)
         try:
-            old = await self._database.read(look) if replaced else ()
-            await self._connectors.publish(connector, user, certificate, old)
+            await self.copies.connectors.publish(self.connector, copy.user, copy.certificate, copy.replaced)
         except Unavailable as error:
-            if attempt < len(PAUSES) and len(self._waiting) < MOST_WAITING:
-                self._later(connector, user, certificate, replaced, attempt)
-            else:
-                await self._failed(connector, user, error)
+            raise TargetDown(str(error)) from error
         except PkiError as error:
-            await self._failed(connector, user, error)
+            await self._refused(copy.user, error)
+            raise NotTaken(str(error), final=True) from error
 
-    def _later(self, connector: str, user: str, certificate: bytes, replaced: tuple[int, ...], attempt: int) -> None:
-        def again() -> None:
-            self._waiting.discard(call)
-            self._start(connector, user, certificate, replaced, attempt + 1)
-
-        call = IReactorTime(_reactor).callLater(PAUSES[attempt], again)
-        self._waiting.add(call)
-
-    async def _failed(self, connector: str, user: str, error: PkiError) -> None:
-        _log.error("connector {connector} did not take a certificate: {why}", connector=connector, why=str(error))
+    async def _refused(self, user: str, error: PkiError) -> None:
         details = (("change", "certificate not written"), ("why", str(error)))
-        event = AuditEvent(AuditKind.EXPORT, "publisher", f"user {connector}:{user}", outcome="failed", details=details)
-        await self._audit.record(event)
+        name = f"user {self.connector}:{user}"
+        event = AuditEvent(AuditKind.EXPORT, "publisher", name, outcome="failed", details=details)
+        await self.copies.audit.record(event)
+
+
+def _read(connection: Connection, task: Task) -> _Copy:
+    detail = json.loads(task.detail or "{}")
+    new = certificates.get(connection, int(task.subject))
+    old = (certificates.get(connection, number) for number in detail.get("replaced", ()))
+    return _Copy(
+        user=detail.get("user", ""),
+        certificate=None if new is None else new.der,
+        replaced=tuple(one.der for one in old if one is not None and one.der is not None),
+    )

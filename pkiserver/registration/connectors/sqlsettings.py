@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.registration.connectors.ldapsettings import positive
+from pkiserver.keys.secretref import SecretReference
+from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap
-from pkiserver.registration.connectors.secretref import SecretReference
 
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",

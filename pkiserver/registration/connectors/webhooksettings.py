@@ -7,10 +7,10 @@ from datetime import timedelta
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import Timeouts, WebAddress
-from pkiserver.registration.connectors.ldapsettings import TlsRules, positive
+from pkiserver.outbound.tlsrules import TlsRules, positive
 from pkiserver.registration.connectors.mapping import AttributeMap
-from pkiserver.registration.connectors.secretref import SecretReference
 
 
 @attrs.frozen

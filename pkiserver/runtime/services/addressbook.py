@@ -6,7 +6,10 @@ import ipaddress
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet import reactor as _reactor
+from twisted.internet.interfaces import IReactorTime
 
+from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import Authority
 from pkiserver.authority.requests import ClientCertificateEvidence, Evidence, PasswordEvidence
 from pkiserver.authority.templates.library import load_template
@@ -21,18 +24,23 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.ldapsettings import CallerSettings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.store import addressbook as rows
+from pkiserver.store import crls
 from pkiserver.store.authorities import GenerationState
+from pkiserver.store.crls import Covers, CrlKind
 from protocols.addressbook import web
 from protocols.addressbook.callers import Abuse
 from protocols.addressbook.directory import Directory
 from protocols.addressbook.entries import Entry, person_entry
 from protocols.addressbook.limits import BookPolicy, CallerPolicy, LdapLimits
 from protocols.addressbook.metrics import LdapMetrics
-from protocols.addressbook.ports import Account, CaListing, ContactDraft
+from protocols.addressbook.pacing import Pace
+from protocols.addressbook.ports import LONGEST_LIST, Account, CaList, CaListing, ContactDraft, ListKind
 from protocols.addressbook.service import Service
 from protocols.web.values import Route
 
 _PROTOCOL = "ldap"
+_FRESH_SECONDS = 0.5
+"""For how long the lists of an authority are shown without asking for newer ones."""
 _LOGIN = """
 name = "addressbook"
 issuer = "none"
@@ -82,6 +90,7 @@ class EngineAuthorities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._lists: dict[str, tuple[float, tuple[CaList, ...]]] = {}
 
     def authorities(self) -> tuple[CaListing, ...]:
         """All that have a certificate."""
@@ -104,14 +113,42 @@ class EngineAuthorities:
             subject_der=authority.subject_der,
             issuer_id=authority.issuer_id,
             certificates=tuple(dict.fromkeys(certificates)),
-            crl_paths=tuple(one.crl_path for one in ordered),
-            crl_keys=tuple((one.crl_path, one.certificate.key_identifier) for one in ordered),
         )
 
     async def crl(self, path: str) -> bytes | None:
-        """The newest complete list of a key generation."""
+        """The newest complete list of a distribution point."""
         found = await self._engine.status.publications.crl(path)
         return None if found is None else found.der
+
+    async def lists(self, name: str) -> tuple[CaList, ...]:
+        """The newest lists that stand for all of an authority, not for a shard or a template of it."""
+        now = self._engine.clock.monotonic()
+        known = self._lists.get(name)
+        if known is None or now - known[0] >= _FRESH_SECONDS:
+            known = self._lists[name] = (now, await self._read_lists(name))
+        return known[1]
+
+    async def _read_lists(self, name: str) -> tuple[CaList, ...]:
+        authority = self._engine.authorities.get(name)
+        ordered = sorted(authority.generations, key=lambda one: -one.number)
+        numbers = [one.id for one in ordered if one.state is not GenerationState.RETIRED]
+        generations = {one.id: one for one in ordered}
+        scopes = await self._engine.database.read(
+            lambda connection: [scope for number in numbers for scope in crls.scopes_of(connection, number)]
+        )
+        found = []
+        for scope in scopes:
+            if scope.cover.shard is not None or scope.cover.template is not None:
+                continue
+            generation = generations[scope.generation_id]
+            path, key = scope_path(generation.crl_path, scope.scope), generation.certificate.key_identifier
+            whole = ListKind.AUTHORITIES if scope.cover.covers is Covers.AUTHORITIES else ListKind.COMPLETE
+            for kind, shown in ((CrlKind.COMPLETE, whole), (CrlKind.DELTA, ListKind.DELTA)):
+                newest = await self._engine.status.publications.crl(path, kind)
+                if newest is not None:
+                    der = newest.der if len(newest.der) <= LONGEST_LIST else None
+                    found.append(CaList(shown, path, key, newest.this_update, der))
+        return tuple(found)
 
 
 @attrs.frozen
@@ -184,9 +221,10 @@ class AddressBookService:
         abuse = Abuse(policy)
         authorities = EngineAuthorities(engine)
         writer = ContactWriter(engine.database, engine.audit, engine.clock)
-        self.web = web.WebLookup(self.book, authorities, abuse, self.metrics, engine.clock)
+        pace = Pace(IReactorTime(_reactor), engine.clock, limits.nobody_seconds)
+        self.web = web.WebLookup(self.book, authorities, abuse, self.metrics, pace)
         self.service = Service(
-            Directory(self.book, authorities, abuse, policy, limits),
+            Directory(self.book, authorities, abuse, policy, limits=limits, pace=pace),
             EngineLogin(engine, login_rules(settings.connectors)),
             EngineContacts(writer),
             abuse=abuse,

@@ -24,6 +24,7 @@ from pkiserver.runtime.services.crltargets import CrlTargets
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings, ocsp_settings
 from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.runtime.services.selfchecking import SelfChecking
 from pkiserver.runtime.services.statusfeed import notifications
@@ -57,6 +58,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         validation = Validation(engine, holder)
         targets = CrlTargets(engine, holder)
         self_check = SelfChecking(engine, holder)
+        outward = OutwardPublishing(engine, holder)
         yield Application(
             http=(
                 *ocsp.routes(validation.source, engine.clock, ocsp_settings(settings.ocsp)),
@@ -83,8 +85,9 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 validation.check(),
                 targets.check(),
                 self_check.check(),
+                outward.check(),
             ),
-            collectors=(EngineMetrics(engine), targets, self_check, timestamps, scep, addressbook.metrics),
+            collectors=(EngineMetrics(engine), targets, self_check, outward, timestamps, scep, addressbook.metrics),
             jobs=(
                 Job("status-feed", 0.05, engine.status.directory.cache.poll),
                 Job("crl", 1.0, engine.status.schedule.run_due),
@@ -100,9 +103,11 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *validation.jobs(),
                 *targets.jobs(),
                 *self_check.jobs(),
+                *outward.jobs(),
             ),
             ldap=addressbook.service,
         )
+        await outward.stop()
         listening.stop()
         await timestamps.stop()
 

@@ -12,8 +12,10 @@ from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
+from pkiserver.keys.algorithms import PrivateKey
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.services.announcements import Announcements
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
 from protocols.est.ports import PackageSigner, Waiting
@@ -70,7 +72,10 @@ class EstPort:
         signer = self.engine.keys.cms_signer(found.key_name, oids.KEY_PACKAGE)
         profile = SignerProfile(certificate, signer.default_scheme)
         return PackageSigner(profile, signer, (found.certificate, *found.chain))
-        return None
+
+    async def generated(self, issued: IssuedCertificate, key: PrivateKey) -> None:
+        """Announce what can be done with it, where the address book shows it."""
+        await Announcements(self.engine).generated(issued, key)
 
     async def shared_key(self, identifier: bytes) -> Secret | None:
         """None: no symmetric keys are shared with clients."""

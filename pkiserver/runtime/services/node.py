@@ -30,6 +30,7 @@ from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
+from protocols.addressbook.limits import LDAP_PROTOCOLS
 from protocols.management.site import ApiLimits
 from protocols.web.metrics import WebMetrics
 
@@ -146,7 +147,7 @@ class NodeService(MultiService):
             tls = TlsFiles(settings.https.tls, settings.https.client_certificates)
         ldap_tls = None
         if settings.ldap_tls is not None and (settings.ldap.listen or settings.ldap.listen_tls):
-            ldap_tls = TlsFiles(settings.ldap_tls, "request")
+            ldap_tls = TlsFiles(settings.ldap_tls, "request", protocols=LDAP_PROTOCOLS)
         api_tls = None
         if settings.api.tls is not None and settings.api.listen:
             api_tls = TlsFiles(settings.api.tls, "require")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.runtime.config import TlsSettings
+from protocols.web.factory import ALPN_PROTOCOLS
 from protocols.web.tls import DEFAULT_CIPHERS, ClientCertificates, TlsIdentity, TlsOptions, TlsServer, TlsVersion
 
 
@@ -33,18 +34,21 @@ def _unreadable(path: Path, error: OSError) -> Rejected:
 
 
 class TlsFiles:
-    """The TLS server of one listener and the files that it came from.
+    """The TLS server of one listener and the files that it came from; ``protocols`` are those of ALPN.
 
     Raises:
         Rejected: CONFIGURATION, with everything that is wrong with the files.
     """
 
-    def __init__(self, settings: TlsSettings, client_certificates: str) -> None:
+    def __init__(
+        self, settings: TlsSettings, client_certificates: str, protocols: tuple[bytes, ...] = ALPN_PROTOCOLS
+    ) -> None:
         identity = read_identity(settings)
         options = TlsOptions(
             minimum=TlsVersion(settings.minimum_version),
             ciphers=settings.ciphers or DEFAULT_CIPHERS,
             client_certificates=ClientCertificates(client_certificates),
+            protocols=protocols,
         )
         self.server = TlsServer(identity, options)
         self._fingerprint = _fingerprint(identity)

@@ -17,12 +17,13 @@ from pkiserver.store.certificates.values import (
     RevokedEntry,
     serial_number,
 )
-from pkiserver.store.outbox import gather_status
+from pkiserver.store.names import address_keys, sans_from_text
+from pkiserver.store.outbox import gather_outward, gather_status
 from pkiserver.store.schema import certificate
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
 _c = certificate.c
-_CHANGED = (_c.issuer_id, _c.generation_id, _c.serial, _c.state)
+_CHANGED = (_c.issuer_id, _c.generation_id, _c.serial, _c.state, _c.sans)
 _SET_REVOCATION: dict[str, Any] = {
     "revocation_reason": bindparam("reason"),
     "revoked_at": bindparam("at"),
@@ -166,4 +167,5 @@ def _change(
             "at": to_micros(at),
         },
     )
+    gather_outward(connection, address_keys(sans_from_text(row.sans)))
     return True

@@ -36,6 +36,7 @@ from pkiserver.runtime.services.addressbook import AddressBookService
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
 from protocols.addressbook.factory import LdapServerFactory
+from protocols.addressbook.limits import LDAP_PROTOCOLS
 from protocols.web.factory import HttpServerFactory
 from protocols.web.router import Router
 from protocols.web.tls import ClientCertificates, TlsIdentity, TlsOptions, TlsServer
@@ -155,25 +156,10 @@ class Site:
     def issue(self, name: str, *mails: str, template: str = "smime", kind: str = "ec") -> IssuedCertificate:
         """A certificate; its key is kept under its serial."""
         key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
-        issued: IssuedCertificate = self.on_reactor(lambda: self._enroll(key, name, mails, template))
+        issued: IssuedCertificate = self.on_reactor(lambda: enrolled(self.engine, name, mails, template, key))
         self.keys[f"{issued.serial:x}"] = key
         self.settle()
         return issued
-
-    async def _enroll(self, key: Any, name: str, mails: tuple[str, ...], template: str) -> Any:
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        request = EnrollmentRequest(
-            template=template,
-            public_key=key.public_key(),
-            spki=spki_der(key.public_key()),
-            proof=ProofOfPossession(ProofKind.GENERATED_HERE, verified=True),
-            wishes=Wishes(subject=subject, sans=tuple(map(x509.RFC822Name, mails))),
-            evidence=(OperatorEvidence("test"),),
-            protocol="cli",
-            source="test",
-            request_id="test",
-        )
-        return await self.engine.enroll(request)
 
     def settle(self) -> None:
         """Let the cache see what changed."""
@@ -192,6 +178,30 @@ class Site:
         form = serialization.PrivateFormat.PKCS8
         private.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
         return str(certificate), str(private)
+
+
+async def enrolled(
+    engine: Engine, name: str, mails: tuple[str, ...], template: str = "smime", key: Any = None
+) -> IssuedCertificate:
+    """A certificate for these addresses."""
+    own = key or ec.generate_private_key(ec.SECP256R1())
+    request = EnrollmentRequest(
+        template=template,
+        public_key=own.public_key(),
+        spki=spki_der(own.public_key()),
+        proof=ProofOfPossession(ProofKind.GENERATED_HERE, verified=True),
+        wishes=Wishes(
+            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
+            sans=tuple(map(x509.RFC822Name, mails)),
+        ),
+        evidence=(OperatorEvidence("test"),),
+        protocol="cli",
+        source="test",
+        request_id="test",
+    )
+    issued = await engine.enroll(request)
+    assert isinstance(issued, IssuedCertificate)
+    return issued
 
 
 def certificates_in(ldif: str) -> list[bytes]:
@@ -233,7 +243,8 @@ async def site_with(folder: Path, settings: LdapSettings, on_reactor: Any) -> As
         jobs = Jobs()
         jobs.begin(service.jobs())
         stack.push_async_callback(jobs.end)
-        server = TlsServer(identity, TlsOptions(client_certificates=ClientCertificates.REQUEST))
+        options = TlsOptions(client_certificates=ClientCertificates.REQUEST, protocols=LDAP_PROTOCOLS)
+        server = TlsServer(identity, options)
         plain = LdapServerFactory(service.service, reactor, server)
         secure = LdapServerFactory(service.service, reactor, None)
         web = HttpServerFactory(Router(service.routes()), web_limits(HttpLimits()), engine.clock, reactor)

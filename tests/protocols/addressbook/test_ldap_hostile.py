@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from twisted.internet.task import Clock
 
+from pkiserver.publication.contacts import ContactWriter
 from pkiserver.runtime.config import LdapSettings
 from pkiserver.runtime.ldapsettings import CallerSettings, LdapLimitSettings
 from protocols.addressbook.errors import LimitHit
+from protocols.addressbook.limits import LdapLimits
+from protocols.addressbook.pacing import Pace
 from tests.protocols.addressbook import wire
 from tests.protocols.addressbook.support import BASE, Site
 from tests.protocols.addressbook.wire import equality, octets, receive, search, tlv
+from tests.support.clock import FakeClock
 
 DONE, NOTICE = 0x65, 0x78
 
@@ -222,20 +228,41 @@ def test_names_that_are_none(site: Site, base: str) -> None:
 
 
 def test_no_such_person_and_not_allowed_look_alike(site: Site) -> None:
-    def ask(one: socket.socket, filter_: bytes) -> tuple[list[tuple[int, int, int]], float]:
-        begun = time.perf_counter()
-        one.sendall(search(filter_))
-        return receive(one, 1), time.perf_counter() - begun
-
+    site.issue("Opal Out", "opal@example.com")
+    site.issue("Pia Private", "pia@example.com", template="private")
+    site.issue("Sue Signing", "sue@example.com", template="sign")
+    writer = ContactWriter(site.engine.database, site.engine.audit, site.engine.clock)
+    site.do(lambda: writer.opt_out("opal@example.com", out=True, by="test"))
+    site.settle()
+    questions = [equality("mail", f"{name}@example.com") for name in ("nobody", "opal", "pia", "sue")]
+    questions += [tlv(0x87, b"mail"), tlv(0xA4, octets("cn") + tlv(0x30, octets("zzz", 0x80)))]
     with site.connect() as one:
-        nobody, refused = [], []
-        for number in range(120):
-            answer, seconds = ask(one, equality("mail", f"nobody{number}@example.com"))
-            nobody.append(seconds)
-            other, seconds = ask(one, tlv(0x87, b"mail"))
-            refused.append(seconds)
-            assert answer == other == [(1, DONE, 0)]
-        assert 0.5 < sorted(nobody)[60] / sorted(refused)[60] < 2.0
+        for question in questions:
+            begun = time.perf_counter()
+            one.sendall(search(question))
+            assert receive(one, 1) == [(1, DONE, 0)]
+            assert time.perf_counter() - begun >= LdapLimits().nobody_seconds
+        for name in ("nobody", "opal", "pia", "sue"):
+            begun = time.perf_counter()
+            one.sendall(search(tlv(0x87, b"objectClass"), base=f"uid={name}@example.com,ou=People,{BASE}", scope=0))
+            assert receive(one, 1) == [(1, DONE, 32)]
+            assert time.perf_counter() - begun >= LdapLimits().nobody_seconds
+        one.sendall(search(equality("mail", "alice@example.com")))
+        assert [tag for _, tag, _ in receive(one, 2)][-1] == DONE
+
+
+def test_the_work_that_was_done_does_not_show_in_the_moment_of_the_answer() -> None:
+    clock, timer = FakeClock(), Clock()
+    pace = Pace(timer, clock, 0.01)
+    moments = set()
+    for work in (0.0, 0.0004, 0.0031, 0.0099):
+        begun = pace.begin()
+        clock.advance(timedelta(seconds=work))
+        moments.add(round(work + pace.left(begun), 9))
+    assert moments == {0.01}
+    begun = pace.begin()
+    clock.advance(timedelta(seconds=0.0123))
+    assert pace.left(begun) == pytest.approx(0.0077)
 
 
 def test_abandon_and_cancel(site: Site) -> None:
@@ -298,3 +325,16 @@ def test_one_address_gets_so_many_connections(site: Site) -> None:
             one.close()
     time.sleep(0.3)
     assert "alice@example.com" in site.search("(mail=alice@example.com)", "mail")
+
+
+@pytest.mark.parametrize("offered", [["http/1.1"], ["h2", "ldap"]])
+def test_a_browser_that_was_sent_to_ldaps_gets_no_connection(site: Site, offered: list[str]) -> None:
+    context = ssl.create_default_context(cafile=str(site.folder / "ca.pem"))
+    with socket.create_connection(("127.0.0.1", site.ldaps), timeout=10) as plain:
+        assert context.wrap_socket(plain, server_hostname="localhost").selected_alpn_protocol() is None
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", site.ldaps), timeout=10) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")

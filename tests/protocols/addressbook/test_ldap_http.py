@@ -6,11 +6,19 @@ import base64
 import email
 import hashlib
 from email.message import Message
+from typing import Any
 
 import pytest
 from cryptography import x509
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 
-from tests.protocols.addressbook.support import Site
+from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.keys.algorithms import KeyType
+from tests.protocols.addressbook.support import BASE, Site
+from tests.support.engines import ACTOR
+
+reactor: Any = _reactor
 
 
 def get(site: Site, path: str, **query: str) -> tuple[int, str, bytes]:
@@ -110,3 +118,31 @@ def test_an_opted_out_person_and_a_revoked_certificate_are_not_there(site: Site)
     site.settle()
     assert get(site, "/certificates/search.cgi", certHash=key(issued.der))[0] == 404
     assert get(site, "/addressbook/certificate", mail="oscar@example.com")[0] == 404
+
+
+def test_of_several_keys_of_an_issuer_the_latest_list_is_given(site: Site) -> None:
+    engine = site.engine
+    issuing = engine.authorities.get("issuing")
+    (store,) = {one.name for one in engine.settings.key_store}
+    choice = KeyChoice(key_type=KeyType.parse("ec-p256"), store=store)
+
+    async def rekey() -> None:
+        await engine.road.succession.rekey("issuing", choice, ACTOR)
+        await engine.refresh()
+        await deferLater(reactor, 1.1)  # lists say when they are from in whole seconds
+        await engine.status.schedule.run_due()
+        await deferLater(reactor, 0.6)  # what is served may be half a second old
+
+    site.do(rekey)
+    after = engine.authorities.get("issuing").current.certificate
+    old, new = issuing.current.certificate.key_identifier, after.key_identifier
+    assert old != new
+    of_keys = [get(site, "/crls/search.cgi", sKIDHash=key(one))[2] for one in (old, new)]
+    latest = max(of_keys, key=lambda one: x509.load_der_x509_crl(one).last_update_utc)
+    assert latest == of_keys[1]
+    assert of_keys[0] != of_keys[1]
+    assert get(site, "/crls/search.cgi", iHash=key(issuing.subject_der))[2] == latest
+    text = site.search("(cn=issuing)", "certificateRevocationList", base=f"ou=CAs,{BASE}")
+    assert text.count("certificateRevocationList;binary::") == 2
+    pair = site.search("(cn=issuing)", "crossCertificatePair", base=f"ou=CAs,{BASE}")
+    assert pair.count("crossCertificatePair;binary::") == 2

@@ -31,7 +31,7 @@ from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import load
-from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.algorithms import PrivateKey, SignatureScheme
 from pkiserver.registration.codeform import new_code
 from protocols.cms.signing import SignerProfile
 from protocols.est.edge import routes
@@ -80,6 +80,7 @@ class Workshop:
         self.codes = {new_code(os.urandom).reveal(), new_code(os.urandom).reveal()}
         self.pending: set[str] = set()
         self.seen: list[EnrollmentRequest] = []
+        self.generated_keys: list[PrivateKey] = []
         self.all = {
             one.name: one
             for one in (
@@ -114,6 +115,9 @@ class Workshop:
 
     async def shared_key(self, identifier: bytes) -> Secret | None:
         return Secret(SHARED_KEY) if identifier == b"kek-1" else None
+
+    async def generated(self, issued: IssuedCertificate, key: PrivateKey) -> None:
+        self.generated_keys.append(key)
 
     async def package_signer(self, template: Template) -> PackageSigner | None:
         certificate = self.ca.public_bytes(serialization.Encoding.DER)

@@ -1,0 +1,1 @@
+"""Publishing outwards: the certificates that the address book shows, in the entries of directories elsewhere."""
