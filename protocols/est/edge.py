@@ -280,7 +280,8 @@ def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, 
     found: list[Evidence] = []
     if tls.certificate_der is not None:
         found.append(ClientCertificateEvidence(tls.certificate_der, tls.chain))
-    if credentials is not None and credentials.password:
+    # a name without a password asks for a one-time password by mail, where a connector sends some
+    if credentials is not None and (credentials.password or credentials.name):
         if canonical(credentials.password) is not None:
             found.append(CodeEvidence(credentials.password, credentials.name))
         else:

@@ -9,12 +9,14 @@ from sqlalchemy import Connection
 from pkiserver.authority.certify import Actor
 from pkiserver.authority.status.turns import Turns
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import codes, outbox, requests
+from pkiserver.store import codes, onetime, outbox, requests
 from pkiserver.store.authorities import GenerationState
 from pkiserver.store.outbox import Feed
 
 KEEP_SPENT_CODES = timedelta(days=90)
 """After their end; the audit log knows about them for longer."""
+KEEP_ONE_TIME = timedelta(hours=2)
+"""One-time passwords after their end: as long as they count for how many an account was sent."""
 
 
 class ConfigurationFollower:
@@ -48,6 +50,7 @@ async def clean(engine: Engine) -> None:
     def work(connection: Connection) -> None:
         requests.expire(connection, now=now)
         codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
+        onetime.forget_expired(connection, expired_before=now - KEEP_ONE_TIME)
 
     await engine.database.write(work)
 
