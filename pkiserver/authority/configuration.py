@@ -20,6 +20,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, dump, load
@@ -330,4 +331,5 @@ def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
         ]
         if any(EvidenceKind.ANONYMOUS in rule.all for rule in template.evidence):
             notes.append(f"template {template.name}: anonymous: whoever reaches the server gets a certificate")
+        notes += weaknesses(template)
     return tuple(notes)

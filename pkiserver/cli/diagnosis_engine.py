@@ -14,6 +14,7 @@ from cryptography.x509 import ocsp
 from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.requests import spki_der
+from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.cli.diagnosis import Result, bad, check_validity, fetch, good, warning
 from pkiserver.foundation.errors import PkiError
 from pkiserver.runtime.health import Health
@@ -59,6 +60,9 @@ def _check_keys(engine: Engine) -> Iterator[Result]:
 def _check_objects(engine: Engine) -> Iterator[Result]:
     for unusable in engine.templates.problems():
         yield bad(f"template:{unusable.template}", unusable.text, "correct it and `pkiserver apply` it again")
+    for stored in engine.templates.list():
+        for text in weaknesses(stored.template):
+            yield warning(f"template:{stored.template.name}", text, "see docs/protocols/scep.md")
     problems = [(one.authority, one.text) for one in engine.authorities.problems()]
     problems += [(one.authority, one.text) for one in engine.status.problems()]
     for name, text in problems:
