@@ -13,6 +13,7 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority.requests import IssuedCertificate, PasswordEvidence
+from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError
@@ -169,7 +170,7 @@ async def test_guesses_void_it_time_ends_it_and_only_so_many_are_sent(tmp_path: 
             await ask(engine)
             assert len(server.mails) == 3  # the fourth within an hour was not sent
             clock.advance(timedelta(hours=2, minutes=15))
-            await clean(engine)
+            await clean(engine, Turns(engine.database, clock, "tester"))
             count = "SELECT count(*) FROM one_time_password"
             assert await engine.database.read(lambda c: c.exec_driver_sql(count).scalar_one()) == 0
             await ask(engine)
