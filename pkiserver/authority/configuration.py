@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
 from pkiserver.authority.templates.weaknesses import weaknesses
@@ -241,9 +242,11 @@ class Configuration:
         def work(connection: Connection) -> None:
             for change in plan.changes:
                 revision = self._make(connection, change)
-                details = (("change", change.what), ("revision", str(revision)))
+                details = [("change", change.what), ("revision", str(revision))]
+                if change.after is not None:
+                    details.append((DIGEST, digest(change.after)))
                 self._audit.append(
-                    connection, AuditEvent(AuditKind.CONFIGURATION, by, str(change.key), details=details)
+                    connection, AuditEvent(AuditKind.CONFIGURATION, by, str(change.key), details=tuple(details))
                 )
 
         if plan.changes:
