@@ -74,7 +74,7 @@ class SmtpServer:
     @property
     def is_local(self) -> bool:
         """Whether it is this very machine."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -108,13 +108,16 @@ class WebAddress:
     @property
     def is_local(self) -> bool:
         """Whether it is this very machine."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return self.text
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or address is this very machine; None, as URLs of local sockets have it, is."""
+    if host is None:
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
