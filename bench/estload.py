@@ -14,6 +14,27 @@ from bench.support import PKISERVER, make_csrs
 from pkiserver.cli.setup.layout import Layout
 
 CONNECTIONS = 4
+REENROL = """
+kind = "template"
+name = "bench-renew"
+issuer = "issuing"
+protocols = ["est"]
+keys = ["ec-p256"]
+[validity]
+duration = "90d"
+[renewal]
+window = "90d"
+[[evidence]]
+all = ["password"]
+[[subject.parts]]
+attribute = "common_name"
+from = "request"
+required = true
+[key_usage]
+usages = ["digital_signature"]
+[extended_key_usage]
+usages = ["client_auth"]
+"""
 TEMPLATE = """
 kind = "template"
 name = "bench"
@@ -45,6 +66,56 @@ def enrolments(layout: Layout, seconds: float) -> float:
         return float(pool.apply(_load, (layout, seconds)))
 
 
+def prepare_renewals(layout: Layout, connections: int) -> None:
+    """A template, linted like any other, and a certificate of it for each connection."""
+    (layout.directory / "bench-renew.toml").write_text(REENROL)
+    command = [PKISERVER, "--config", layout.config, "apply", "--yes", layout.directory / "bench-renew.toml"]
+    subprocess.run(command, check=True, capture_output=True)
+    time.sleep(2)  # until every worker has followed the configuration
+    for number in range(connections):
+        _certify(layout, f"renew-{number}", f"/CN=renew-{number}", "bench-renew")
+
+
+def reenrolments(layout: Layout, seconds: float, connections: int) -> float:
+    """Re-enrolments a second, each with a fresh key, from one load process with a kept connection for each thread."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return float(pool.apply(_renew, (layout, seconds, connections)))
+
+
+def _renew(layout: Layout, seconds: float, connections: int) -> float:
+    from concurrent.futures import ThreadPoolExecutor
+
+    # made before, more than this machine answers: a lane that runs out would be counted too low
+    each = int(seconds * 900 / connections)
+    lanes = [
+        [base64.b64encode(csr) for csr in make_csrs(each, common_name=f"renew-{number}")]
+        for number in range(connections)
+    ]
+    with ThreadPoolExecutor(connections) as pool:
+        begin = time.monotonic() + 0.5
+        path = "bench-renew/simplereenroll"
+
+        def one(number: int) -> int:
+            return _lane(layout, lanes[number], begin, seconds, path=path, stem=f"renew-{number}")
+
+        done = list(pool.map(one, range(connections)))
+    return sum(done) / seconds
+
+
+def _certify(layout: Layout, stem: str, subject: str, template: str) -> None:
+    """A certificate by the demonstration account's password, in STEM.pem and STEM.key."""
+    password = (layout.secrets / "demo-password").read_text()
+    script = f"""
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {stem}.key -subj {subject} -outform DER \
+ | openssl base64 -out {stem}.p10
+curl -fsS --cacert root.pem --user 'demo:{password}' -H 'Content-Type: application/pkcs10' --data-binary @{stem}.p10 \
+ {layout.https_url}/.well-known/est/{template}/simpleenroll | openssl base64 -d \
+ | openssl pkcs7 -inform DER -print_certs | openssl x509 -out {stem}.pem
+"""
+    command = ["bash", "-e", "-o", "pipefail", "-c", script]
+    subprocess.run(command, cwd=layout.directory, check=True, capture_output=True)
+
+
 def _prepare(layout: Layout) -> None:
     """A template that takes client certificates, and a client certificate."""
     folder = layout.directory
@@ -55,15 +126,7 @@ def _prepare(layout: Layout) -> None:
         [PKISERVER, "--config", layout.config, "apply", "--yes", folder / "bench.toml"], check=True, capture_output=True
     )
     time.sleep(2)  # until every worker has followed the configuration
-    password = (layout.secrets / "demo-password").read_text()
-    script = f"""
-openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout bench.key -subj /CN=demo -outform DER \
- | openssl base64 -out bench.p10
-curl -fsS --cacert root.pem --user 'demo:{password}' -H 'Content-Type: application/pkcs10' --data-binary @bench.p10 \
- {layout.https_url}/.well-known/est/tls-client/simpleenroll | openssl base64 -d \
- | openssl pkcs7 -inform DER -print_certs | openssl x509 -out bench.pem
-"""
-    subprocess.run(["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, check=True, capture_output=True)
+    _certify(layout, "bench", "/CN=demo", "tls-client")
 
 
 def _load(layout: Layout, seconds: float) -> float:
@@ -73,14 +136,16 @@ def _load(layout: Layout, seconds: float) -> float:
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         begin = time.monotonic() + 0.5
         lanes = [csrs[number::CONNECTIONS] for number in range(CONNECTIONS)]
-        done = list(pool.map(lambda lane: _lane(layout, lane, begin, seconds), lanes))
+        done = list(
+            pool.map(lambda lane: _lane(layout, lane, begin, seconds, path="bench/simpleenroll", stem="bench"), lanes)
+        )
     return sum(done) / seconds
 
 
-def _lane(layout: Layout, csrs: list[bytes], begin: float, seconds: float) -> int:
+def _lane(layout: Layout, csrs: list[bytes], begin: float, seconds: float, *, path: str, stem: str) -> int:
     folder: Path = layout.directory
     context = ssl.create_default_context(cafile=str(layout.root_certificate))
-    context.load_cert_chain(folder / "bench.pem", folder / "bench.key")
+    context.load_cert_chain(folder / f"{stem}.pem", folder / f"{stem}.key")
     connection = http.client.HTTPSConnection("localhost", layout.https_port, context=context)
     headers = {"Content-Type": "application/pkcs10"}
     connection.connect()
@@ -89,7 +154,7 @@ def _lane(layout: Layout, csrs: list[bytes], begin: float, seconds: float) -> in
     for csr in csrs:
         if time.monotonic() > begin + seconds:
             return done
-        connection.request("POST", "/.well-known/est/bench/simpleenroll", csr, headers)
+        connection.request("POST", f"/.well-known/est/{path}", csr, headers)
         answer = connection.getresponse()
         body = answer.read()
         if answer.status != 200:

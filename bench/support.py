@@ -31,7 +31,7 @@ def free_port_base() -> int:
     for base in (*bases[start:], *bases[:start]):
         with contextlib.ExitStack() as stack:
             try:
-                for offset in (80, 90, 389, 443, 636):
+                for offset in (80, 90, 91, 389, 443, 636):
                     probe = stack.enter_context(contextlib.closing(socket.socket()))
                     probe.bind(("127.0.0.1", base + offset))
             except OSError:
@@ -85,12 +85,12 @@ def wait_ready(layout: Layout, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError((layout.directory / "bench.log").read_text())
 
 
-def make_csrs(count: int, prefix: str = "bench") -> list[bytes]:
-    """DER PKCS#10 requests for distinct P-256 keys and names."""
+def make_csrs(count: int, prefix: str = "bench", *, common_name: str | None = None) -> list[bytes]:
+    """DER PKCS#10 requests for distinct P-256 keys and names; with ``common_name`` all for that one."""
     made = []
     for number in range(count):
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{prefix}-{number}")])
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name or f"{prefix}-{number}")])
         request = x509.CertificateSigningRequestBuilder(name).sign(key, hashes.SHA256())
         made.append(request.public_bytes(serialization.Encoding.DER))
     return made

@@ -66,7 +66,7 @@ _ALLOWED: dict[AuditKind, frozenset[str]] = {
         {"kind", "name", "revision", "added", "removed", "changed", "number", "ski", "state", "file"}
     ),
     AuditKind.ACCOUNT: frozenset({"groups", "disabled", "attributes", "changed"}),
-    AuditKind.CODE: frozenset({"code", "expires", "sans"}),
+    AuditKind.CODE: frozenset({"code", "expires", "sans", "to"}),
     AuditKind.LOGIN: frozenset({"method", "account"}),
     AuditKind.EXPORT: frozenset({"what", "from", "until", "file"}),
     AuditKind.CRL: frozenset(

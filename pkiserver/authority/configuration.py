@@ -18,8 +18,10 @@ from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, dump, load
@@ -241,9 +243,11 @@ class Configuration:
         def work(connection: Connection) -> None:
             for change in plan.changes:
                 revision = self._make(connection, change)
-                details = (("change", change.what), ("revision", str(revision)))
+                details = [("change", change.what), ("revision", str(revision))]
+                if change.after is not None:
+                    details.append((DIGEST, digest(change.after)))
                 self._audit.append(
-                    connection, AuditEvent(AuditKind.CONFIGURATION, by, str(change.key), details=details)
+                    connection, AuditEvent(AuditKind.CONFIGURATION, by, str(change.key), details=tuple(details))
                 )
 
         if plan.changes:
@@ -331,4 +335,5 @@ def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
         ]
         if any(EvidenceKind.ANONYMOUS in rule.all for rule in template.evidence):
             notes.append(f"template {template.name}: anonymous: whoever reaches the server gets a certificate")
+        notes += weaknesses(template)
     return tuple(notes)

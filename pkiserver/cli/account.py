@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from pkiserver.foundation.secret import Secret

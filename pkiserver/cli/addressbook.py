@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from pkiserver.cli.addressbook_outward import compare_directory, resync_directory, show_targets
-from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from pkiserver.publication.contacts import ContactWriter

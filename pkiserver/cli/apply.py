@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import voter, voter_options
 
 if TYPE_CHECKING:
     from pkiserver.authority.configuration import Change, Plan
@@ -93,6 +94,8 @@ def agreed(session: Session, *, yes: bool) -> bool:
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
 @click.option("--delete", "deleted", multiple=True, metavar="KIND/NAME", help="Remove an object, e.g. template/old.")
 @click.option("--prune", is_flag=True, help="Remove the templates that no FILE describes.")
+@click.option("--reason", default="", help="For those who vote, where templates are under dual control.")
+@voter_options
 @async_command
 async def command(
     session: Session,
@@ -103,6 +106,9 @@ async def command(
     dry_run: bool,
     deleted: tuple[str, ...],
     prune: bool,
+    reason: str,
+    credential: Path | None,
+    password_file: Path | None,
 ) -> None:
     """Make the database as these TOML files say, after showing the difference; all of it or nothing.
 
@@ -111,7 +117,7 @@ async def command(
     """
     from pkiserver.authority.configuration import Configuration, Key, Kind, Readers, read_documents
     from pkiserver.authority.validation.settings import load_foreign
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.publication.outward.settings import load_directory
     from pkiserver.registration.connectors.settings import load_connector
     from pkiserver.timestamping.unit import load_unit
@@ -131,6 +137,13 @@ async def command(
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)
     _show(session, plan)
     applied = bool(plan.changes) and not dry_run and agreed(session, yes=yes)
+    if applied and engine.operations.rules.templates and any(one.key.kind is Kind.TEMPLATE for one in plan.changes):
+        by = await voter(engine, credential, password_file)
+        asked = await engine.dual_control.ask_to_change(plan, why=reason, by=by)
+        numbers = [one.number for one in asked]
+        text = f"none changed yet: waiting for approval: operation {', '.join(map(str, numbers))}"
+        session.output.done(text, applied=False, operations=numbers)
+        return
     if applied:
         await configuration.apply(plan, by=who())
     count = len(plan.changes)

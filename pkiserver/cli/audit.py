@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import click
 
-from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, reactor_command
+from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

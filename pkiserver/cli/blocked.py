@@ -29,7 +29,7 @@ def _blocking(engine: Engine) -> Blocking:
 async def block(session: Session, engine: Engine, *, file: BinaryIO, why: str) -> None:
     """Block public keys: a list of SHA-256 digests of SubjectPublicKeyInfo, or PEM keys or certificates."""
     from pkiserver.authority.blocking import read_list
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     digests = read_list(file.read())
     with session.output.progress(f"blocking {len(digests)} keys"):
@@ -42,7 +42,7 @@ async def block(session: Session, engine: Engine, *, file: BinaryIO, why: str) -
 @async_command
 async def unblock(session: Session, engine: Engine, digest: str) -> None:
     """Take a key off the list, by its SHA-256 digest."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     digits = parse_hex(digest)
     if len(digits) != _DIGEST_DIGITS:

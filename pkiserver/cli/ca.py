@@ -36,7 +36,7 @@ def group() -> None:
 
 def _actor() -> Actor:
     from pkiserver.authority.certify import Actor
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     return Actor(who())
 

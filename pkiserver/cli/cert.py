@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,11 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.selectors import MOMENT, REASON, parse_selector
+from pkiserver.cli.voting import voter, voter_options, who
 
 if TYPE_CHECKING:
     from pkiserver.authority.revocation import Order, Selector, StatusChange
+    from pkiserver.registration.votes import Person
     from pkiserver.runtime.engine import Engine
     from pkiserver.store.certificates import Certificate, CertificateState, Criteria, RevocationReason
     from pkiserver.store.names import San
@@ -27,11 +28,6 @@ def group() -> None:
 
     A CERTIFICATE is a file (PEM or DER), the SHA-256 fingerprint of one, or a serial number in hexadecimal.
     """
-
-
-def who() -> str:
-    """Who runs this command, as the audit log names it."""
-    return f"cli:{getpass.getuser()}"
 
 
 def _row(one: Certificate) -> dict[str, object]:
@@ -216,10 +212,24 @@ async def export(
     session.output.done(f"Written to {out}", file=out, certificates=len(certificates))
 
 
-def _order(approved_by: str | None, comment: str) -> Order:
+def _order(comment: str) -> Order:
     from pkiserver.authority.revocation import Order
 
-    return Order(actor=who(), approved_by=approved_by, comment=comment)
+    return Order(actor=who(), comment=comment)
+
+
+async def _asked(
+    session: Session, engine: Engine, selector: Selector, reason: str, *, comment: str, by: Person
+) -> bool:
+    """Whether the certificate is an authority's own, so that its revocation was asked for and not done."""
+    found = await engine.status.revocations.find(selector)
+    authority = engine.dual_control.authority_of(found)
+    if authority is None:
+        return False
+    made = await engine.dual_control.ask_to_revoke(authority, found, reason, why=comment, by=by)
+    text = f"It is the certificate of authority {authority}: operation {made.number} waits for approval"
+    session.output.done(f"{text} (pkiserver operation approve {made.number})", number=made.number)
+    return True
 
 
 def _changed(session: Session, engine: Engine, change: StatusChange, word: str) -> None:
@@ -228,10 +238,9 @@ def _changed(session: Session, engine: Engine, change: StatusChange, word: str) 
     session.output.done(f"{word}: serial {after.serial:x}, {after.subject}", **record)
 
 
-approved_option = click.option(
-    "--approved-by", metavar="NAME", help="The second person, for an authority's own certificate."
+comment_option = click.option(
+    "--comment", default="", help="One line for the audit log, and for those who vote where it is an authority's."
 )
-comment_option = click.option("--comment", default="", help="One line for the audit log.")
 
 
 @group.command()
@@ -239,8 +248,8 @@ comment_option = click.option("--comment", default="", help="One line for the au
 @authority_option
 @click.option("--reason", type=REASON, default="unspecified", show_default=True, help="As in RFC 5280, 5.3.1.")
 @click.option("--invalidity-date", type=MOMENT, help="Since when the key is suspected.")
-@approved_option
 @comment_option
+@voter_options
 @async_command
 async def revoke(
     session: Session,
@@ -250,12 +259,21 @@ async def revoke(
     authority: str | None,
     reason: RevocationReason,
     invalidity_date: datetime | None,
-    approved_by: str | None,
     comment: str,
+    credential: Path | None,
+    password_file: Path | None,
 ) -> None:
-    """Revoke a certificate for good (reason certificateHold: put it on hold)."""
+    """Revoke a certificate for good (reason certificateHold: put it on hold).
+
+    An authority's own certificate is revoked by nobody alone: an operation is asked for (``pkiserver operation``).
+    """
+    from pkiserver.authority.status.values import reason_name
+
     selector = _selected(selected, authority)
-    order = _order(approved_by, comment)
+    by = await voter(engine, credential, password_file)
+    if await _asked(session, engine, selector, reason_name(reason), comment=comment, by=by):
+        return
+    order = _order(comment)
     change = await engine.status.revocations.revoke(selector, reason, order, invalidity_date=invalidity_date)
     _changed(session, engine, change, "Revoked" if change.after.state.value == "revoked" else "On hold")
 
@@ -263,15 +281,25 @@ async def revoke(
 @group.command()
 @certificate_argument
 @authority_option
-@approved_option
 @comment_option
+@voter_options
 @async_command
 async def hold(
-    session: Session, engine: Engine, *, selected: str, authority: str | None, approved_by: str | None, comment: str
+    session: Session,
+    engine: Engine,
+    *,
+    selected: str,
+    authority: str | None,
+    comment: str,
+    credential: Path | None,
+    password_file: Path | None,
 ) -> None:
-    """Put a certificate on hold: revoked until it is released."""
-    order = _order(approved_by, comment)
-    change = await engine.status.revocations.hold(_selected(selected, authority), order)
+    """Put a certificate on hold: revoked until it is released. An authority's own: by an operation."""
+    selector = _selected(selected, authority)
+    by = await voter(engine, credential, password_file)
+    if await _asked(session, engine, selector, "certificateHold", comment=comment, by=by):
+        return
+    change = await engine.status.revocations.hold(selector, _order(comment))
     _changed(session, engine, change, "On hold")
 
 
@@ -282,5 +310,5 @@ async def hold(
 @async_command
 async def release(session: Session, engine: Engine, *, selected: str, authority: str | None, comment: str) -> None:
     """End a hold: the certificate is good again."""
-    change = await engine.status.revocations.release(_selected(selected, authority), _order(None, comment))
+    change = await engine.status.revocations.release(_selected(selected, authority), _order(comment))
     _changed(session, engine, change, "Released")

@@ -127,7 +127,7 @@ async def password(
     session: Session, engine: Engine, *, name: str, user: str, old_password_file: Path, new_password_file: Path
 ) -> None:
     """Change a user's password in an LDAP directory, an expired one too."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     old, new = read_password(old_password_file), read_password(new_password_file)
     await engine.connectors.change_password(name, user, old, new, by=who())

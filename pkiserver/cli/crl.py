@@ -52,7 +52,7 @@ def _generation(engine: Engine, name: str, number: int | None) -> tuple[Authorit
 async def issue(session: Session, engine: Engine, *, name: str, number: int | None, point: str, delta: bool) -> None:
     """Issue a CRL now, whatever the schedule says; with it its delta, where the authority has deltas."""
     from pkiserver.authority.crl import Parts
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     authority, generation = _generation(engine, name, number)
     if delta and authority.settings.crl.delta is None:
@@ -174,7 +174,7 @@ async def show(
 @async_command
 async def import_(session: Session, engine: Engine, *, name: str, file: Path, number: int | None) -> None:
     """Serve a CRL that was signed elsewhere, as an offline root's is."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     authority, generation = _generation(engine, name, number)
     issued = await engine.status.crls.install(authority, generation, load_crl(file), actor=who())

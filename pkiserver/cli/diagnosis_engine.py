@@ -15,6 +15,8 @@ from cryptography.x509 import ocsp
 from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.requests import spki_der
+from pkiserver.authority.tampering import alterations
+from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.cli.diagnosis import Result, bad, check_validity, fetch, good, warning
 from pkiserver.foundation.errors import PkiError
 from pkiserver.runtime.health import Health
@@ -60,10 +62,25 @@ def _check_keys(engine: Engine) -> Iterator[Result]:
 def _check_objects(engine: Engine) -> Iterator[Result]:
     for unusable in engine.templates.problems():
         yield bad(f"template:{unusable.template}", unusable.text, "correct it and `pkiserver apply` it again")
+    for stored in engine.templates.list():
+        for text in weaknesses(stored.template):
+            yield warning(f"template:{stored.template.name}", text, "see docs/protocols/scep.md")
     problems = [(one.authority, one.text) for one in engine.authorities.problems()]
     problems += [(one.authority, one.text) for one in engine.status.problems()]
     for name, text in problems:
         yield bad(f"ca:{name}", text, "see `pkiserver ca show`")
+
+
+async def _check_alterations(engine: Engine) -> AsyncIterator[Result]:
+    """Whether the configuration is what was applied (the audit log knows)."""
+    found = await engine.database.read(alterations)
+    for one in found:
+        if one.certain:
+            yield bad(f"audit:{one.object}", one.text, "look (`pkiserver export`), then `pkiserver apply` it again")
+        else:
+            yield warning(f"audit:{one.object}", one.text, "change it by `pkiserver apply`, so that it can be compared")
+    if not found:
+        yield good("audit:configuration", "every object is as it was last applied")
 
 
 async def _check_connectors(engine: Engine) -> AsyncIterator[Result]:
@@ -199,6 +216,8 @@ async def _fetched(url: str, parse: Callable[[bytes], object], body: bytes | Non
 
 async def _check_shared(engine: Engine) -> AsyncIterator[Result]:
     """What readiness asks too: CRL age and clock."""
+    async for result in _check_alterations(engine):
+        yield result
     async for result in _check_connectors(engine):
         yield result
     async for result in _check_directories(engine):

@@ -96,7 +96,7 @@ async def generate(
     session: Session, engine: Engine, *, name: str, key_type: str, doors: str, store: str | None
 ) -> None:
     """Make a key in a store; in a token it is born there and never leaves it."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.keys.algorithms import KeyType
     from pkiserver.keys.doors import parse_doors
 
@@ -120,8 +120,8 @@ async def adopt(session: Session, engine: Engine, *, name: str, uri: str, doors:
     """Register a key that is in a store already, by its pkcs11: (RFC 7512) or file: location."""
     from cryptography.x509 import load_der_x509_certificate
 
-    from pkiserver.cli.cert import who
     from pkiserver.cli.selectors import load_certificates
+    from pkiserver.cli.voting import who
     from pkiserver.keys.algorithms import load_spki, spki
     from pkiserver.keys.doors import parse_doors
 
@@ -152,7 +152,7 @@ async def import_(
     password_source: str | None,
 ) -> None:
     """Put a private key (PKCS#8, DER or PEM) into a store. The file itself is left as it is."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.keys.doors import parse_doors
 
     bound, place = parse_doors(doors), _store(engine, store)
@@ -198,7 +198,7 @@ async def show(session: Session, engine: Engine, name: str) -> None:
 @async_command
 async def test(session: Session, engine: Engine, name: str) -> None:
     """Have a key sign a known text and verify it with the registered public half."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     result = await engine.keys.test(name, actor=who())
     session.output.done(
@@ -217,7 +217,7 @@ async def test(session: Session, engine: Engine, name: str) -> None:
 @async_command
 async def delete(session: Session, engine: Engine, name: str, keep_object: bool, yes: bool) -> None:
     """Destroy a key. Nothing brings it back: what it signed can no longer be renewed, revoked or decrypted with it."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     info = engine.keys.show(name)
     if not yes:

@@ -35,7 +35,7 @@ UNFINISHED = ".setting-up"
     "--port-base",
     type=click.IntRange(1024, 65000),
     default=None,
-    help="Ports are this plus 80 (HTTP), 443 (HTTPS), 389 and 636 (LDAP), 90 (management). "
+    help="Ports are this plus 80 (HTTP), 443 (HTTPS), 389 and 636 (LDAP), 90 (management), 91 (its API). "
     f"Default {DEFAULT_PORT_BASE}; kept from set-up.",
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Serving processes. Default: one for each core.")
@@ -155,7 +155,8 @@ async def _fill(layout: Layout, settings: NodeSettings) -> None:
 def _check_ports(layout: Layout) -> None:
     """Tell of a taken port before anything is printed that would not work."""
     taken = []
-    for port in (layout.http_port, layout.https_port, layout.ldap_port, layout.ldaps_port, layout.management_port):
+    ports = [layout.http_port, layout.https_port, layout.ldap_port, layout.ldaps_port, layout.management_port]
+    for port in (*ports, layout.api_port) if layout.has_api else ports:
         with contextlib.closing(socket.socket()) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

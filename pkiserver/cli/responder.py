@@ -47,7 +47,7 @@ async def csr(
     session: Session, engine: Engine, *, name: str, key_type: str, store: str | None, out: Path | None
 ) -> None:
     """Make a responder key and a request, which CA is to sign with the extended key usage OCSPSigning."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.keys.algorithms import KeyType
 
     services = await _services(engine)
@@ -71,7 +71,7 @@ async def install(session: Session, engine: Engine, *, name: str, file: Path) ->
     """Take the certificate that CA issued to a responder key here; it signs from now on."""
     from cryptography import x509
 
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     services = await _services(engine)
     certificate = load_certificates(file)[0]
@@ -159,7 +159,7 @@ async def fetch(session: Session, engine: Engine, name: str) -> None:
 @async_command
 async def issued(session: Session, engine: Engine, *, name: str, file: Path) -> None:
     """Replace the list of serial numbers that CA issued: FILE has one in hexadecimal a line."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
 
     services = await _services(engine)
     done = await services.importer.take_issued(services.authorities.get(name), _octets(file), actor=who())

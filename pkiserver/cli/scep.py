@@ -22,8 +22,8 @@ def group() -> None:
 @async_command
 async def list_(session: Session, engine: Engine) -> None:
     """Templates that SCEP may use, where they are found, and what is weak about them."""
+    from pkiserver.authority.templates.weaknesses import weaknesses
     from pkiserver.runtime.services.scepport import ScepPort
-    from pkiserver.runtime.services.scepservice import weaknesses
 
     base = (engine.settings.public.http or "").rstrip("/")
     rows = [

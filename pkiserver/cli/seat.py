@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.cert import who
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine

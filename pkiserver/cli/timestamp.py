@@ -61,7 +61,7 @@ async def create(
     subject: str,
 ) -> None:
     """Make a unit with a key and a certificate of its own. Everything else of it is changed by ``apply``."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.foundation.tomlfile import dump
     from pkiserver.runtime.services.timestamps import services_of
     from pkiserver.timestamping.administration import UnitAdministration
@@ -157,7 +157,7 @@ async def renew(session: Session, engine: Engine, name: str) -> None:
 @async_command
 async def remove(session: Session, engine: Engine, name: str, *, yes: bool) -> None:
     """Forget a unit. Its keys and certificates stay: delete and revoke them as well where that is wanted."""
-    from pkiserver.cli.cert import who
+    from pkiserver.cli.voting import who
     from pkiserver.timestamping.administration import UnitAdministration
     from pkiserver.timestamping.library import UnitLibrary
 

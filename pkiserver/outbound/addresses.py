@@ -49,6 +49,39 @@ class LdapServer:
 
 
 @attrs.frozen
+class SmtpServer:
+    """``smtp://host:587`` (made safe by STARTTLS) or ``smtps://host:465``."""
+
+    scheme: Literal["smtp", "smtps"]
+    host: str
+    port: int
+
+    ALLOWED = "smtp://HOST[:PORT] or smtps://HOST[:PORT]"
+
+    @classmethod
+    def parse(cls, text: str) -> SmtpServer:
+        """From a URL without a path; raises :class:`Invalid`."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
+        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.path or parts.query or parts.username:
+            raise Invalid(f'"{text}" names no mail server', allowed=cls.ALLOWED)
+        scheme: Literal["smtp", "smtps"] = "smtps" if parts.scheme == "smtps" else "smtp"
+        return cls(scheme, parts.hostname, port or (465 if scheme == "smtps" else 587))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this very machine."""
+        return is_loopback(self.host)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+@attrs.frozen
 class WebAddress:
     """An ``https://`` or ``http://`` URL."""
 
@@ -75,10 +108,17 @@ class WebAddress:
     @property
     def is_local(self) -> bool:
         """Whether it is this very machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return self.text
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or address is this very machine; None, as URLs of local sockets have it, is."""
+    if host is None:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -9,12 +9,15 @@ from __future__ import annotations
 import attrs
 from sqlalchemy import Connection
 
+from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.configuration import Configuration, Document, Kind, Plan, read_documents
+from pkiserver.authority.der import issuer_octets, subject_octets
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected
 from pkiserver.registration.operations import Operation, OperationKind, Operations, digest_of
 from pkiserver.registration.votes import Person
+from pkiserver.store.authorities import GenerationState
 from pkiserver.store.certificates import Certificate
 from pkiserver.store.operations import OperationState
 
@@ -34,6 +37,7 @@ class DualControlDesk:
     operations: Operations
     revocations: Revocations
     configuration: Configuration
+    authorities: Authorities
 
     async def ask(
         self, kind: OperationKind, what: str, particulars: dict[str, str], *, reason: str, by: Person
@@ -53,6 +57,55 @@ class DualControlDesk:
         elif kind is OperationKind.REVOKE_AUTHORITY:
             await self._certificate(particulars)
         return await self.operations.ask(kind, what, particulars, reason=reason, by=by)
+
+    async def ask_to_revoke(
+        self, authority: str, certificate: Certificate, reason: str, *, why: str, by: Person
+    ) -> Operation:
+        """Ask that an authority's own certificate be revoked.
+
+        Args:
+            authority: Whose it is.
+            certificate: Which.
+            reason: In the CRL (RFC 5280 section 5.3.1).
+            why: For those who vote.
+            by: Who asks.
+
+        Raises:
+            Rejected: ``why`` is missing, or nobody would learn of it: a self-signed certificate.
+        """
+        if certificate.der is None or certificate.fingerprint is None:
+            raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "no signed certificate is known")
+        if issuer_octets(certificate.der) == subject_octets(certificate.der):
+            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
+            raise Rejected.because(Refusal.CONFLICT, text)
+        particulars = {FINGERPRINT: certificate.fingerprint.hex(), REASON: reason}
+        return await self.ask(OperationKind.REVOKE_AUTHORITY, authority, particulars, reason=why, by=by)
+
+    async def ask_to_change(self, plan: Plan, *, why: str, by: Person) -> tuple[Operation, ...]:
+        """Ask for every template that a plan adds or changes, an operation for each.
+
+        Raises:
+            Rejected: ``why`` is missing, or the plan has more than that: it is all or nothing, and operations are not.
+        """
+        wanted = [change for change in plan.changes if change.key.kind is Kind.TEMPLATE and change.after is not None]
+        if len(wanted) != len(plan.changes):
+            text = "templates change by operations here ([approvals.dual_control]): apply other changes by themselves"
+            more = "; templates are not removed, but switched off (enabled = false)"
+            raise Rejected.because(Refusal.NOT_AUTHORISED, text + more)
+        kind = OperationKind.CHANGE_TEMPLATE
+        return tuple(
+            [await self.ask(kind, change.key.name, {TOML: str(change.after)}, reason=why, by=by) for change in wanted]
+        )
+
+    def authority_of(self, certificate: Certificate) -> str | None:
+        """The authority whose own certificate in service it is."""
+        for authority in self.authorities.list():
+            for generation in authority.generations:
+                own = generation.ca
+                serves = generation.state is not GenerationState.RETIRED
+                if own is not None and serves and own.der == certificate.der:
+                    return authority.name
+        return None
 
     async def decide(self, number: int, *, approved: bool, by: Person, reason: str = "") -> Operation:
         """Vote, and carry out what is approved now; the operation as it is then. Raises :class:`Rejected`."""

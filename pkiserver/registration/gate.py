@@ -97,7 +97,7 @@ class Gate:
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
             raise _refusal(found, findings)
-        claims = tuple(CodeClaim(number, self.clock) for number in found.codes)
+        claims = (*(CodeClaim(number, self.clock) for number in found.codes), *found.claims)
         waits = found.undecided
         if found.rule.approval:
             answer = await self._ask_officers(request, template, found)
@@ -163,11 +163,17 @@ class Gate:
         )
         findings = await self.identifier.identify(template, request.protocol, evidence)
         if guessable:
-            if any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
-                self.guesses.wrong(template.name, request.source)
-            else:
-                self.guesses.right(request.source)
+            self._count(template, request, findings)
         return findings
+
+    def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
+        """Whether the evidence was a wrong guess or a right one; a challenge in return is neither."""
+        # nobody's password is empty: asking for one by mail costs an address as much as a wrong one
+        empty = any(isinstance(one, PasswordEvidence) and not one.password.reveal() for one in request.evidence)
+        if empty or any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
+            self.guesses.wrong(template.name, request.source)
+        elif not findings.challenges:
+            self.guesses.right(request.source)
 
     async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
         fingerprint = hashlib.sha256(renewed).digest()
@@ -209,7 +215,7 @@ def _waits_for(connector: str) -> str:
 def _refusal(reasons: tuple[Reason, ...], findings: Findings) -> Rejected | Unavailable:
     """No; or come again, where a connector that might have said yes could not be asked or asks for more."""
     if findings.challenges:
-        return Challenged(reasons, findings.challenges)
+        return Challenged(tuple(one.reason for one in findings.challenges), findings.challenges)
     if findings.away:
         text = "; ".join(dict.fromkeys(one.text for one in findings.away))
         return Unavailable(text, retry_after=max(one.retry_after for one in findings.away))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 from cryptography import x509
 
+from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.values import Challenge
@@ -19,7 +20,8 @@ class Identity:
     ``authority`` and ``template`` say where a client certificate came from; ``code_id`` which enrolment code it was.
     ``connector`` says who vouches: this server's own accounts and certificates, or a connector, which may not have
     decided yet (``retry_after`` in seconds, 0: it has). ``notes`` are for the person. ``subject`` and ``sans`` are
-    binding where given: a code or a renewed certificate decides them, not the client.
+    binding where given: a code or a renewed certificate decides them, not the client. ``claims`` are spent on the
+    certificate.
     """
 
     kind: EvidenceKind
@@ -34,6 +36,7 @@ class Identity:
     connector: str = INTERNAL
     retry_after: int = 0
     notes: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 @attrs.frozen

@@ -49,6 +49,8 @@ class DualControl:
     """Groups of administrators; empty: every administrator who may decide operations."""
     lifetime: timedelta = timedelta(days=7)
     """From the wish to the deed."""
+    templates: bool = False
+    """Whether ``pkiserver apply`` asks for a change of a template too, instead of making it."""
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from pkiserver.authority.requests import RegistrationRecord
+from pkiserver.authority.requests import Claim, RegistrationRecord
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule, Template
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.registration.identities import Findings, Identity
@@ -29,6 +29,11 @@ class Match:
             sans=next((one.sans for one in self.identities if one.sans is not None), None),
             notes=tuple(note for one in self.identities for note in one.notes),
         )
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What connectors want spent by this decision."""
+        return tuple(claim for one in self.identities for claim in one.claims)
 
     @property
     def undecided(self) -> Identity | None:

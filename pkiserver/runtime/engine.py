@@ -78,7 +78,7 @@ class Engine:
     def dual_control(self) -> DualControlDesk:
         """What nobody does alone."""
         configuration = Configuration(self.database, self.audit, self.clock)
-        return DualControlDesk(self.operations, self.status.revocations, configuration)
+        return DualControlDesk(self.operations, self.status.revocations, configuration, self.authorities)
 
     @property
     def authorities(self) -> Authorities:

@@ -181,6 +181,13 @@ def events_between(connection: Connection, start: int, end: int) -> Iterator[Eve
         position = (rows[-1].at, rows[-1].writer_id, rows[-1].seq)
 
 
+def events_of_kind(connection: Connection, kind: str) -> Iterator[EventRow]:
+    """Every event of a kind by time."""
+    query = select(audit_event).where(_e.kind == kind).order_by(_e.at, _e.writer_id, _e.seq)
+    for row in connection.execute(query.execution_options(yield_per=_STEP)):
+        yield _event(row)
+
+
 def last_checkpoint(connection: Connection) -> CheckpointRow | None:
     """The newest checkpoint."""
     newest = select(func.max(audit_checkpoint.c.id)).scalar_subquery()

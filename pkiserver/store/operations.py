@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from pkiserver.store import votes
 from pkiserver.store.names import printable
 from pkiserver.store.schema_management import operation
 from pkiserver.store.times import from_micros, optional_time, to_micros
@@ -99,6 +100,21 @@ def expire(connection: Connection, *, now: datetime) -> int:
     """Let pending and approved operations past their time expire; how many."""
     change = update(operation).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
     return connection.execute(change.values(state=OperationState.EXPIRED.value)).rowcount
+
+
+def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 1000) -> int:
+    """Remove up to ``most`` operations that ended and whose time was over before then, with their votes.
+
+    The newest row stays whatever it is, so that no number is ever given out again. Returns how many were removed.
+    """
+    newest = select(func.max(_c.id)).scalar_subquery()
+    ended = select(_c.id).where(
+        _c.state.in_(("denied", "done", "failed", "expired")), _c.expires < to_micros(ended_before), _c.id < newest
+    )
+    numbers = tuple(connection.execute(ended.order_by(_c.id).limit(most)).scalars())
+    votes.forget(connection, "operation", numbers)
+    connection.execute(delete(operation).where(_c.id.in_(numbers)))
+    return len(numbers)
 
 
 def list_page(

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, bindparam, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, text, update
 
+from pkiserver.store import votes
 from pkiserver.store.names import printable
 from pkiserver.store.schema import enrollment_request
 from pkiserver.store.times import from_micros, optional_time, to_micros
@@ -173,6 +174,21 @@ def expire(connection: Connection, *, now: datetime) -> int:
     """Let pending and approved requests past their time expire; how many."""
     change = update(enrollment_request).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
     return connection.execute(change.values(state="expired")).rowcount
+
+
+def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 1000) -> int:
+    """Remove up to ``most`` requests that ended and whose time was over before then, with their votes.
+
+    The newest row stays whatever it is, so that no number is ever given out again. Returns how many were removed.
+    """
+    newest = select(func.max(_c.id)).scalar_subquery()
+    ended = select(_c.id).where(
+        _c.state.in_(("denied", "expired", "issued")), _c.expires < to_micros(ended_before), _c.id < newest
+    )
+    numbers = tuple(connection.execute(ended.order_by(_c.id).limit(most)).scalars())
+    votes.forget(connection, "request", numbers)
+    connection.execute(delete(enrollment_request).where(_c.id.in_(numbers)))
+    return len(numbers)
 
 
 def list_page(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import attrs
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.names import printable
@@ -44,6 +44,12 @@ def cast(connection: Connection, vote: VoteRow) -> None:
                 mac=vote.mac,
             )
         )
+
+
+def forget(connection: Connection, kind: str, numbers: tuple[int, ...]) -> None:
+    """Remove the votes on things that are removed."""
+    c = approval_vote.c
+    connection.execute(delete(approval_vote).where(c.kind == kind, c.number.in_(numbers)))
 
 
 def votes_on(connection: Connection, kind: str, number: int) -> tuple[VoteRow, ...]:

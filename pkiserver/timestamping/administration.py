@@ -6,6 +6,7 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.tomlfile import dump
 from pkiserver.store import templates as rows
@@ -39,7 +40,8 @@ class UnitAdministration:
         def work(connection: Connection) -> ConfigObject:
             row = rows.put(connection, unit.name, text, now=now, expected=expected, kind=KIND)
             what = "created" if expected is None else "changed"
-            self._note(connection, unit.name, what, row.revision, by)
+            change = (("change", what), ("revision", str(row.revision)), (DIGEST, digest(text)))
+            self._note(connection, change, unit.name, by)
             return row
 
         return await self.database.write(work)
@@ -53,10 +55,9 @@ class UnitAdministration:
 
         def work(connection: Connection) -> None:
             rows.remove(connection, name, expected=expected, kind=KIND)
-            self._note(connection, name, "removed", expected, by)
+            self._note(connection, (("change", "removed"), ("revision", str(expected))), name, by)
 
         await self.database.write(work)
 
-    def _note(self, connection: Connection, name: str, what: str, revision: int, by: str) -> None:
-        details = (("change", what), ("revision", str(revision)))
-        self.audit.append(connection, AuditEvent(AuditKind.CONFIGURATION, by, f"{KIND} {name}", details=details))
+    def _note(self, connection: Connection, change: tuple[tuple[str, str], ...], name: str, by: str) -> None:
+        self.audit.append(connection, AuditEvent(AuditKind.CONFIGURATION, by, f"{KIND} {name}", details=change))

@@ -98,6 +98,8 @@ class EstEdge:
                 raise Rejected.because(Refusal.NOT_AUTHORISED, "EST is for TLS only (RFC 7030 section 3.3)")
             if target.operation is Operation.CACERTS:
                 return self._cacerts(request, target)
+            if target.operation is Operation.CRLS:
+                return await self._crls(request, target)
             asked = _Asked(request, target, request.peer.tls, self._template(target.label))
             realm = self._realm(asked)
             return await self._operations()[target.operation](asked)
@@ -113,22 +115,30 @@ class EstEdge:
         }
 
     def _cacerts(self, request: Request, target: Target) -> Response:
-        """The CA certificates of the label's template; a label may also be an authority's own name.
+        """The CA certificates of the label's template; a label may also be an authority's own name."""
+        body = build_certs_only(self._engine.served(self._authority(target)))
+        # Without the smime-type: RFC 7030 section 4.1.3 names the bare type, and libest compares.
+        return self._encoded(request, target, body, "application/pkcs7-mime")
+
+    async def _crls(self, request: Request, target: Target) -> Response:
+        """The revocation lists that go with ``cacerts`` (RFC 8295 section 4)."""
+        lists = await self._engine.lists(self._authority(target))
+        return self._encoded(request, target, build_certs_only((), lists), messages.CRLS_TYPE)
+
+    def _authority(self, target: Target) -> str:
+        """Whose certificates and lists are meant.
 
         Without label and default template they are those of the one authority that all EST templates share.
         """
         try:
-            authority = self._template(target.label).issuer
+            return self._template(target.label).issuer
         except Rejected as refused:
             if not refused.has(Refusal.UNKNOWN_TEMPLATE):
                 raise
             issuers = {one.issuer for one in self._usable()}
             if target.label is None and len(issuers) != 1:
                 raise
-            authority = target.label or issuers.pop()
-        body = build_certs_only(self._engine.served(authority))
-        # Without the smime-type: RFC 7030 section 4.1.3 names the bare type, and libest compares.
-        return self._encoded(request, target, body, "application/pkcs7-mime")
+            return target.label or issuers.pop()
 
     async def _csrattrs(self, asked: _Asked) -> Response:
         body = encode_csr_attributes(asked.template)
@@ -196,10 +206,29 @@ class EstEdge:
             raise Rejected.because(
                 Refusal.UNKNOWN_TEMPLATE, f"there is no default template: say which, as in {PREFIX}<label>/cacerts"
             )
-        template = self._engine.template(name)
+        try:
+            template = self._engine.template(name)
+        except Rejected as refused:
+            own = self._of_authority(name) if refused.has(Refusal.UNKNOWN_TEMPLATE) else None
+            if own is None:
+                raise
+            return own
         if not template.enabled or not template.allows(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, f"there is no template named {name!r} for EST")
         return template
+
+    def _of_authority(self, name: str) -> Template | None:
+        """The template that an authority's name stands for: its only one, or the default one where that is among them.
+
+        Raises:
+            Rejected: UNKNOWN_TEMPLATE; it has several.
+        """
+        found = [one for one in self._usable() if one.issuer == name]
+        default = [one for one in found if one.name == self._settings.default_template]
+        if len(found) > 1 and not default:
+            text = f"authority {name} has several templates for EST: say which"
+            raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, text)
+        return next(iter(default or found), None)
 
     def _usable(self) -> list[Template]:
         """The templates that EST may use."""
@@ -281,7 +310,8 @@ def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, 
     found: list[Evidence] = []
     if tls.certificate_der is not None:
         found.append(ClientCertificateEvidence(tls.certificate_der, tls.chain))
-    if credentials is not None and credentials.password:
+    # a name without a password asks for a one-time password by mail, where a connector sends some
+    if credentials is not None and (credentials.password or credentials.name):
         if canonical(credentials.password) is not None:
             found.append(CodeEvidence(credentials.password, credentials.name))
         else:

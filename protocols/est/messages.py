@@ -24,6 +24,7 @@ from protocols.cms.verification import Attributes, parse_attributes
 PKCS10_TYPE = "application/pkcs10"
 CERTS_ONLY_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 CSRATTRS_TYPE = "application/csrattrs"
+CRLS_TYPE = "application/pkcs7-mime; smime-type=crls-only"
 PKCS8_TYPE = "application/pkcs8"
 SERVER_KEY_TYPE = "application/pkcs7-mime; smime-type=server-generated-key"
 CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105 - an object identifier
@@ -40,7 +41,7 @@ _MAX_CREDENTIALS = 2048
 
 
 class Operation(enum.StrEnum):
-    """The operations of RFC 7030 section 3.2.2, by their path segment."""
+    """The operations of RFC 7030 section 3.2.2 and, of RFC 8295, ``crls``, by their path segment."""
 
     CACERTS = "cacerts"
     SIMPLEENROLL = "simpleenroll"
@@ -48,11 +49,12 @@ class Operation(enum.StrEnum):
     FULLCMC = "fullcmc"
     SERVERKEYGEN = "serverkeygen"
     CSRATTRS = "csrattrs"
+    CRLS = "crls"
 
     @property
     def method(self) -> str:
         """The one HTTP method of the operation."""
-        return "GET" if self in {Operation.CACERTS, Operation.CSRATTRS} else "POST"
+        return "GET" if self in {Operation.CACERTS, Operation.CSRATTRS, Operation.CRLS} else "POST"
 
 
 @attrs.frozen

@@ -51,6 +51,14 @@ class EstEngine(Protocol):
         Raises :class:`Rejected` (unknown authority).
         """
 
+    async def lists(self, authority: str) -> tuple[bytes, ...]:
+        """The newest complete CRL (DER) of every distribution point of an authority and of those above it.
+
+        Raises:
+            Rejected: unknown authority, or the lists are too large to be given out together.
+            Unavailable: the database is away.
+        """
+
     async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
         """The one road. Raises :class:`PkiError`."""
 

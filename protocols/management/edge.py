@@ -18,9 +18,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from pkiserver.audit import AuditEvent, AuditKind
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
-from pkiserver.registration.administrators import Administrator
+from pkiserver.registration.administrators import Administrator, Permission
 from pkiserver.runtime.engine import Engine
-from protocols.management import certifying, codec, configuring, registering, seating
+from protocols.management import certifying, challengepage, codec, configuring, registering, seating
 from protocols.management.calls import PREFIX, Ask, Call, Nothing, check_path
 from protocols.management.openapi import document
 from protocols.management.problems import CONTENT_TYPE, Problem, problem, problem_of
@@ -39,6 +39,11 @@ _HEADERS = (
 )
 
 
+_PAGE_POLICY = b"default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+_PAGE = next(call for call in registering.CALLS if call.handler is registering.make_challenge)
+"""The call that the page makes in a browser's name."""
+
+
 class Api:
     """The API over an engine; :meth:`resource` is what a Twisted Web site serves."""
 
@@ -50,6 +55,7 @@ class Api:
         for call in calls:
             self._add(call)
         self.app.route(DOCUMENT_PATH, methods=["GET"], endpoint="openapi")(self._show_document)
+        self.app.route(challengepage.PATH, methods=["GET", "POST"], endpoint="challengePage")(self._challenge_page)
         self.app.handle_errors(HTTPException)(self._not_routed)
 
     def resource(self) -> IResource:
@@ -70,6 +76,37 @@ class Api:
         except PkiError as error:
             return _send_problem(request, problem_of(error, request_id))
         return _send(request, 200, self._document, _JSON)
+
+    async def _challenge_page(self, request: WebRequest) -> bytes:
+        """The page that hands out one-time challenges: HTML, for browsers; its rules are those of the API."""
+        request_id = secrets.token_hex(8)
+        try:
+            return _send_page(request, 200, await self._challenge(request, request_id))
+        except CancelledError:
+            raise
+        except PkiError as error:
+            status = problem_of(error, request_id).status
+            if isinstance(error, Unavailable):
+                request.setHeader(b"Retry-After", str(error.retry_after).encode())
+            if isinstance(error, Defect):
+                _log.failure("the challenge page failed, request {id}", id=request_id)
+            texts = [one.text for one in error.reasons] if isinstance(error, Rejected) else ["not available now"]
+            return _send_page(request, status, challengepage.refusal_page(texts))
+
+    async def _challenge(self, request: WebRequest, request_id: str) -> str:
+        who = await self._administrator(request)
+        posted = request.method == b"POST"
+        try:
+            if not who.may(Permission.MAKE_CHALLENGES):
+                text = f"{', '.join(sorted(who.roles))} does not permit {Permission.MAKE_CHALLENGES}"
+                raise Rejected.because(Refusal.NOT_AUTHORISED, text)
+            if not posted:
+                return challengepage.blank_page(self._engine, who)
+            _require_own_page(request)
+            return await challengepage.answer_form(self._engine, who, request_id, request.content.read())
+        except Rejected as error:
+            await self._note_refusal(who, _PAGE, {}, request_id, error)
+            raise
 
     async def _guarded(self, request: WebRequest, call: Call, path: dict[str, str]) -> bytes:
         """One call, with every error as a problem."""
@@ -177,6 +214,22 @@ def _require_same_site(request: WebRequest) -> None:
     foreign = site not in {None, "same-origin", "none"} or (origin is not None and origin != f"https://{host}")
     if foreign:
         raise Rejected.because(Refusal.NOT_AUTHORISED, "requests from pages of other sites are refused")
+
+
+def _require_own_page(request: WebRequest) -> None:
+    """Refuse a form that no page of ours sent: forms, unlike JSON, are sent without being asked about first."""
+    _require_same_site(request)
+    if request.getHeader("origin") is None:
+        raise Rejected.because(Refusal.NOT_AUTHORISED, "the form does not say which page it is from (Origin)")
+    if (request.getHeader("content-type") or "").partition(";")[0].strip().lower() != challengepage.FORM:
+        raise Rejected.because(Refusal.MALFORMED, f"the form is not {challengepage.FORM}")
+
+
+def _send_page(request: WebRequest, status: int, page: str) -> bytes:
+    octets = _send(request, status, page.encode(), b"text/html; charset=utf-8")
+    request.setHeader(b"Content-Security-Policy", _PAGE_POLICY)
+    request.setHeader(b"Referrer-Policy", b"same-origin")
+    return octets
 
 
 def _send_problem(request: WebRequest, what: Problem, error: PkiError | None = None) -> bytes:

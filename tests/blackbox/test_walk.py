@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 from cryptography import x509
 
-from pkiserver.cli.setup.walk import steps
+from pkiserver.cli.setup.walk import listeners, steps
 from tests.support.instance import Instance
 
 pytestmark = pytest.mark.blackbox
@@ -38,6 +40,32 @@ def walk(instance: Instance, folder: Path) -> None:
     crl = next(done for what, done in outputs.items() if what.startswith("CRL"))
     assert "certificate revoked" in crl.stdout + crl.stderr
     assert crl.returncode != 0
+    api = next(done for what, done in outputs.items() if what.startswith("management API"))
+    me, certificates = map(json.loads, api.stdout.splitlines())
+    assert (me["name"], me["roles"]) == ("ada", ["administrator"])
+    assert any("demo" in one["subject"] for one in certificates["items"])
+
+
+def test_the_management_api_listens_to_administrators_only(instance: Instance, tmp_path: Path) -> None:
+    layout = instance.layout
+    call = f"curl -sS --cacert {layout.root_certificate} {layout.api_url}/me"
+    nobody = instance.shell(call, tmp_path)
+    assert nobody.returncode != 0  # the handshake ends without a certificate
+    assert not nobody.stdout
+    enrol = next(step for step in steps(layout) if "enrol a P-256" in step.what)
+    done = instance.shell("\n".join((f"cd {tmp_path}", *enrol.commands)), tmp_path)
+    assert done.returncode == 0, done.stderr
+    stranger = instance.shell(f"{call} --cert demo.pem --key demo.key -w ' %{{http_code}}'", tmp_path)
+    assert stranger.stdout.endswith(" 403"), stranger.stdout + stranger.stderr
+
+
+def test_settings_of_an_earlier_version_are_served_without_the_api(instance: Instance, tmp_path: Path) -> None:
+    older = attrs.evolve(instance.layout, directory=tmp_path)
+    text = instance.layout.config.read_text()
+    older.config.write_text(text[: text.index("[api]")] + text[text.index("# What time-stamps") :])
+    (tmp_path / "tls").symlink_to(instance.layout.tls)
+    assert not [step for step in steps(older) if "management API" in step.what]
+    assert not [row for row in listeners(older) if "API" in row[0]]
 
 
 def test_the_printed_walk_works(instance: Instance, tmp_path: Path) -> None:

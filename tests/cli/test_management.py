@@ -46,11 +46,7 @@ class Server:
         self.instance = Instance(folder)
         layout = self.instance.layout
         self.issuer = json.loads(self.instance.cli("ca", "list", "--json").stdout)[-1]["name"]
-        self.port = layout.port_base + 444
-        text = layout.config.read_text()
-        more = f'\n[api]\nlisten = ["127.0.0.1:{self.port}"]\n[api.tls]\n'
-        files = f'certificate = "{layout.tls / "server.pem"}"\nkey = "{layout.tls / "server.key"}"\n'
-        layout.config.write_text(text + more + files)
+        self.port = layout.api_port
         self.passwords: dict[str, str] = {}
 
     def admin(self, name: str, *options: str) -> None:
@@ -174,6 +170,53 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
     assert shown["votes"] == ["ruth approves"]
     listed = json.loads(server.instance.cli("operation", "list", "--state", "any", "--json").stdout)
     assert listed[0]["asked_by"] == "admin:ada"
+
+
+def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(server: Server) -> None:
+    cli = server.instance.cli
+    certificates = cli("ca", "export-chain", "issuing").stdout.split("-----BEGIN")
+    (server.folder / "ca.pem").write_text(f"-----BEGIN{certificates[1]}")
+    certificate = str(server.folder / "ca.pem")
+    typed = cli("cert", "revoke", certificate, "--approved-by", "ruth", check=False)
+    assert typed.returncode == 2
+    assert "no such option" in typed.stderr.lower()
+    silent = cli("cert", "hold", certificate, *server.as_admin("ada"), check=False)
+    assert "give a reason" in silent.stderr
+    asked = cli("cert", "hold", certificate, "--comment", "drill", *server.as_admin("ada"), "--json")
+    number = str(json.loads(asked.stdout)["number"])
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "issued"
+    own = cli("operation", "approve", number, *server.as_admin("ada"), check=False)
+    assert "nobody decides their own request" in own.stderr
+    cli("operation", "approve", number, *server.as_admin("ruth"))
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "held"
+    cli("cert", "release", certificate)
+    (server.folder / "root.pem").write_text(server.instance.layout.root_certificate.read_text())
+    root = cli("cert", "revoke", str(server.folder / "root.pem"), "--comment", "drill", check=False)
+    assert "self-signed" in root.stderr
+
+
+def test_apply_asks_for_a_template_where_dual_control_is_switched_on(server: Server) -> None:
+    cli, config = server.instance.cli, server.instance.layout.config
+    before = config.read_text()
+    config.write_text(f"{before}\n[approvals.dual_control]\ntemplates = true\n")
+    try:
+        file = server.folder / "two.toml"
+        was = cli("export", "template/two-officers").stdout
+        file.write_text(was.replace("approvals = 2", "approvals = 1"))
+        assert "approvals = 1" in file.read_text()
+        unsaid = cli("apply", str(file), "--yes", check=False)
+        assert "give a reason" in unsaid.stderr
+        asked = cli("apply", str(file), "--yes", "--reason", "one is enough", *server.as_admin("ada"), "--json")
+        told = json.loads(asked.stdout)
+        assert told["applied"] is False
+        [number] = told["operations"]
+        assert cli("export", "template/two-officers").stdout == was
+        removal = cli("apply", "--delete", "template/two-officers", "--yes", "--reason", "x", check=False)
+        assert "switched off" in removal.stderr
+        cli("operation", "approve", str(number), *server.as_admin("ruth"))
+        assert "approvals = 1" in cli("export", "template/two-officers").stdout
+    finally:
+        config.write_text(before)
 
 
 def test_administrators_are_shown_changed_and_turned_away(server: Server) -> None:

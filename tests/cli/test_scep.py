@@ -29,7 +29,10 @@ def test_templates_with_their_addresses_and_weaknesses(instance: Instance, tmp_p
     old = text.replace('name = "device"', 'name = "old-device"')
     old = old.replace('all = ["code"]', 'all = ["shared_secret"]', 1)
     (tmp_path / "old-device.toml").write_text(f'{old}\n[scep]\nlegacy = ["des3"]\nstatic_challenge = "{hashed}"\n')
-    instance.cli("apply", str(tmp_path / "old-device.toml"), "--yes")
+    applied = instance.cli("apply", str(tmp_path / "old-device.toml"), "--yes")
+    assert "has a static challenge" in applied.stdout + applied.stderr
+    diagnosis = instance.cli("doctor", check=False)
+    assert "old-device has a static challenge" in " ".join((diagnosis.stdout + diagnosis.stderr).split())
     rows = {row["template"]: row for row in json.loads(instance.cli("--json", "scep", "list").stdout)}
     weak = " ".join(rows["old-device"]["weaknesses"])
     assert "des3" in weak

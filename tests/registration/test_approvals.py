@@ -9,18 +9,22 @@ from pathlib import Path
 
 import attrs
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.audit import AuditLog
 from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, PasswordEvidence
+from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Approvals, Pending
+from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.services.upkeep import clean
 from pkiserver.store import schema
 from pkiserver.store.database import Database
+from pkiserver.store.operations import OperationState
 from pkiserver.store.requests import RequestState
 from pkiserver.store.schema_management import approval_vote
 from tests.support.clock import FakeClock
@@ -53,6 +57,36 @@ async def opened(folder: Path, url: str, clock: FakeClock | None = None) -> Asyn
     async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
         await engine.accounts.create("alice", ALICE.password, by="tester")
         yield engine
+
+
+async def test_what_ended_long_ago_is_forgotten_with_its_votes_by_one_process(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        mine, other = (Turns(engine.database, clock, holder) for holder in ("mine", "other"))
+        for number in range(3):
+            await engine.enroll(enrollment("two", ALICE, name=f"device-{number}"))
+        await engine.approvals.decide(1, approved=True, by=officer("ruth"))
+        await engine.approvals.decide(2, approved=False, by=officer("ruth"))
+        ask = {"detail": "a key"}
+        for number in range(2):
+            await engine.operations.ask(
+                OperationKind.EXPORT_SECRET, f"key {number}", ask, reason="x", by=officer("ada")
+            )
+        await engine.operations.decide(1, approved=False, by=officer("ruth"))
+        clock.advance(timedelta(days=60))
+        async with other.turn("upkeep"):
+            await clean(engine, mine)  # another process is at it
+            assert (await engine.approvals.get(1)).state is RequestState.PENDING
+        await clean(engine, mine)
+        states = [(await engine.approvals.get(number)).state for number in (1, 2, 3)]
+        assert states == [RequestState.EXPIRED, RequestState.DENIED, RequestState.EXPIRED]
+        assert (await engine.operations.get(2)).row.state is OperationState.EXPIRED
+        clock.advance(timedelta(days=401))
+        await clean(engine, mine)
+        assert [one.id for one in await engine.approvals.list_page(state=None)] == [3]  # no number is given out twice
+        assert [one.number for one in await engine.operations.list_page()] == [2]
+        count = select(func.count()).select_from(approval_vote)
+        assert await engine.database.read(lambda connection: connection.execute(count).scalar_one()) == 0
 
 
 async def refusals(engine: Engine, number: int, by: str | Person, *, approved: bool = True) -> set[Refusal]:

@@ -30,7 +30,7 @@ def free_port_base() -> int:
             continue
         with contextlib.ExitStack() as stack:
             try:
-                for offset in (80, 90, 389, 443, 636):
+                for offset in (80, 90, 91, 389, 443, 636):
                     stack.enter_context(contextlib.closing(socket.socket())).bind(("127.0.0.1", base + offset))
             except OSError:
                 continue

@@ -17,9 +17,9 @@ INSTALL = "MariaDB's programs are missing; install them with: apt-get install -y
 
 
 class MariaDb:
-    """A started server with the database ``customer`` and the user ``reader``."""
+    """A started server with the database ``customer`` and the user ``reader``; with ``tls`` for nobody without."""
 
-    def __init__(self, password: str) -> None:
+    def __init__(self, password: str, *, tls: tuple[Path, Path] | None = None) -> None:
         server, installer = (
             shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin"),
             shutil.which("mariadb-install-db"),
@@ -42,6 +42,10 @@ class MariaDb:
             server, *common, f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={self.socket}",
             f"--pid-file={self.folder / 'pid'}", "--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve",
         ]  # fmt: skip
+        if tls is not None:
+            certificate, key = (shutil.copy(one, self.folder) for one in tls)
+            shutil.chown(key, "mysql")
+            command += [f"--ssl-cert={certificate}", f"--ssl-key={key}", "--require-secure-transport=ON"]
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         self._wait()

@@ -44,6 +44,19 @@ class PostgresServer:
         )
         self._run("pg_ctl", "-D", str(self.data), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
 
+    def only_tls(self, certificate: Path, key: Path) -> None:
+        """From now on TLS with these files, and nobody without."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            target = self.data / name
+            shutil.copy(source, target)
+            shutil.chown(target, _owner(self.data))
+            target.chmod(0o600)
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("ssl = on\n")
+        (self.data / "pg_hba.conf").write_text("local all all trust\nhostssl all all 127.0.0.1/32 trust\n")
+        self.stop()
+        self.start()
+
     def stop(self, mode: str = "fast") -> None:
         """Stop the server; ``immediate`` is a crash."""
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
@@ -84,6 +97,10 @@ class PostgresServer:
         if done.returncode:
             log = self.folder / "log"
             raise RuntimeError(f"{program} failed: {log.read_text() if log.exists() else done.returncode}")
+
+
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
 
 
 def _programs() -> Path:

@@ -14,6 +14,7 @@ from pkiserver.authority.status.source import PublishedCertificates, PublishedCr
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
 from pkiserver.store import crls
+from pkiserver.store.authorities import GenerationState
 from pkiserver.store.crls import Crl, CrlKind
 from pkiserver.store.database import Database
 
@@ -68,6 +69,20 @@ class Publications:
         assert kept is not None  # its number was the one that is still the newest
         kept.asked = now
         return kept.crl
+
+    async def complete_lists(self, authority: str) -> tuple[bytes, ...]:
+        """The newest complete list (DER) of each of an authority's distribution points; empty before the first."""
+        generations = {one.id: one for one in self._authorities.get(authority).generations}
+        scopes = await self._database.read(crls.scopes)
+        found = []
+        for one in scopes:
+            generation = generations.get(one.generation_id)
+            if generation is None or generation.state is GenerationState.RETIRED:
+                continue
+            published = await self.crl(scope_path(generation.crl_path, one.scope))
+            if published is not None:
+                found.append(published.der)
+        return tuple(found)
 
     def _keep(self, key: _Key, kept: _Kept) -> None:
         self._kept.pop(key, None)

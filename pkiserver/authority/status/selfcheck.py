@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import Connection
 from twisted.internet.threads import deferToThread
 
@@ -23,13 +22,13 @@ from pkiserver.authority import der
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import issues_crls
 from pkiserver.authority.distribution import DistributionPoint
-from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState, signature_identifier
+from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
+from pkiserver.authority.status.answersigner import WrongAnswerError, check_signer
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import Answer, fetch
 from pkiserver.outbound.problems import OutboundError
@@ -45,10 +44,6 @@ _OK = 200
 _NOT_MODIFIED = 304
 _BIG = 1 << 20
 """A list from this length on is verified in a thread."""
-
-
-class _WrongError(Exception):
-    """What is wrong, in one line."""
 
 
 @attrs.frozen
@@ -133,7 +128,7 @@ class SelfCheck:
         problem: str | None = None
         try:
             await looking
-        except _WrongError as error:
+        except WrongAnswerError as error:
             problem = str(error)
         except (OutboundError, Invalid) as error:
             problem = f"cannot be read: {error}"
@@ -156,29 +151,31 @@ class SelfCheck:
         else:
             now = await self._read_list(answer, generation.certificate, kind)
         if seen is not None and now.number < seen.number:
-            raise _WrongError(f"the CRL number fell back from {seen.number} to {now.number}")
+            raise WrongAnswerError(f"the CRL number fell back from {seen.number} to {now.number}")
         # What a cache on the way may keep, and the moment in which a process looks whether there is a newer list.
         late = authority.settings.crl.max_age + _SKEW
         number, issued = expected
         if now.number < number and self._clock.now() - issued > late:
-            raise _WrongError(f"number {now.number} is served, but {number} was issued at {issued:%Y-%m-%d %H:%M:%SZ}")
+            raise WrongAnswerError(
+                f"number {now.number} is served, but {number} was issued at {issued:%Y-%m-%d %H:%M:%SZ}"
+            )
         if now.next_update <= self._clock.now():
-            raise _WrongError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
+            raise WrongAnswerError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
         self._seen[url] = now
 
     async def _read_list(self, answer: Answer, ca: CaCertificate, kind: CrlKind) -> _Seen:
         if answer.status != _OK:
-            raise _WrongError(f"answered with status {answer.status}")
+            raise WrongAnswerError(f"answered with status {answer.status}")
         try:
             big = len(answer.body) >= _BIG
             view = await deferToThread(read_crl, answer.body, ca) if big else read_crl(answer.body, ca)
         except Rejected as error:
-            raise _WrongError(str(error)) from error
+            raise WrongAnswerError(str(error)) from error
         if view.this_update > self._clock.now() + _SKEW:
-            raise _WrongError(f"it is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ})")
+            raise WrongAnswerError(f"it is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ})")
         is_delta = any(one.oid == x509.DeltaCRLIndicator.oid for one in view.crl.extensions)
         if view.number is None or view.next_update is None or is_delta is not (kind is CrlKind.DELTA):
-            raise _WrongError("it is another kind of list")
+            raise WrongAnswerError("it is another kind of list")
         return _Seen(answer.header("ETag") or "", view.number, view.next_update)
 
     async def _look_at_ocsp(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
@@ -198,20 +195,20 @@ class SelfCheck:
         headers = {"Content-Type": "application/ocsp-request"}
         answer = await fetch(WebAddress.parse(url), trust=None, timeouts=_TIMEOUTS, body=request, headers=headers)
         if answer.status != _OK:
-            raise _WrongError(f"answered with status {answer.status}")
+            raise WrongAnswerError(f"answered with status {answer.status}")
         try:
             response = ocsp.load_der_ocsp_response(answer.body)
             status = response.response_status
         except ValueError as error:
-            raise _WrongError(f"no OCSP answer: {error}") from error
+            raise WrongAnswerError(f"no OCSP answer: {error}") from error
         if status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-            raise _WrongError(f"answered {status.name.lower()}")
+            raise WrongAnswerError(f"answered {status.name.lower()}")
         now = self._clock.now()
         if response.this_update_utc > now + _SKEW or (response.next_update_utc or now + _SKEW) <= now:
-            raise _WrongError("the answer is not fresh")
+            raise WrongAnswerError("the answer is not fresh")
         if response.serial_number != asked:
-            raise _WrongError("the answer is about another certificate")
-        _check_signer(response, answer.body, ca, now)
+            raise WrongAnswerError("the answer is about another certificate")
+        check_signer(response, answer.body, ca.certificate, now)
         # Read after the answer: a status that changed meanwhile is not held against it.
         issuer_id = self._authorities.get(generation.authority).issuer_id
         record = await self._database.read(lambda connection: certificates.by_serial(connection, issuer_id, asked))
@@ -219,7 +216,7 @@ class SelfCheck:
         expected = ocsp.OCSPCertStatus.GOOD if revocation is None else ocsp.OCSPCertStatus.REVOKED
         lately = revocation is not None and now - revocation.at < _SKEW
         if response.certificate_status is not expected and not lately:
-            raise _WrongError(
+            raise WrongAnswerError(
                 f"it says {response.certificate_status.name.lower()}, the records {expected.name.lower()}"
             )
 
@@ -236,31 +233,3 @@ def _ocsp_request(ca: CaCertificate, serial: int) -> bytes:
     key = hashlib.sha1(der.subject_public_key(ca.spki), usedforsecurity=False).digest()
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, serial, hashes.SHA1())  # noqa: S303
     return builder.build().public_bytes(Encoding.DER)
-
-
-def _check_signer(response: ocsp.OCSPResponse, octets_of_answer: bytes, ca: CaCertificate, now: datetime) -> None:
-    """RFC 6960 section 3.2: the issuer itself, or whom it certified for this."""
-    signer = ca.certificate
-    if response.certificates:
-        signer = response.certificates[0]
-        octets = signer.public_bytes(Encoding.DER)
-        scheme = SignatureScheme.of_identifier(signature_identifier(octets))
-        if not scheme.verify(ca.certificate.public_key(), signer.signature, signer.tbs_certificate_bytes):
-            raise _WrongError("the responder's certificate was not signed by the issuer's key")
-        usages = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
-            raise _WrongError("the responder's certificate is not for OCSP")
-        if not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
-            raise _WrongError("the responder's certificate is not valid now")
-    scheme = SignatureScheme.of_identifier(_algorithm_of(octets_of_answer))
-    if not scheme.verify(signer.public_key(), response.signature, response.tbs_response_bytes):
-        raise _WrongError("the signature is not the responder's")
-
-
-def _algorithm_of(answer: bytes) -> bytes:
-    """The signatureAlgorithm of a successful OCSPResponse, DER (RFC 6960 section 4.2.1)."""
-    # SEQUENCE { responseStatus, [0] { SEQUENCE { responseType, response OCTET STRING { BasicOCSPResponse } } } }
-    response_bytes = der.children(answer, der.children(answer, der.read(answer))[1])[0]
-    basic = der.read(answer, der.children(answer, response_bytes)[1].content)
-    found = der.children(answer, basic)[1]
-    return answer[found.start : found.end]

@@ -24,6 +24,7 @@ from pkiserver.authority.requests import (
     spki_der,
 )
 from pkiserver.authority.settings import AuthoritySettings, Publication
+from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.library import ready_names, ready_text
 from pkiserver.cli.setup.files import write_secret
 from pkiserver.cli.setup.layout import DEMO_ACCOUNT, DEMO_MAIL, ISSUING, ROOT, Layout, host_names
@@ -74,9 +75,8 @@ async def load_templates(engine: Engine) -> None:
     def store(connection: Connection) -> None:
         for name in ready_names():
             templates.put(connection, name, ready_text(name), now=now, expected=None)
-            event = AuditEvent(
-                AuditKind.CONFIGURATION, actor=ACTOR.name, object=f"template {name}", details=(("change", "created"),)
-            )
+            details = (("change", "created"), (DIGEST, digest(ready_text(name))))
+            event = AuditEvent(AuditKind.CONFIGURATION, ACTOR.name, f"template {name}", details=details)
             engine.audit.append(connection, event)
 
     await engine.database.write(store)

@@ -51,6 +51,7 @@ def write_settings(
         ldap_port=layout.ldap_port,
         ldaps_port=layout.ldaps_port,
         management_port=layout.management_port,
+        api_port=layout.api_port,
         http_url=layout.http_url,
         https_url=layout.https_url,
     )
@@ -113,6 +114,14 @@ listen_tls = ["127.0.0.1:{ldaps_port}"]
 # /health/live, /health/ready and /metrics.
 [management]
 listen = ["127.0.0.1:{management_port}"]
+
+# The management API, for administrators with client certificates: `pkiserver admin create` makes them.
+[api]
+listen = ["127.0.0.1:{api_port}"]
+
+[api.tls]
+certificate = "{directory}/tls/server.pem"
+key = "{directory}/tls/server.key"
 
 # What time-stamps know the time from. WARNING: "system" believes this machine's clock without asking anybody, and is
 # for trying things out only. Name "chrony", or "ntp" with ntp_servers, before a time-stamp shall mean something.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tomllib
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 HTTP_OFFSET = 80
 HTTPS_OFFSET = 443
 MANAGEMENT_OFFSET = 90
+API_OFFSET = 91
 LDAP_OFFSET = 389
 LDAPS_OFFSET = 636
 DEFAULT_PORT_BASE = 8000
@@ -86,6 +88,21 @@ class Layout:
     def management_port(self) -> int:
         """Health and metrics."""
         return self.port_base + MANAGEMENT_OFFSET
+
+    @property
+    def api_port(self) -> int:
+        """The management API."""
+        return self.port_base + API_OFFSET
+
+    @property
+    def api_url(self) -> str:
+        """The base of the management API."""
+        return f"https://localhost:{self.api_port}/api/v1"
+
+    @property
+    def has_api(self) -> bool:
+        """Whether the node's settings have the management API; those written by earlier versions have it not."""
+        return "api" in tomllib.loads(self.config.read_text(encoding="utf-8"))
 
     @property
     def ldap_port(self) -> int:

@@ -29,6 +29,7 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
     certificate = x509.load_pem_x509_certificate((layout.tls / "server.pem").read_bytes())
     subject = certificate.subject.rfc4514_string()
     tls = f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    api = ("management API (REST)", layout.api_url, f"{tls}; clients must show an administrator's")
     return [
         ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
         ("SCEP (RFC 8894)", f"{layout.http_url}/scep/TEMPLATE", "none needed: messages are encrypted and signed"),
@@ -37,6 +38,7 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
         ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
         ("time-stamps (RFC 3161)", f"{layout.http_url}/tsa  {layout.https_url}/tsa", "none: tokens are signed"),
         ("health, metrics", f"http://localhost:{layout.management_port}/health/ready  /metrics", "none: loopback only"),
+        *([api] if layout.has_api else []),
     ]
 
 
@@ -94,6 +96,7 @@ def steps(layout: Layout) -> list[Step]:
         ),
         _addressbook(layout, f"{post} --data-binary @mail.p10", decode),
         _scep(layout, pkiserver=f"{pkiserver} --config {config}", root=root),
+        *([_administrator(layout, f"{pkiserver} --config {config}", root)] if layout.has_api else []),
         Step("the whole installation checked", (f"{pkiserver} --config {config} doctor",)),
     ]
 
@@ -131,6 +134,21 @@ def _scep(layout: Layout, *, pkiserver: str, root: str) -> Step:
             f'pki --scep --url {url} --in scep.key --dn CN=demo-scep --password "$code" {certificates} > scep.der',
             "openssl x509 -inform DER -in scep.der -out scep.pem",
             f"openssl verify -CAfile {root} -untrusted issuing.pem scep.pem",
+        ),
+    )
+
+
+def _administrator(layout: Layout, pkiserver: str, root: str) -> Step:
+    """The first administrator of the management API: there is none before, and no password to change."""
+    told = 'sed -n \'s/.*"password": "\\([^"]*\\)".*/\\1/p\''
+    create = f"{pkiserver} --json admin create ada --role administrator --authority {ISSUING} --out ada.p12"
+    call = f'curl -fsS --cacert {root} --cert-type P12 --cert "ada.p12:$password"'
+    return Step(
+        "management API: the first administrator, whose PKCS#12 file and its password are told this once",
+        (
+            f"password=$({create} | {told})",
+            f"{call} {layout.api_url}/me",
+            f"{call} '{layout.api_url}/certificates?limit=5'",
         ),
     )
 

@@ -120,10 +120,11 @@ def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason)
             shown = who(outcome)
             return Identity(
                 kind,
-                f"{connector}:{shown.name}",
+                shown.name if shown.internal else f"{connector}:{shown.name}",
                 shown.groups,
                 (("userid", shown.name), *shown.attributes),
                 connector=connector,
                 retry_after=outcome.retry_after if isinstance(outcome, Undecided) else 0,
                 notes=shown.notes,
+                claims=shown.claims,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import attrs
@@ -31,6 +32,7 @@ from pkiserver.registration.connectors import certfields
 from pkiserver.registration.connectors.certsettings import CertificateSettings, CrlSource, Revocation
 from pkiserver.registration.connectors.credentials import finding
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.ocspstatus import OcspStatus
 from pkiserver.registration.connectors.values import MAX_NAME, Denied, Finding, Outcome, Shown, Step
 
 MAX_CHAIN = 8
@@ -58,6 +60,9 @@ class ForeignCertificates:
         self.settings = settings
         self._clock = clock
         self._material: _Material | None = None
+        self._ocsp: OcspStatus | None = None
+        if settings.ocsp is not None:
+            self._ocsp = OcspStatus(settings.ocsp, Timeouts(answer=settings.answer_timeout), settings.refresh, clock)
         self._reading: list[Deferred[None]] | None = None
         self._known: dict[CrlSource, x509.CertificateRevocationList] = {}
         # large CRLs take their time to read
@@ -69,7 +74,12 @@ class ForeignCertificates:
         material = await self._current()
         if len(chain) > MAX_CHAIN:
             return Denied(Step.USER, f"the chain has more than {MAX_CHAIN} certificates")
-        if problem := use_problem(certificate) or self._chain_problem(material.store, certificate, chain):
+        if problem := use_problem(certificate):
+            return Denied(Step.USER, problem)
+        verified = self._verified(material.store, certificate, chain)
+        if isinstance(verified, str):
+            return Denied(Step.USER, verified)
+        if problem := await self._revocation_problem(verified):
             return Denied(Step.USER, problem)
         if problem := self._rule_problem(certificate):
             return Denied(Step.USER, problem)
@@ -119,13 +129,27 @@ class ForeignCertificates:
             return f"it asserts none of the policies {', '.join(sorted(wanted))}"
         return None
 
-    def _chain_problem(
+    async def _revocation_problem(self, verified: tuple[x509.Certificate, ...]) -> str | None:
+        """What the OCSP responder says of the chain, or of its first certificate, the client's."""
+        if self._ocsp is None or self.settings.revocation is Revocation.OFF:
+            return None
+        pairs = list(pairwise(verified))
+        try:
+            for certificate, issuer in pairs if self.settings.revocation is Revocation.CHAIN else pairs[:1]:
+                if problem := await self._ocsp.problem(certificate, issuer):
+                    return f"{certificate.subject.rfc4514_string()!r} {problem}"
+        except OutboundError as error:
+            raise Unavailable(f"connector {self.name}: {error}", retry_after=60) from error
+        return None
+
+    def _verified(
         self, store: X509Store, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]
-    ) -> str | None:
+    ) -> tuple[x509.Certificate, ...] | str:
+        """The chain up to its anchor, the client's first; or why there is none."""
         store.set_time(self._clock.now().astimezone(UTC).replace(tzinfo=None))
         between = [X509.from_cryptography(one) for one in chain]
         try:
-            X509StoreContext(store, X509.from_cryptography(certificate), between).verify_certificate()
+            found = X509StoreContext(store, X509.from_cryptography(certificate), between).get_verified_chain()
         except X509StoreContextError as error:
             number = error.errors[0] if error.errors else 0
             subject = error.certificate.to_cryptography().subject.rfc4514_string()
@@ -133,7 +157,7 @@ class ForeignCertificates:
                 text = f"connector {self.name}: no CRL in force says whether {subject!r} is revoked"
                 raise Unavailable(text, retry_after=60) from error
             return f"{subject!r}: {error}"
-        return None
+        return tuple(one.to_cryptography() for one in found)
 
     async def _current(self) -> _Material:
         """What to verify against; read again when it is old. Those who come meanwhile wait for the same reading."""
@@ -237,9 +261,10 @@ def _store(settings: CertificateSettings, crls: tuple[x509.CertificateRevocation
     for crl in crls:
         store.add_crl(crl)
     flags = X509StoreFlags.PARTIAL_CHAIN
-    if settings.revocation is not Revocation.OFF:
+    by_lists = bool(settings.crls)  # else OCSP says what there is to say
+    if settings.revocation is not Revocation.OFF and by_lists:
         flags |= X509StoreFlags.CRL_CHECK
-    if settings.revocation is Revocation.CHAIN:
+    if settings.revocation is Revocation.CHAIN and by_lists:
         flags |= X509StoreFlags.CRL_CHECK_ALL
     store.set_flags(flags)
     return store

@@ -13,6 +13,7 @@ import attrs
 from pkiserver.authority.templates.attributes import DnAttribute
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.outbound.addresses import WebAddress
 from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap, Pattern
@@ -83,7 +84,8 @@ class CertificateSettings:
 
     ``anchors``: certificates to which a chain must lead; an intermediate one will do. ``name``: the field that names
     the requester. ``subject``, ``issuer``: patterns that the whole RFC 4514 text must match. ``policies``: one of them
-    is asserted. ``crls``: where the authorities' CRLs are; they are read again after ``refresh``.
+    is asserted. ``crls``: where the authorities' CRLs are; they are read again after ``refresh``. ``ocsp``: the
+    responder that is asked; where both are given both must be content.
     """
 
     anchors: PemCertificates
@@ -93,6 +95,7 @@ class CertificateSettings:
     policies: tuple[Oid, ...] = ()
     revocation: Revocation = Revocation.CHAIN
     crls: tuple[CrlSource, ...] = ()
+    ocsp: WebAddress | None = None
     refresh: timedelta = timedelta(hours=1)
     answer_timeout: timedelta = attrs.field(default=timedelta(seconds=10), validator=positive)
     attributes: tuple[AttributeMap, ...] = ()
@@ -106,8 +109,10 @@ class CertificateSettings:
             for one in self.attributes
             if (problem := field_problem(one.source))
         ]
-        if self.revocation is not Revocation.OFF and not self.crls:
-            text = 'revocation is checked against CRLs: say where they are, or revocation = "off"'
+        if self.ocsp is not None and self.ocsp.scheme != "http":
+            problems.append(Invalid("answers are signed and speak plain HTTP", key="ocsp", allowed="http://HOST/PATH"))
+        if self.revocation is not Revocation.OFF and not self.crls and self.ocsp is None:
+            text = 'revocation is checked by CRLs or OCSP: say where they are, or revocation = "off"'
             problems.append(Invalid(text, key="crls"))
         if self.refresh < timedelta(seconds=1):
             problems.append(Invalid("is out of range", key="refresh", allowed="1s or more"))

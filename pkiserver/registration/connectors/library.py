@@ -103,7 +103,8 @@ class Connectors:
                 live[row.name] = known
                 continue
             try:
-                live[row.name] = open_connector(load_connector(row.toml, f"connector {row.name}"), row, self._clock)
+                settings = load_connector(row.toml, f"connector {row.name}")
+                live[row.name] = open_connector(settings, row, self._clock, self._database, self._audit)
             except Rejected as error:
                 problems.append(ConnectorProblem(row.name, str(error)))
         before = self._all
@@ -281,8 +282,14 @@ def _note(connector: str, name: str, outcome: Outcome) -> None:
         )
 
 
-def open_connector(settings: Connector, row: ConfigObject, clock: Clock) -> LiveConnector:
+def open_connector(
+    settings: Connector, row: ConfigObject, clock: Clock, database: Database, audit: AuditLog
+) -> LiveConnector:
     """A connector ready to be asked; what a kind needs is imported only where there is one of the kind."""
+    if settings.mail is not None:
+        from pkiserver.registration.connectors.mail import MailConnector
+
+        return LiveConnector(settings, row, MailConnector(settings.name, settings.mail, database, audit, clock), None)
     name = settings.name
     passwords: PasswordConnector | None = None
     certificates: CertificateConnector | None = None

@@ -11,6 +11,7 @@ from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.certsettings import CertificateSettings
 from pkiserver.registration.connectors.intunesettings import IntuneSettings
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
+from pkiserver.registration.connectors.mailsettings import MailSettings
 from pkiserver.registration.connectors.radiussettings import RadiusSettings
 from pkiserver.registration.connectors.sqlsettings import SqlSettings
 from pkiserver.registration.connectors.webhooksettings import WebhookSettings
@@ -18,7 +19,7 @@ from pkiserver.registration.connectors.webhooksettings import WebhookSettings
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_KINDS = ("ldap", "radius", "sql", "webhook", "certificate", "intune")
+_KINDS = ("ldap", "radius", "sql", "webhook", "certificate", "intune", "mail")
 
 
 @attrs.frozen
@@ -39,6 +40,7 @@ class Connector:
     webhook: WebhookSettings | None = None
     certificate: CertificateSettings | None = None
     intune: IntuneSettings | None = None
+    mail: MailSettings | None = None
 
     def __attrs_post_init__(self) -> None:
         problems = []

@@ -12,6 +12,7 @@ import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secretref import SecretReference
+from pkiserver.outbound.addresses import is_loopback
 from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap
 
@@ -60,13 +61,15 @@ def _query(_instance: object, _attribute: object, value: str) -> None:
 class SqlSettings:
     """A table of the customer's own. ``query`` finds one row by ``:userid``; columns go by their names in it.
 
-    ``trust``: PEM file of the authorities of the database's certificate; without it TLS is not used.
+    ``trust``: PEM file of the authorities of the database's certificate; other machines are spoken to under TLS only,
+    unless ``insecure`` says otherwise.
     """
 
     url: str = attrs.field(validator=_url)
     query: str = attrs.field(validator=_query)
     password: SecretReference | None = None
     trust: Path | None = None
+    insecure: bool = False
     password_column: str = "password"  # noqa: S105 - a column's name
     formats: tuple[HashFormat, ...] = (HashFormat.ARGON2, HashFormat.BCRYPT, HashFormat.PBKDF2, HashFormat.CRYPT)
     groups: str | None = None
@@ -84,6 +87,9 @@ class SqlSettings:
             problems.append(Invalid("needs to know which column names groups", key="groups"))
         if self.scheme == "sqlite" and (self.trust or self.password):
             problems.append(Invalid("goes with a database server", key="trust" if self.trust else "password"))
+        if self.scheme != "sqlite" and not (self.trust or self.insecure or is_loopback(urlsplit(self.url).hostname)):
+            text = "passwords' hashes would travel in the clear: say trust = FILE (the authorities), or insecure = true"
+            problems.append(Invalid(text, key="trust"))
         if problems:
             raise ExceptionGroup("sql", problems)
 

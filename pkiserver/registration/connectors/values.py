@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import attrs
 from cryptography import x509
 
-from pkiserver.foundation.errors import Reason, Rejected
+from pkiserver.authority.requests import Claim
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 
 MAX_NAME = 256
@@ -36,12 +37,17 @@ class Step(StrEnum):
 
 @attrs.frozen
 class Shown:
-    """Somebody. ``name`` is the plain user name; ``notes`` are for the person (a password that expires soon)."""
+    """Somebody. ``name`` is the plain user name; ``notes`` are for the person (a password that expires soon).
+
+    ``internal``: it is an account of this server that was shown; ``claims`` are spent on the certificate.
+    """
 
     name: str
     groups: frozenset[str] = frozenset()
     attributes: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    internal: bool = False
+    claims: tuple[Claim, ...] = ()
 
 
 @attrs.frozen
@@ -55,11 +61,22 @@ class Denied:
 
 @attrs.frozen
 class Challenge:
-    """The other side asks for more (RFC 2865 section 4.4): show ``prompt``, send the answer with it."""
+    """The other side asks for more (RFC 2865 section 4.4): show ``prompt``, send the answer with it.
+
+    Without ``state`` the answer is a password that needs nothing beside it, so that every protocol can carry it.
+    """
 
     connector: str
     prompt: str
     state: bytes = attrs.field(repr=False)
+
+    @property
+    def reason(self) -> Reason:
+        """What a protocol says that cannot show the question to anybody."""
+        if not self.state:
+            return Reason(Refusal.NOT_AUTHENTICATED, self.prompt)
+        asks = f'connector {self.connector} asks for more than a password ("{self.prompt}")'
+        return Reason(Refusal.NOT_AUTHENTICATED, f"{asks}, which this protocol can neither show nor answer")
 
     @property
     def token(self) -> bytes:

@@ -95,7 +95,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),
                 Job("configuration", 0.5, follower.follow),
                 Job("keys-at-fault", 15.0, follower.refresh),
-                Job("upkeep", 3600.0, lambda: clean(engine)),
+                Job("upkeep", 3600.0, lambda: clean(engine, Turns(engine.database, engine.clock, holder))),
                 Job("ended-keys", 3600.0, lambda: retire_ended(engine, Turns(engine.database, engine.clock, holder))),
                 *timestamps.jobs(),
                 *scep.jobs(),

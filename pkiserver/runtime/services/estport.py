@@ -11,6 +11,7 @@ from pkiserver.authority.road import new_holder
 from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import PrivateKey
 from pkiserver.registration.approvals import Pending
@@ -19,6 +20,9 @@ from pkiserver.runtime.services.announcements import Announcements
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
 from protocols.est.ports import PackageSigner, Waiting
+
+MOST_LISTS = 4 * 1024 * 1024
+"""Octets of revocation lists in one answer."""
 
 
 @attrs.frozen
@@ -57,6 +61,18 @@ class EstPort:
     def served(self, authority: str) -> tuple[bytes, ...]:
         """An authority's certificates, its current one first; raises :class:`Rejected` (unknown authority)."""
         return self.engine.authorities.served(authority)
+
+    async def lists(self, authority: str) -> tuple[bytes, ...]:
+        """The newest complete CRLs of an authority and of those above; see the interface."""
+        served = frozenset(self.engine.authorities.served(authority))
+        found: list[bytes] = []
+        for one in self.engine.authorities.list():
+            if any(generation.ca is not None and generation.ca.der in served for generation in one.generations):
+                found += await self.engine.status.publications.complete_lists(one.name)
+        if sum(map(len, found)) > MOST_LISTS:
+            text = "the lists are too large to be given out together: fetch them from their distribution points"
+            raise Rejected.because(Refusal.UNSUPPORTED, text)
+        return tuple(found)
 
     async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
         """The one road; raises :class:`PkiError`."""

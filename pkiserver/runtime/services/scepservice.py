@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from twisted.logger import Logger
 
-from pkiserver.authority.templates.model import Template
+from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import Finding, Health, NamedCheck
 from pkiserver.runtime.protocolsettings import ScepNodeSettings
@@ -77,12 +77,3 @@ class Scep(Collector):
     def _weak(self) -> Iterable[str]:
         for template in self.port.templates():
             yield from weaknesses(template)
-
-
-def weaknesses(template: Template) -> Iterable[str]:
-    """What an administrator should know about a template that SCEP may use, a sentence each."""
-    if template.scep.legacy:
-        names = ", ".join(one.value for one in template.scep.legacy)
-        yield f"template {template.name} accepts old algorithms: {names}"
-    if template.scep.static_challenge:
-        yield f"template {template.name} has a static challenge: whoever learns it can enrol as anybody"

@@ -7,14 +7,18 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from pkiserver.authority.certify import Actor
-from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import codes, outbox, requests
+from pkiserver.store import codes, onetime, operations, outbox, requests
 from pkiserver.store.authorities import GenerationState
 from pkiserver.store.outbox import Feed
 
 KEEP_SPENT_CODES = timedelta(days=90)
 """After their end; the audit log knows about them for longer."""
+KEEP_ENDED = timedelta(days=400)
+"""Requests and operations, with their votes, after the end of their time: clients may ask again for what was issued."""
+KEEP_ONE_TIME = timedelta(hours=2)
+"""One-time passwords after their end: as long as they count for how many an account was sent."""
 
 
 class ConfigurationFollower:
@@ -41,15 +45,29 @@ class ConfigurationFollower:
         await self._engine.status.directory.refresh()
 
 
-async def clean(engine: Engine) -> None:
-    """Let requests expire whose time is over, and forget enrolment codes long past theirs. Any process may do it."""
+async def clean(engine: Engine, turns: Turns) -> None:
+    """Let requests and operations expire whose time is over, and forget what ended long ago; one process for all.
+
+    The audit log knows about all of it for as long as it is kept.
+
+    Raises:
+        Unavailable: the database is away.
+    """
     now = engine.clock.now()
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, turn: Turn) -> None:
+        turn.guard(connection)
         requests.expire(connection, now=now)
+        operations.expire(connection, now=now)
+        requests.forget_ended(connection, ended_before=now - KEEP_ENDED)
+        operations.forget_ended(connection, ended_before=now - KEEP_ENDED)
         codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
+        onetime.forget_expired(connection, expired_before=now - KEEP_ONE_TIME)
 
-    await engine.database.write(work)
+    async with turns.turn("upkeep") as turn:
+        if turn is not None:
+            mine = turn
+            await engine.database.write(lambda connection: work(connection, mine))
 
 
 async def retire_ended(engine: Engine, turns: Turns) -> None:

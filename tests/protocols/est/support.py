@@ -113,6 +113,11 @@ class Workshop:
             raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, f"there is no authority named {authority!r}")
         return (self.ca.public_bytes(serialization.Encoding.DER),)
 
+    async def lists(self, authority: str) -> tuple[bytes, ...]:
+        self.served(authority)
+        builder = x509.CertificateRevocationListBuilder(self.ca.subject, NOW, NOW + dt.timedelta(days=1))
+        return (builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER),)
+
     async def shared_key(self, identifier: bytes) -> Secret | None:
         return Secret(SHARED_KEY) if identifier == b"kek-1" else None
 

@@ -16,12 +16,13 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import load_der_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from sqlalchemy import select, update
 
 from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
 from pkiserver.authority.certify import Actor
 from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
@@ -29,10 +30,11 @@ from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.store import schema, templates
-from pkiserver.store.certificates import CertificateState
+from pkiserver.store.certificates import CertificateState, RevocationReason
 from pkiserver.store.migrate import migrate
 from protocols.cms import oids
 from protocols.cms.ber import header, only_child
+from protocols.cms.certs import parse_certs_only
 from protocols.est.ports import EstSettings
 from tests.protocols.est.support import Site, listener_identity, serve
 from tests.protocols.est.test_est_messages import attribute, csr, oid, sequence
@@ -153,6 +155,43 @@ def chain(world: World) -> None:
     (world.site.folder / "chain.crt").write_bytes(
         world.site.openssl("pkcs7", "-inform", "DER", "-print_certs", data=der)
     )
+
+
+def test_crls_of_the_whole_line_and_an_authoritys_name_as_label(world: World) -> None:
+    site = world.site
+    chain(world)
+    request = site.request("listed")
+    listed = site.certificate(site.post("device/simpleenroll", request, *ME), "listed")
+    world.one(world.engine.status.schedule.run_due())
+    revoke = world.engine.status.revocations.revoke(
+        ByFingerprint(listed.fingerprint(hashes.SHA256())), RevocationReason.SUPERSEDED, Order("tester")
+    )
+    world.one(revoke)
+    issuing = world.engine.authorities.get("issuing")
+    world.one(world.engine.status.schedule.issue_now(issuing, issuing.current, actor="tester"))
+    for label in ("device/", "issuing/", ""):
+        body = base64.b64decode(site.curl(f"{label}crls"))
+        pem = site.openssl("pkcs7", "-inform", "DER", "-print_certs", data=body).decode()
+        assert "CERTIFICATE-----" not in pem
+        bag = parse_certs_only(body)
+        (site.folder / "lists.pem").write_bytes(b"".join(_pem(one) for one in bag.crls))
+        assert {x509.load_der_x509_crl(one).issuer.rfc4514_string() for one in bag.crls} == {
+            "CN=Walk root,O=Example,C=CH", "CN=Walk issuing,O=Example,C=CH"
+        }  # fmt: skip
+        checked = ("verify", "-crl_check_all", "-CAfile", "chain.crt", "-CRLfile", "lists.pem", "listed.crt")
+        done = subprocess.run(["openssl", *checked], capture_output=True, cwd=site.folder, check=False)
+        assert b"certificate revoked" in done.stdout + done.stderr
+    head = site.curl("device/crls", "-I")
+    assert b"smime-type=crls-only" in head
+    # "issuing" has several templates, of which the default one is meant
+    own = site.request("by-authority")
+    assert site.certificate(site.post("issuing/simpleenroll", own, *ME), "by-authority").issuer == listed.issuer
+    assert b"no such" in site.curl("eecerts", status=404)
+    site.curl("nowhere/crls", status=404)
+
+
+def _pem(der: bytes) -> bytes:
+    return x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
 
 
 def test_walk_cacerts_enrol_verify_renew(world: World) -> None:

@@ -50,7 +50,8 @@ async def test_every_route_of_the_application_is_in_the_document(tmp_path: Path)
             path = rule.rule.replace("<", "{").replace(">", "}")
             routed |= {(method.lower(), path) for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
         told = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
-        assert routed - told == {("get", "/api/v1/openapi.json")}
+        page = {("get", "/certsrv/mscep_admin"), ("post", "/certsrv/mscep_admin")}
+        assert routed - told == {("get", "/api/v1/openapi.json")} | page
         await world.person("aud", Role.AUDITOR)
         shown = await world.call("aud", "GET", "/openapi.json", checked=False)
         assert shown.json == DOCUMENT

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import attrs
 import jsonschema
@@ -109,6 +110,21 @@ class World:
         if checked:
             check_answer(method, path, answer)
         return answer
+
+    async def page(self, who: str, form: dict[str, str] | str | None = None, *more: str) -> Answer:
+        """The page of challenges, as a browser asks for it: shown, or its form sent."""
+        credential = self.people[who]
+        own = f"https://localhost:{self.port}"
+        command = ["curl", "-sS", "--max-time", "20", "--cacert", str(self.folder / "chain.pem"), "-i"]
+        command += ["--cert-type", "P12", "--cert", f"{credential.file}:{credential.password}"]
+        if form is not None:
+            octets = form if isinstance(form, str) else urlencode(form)
+            same = ("-H", f"Origin: {own}", "-H", "Sec-Fetch-Site: same-origin")
+            command += ["--data-binary", octets, *(more or same)]
+        command.append(f"{own}/certsrv/mscep_admin")
+        done = await deferToThread(subprocess.run, command, capture_output=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        return _answer(done.stdout)
 
     async def ok(self, who: str, method: str, path: str, body: Any = None) -> Any:
         """As :meth:`call`; what it says, where it succeeds."""

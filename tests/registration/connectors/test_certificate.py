@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -208,3 +210,87 @@ def test_settings_that_cannot_be_meant(made: object) -> None:
             made(more, crls)  # type: ignore[operator]
     with pytest.raises(ConfigurationError, match="names no field"):
         made(tables='[[certificate.attributes]]\nname = "x"\nfrom = "nothing"')  # type: ignore[operator]
+
+
+class OpensslResponder:
+    """``openssl ocsp`` answers for one CA, behind an HTTP server on loopback (its own listens everywhere)."""
+
+    def __init__(self, ca: TestCa, folder: Path, signer: tuple[Path, Path]) -> None:
+        self.index = folder / f"{signer[0].stem}.index"
+        command = ["openssl", "ocsp", "-index", str(self.index), "-CA", str(ca.file), "-nmin", "5"]
+        command += ["-rsigner", str(signer[0]), "-rkey", str(signer[1])]
+        self.works = True
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with tempfile.TemporaryDirectory() as place:
+                    asked, said = Path(place, "request"), Path(place, "response")
+                    asked.write_bytes(body)
+                    both = ["-reqin", str(asked), "-respout", str(said)]
+                    subprocess.run([*command, *both], check=True, capture_output=True)
+                    answer = said.read_bytes()
+                self.send_response(200 if outer.works else 503)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def knows(self, *certificates: tuple[x509.Certificate, bool]) -> None:
+        """These certificates, and whether each is revoked."""
+        lines = []
+        for certificate, revoked in certificates:
+            end = f"{certificate.not_valid_after_utc:%y%m%d%H%M%SZ}"
+            state = f"R\t{end}\t{certificate.not_valid_before_utc:%y%m%d%H%M%SZ}" if revoked else f"V\t{end}\t"
+            lines.append(f"{state}\t{certificate.serial_number:040X}\tunknown\t/CN=x\n")
+        self.index.write_text("".join(lines))
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+async def test_revocation_by_ocsp(ca: TestCa, tmp_path: Path) -> None:
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
+    responder = OpensslResponder(ca, tmp_path, ca.issue("responder", extensions=(usage,)))
+    impostor = OpensslResponder(ca, tmp_path, ca.issue("impostor"))
+    good, bad, stranger = (device(ca, stem) for stem in ("good", "bad", "stranger"))
+
+    def connector(port: int, more: str = "") -> ForeignCertificates:
+        table = f"[certificate]\nanchors = '''{ca.pem}'''\nname = \"subject.serial_number\"\n"
+        text = f'name = "factory"\nkind = "connector"\n{table}ocsp = "http://127.0.0.1:{port}/"\n{more}'
+        settings = load_connector(text, "factory.toml").certificate
+        assert settings is not None
+        return ForeignCertificates("factory", settings, SystemClock())
+
+    asking, besides = connector(responder.port), connector(responder.port, f'crls = ["file:{tmp_path}/crl.pem"]\n')
+    deceived = connector(impostor.port)
+    (tmp_path / "crl.pem").write_bytes(ca.crl(good))
+    try:
+        responder.knows((good, False), (bad, True))
+        assert isinstance(await asking.identify(good, ()), Shown)
+        for one, why in ((bad, "is revoked"), (stranger, "unknown to its responder")):
+            denied = await asking.identify(one, ())
+            assert isinstance(denied, Denied)
+            assert why in denied.text
+        by_list = await besides.identify(good, ())
+        assert isinstance(by_list, Denied)  # OCSP is content, the CRL is not
+        responder.works = False
+        assert isinstance(await asking.identify(good, ()), Shown)  # the answer is still in force
+        with pytest.raises(Unavailable):
+            await asking.identify(device(ca, "new"), ())
+        impostor.knows((good, False))
+        with pytest.raises(Unavailable, match="not for OCSP"):
+            await deceived.identify(good, ())
+    finally:
+        responder.close()
+        impostor.close()
+        for each in (asking, besides, deceived):
+            each.close()

@@ -25,6 +25,7 @@ from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.support.mariadb import MariaDb
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.slapd import free_port
+from tests.support.tlsfiles import TestCa
 
 __all__ = ["postgres_server"]
 
@@ -128,10 +129,10 @@ async def test_what_a_check_tells_apart(mariadb: MariaDb, monkeypatch: pytest.Mo
     secret = 'password = "env:CRM_PASSWORD"\n'
     assert await step(f"mysql://reader@127.0.0.1:{mariadb.port}/customer", secret) is Step.BIND
     assert await step(f"mysql://reader@127.0.0.1:{mariadb.port}/customer", 'password = "env:NONE"\n') is Step.SETTINGS
-    assert await step("mysql://reader@no.such.host.invalid/customer", secret) is Step.RESOLVE
+    assert await step("mysql://reader@no.such.host.invalid/customer", f"insecure = true\n{secret}") is Step.RESOLVE
     assert await step(f"mysql://reader@127.0.0.1:{free_port()}/customer", secret) is Step.CONNECT
     assert await step(f"postgresql://reader@127.0.0.1:{free_port()}/customer") is Step.CONNECT
-    assert await step("postgresql://reader@no.such.host.invalid/customer") is Step.RESOLVE
+    assert await step("postgresql://reader@no.such.host.invalid/customer", "insecure = true\n") is Step.RESOLVE
     assert await step(f"sqlite:///{tmp_path}/absent.db") is Step.CONNECT
     assert not (tmp_path / "absent.db").exists()
 
@@ -231,3 +232,58 @@ def test_what_is_no_hash_or_too_dear_is_never_right(stored: str) -> None:
 def test_settings_that_cannot_be_meant(url: str, more: str, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         made(url, more)
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> TestCa:
+    return TestCa(tmp_path_factory.mktemp("tls"), "Database CA")
+
+
+@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+def secure_url(request: pytest.FixtureRequest, ca: TestCa) -> Iterator[str]:
+    """A server that lets nobody in without TLS."""
+    tls = ca.issue(f"database-{request.param}", hosts=("127.0.0.1",))
+    server: MariaDb | PostgresServer
+    if request.param == "mariadb":
+        server = MariaDb("reader secret", tls=tls)
+        server.run(*rows(), database="customer")
+        url = f"mariadb://reader@127.0.0.1:{server.port}/customer"
+    else:
+        server = PostgresServer()
+        url = server.new_url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            for row in rows():
+                connection.execute(row)  # type: ignore[call-overload]
+        server.only_tls(*tls)
+    yield url
+    server.discard()
+
+
+async def test_tls_by_our_own_trust_anchors(
+    secure_url: str, ca: TestCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_PASSWORD", "reader secret")
+    login = 'password = "env:CRM_PASSWORD"\n'
+    trusting = made(secure_url, f'{login}trust = "{ca.file}"\n{SETTINGS}')
+    other = TestCa(tmp_path, "Other CA")
+    distrusting = made(secure_url, f'{login}trust = "{other.file}"\n{SETTINGS}')
+    wrong_name = made(secure_url.replace("127.0.0.1", "localhost"), f'{login}trust = "{ca.file}"\n{SETTINGS}')
+    try:
+        assert isinstance(await trusting.authenticate("alice", Secret(PASSWORD)), Shown)
+        assert isinstance(await trusting.authenticate("alice", Secret("wrong")), Denied)
+        for connector in (distrusting, wrong_name):
+            [found] = await connector.check("alice", Secret(PASSWORD))
+            assert found.step is Step.TLS, found
+            with pytest.raises(Unavailable):
+                await connector.authenticate("alice", Secret(PASSWORD))
+    finally:
+        for one in (trusting, distrusting, wrong_name):
+            one.close()
+
+
+def test_passwords_of_customers_travel_to_other_machines_by_tls_only() -> None:
+    for scheme in ("postgresql", "mysql", "mariadb"):
+        with pytest.raises(ConfigurationError, match="trust"):
+            made(f"{scheme}://reader@db.example.org/crm")
+        made(f"{scheme}://reader@db.example.org/crm", f"insecure = true\n{SETTINGS}").close()
+        made(f"{scheme}://reader@127.0.0.1/crm").close()

@@ -1,0 +1,62 @@
+"""Objects that an insider edits in SQL are found by what the audit log says of them; on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
+from pkiserver.authority.tampering import Alteration, alterations
+from pkiserver.runtime.engine import Engine
+from tests.support.engines import engine_with, template_text
+from tests.support.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
+RULE = '[[evidence]]\nall = ["password"]\n'
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_url()
+
+
+async def apply(engine: Engine, *names: str, more: str = "", remove: tuple[str, ...] = ()) -> None:
+    configuration = Configuration(engine.database, engine.audit, engine.clock)
+    texts = [(name, template_text(name, RULE, more)) for name in names]
+    unwanted = [Key(Kind.TEMPLATE, name) for name in remove]
+    await configuration.apply(await configuration.plan(read_documents(texts), remove=unwanted), by="ruth")
+
+
+async def sql(engine: Engine, text: str) -> None:
+    """What an insider types."""
+    await engine.database.write(lambda connection: connection.exec_driver_sql(text) and None)
+
+
+async def found(engine: Engine) -> dict[str, Alteration]:
+    return {one.object: one for one in await engine.database.read(alterations)}
+
+
+async def test_row_40_an_object_edited_added_or_removed_in_sql_is_found(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, {}, url=url) as engine:
+        await apply(engine, "a", "b", "c", "d")
+        await apply(engine, "a", more="# changed as it should be\n")
+        await apply(engine, remove=("d",))
+        assert await found(engine) == {}
+        await sql(engine, "UPDATE config_object SET toml = replace(toml, 'password', 'anonymous') WHERE name = 'a'")
+        await sql(engine, "DELETE FROM config_object WHERE name = 'b'")
+        columns = "kind, revision, toml, updated"
+        copied = f"SELECT 'd', {columns} FROM config_object WHERE name = 'c'"
+        await sql(engine, f"INSERT INTO config_object (name, {columns}) {copied}")
+        known = await found(engine)
+        assert set(known) == {"template a", "template b", "template d"}
+        assert "edited in the database" in known["template a"].text
+        assert "nobody removed it" in known["template b"].text
+        assert "nobody applied it" in known["template d"].text
+        assert all(one.certain for one in known.values())
+        await sql(engine, "DELETE FROM config_object WHERE name = 'd'")
+        await apply(engine, "a", "b")
+        assert await found(engine) == {}
