@@ -57,6 +57,8 @@ class StatusWorld:
         self, issued: IssuedCertificate, reason: RevocationReason = RevocationReason.SUPERSEDED, **more: Any
     ) -> None:
         await self.status.revocations.revoke(ByCertificate(issued.der), reason, ORDER, **more)
+        # Of what its own process changes the cache learns a moment later; time stands still here, so wait for it.
+        await self.status.directory.cache.poll()
 
     async def crl(self, authority: Authority | None = None) -> x509.CertificateRevocationList:
         """The newest list of an authority's issuing key, as served."""

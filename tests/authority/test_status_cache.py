@@ -86,7 +86,7 @@ async def test_where_looks_come_too_late_the_database_answers(at: StatusWorld, m
 
     async def late(work: Any) -> Any:
         found = await real(work)
-        at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
+        at.clock.advance(timedelta(seconds=2 * cache_room.TRUSTED_SECONDS))
         return found
 
     monkeypatch.setattr(at.world.database, "read_ahead", late)

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.status import der
-from pkiserver.authority.status.policy import OcspSigning, ResponderIdentity
+from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
 from pkiserver.keys.settings import ProviderSettings
 from protocols.ocsp import messages
+from protocols.ocsp.edge import OcspSettings
 from tests.authority.status_world import lint_ocsp
 from tests.protocols.ocsp.test_ocsp_server import change, openssl, post, read, request
 from tests.protocols.status_server import StatusServer, status_server
@@ -131,3 +132,10 @@ def test_every_way_to_sign_is_believed_and_linted(
             assert found.responder_name == issuer.subject
     if shown or signing is OcspSigning.AUTHORITY:
         assert "Response verify OK" in openssl(server, issued.der, issued.chain)
+
+
+def test_settings_outside_reason_are_refused() -> None:
+    for wrong in ({"path": "ocsp"}, {"path": "/ocsp/"}, {"max_body": 1}, {"max_requests": 0}, {"max_requests": 65}):
+        with pytest.raises(ValueError, match="must"):
+            OcspSettings(**wrong)  # type: ignore[arg-type]
+    assert OcspPolicy().nonce is NoncePolicy.ANSWER
