@@ -59,6 +59,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         targets = CrlTargets(engine, holder)
         self_check = SelfChecking(engine, holder)
         outward = OutwardPublishing(engine, holder)
+        parts = (timestamps, scep, validation, targets, self_check, outward)
         yield Application(
             http=(
                 *ocsp.routes(validation.source, engine.clock, ocsp_settings(settings.ocsp)),
@@ -80,12 +81,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 authorities_check(engine.authorities, lambda: [*_status_problems(engine), *scep.problems()]),
                 crl_check(engine.database, engine.authorities, engine.clock),
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
-                timestamps.check(),
-                scep.check(),
-                validation.check(),
-                targets.check(),
-                self_check.check(),
-                outward.check(),
+                *(one.check() for one in parts),
             ),
             collectors=(EngineMetrics(engine), targets, self_check, outward, timestamps, scep, addressbook.metrics),
             jobs=(
@@ -97,13 +93,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 Job("keys-at-fault", 15.0, follower.refresh),
                 Job("upkeep", 3600.0, lambda: clean(engine, Turns(engine.database, engine.clock, holder))),
                 Job("ended-keys", 3600.0, lambda: retire_ended(engine, Turns(engine.database, engine.clock, holder))),
-                *timestamps.jobs(),
-                *scep.jobs(),
                 *addressbook.jobs(),
-                *validation.jobs(),
-                *targets.jobs(),
-                *self_check.jobs(),
-                *outward.jobs(),
+                *(job for one in parts for job in one.jobs()),
             ),
             ldap=addressbook.service,
         )

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import attrs
 import ldap3
 import pytest
 from cryptography import x509
 from twisted.internet import reactor as _reactor
-from twisted.internet.task import deferLater
 
 from pkiserver.authority.revocation import ByFingerprint, Order
-from pkiserver.authority.settings import AuthoritySettings
-from pkiserver.authority.status.points import DeltaPolicy, Point
-from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.secret import Secret
-from pkiserver.foundation.tomlfile import dump
-from pkiserver.store import authorities as authority_rows
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.crls import Covers
 from protocols.addressbook.controls import SORT, VLV, VLV_RESPONSE
 from tests.protocols.addressbook.support import BASE, PASSWORD, Site, certificates_in
 
@@ -256,79 +243,6 @@ def test_attributes_are_chosen_as_rfc_4511_says(site: Site) -> None:
     assert "mail: bob@example.com" in text
 
 
-def test_authorities_show_their_certificates_and_lists(site: Site) -> None:
-    site.do(site.engine.status.schedule.run_due)
-    site.do(lambda: wait(0.6))  # what is shown may be half a second old
-    text = site.search("(cn=issuing)", base=f"ou=CAs,{BASE}")
-    assert "objectClass: pkiCA" in text
-    assert "objectClass: applicationProcess" in text
-    assert "cACertificate;binary::" in text
-    assert "certificateRevocationList;binary::" in text
-    assert "certificationAuthority" not in text
-    assert "dn: cn=root" in site.search("(objectClass=pkiCA)", base=BASE)
-
-
-async def wait(seconds: float) -> None:
-    await deferLater(reactor, seconds)
-
-
-def values(ldif: str, attribute: str) -> list[bytes]:
-    """The values of a binary attribute that ldapsearch printed."""
-    return [base64.b64decode(one) for one in re.findall(rf"^{attribute};binary:: (.*)$", ldif, re.MULTILINE)]
-
-
-def test_pairs_of_certificates_between_authorities(site: Site) -> None:
-    authorities = site.engine.authorities
-    issuing, root = (authorities.get(name).current.certificate.der for name in ("issuing", "root"))
-    (below,) = values(
-        site.search("(cn=issuing)", "crossCertificatePair", base=f"ou=CAs,{BASE}"), "crossCertificatePair"
-    )
-    (above,) = values(site.search("(cn=root)", "crossCertificatePair", base=f"ou=CAs,{BASE}"), "crossCertificatePair")
-    for pair, tag in ((below, "cont [ 0 ]"), (above, "cont [ 1 ]")):
-        assert issuing in pair
-        assert root not in pair
-        (site.folder / "pair").write_bytes(pair)
-        shown = site.run("openssl", "asn1parse", "-inform", "DER", "-in", "pair")
-        assert tag in shown.splitlines()[1]
-
-
-def test_lists_of_authorities_and_deltas_have_their_own_attributes(site: Site) -> None:
-    engine = site.engine
-    issuing = engine.authorities.get("issuing")
-    policy = CrlPolicy(
-        delta=DeltaPolicy(interval=timedelta(minutes=10), validity=timedelta(minutes=40)),
-        points=(Point(), Point(covers=Covers.AUTHORITIES)),
-    )
-
-    async def configure(settings: AuthoritySettings) -> None:
-        await engine.database.write(
-            lambda c: authority_rows.update_authority(c, "issuing", config=dump(settings), state="active")
-        )
-        await engine.refresh()
-        await engine.status.schedule.run_due()
-
-    site.do(lambda: configure(attrs.evolve(issuing.settings, crl=policy)))
-    bad = site.issue("Bad", "bad@example.com", template="private")
-    site.do(lambda: engine.status.revocations.revoke(fingerprint(bad.der), RevocationReason.SUPERSEDED, ORDER))
-    for _ in range(100):  # a delta is gathered for, and what is shown may be half a second old
-        text = site.search("(cn=issuing)", base=f"ou=CAs,{BASE}")
-        if "deltaRevocationList" in text and "authorityRevocationList" in text:
-            break
-        site.do(engine.status.schedule.run_due)
-        site.do(lambda: wait(0.2))
-    for name in ("pkiCA", "deltaCRL", "certificationAuthority", "applicationProcess"):
-        assert f"objectClass: {name}" in text
-    (whole,) = values(text, "certificateRevocationList")
-    (authorities,) = values(text, "authorityRevocationList")
-    deltas = [x509.load_der_x509_crl(one) for one in values(text, "deltaRevocationList")]
-    point = x509.load_der_x509_crl(authorities).extensions.get_extension_for_class(x509.IssuingDistributionPoint).value
-    assert point.only_contains_ca_certs
-    assert not {one.oid for one in x509.load_der_x509_crl(whole).extensions if one.critical}
-    assert deltas
-    assert all(one.extensions.get_extension_for_class(x509.DeltaCRLIndicator) for one in deltas)
-    site.do(lambda: configure(issuing.settings))
-
-
 def test_compare_and_who_am_i(site: Site) -> None:
     dn = f"uid=bob@example.com,ou=People,{BASE}"
     assert "TRUE" in site.run("ldapcompare", "-x", "-H", site.url, dn, "cn: BOB  smithers", rc=6)
@@ -417,40 +331,6 @@ def test_a_message_is_encrypted_to_what_is_found_and_decrypted(site: Site) -> No
     site.run("openssl", "cms", "-encrypt", "-aes256", "-in", "letter", "-out", "letter.p7m", "found.pem")
     letter = site.run("openssl", "cms", "-decrypt", "-in", "letter.p7m", "-recip", certificate, "-inkey", key)
     assert "only for Rita" in letter
-
-
-GNUPG = "gpgsm or dirmngr-client is missing; install them with: apt-get install -y gpgsm dirmngr"
-
-
-@pytest.fixture
-def gnupg() -> Iterator[Path]:
-    """A home of GnuPG's own, short enough for its sockets, whose daemons end with the test."""
-    if not shutil.which("gpgsm") or not shutil.which("dirmngr-client"):
-        pytest.fail(GNUPG)
-    home = Path(tempfile.mkdtemp(prefix="pkiserver-gnupg-"))
-    yield home
-    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, timeout=20)
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def test_gpgsm_finds_a_certificate_by_address(site: Site, gnupg: Path) -> None:
-    (gnupg / "dirmngr.conf").write_text("ldapserverlist-file /dev/null\n")
-    (gnupg / "gpgsm.conf").write_text(f"keyserver 127.0.0.1:{site.ldap}:::{BASE}:plain\n")
-    found = site.run("gpgsm", "--homedir", str(gnupg), "--list-external-keys", "bob@example.com")
-    assert "Bob Smithers" in found
-    assert "bob@example.com" in found
-    nobody = site.run("gpgsm", "--homedir", str(gnupg), "--list-external-keys", "nobody@example.com", rc=None)
-    assert "example.com" not in nobody
-
-
-def test_dirmngr_finds_a_certificate_by_address(site: Site, gnupg: Path) -> None:
-    (gnupg / "dirmngr.conf").write_text(f"ldapserver 127.0.0.1:{site.ldap}:::{BASE}:plain\n")
-    site.run("gpgconf", "--homedir", str(gnupg), "--launch", "dirmngr")
-    found = site.run("dirmngr-client", "--lookup", "<bob@example.com>", GNUPGHOME=str(gnupg))
-    newest = certificates_in(site.search("(mail=bob@example.com)", "userCertificate;binary"))
-    assert base64.b64decode("".join(found.split())) in newest
-    refused = site.run("dirmngr-client", "--lookup", "<nobody@example.com>", rc=None, GNUPGHOME=str(gnupg))
-    assert "MII" not in refused
 
 
 def test_what_is_expired_is_not_given_from_memory(site: Site) -> None:
