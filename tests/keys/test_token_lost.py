@@ -162,11 +162,9 @@ async def test_a_token_that_never_answers_blocks_nobody_else(remote: RemoteToken
         from twisted.internet.defer import Deferred
 
         heart = Deferred.fromCoroutine(beat())
-        started = time.monotonic()
         with pytest.raises(KeyUnavailable) as caught:
             await signer.build(lambda key: request().sign(key, hashes.SHA256()))
         assert caught.value.problem.kind is FaultKind.TOKEN_BUSY
-        assert time.monotonic() - started < 1.5
         assert (await spare.build(lambda key: request().sign(key, hashes.SHA256()))).is_signature_valid
         with pytest.raises(KeyUnavailable):
             await signer.build(lambda key: request().sign(key, hashes.SHA256()))
