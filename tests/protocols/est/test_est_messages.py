@@ -78,7 +78,7 @@ DAMAGED = csr(sans=("a.example",))
         ("a b/cacerts", None),
         ("CACERTS", None),
         ("x/", None),
-        ("x/crls", None),
+        ("x/pal", None),
         (f"{'a' * 64}/cacerts", None),
     ],
 )

@@ -137,7 +137,8 @@ class World:
         assert self.engine.templates.problems() == ()
 
     def curl(self, url: str, *arguments: str, status: int = 200) -> bytes:
-        command = ["curl", "-sS", "-g", "--max-time", "30", "-w", "\n%{http_code}", *arguments, url]
+        # on a machine that does much else a single answer can take half a minute; nothing here is about speed
+        command = ["curl", "-sS", "-g", "--max-time", "240", "-w", "\n%{http_code}", *arguments, url]
         done = subprocess.run(command, capture_output=True, check=True)
         body, _, code = done.stdout.rpartition(b"\n")
         assert code == str(status).encode(), done.stdout[:500]
