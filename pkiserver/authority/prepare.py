@@ -19,6 +19,7 @@ from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.distribution import DistributionPoint
 from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.model import Authority
+from pkiserver.authority.nameconstraints import limits_along
 from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
@@ -155,6 +156,8 @@ class Preparer:
     ) -> PreparedCertificate:
         draft = self._draft(order)
         refused, warnings = self._linter.check(draft.sample, order.lint)
+        if not _is_self_issued(order):
+            refused = (*refused, *limits_along(order.issuing.chain).reasons(order.subject, order.sans))
         points = self._authorities.points_named(_crl_urls(order.extensions))
         intent = self._intent(order, draft, points)
         if reasons or refused:
@@ -267,6 +270,11 @@ def _crl_urls(extensions: Extensions) -> Iterator[str]:
             for point in one.value:
                 names = point.full_name or ()
                 yield from (name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
+
+
+def _is_self_issued(order: Order) -> bool:
+    """An authority's certificate about itself: name constraints do not hold for it (RFC 5280 section 4.2.1.10)."""
+    return order.subject == order.issuing.name and _is_ca(order.extensions)
 
 
 def _is_ca(extensions: Extensions) -> bool:

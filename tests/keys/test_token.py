@@ -12,7 +12,7 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from pkiserver.audit.chain import CHECKPOINT_PREFIX
 from pkiserver.foundation.clock import SystemClock
@@ -194,6 +194,23 @@ async def test_private_keys_are_imported(
     info = await ring.import_pkcs8("in", data, Secret("pw"), store=store, doors=[Door.CMS])
     assert info.ready
     assert ring.public_key("in") == private.public_key()
+
+
+@pytest.mark.parametrize("store", ["softhsm", "software"])
+async def test_the_longest_rsa_keys_sign(token: TokenSettings, rings: Rings, tmp_path: Path, store: str) -> None:
+    # Made once with `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:8192`: making one takes up to minutes.
+    data = (Path(__file__).parent / "data" / "rsa-8192.pem").read_bytes()
+    ring = await rings([token, software_store(tmp_path)])
+    info = await ring.import_pkcs8("long", data, None, store=store, doors=[Door.CERTIFICATE])
+    assert str(info.key_type) == "rsa-8192"
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "long")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    for rsa_padding in (None, padding.PSS(padding.MGF1(hashes.SHA512()), 64)):
+        request = await ring.request_signer("long").build(
+            lambda key, chosen=rsa_padding: builder.sign(key, hashes.SHA512(), rsa_padding=chosen)
+        )
+        assert request.is_signature_valid
+        assert request.public_key() == ring.public_key("long")
 
 
 async def test_a_registry_that_refuses_leaves_no_orphan_key(token: TokenSettings, rings: Rings, tmp_path: Path) -> None:
