@@ -25,6 +25,8 @@ CHAIN_TYPE = "application/pkcs7-mime; smime-type=certs-only"
 
 HOT_SECONDS = 0.25
 """For how long an answer is given again as it is; what it says about freshness leaves a second."""
+PREPARED_OCTETS = 64 * 1024 * 1024
+"""Lists that are kept ready with their headers, all together; beyond that all are made ready anew."""
 _SECOND = timedelta(seconds=1)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
 _NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})(?P<delta>-delta)?")
@@ -95,7 +97,8 @@ class CrlEdge:
             found = await self._source.crl(path)
         if found is not None:
             representation = self._prepare(path, found)
-            self._hot[request.tail] = _Hot(representation, self._clock.monotonic() + HOT_SECONDS)
+            if len(found.der) <= PREPARED_OCTETS:
+                self._hot[request.tail] = _Hot(representation, self._clock.monotonic() + HOT_SECONDS)
             return representation.answer(request.headers)
         if (numbered := _NUMBERED.fullmatch(path)) is not None:
             kind = CrlKind.DELTA if numbered["delta"] else CrlKind.COMPLETE
@@ -107,12 +110,15 @@ class CrlEdge:
         return max(0, min(found.max_age, found.next_update - self._clock.now() - _SECOND) // _SECOND)
 
     def _prepare(self, path: str, found: PublishedCrl) -> PreparedRepresentation:
-        # The source knows the path, so there are no more entries here than there are lists.
+        # The source knows the path, so there are no more entries here than there are lists; they may be long ones.
         fresh = self._fresh(found)
         known = self._prepared.get(path)
         if known is None or (known.crl, known.fresh) != (found, fresh):
             known = _Prepared(found, fresh, PreparedRepresentation(self._represent(found, fresh)))
             self._prepared[path] = known
+            if sum(len(one.crl.der) for one in self._prepared.values()) > PREPARED_OCTETS:
+                self._prepared.clear()
+                self._hot.clear()
         return known.representation
 
     @staticmethod

@@ -16,6 +16,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
+from protocols.crl import edge
 from tests.authority.status_world import lint_crl
 from tests.authority.world import ACTOR
 from tests.protocols.status_server import StatusServer, status_server, tool
@@ -120,6 +121,18 @@ def test_a_new_list_is_served_and_earlier_ones_by_their_number(server: StatusSer
     assert server.ask("GET", f"/crl/{path}/1.crl").body == first.body
     assert server.ask("GET", f"/crl/{path}/2.crl").body == second.body
     assert server.ask("GET", f"/crl/{path}/3.crl").status == 404
+
+
+def test_lists_that_are_too_long_to_be_kept_ready_are_served(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    first = server.ask("GET", path)
+    server.at.clock.advance(timedelta(seconds=1))
+    monkeypatch.setattr(edge, "PREPARED_OCTETS", 100)
+    for _ in range(3):
+        again = server.ask("GET", path)
+        assert (again.status, again.body, again.headers["etag"]) == (200, first.body, first.headers["etag"])
 
 
 def test_a_list_past_its_end_is_served_but_never_called_fresh(server: StatusServer) -> None:
