@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.voting import voter, voter_options
+from pkiserver.cli.voting import voter, voter_options, who
 
 if TYPE_CHECKING:
-    from pkiserver.authority.configuration import Change, Plan
+    from pkiserver.authority.configuration import Change, Plan, Readers
     from pkiserver.runtime.engine import Engine
 
 LARGEST_FILE = 1024 * 1024
@@ -88,6 +88,22 @@ def agreed(session: Session, *, yes: bool) -> bool:
     return click.confirm("Make these changes?", default=False)
 
 
+def _readers() -> Readers:
+    """How the rooms above the authorities read their own kinds of object."""
+    from pkiserver.authority.configuration import Kind
+    from pkiserver.authority.validation.settings import load_foreign
+    from pkiserver.publication.outward.settings import load_directory
+    from pkiserver.registration.connectors.settings import load_connector
+    from pkiserver.timestamping.unit import load_unit
+
+    return {
+        Kind.TIMESTAMP_UNIT: load_unit,
+        Kind.CONNECTOR: load_connector,
+        Kind.FOREIGN_CA: load_foreign,
+        Kind.DIRECTORY: load_directory,
+    }
+
+
 @click.command()
 @click.argument("files", nargs=-1, metavar="FILE...", type=click.Path(path_type=Path, exists=True))
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -115,24 +131,13 @@ async def command(
     A FILE describes one template, one connector, one time-stamping unit, one foreign CA, one directory to publish to
     or the settings of one authority; of a directory every *.toml file is taken.
     """
-    from pkiserver.authority.configuration import Configuration, Key, Kind, Readers, read_documents
-    from pkiserver.authority.validation.settings import load_foreign
-    from pkiserver.cli.voting import who
-    from pkiserver.publication.outward.settings import load_directory
-    from pkiserver.registration.connectors.settings import load_connector
-    from pkiserver.timestamping.unit import load_unit
+    from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
 
     if not files and not deleted:
         raise click.UsageError("name files, or objects to --delete")
     if prune and not files:
         raise click.UsageError("--prune without files would remove every template")
-    readers: Readers = {
-        Kind.TIMESTAMP_UNIT: load_unit,
-        Kind.CONNECTOR: load_connector,
-        Kind.FOREIGN_CA: load_foreign,
-        Kind.DIRECTORY: load_directory,
-    }
-    documents = read_documents(read_files(files), readers)
+    documents = read_documents(read_files(files), _readers())
     configuration = Configuration(engine.database, engine.audit, engine.clock)
     plan = await configuration.plan(documents, remove=[Key.parse(text) for text in deleted], prune=prune)
     _show(session, plan)

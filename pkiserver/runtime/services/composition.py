@@ -85,14 +85,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             ),
             collectors=(EngineMetrics(engine), targets, self_check, outward, timestamps, scep, addressbook.metrics),
             jobs=(
-                Job("status-feed", 0.05, engine.status.directory.cache.poll),
-                Job("crl", 1.0, engine.status.schedule.run_due),
-                Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
+                *_engine_jobs(engine, holder, follower),
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),
-                Job("configuration", 0.5, follower.follow),
-                Job("keys-at-fault", 15.0, follower.refresh),
-                Job("upkeep", 3600.0, lambda: clean(engine, Turns(engine.database, engine.clock, holder))),
-                Job("ended-keys", 3600.0, lambda: retire_ended(engine, Turns(engine.database, engine.clock, holder))),
                 *addressbook.jobs(),
                 *(job for one in parts for job in one.jobs()),
             ),
@@ -101,6 +95,20 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         await outward.stop()
         listening.stop()
         await timestamps.stop()
+
+
+def _engine_jobs(engine: Engine, holder: str, follower: ConfigurationFollower) -> tuple[Job, ...]:
+    """What has to be done whatever is served: follow the feeds, issue what is due, tidy up."""
+    turns = Turns(engine.database, engine.clock, holder)
+    return (
+        Job("status-feed", 0.05, engine.status.directory.cache.poll),
+        Job("crl", 1.0, engine.status.schedule.run_due),
+        Job("ocsp-responders", 60.0, lambda: _keep_responders(engine)),
+        Job("configuration", 0.5, follower.follow),
+        Job("keys-at-fault", 15.0, follower.refresh),
+        Job("upkeep", 3600.0, lambda: clean(engine, turns)),
+        Job("ended-keys", 3600.0, lambda: retire_ended(engine, turns)),
+    )
 
 
 def _status_problems(engine: Engine) -> Iterable[tuple[str, str]]:
