@@ -22,13 +22,17 @@ TEMPLATE = "timestamp-unit"
 
 @attrs.frozen
 class Credential:
-    """A unit's key and certificate. ``signs_until`` ends the private key's usage period, exclusively."""
+    """A unit's key and certificate. ``signs_until`` ends the private key's usage period, exclusively.
+
+    ``record_id`` rises with each certificate that is made, also within a second.
+    """
 
     key_name: str
     certificate: bytes = attrs.field(repr=False)
     generation_id: int
     signs_from: datetime
     signs_until: datetime
+    record_id: int
 
     def signs(self, now: datetime) -> bool:
         """Whether the key may sign now."""
@@ -93,7 +97,7 @@ def find(connection: Connection, units: Iterable[TimestampUnit], now: datetime) 
         if wanted_doors(unit) <= row.doors:
             usable[unit.name] += [one for issued, one in mine if issued and one.signs(now)]
     for some in usable.values():
-        some.sort(key=lambda one: one.signs_until, reverse=True)
+        some.sort(key=lambda one: (one.signs_until, one.record_id), reverse=True)
     return {name: Found(tuple(usable[name]), tuple(fresh[name]), tuple(spent[name])) for name in usable}
 
 
@@ -106,6 +110,6 @@ def _credentials(
         if one.der is None:
             continue
         start, end = usage_period(x509.load_der_x509_certificate(one.der))
-        credential = Credential(key_name, one.der, one.generation_id, start, end)
+        credential = Credential(key_name, one.der, one.generation_id, start, end, one.id)
         found.append((one.state is CertificateState.ISSUED, credential))
     return found
