@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 
 from pkiserver.foundation.clock import Clock
 from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.services.acceptance import adopt
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
 from protocols.addressbook.factory import LdapServerFactory
@@ -67,8 +68,7 @@ class HttpListener(Service):
         if self.tls is not None:
             factory = cast("Factory", over_tls(self.http, self.tls.server))
         for bound in self.sockets:
-            # adoptStreamPort duplicates the descriptor
-            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory))
+            self._ports.append(adopt(bound, factory))
             _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
 
     async def drain(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ class LdapListener(Service):
             assert server is not None  # the settings say so
             factory = cast("Factory", TLSMemoryBIOFactory(server, False, self._factory))
         for bound in self.sockets:
-            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory))
+            self._ports.append(adopt(bound, factory))
             _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
 
     async def drain(self, seconds: float) -> None:
@@ -131,7 +131,7 @@ class ApiListener(Service):
         assert self._tls is not None  # the settings say so
         self._factory = ApiFactory(self._tls.server, ApiSite(resource, self._limits, reactor))
         for bound in self.sockets:
-            self._ports.append(reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, self._factory))
+            self._ports.append(adopt(bound, self._factory))
             _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
 
     async def drain(self, seconds: float) -> None:
