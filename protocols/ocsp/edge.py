@@ -14,7 +14,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from protocols.ocsp import errors, messages, target
 from protocols.ocsp.messages import MalformedRequest, OcspRequest, ResponseStatus
-from protocols.ocsp.service import Basis, OcspService, SignedAnswer
+from protocols.ocsp.service import OcspService, SignedAnswer
 from protocols.web.conditional import PreparedRepresentation, Representation
 from protocols.web.encode import pre_encode
 from protocols.web.values import Answer, EncodedResponse, Method, Request, Response, Route
@@ -62,15 +62,6 @@ class _Prepared:
     representation: PreparedRepresentation
 
 
-@attrs.frozen(eq=False)
-class _Hot:
-    """An answer with its headers that was given in this second, and what has to be so for it to be given again."""
-
-    second: int
-    basis: Basis
-    representation: PreparedRepresentation
-
-
 class OcspEdge:
     """The HTTP side of an :class:`OcspService`."""
 
@@ -82,18 +73,9 @@ class OcspEdge:
         self._known: dict[bytes | str, OcspRequest] = {}
         self._prepared: dict[SignedAnswer, _Prepared] = {}
         self._heads: dict[int, bytes] = {}
-        self._hot: dict[str, _Hot] = {}
 
     def get(self, request: Request) -> Answer | Awaitable[Answer]:
-        """Answer a GET; HEAD comes here too. What was answered in this second is given again if it still stands."""
-        hot = self._hot.get(request.tail)
-        if (
-            hot is not None
-            and not request.query
-            and hot.second == int(self._clock.now().timestamp())
-            and self._service.stands(hot.basis)
-        ):
-            return hot.representation.answer(request.headers)
+        """Answer a GET; HEAD comes here too."""
         return self._answer(request, self._decode_target, cached=True)
 
     def post(self, request: Request) -> Answer | Awaitable[Answer]:
@@ -143,9 +125,7 @@ class OcspEdge:
 
     def _show(self, request: Request, answer: SignedAnswer, *, cached: bool) -> Answer:
         if cached and answer.cacheable:
-            prepared = self._representation(answer)
-            self._remember_hot(request, answer, prepared)
-            return prepared.representation.answer(request.headers)
+            return self._representation(answer).answer(request.headers)
         length = len(answer.body)
         head = self._heads.get(length)
         if head is None:
@@ -154,16 +134,7 @@ class OcspEdge:
                 self._heads[length] = head
         return EncodedResponse(200, head, answer.body)
 
-    def _remember_hot(self, request: Request, answer: SignedAnswer, prepared: _Prepared) -> None:
-        decoded = None if request.query else self._known.get(request.tail)
-        basis = None if decoded is None else self._service.basis(decoded, answer)
-        if basis is None:
-            return
-        if len(self._hot) >= KNOWN_REQUESTS:
-            del self._hot[next(iter(self._hot))]
-        self._hot[request.tail] = _Hot(prepared.second, basis, prepared.representation)
-
-    def _representation(self, answer: SignedAnswer) -> _Prepared:
+    def _representation(self, answer: SignedAnswer) -> PreparedRepresentation:
         now = self._clock.now()
         second = int(now.timestamp())
         prepared = self._prepared.get(answer)
@@ -180,7 +151,7 @@ class OcspEdge:
             if len(self._prepared) >= KNOWN_REQUESTS:
                 del self._prepared[next(iter(self._prepared))]
             prepared = self._prepared[answer] = _Prepared(second, PreparedRepresentation(found))
-        return prepared
+        return prepared.representation
 
     def _failed(self, request: Request, error: Exception) -> Response:
         if isinstance(error, MalformedRequest | PkiError):

@@ -99,15 +99,6 @@ class _Produced:
         return self.issuer is issuer or self.issuer == issuer
 
 
-@attrs.frozen(eq=False)
-class Basis:
-    """What an answer that is kept rests on: as long as the source says the same, within a second, it stands."""
-
-    one: CertId
-    served: ServedIssuer
-    status: CertificateStatus
-
-
 def _single(one: CertId, found: CertificateStatus | None, served: ServedIssuer, life: _Life) -> messages.SingleAnswer:
     """What is said of one certificate, with the extensions that the policy wants."""
     policy = served.policy
@@ -188,24 +179,6 @@ class OcspService:
             return outcome
         basic = plan.signer.sign_now(outcome.data, outcome.certificates)
         return self._sign(plan, outcome) if basic is None else self._finish(plan, outcome, basic)
-
-    def basis(self, request: OcspRequest, answer: SignedAnswer) -> Basis | None:
-        """What a kept answer to this request rests on; None for one that is made anew each time."""
-        one = request.certificates[0]
-        produced = self._produced.get(one.encoded)
-        if produced is None or produced.answer is not answer:
-            return None
-        basis = Basis(one, produced.issuer, produced.status)
-        return basis if self.stands(basis) else None
-
-    def stands(self, basis: Basis) -> bool:
-        """Whether issuer, signer and status are what they were. Not asked: whether the answer grew old meanwhile."""
-        one, served = basis.one, basis.served
-        assert one.hash_name is not None  # its issuer was found by it
-        if self._source.issuer_now(one.hash_name, one.issuer_name_hash, one.issuer_key_hash) is not served:
-            return False
-        found = self._source.statuses_now(served, (one.serial,))
-        return found is not None and found[0] is basis.status
 
     async def _look_up(self, request: OcspRequest) -> SignedAnswer:
         issuers = [await self._issuer(one) for one in request.certificates]
