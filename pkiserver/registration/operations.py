@@ -10,7 +10,6 @@ import enum
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 
 import attrs
 from sqlalchemy import Connection
@@ -18,6 +17,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes, person_of
 from pkiserver.store import operations as rows
 from pkiserver.store import votes as vote_rows
@@ -37,20 +37,6 @@ class OperationKind(enum.StrEnum):
     CHANGE_TEMPLATE = "change-template"
     EXPORT_SECRET = "export-secret"  # noqa: S105 - the name of a kind of operation
     RECOVER_KEY = "recover-key"
-
-
-@attrs.frozen
-class DualControl:
-    """How many others must agree, from which groups, and how long they have."""
-
-    approvals: int = attrs.field(default=1, validator=attrs.validators.in_(range(1, 11)))
-    """Persons besides the one who asks."""
-    approvers: tuple[str, ...] = ()
-    """Groups of administrators; empty: every administrator who may decide operations."""
-    lifetime: timedelta = timedelta(days=7)
-    """From the wish to the deed."""
-    templates: bool = False
-    """Whether ``pkiserver apply`` asks for a change of a template too, instead of making it."""
 
 
 @attrs.frozen

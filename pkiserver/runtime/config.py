@@ -20,7 +20,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, 
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.registration.guesses import GuessSettings
-from pkiserver.registration.operations import DualControl
+from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
