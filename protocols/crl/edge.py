@@ -73,6 +73,7 @@ class CrlEdge:
         self._clock = clock
         self._settings = settings
         self._prepared: dict[str, _Prepared] = {}
+        self._octets = 0
         self._hot: dict[str, _Hot] = {}
 
     def crl(self, request: Request) -> Answer | Awaitable[Answer]:
@@ -112,13 +113,16 @@ class CrlEdge:
     def _prepare(self, path: str, found: PublishedCrl) -> PreparedRepresentation:
         # The source knows the path, so there are no more entries here than there are lists; they may be long ones.
         fresh = self._fresh(found)
-        known = self._prepared.get(path)
-        if known is None or (known.crl, known.fresh) != (found, fresh):
-            known = _Prepared(found, fresh, PreparedRepresentation(self._represent(found, fresh)))
-            self._prepared[path] = known
-            if sum(len(one.crl.der) for one in self._prepared.values()) > PREPARED_OCTETS:
-                self._prepared.clear()
-                self._hot.clear()
+        before = self._prepared.get(path)
+        if before is not None and (before.crl, before.fresh) == (found, fresh):
+            return before.representation
+        known = _Prepared(found, fresh, PreparedRepresentation(self._represent(found, fresh)))
+        self._prepared[path] = known
+        self._octets += len(found.der) - (0 if before is None else len(before.crl.der))
+        if self._octets > PREPARED_OCTETS:
+            self._prepared.clear()
+            self._hot.clear()
+            self._octets = 0
         return known.representation
 
     @staticmethod
