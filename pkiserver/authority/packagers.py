@@ -23,6 +23,8 @@ from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.doors import Door
@@ -121,17 +123,6 @@ class Packagers:
         now = self.clock.now().replace(microsecond=0)
         public_key = self.keys.public_key(key_name)
         common_name = f"Key generation {generation.authority} {generation.number}.{now:%Y%m%d}"[:64]
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
         return Order(
             issuing=issuing,
             subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
@@ -141,7 +132,7 @@ class Packagers:
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
                 extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
-                extension(usage, critical=True),
+                key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([_KEY_GENERATION])),
             ),
             template=TEMPLATE,

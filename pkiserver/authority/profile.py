@@ -17,6 +17,8 @@ from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import extension
 from pkiserver.authority.templates.attributes import BY_OID, RULES
 from pkiserver.authority.templates.build import IssuerView
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 
 END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -92,7 +94,7 @@ def ca_content(
     not_before, not_after = _validity(profile, issuer, now, reasons)
     path_length = _path_length(profile, issuer, reasons)
     extensions = [extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)]
-    extensions.append(extension(_key_usage(profile), critical=True))
+    extensions.append(_key_usage(profile))
     own = _key_identifier(profile, public_key)
     extensions.append(extension(x509.SubjectKeyIdentifier(own)))
     if issuer is not None:
@@ -114,7 +116,7 @@ def request_extensions(profile: CaProfile, public_key: CertificatePublicKeyTypes
     """What a request to a foreign CA asks for; that CA decides."""
     return (
         extension(x509.BasicConstraints(ca=True, path_length=profile.path_length), critical=True),
-        extension(_key_usage(profile), critical=True),
+        _key_usage(profile),
         extension(x509.SubjectKeyIdentifier(_key_identifier(profile, public_key))),
     )
 
@@ -159,17 +161,10 @@ def _path_length(profile: CaProfile, issuer: IssuerView | None, reasons: list[Re
     return wanted
 
 
-def _key_usage(profile: CaProfile) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=profile.digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
+def _key_usage(profile: CaProfile) -> Extension:
+    duties = {Usage.KEY_CERT_SIGN, Usage.CRL_SIGN}
+    return key_usage(
+        frozenset(duties | {Usage.DIGITAL_SIGNATURE} if profile.digital_signature else duties), critical=True
     )
 
 

@@ -30,6 +30,8 @@ from pkiserver.authority.ra_policy import RaKeys
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import StatusProblem, Turns
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
@@ -298,17 +300,8 @@ class RaKeeper:
         now = self._clock.now().replace(microsecond=0)
         public_key = self._keys.public_key(key_name)
         common_name = f"SCEP RA {authority.name} {authority.current.number}.{now:%Y%m%d}"[:64]
-        usage = x509.KeyUsage(
-            digital_signature=Door.CMS in doors,
-            content_commitment=False,
-            key_encipherment=Door.OPEN in doors,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
+        bits = {Usage.DIGITAL_SIGNATURE: Door.CMS, Usage.KEY_ENCIPHERMENT: Door.OPEN}
+        usages = frozenset(usage for usage, door in bits.items() if door in doors)
         return Order(
             issuing=self._authorities.issuing(authority.name),
             subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
@@ -319,7 +312,7 @@ class RaKeeper:
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
                 extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
                 extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
-                extension(usage, critical=True),
+                key_usage(usages, critical=True),
                 *self._urls(authority),
             ),
             template=TEMPLATE,

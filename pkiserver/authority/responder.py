@@ -33,6 +33,8 @@ from pkiserver.authority.status.directory import (
 from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.authority.status.turns import StatusProblem, Turns
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.keys.algorithms import KeyType, load_spki
@@ -207,17 +209,6 @@ class ResponderKeeper:
         now = self._clock.now().replace(microsecond=0)
         public_key = self._keys.public_key(key_name)
         common_name = f"OCSP responder {authority.name} {generation.number}.{now:%Y%m%d}"[:64]
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
         return Order(
             issuing=issuing,
             subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
@@ -227,7 +218,7 @@ class ResponderKeeper:
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
                 extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
-                extension(usage, critical=True),
+                key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
                 extension(x509.OCSPNoCheck()),
             ),

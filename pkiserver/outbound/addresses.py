@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
 from urllib.parse import urlsplit
@@ -33,19 +34,12 @@ class LdapServer:
     @classmethod
     def parse(cls, text: str) -> LdapServer:
         """From a URL without a path; raises :class:`Invalid`."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
-        if parts.scheme not in {"ldap", "ldaps"} or not parts.hostname or parts.path or parts.query or parts.username:
-            raise Invalid(f'"{text}" names no LDAP server', allowed=cls.ALLOWED)
-        scheme: Literal["ldap", "ldaps"] = "ldaps" if parts.scheme == "ldaps" else "ldap"
-        return cls(scheme, parts.hostname, port or (636 if scheme == "ldaps" else 389))
+        found, host, port = _server(text, {"ldap": 389, "ldaps": 636}, what="LDAP server", allowed=cls.ALLOWED)
+        scheme: Literal["ldap", "ldaps"] = "ldaps" if found == "ldaps" else "ldap"
+        return cls(scheme, host, port)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return _written(self.scheme, self.host, self.port)
 
 
 @attrs.frozen
@@ -61,15 +55,9 @@ class SmtpServer:
     @classmethod
     def parse(cls, text: str) -> SmtpServer:
         """From a URL without a path; raises :class:`Invalid`."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise Invalid(f'"{text}" is no URL', allowed=cls.ALLOWED) from None
-        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname or parts.path or parts.query or parts.username:
-            raise Invalid(f'"{text}" names no mail server', allowed=cls.ALLOWED)
-        scheme: Literal["smtp", "smtps"] = "smtps" if parts.scheme == "smtps" else "smtp"
-        return cls(scheme, parts.hostname, port or (465 if scheme == "smtps" else 587))
+        found, host, port = _server(text, {"smtp": 587, "smtps": 465}, what="mail server", allowed=cls.ALLOWED)
+        scheme: Literal["smtp", "smtps"] = "smtps" if found == "smtps" else "smtp"
+        return cls(scheme, host, port)
 
     @property
     def is_local(self) -> bool:
@@ -77,8 +65,7 @@ class SmtpServer:
         return is_loopback(self.host)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return _written(self.scheme, self.host, self.port)
 
 
 @attrs.frozen
@@ -112,6 +99,22 @@ class WebAddress:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _server(text: str, ports: Mapping[str, int], *, what: str, allowed: str) -> tuple[str, str, int]:
+    """Scheme, host and port of a URL without a path; ``ports`` are those of the schemes that may be."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise Invalid(f'"{text}" is no URL', allowed=allowed) from None
+    if parts.scheme not in ports or not parts.hostname or parts.path or parts.query or parts.username:
+        raise Invalid(f'"{text}" names no {what}', allowed=allowed)
+    return parts.scheme, parts.hostname, port or ports[parts.scheme]
+
+
+def _written(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(host: str | None) -> bool:

@@ -19,6 +19,8 @@ from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
@@ -86,17 +88,6 @@ class AdministratorCertificates:
         generation = self.authorities.get(authority).current
         ca = generation.certificate
         now = self.clock.now().replace(microsecond=0)
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
         subject = [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]
         return Order(
             issuing=self.authorities.issuing(authority),
@@ -107,7 +98,7 @@ class AdministratorCertificates:
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
                 extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
-                extension(usage, critical=True),
+                key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
                 *self._urls(authority),
             ),

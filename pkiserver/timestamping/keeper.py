@@ -24,6 +24,8 @@ from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType
@@ -34,17 +36,6 @@ from pkiserver.timestamping.library import UnitLibrary, UnitProblem
 from pkiserver.timestamping.unit import TimestampUnit
 
 _ACTOR = "system"
-_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
 
 
 class UnitKeeper:
@@ -209,7 +200,7 @@ class UnitKeeper:
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
                 extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
-                extension(_USAGE, critical=True),
+                key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True),
                 extension(x509.PrivateKeyUsagePeriod(start, signs_until)),
                 *view.url_extensions(crl=True, ocsp=True, ca_issuers=True),

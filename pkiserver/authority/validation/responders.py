@@ -17,6 +17,8 @@ from pkiserver.authority.csr import request_info
 from pkiserver.authority.model import CaCertificate, signature_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import extension
+from pkiserver.authority.templates.extensions import key_usage
+from pkiserver.authority.templates.usages import Usage
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -64,19 +66,8 @@ class ForeignResponders:
         await self._keys.generate(name, key_type, store=store, doors=(Door.OCSP,), actor=actor)
         signer = self._keys.request_signer(name)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"OCSP responder {ca.name}"[:64])])
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
         wanted = (
-            extension(usage, critical=True),
+            key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
             extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
             extension(x509.OCSPNoCheck()),
         )
