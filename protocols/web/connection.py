@@ -36,10 +36,11 @@ class HttpConnection(Protocol):
     def __init__(self, listener: Listener, forget: Callable[[HttpConnection], None], address: str) -> None:
         self._listener = listener
         self._limits = listener.limits
+        self._now = listener.clock.monotonic
         self._forget = forget
         self.address = address
         """Text for the log, and by which the factory counts."""
-        self._reader = RequestReader(listener.limits, self._admit)
+        self._reader = RequestReader(listener.limits, self._admit, listener.known_heads)
         self._queue: deque[Exchange] = deque()
         self._backlog = b""
         self._consuming = False
@@ -373,9 +374,6 @@ class HttpConnection(Protocol):
         self._listener.metrics.limit(limit)
         self._listener.log.cut(peer=self.address, limit=limit)
         self.abort()
-
-    def _now(self) -> float:
-        return self._listener.clock.monotonic()
 
 
 def _no_route(found: Found | NotAllowed | None) -> BadRequest:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 class Headers:
     """An immutable list of header fields, in the order received."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_by_name", "_fields")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._fields = tuple(fields)
+        self._by_name: dict[str, tuple[str, ...]] | None = None
 
     @classmethod
     def of(cls, **fields: str) -> Headers:
@@ -25,8 +26,16 @@ class Headers:
 
     def get_all(self, name: str) -> tuple[str, ...]:
         """Every value under ``name``, in the order received."""
-        wanted = name.lower().encode("latin-1")
-        return tuple(value.strip(b" \t").decode("latin-1") for field, value in self._fields if field.lower() == wanted)
+        if self._by_name is None:
+            self._by_name = self._read()
+        return self._by_name.get(name.lower(), ())
+
+    def _read(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self:
+            lowered = name.lower()
+            found[lowered] = (*found.get(lowered, ()), value)
+        return found
 
     def media_type(self) -> str | None:
         """Type and subtype of Content-Type in lower case, without parameters; None when absent or given twice."""

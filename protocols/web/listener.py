@@ -5,6 +5,7 @@ from __future__ import annotations
 from pkiserver.foundation.clock import Clock
 from protocols.web.accesslog import AccessLogger
 from protocols.web.encode import DateLine
+from protocols.web.knownheads import KnownHeads
 from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
 from protocols.web.requestid import RequestIds
@@ -23,6 +24,7 @@ class Listener:
         self.log = AccessLogger(limits.access_log)
         self.date = DateLine(clock)
         self.ids = RequestIds()
+        self.known_heads = KnownHeads()
         self._waiting: dict[str, int] = {}
         self.draining = False
 

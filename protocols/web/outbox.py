@@ -92,8 +92,10 @@ class Outbox:
         """
         if self._direct is None:
             return 0
-        sent = self._direct.writeSomeData(data)  # type: ignore[arg-type]  # it takes any buffer
-        taken = sent if isinstance(sent, int) else 0
+        try:
+            taken = self._direct.socket.send(data)
+        except OSError:  # EAGAIN among others
+            taken = 0
         if taken < len(data):
             self._direct = None
         return taken
