@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from pkiserver.keys import der, structures
@@ -67,6 +68,12 @@ class Signer:
         return signature if signature is not None else await handle.sign_async(octets, scheme)
 
 
+@lru_cache(maxsize=64)
+def _shown(certificates: tuple[bytes, ...]) -> bytes:
+    """The certificates of an OCSP answer as its last field: the same ones thousands of times a second."""
+    return der.certificates_field(certificates, 0)
+
+
 def _signed(octets: bytes, scheme: SignatureScheme, signature: bytes, *more: bytes) -> bytes:
     return der.sequence(octets, scheme.identifier, der.bit_string(signature), *more)
 
@@ -108,7 +115,7 @@ class OcspSigner(Signer):
     async def sign(self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()) -> bytes:
         """ResponseData DER to BasicOCSPResponse DER, with the responder's certificates (DER) in it; raises as above."""
         signature = await self._sign(response_data, scheme)
-        return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
+        return _signed(response_data, scheme, signature, _shown(tuple(certificates)))
 
     def sign_now(
         self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()
@@ -120,7 +127,7 @@ class OcspSigner(Signer):
         signature = self._handle.sign_now(response_data, scheme)
         if signature is None:
             return None
-        return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
+        return _signed(response_data, scheme, signature, _shown(tuple(certificates)))
 
 
 class CmsSigner(Signer):

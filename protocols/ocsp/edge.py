@@ -13,6 +13,7 @@ from pkiserver.authority.status.source import StatusSource
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from protocols.ocsp import errors, messages, target
+from protocols.ocsp.knownrequests import KnownRequests
 from protocols.ocsp.messages import MalformedRequest, OcspRequest, ResponseStatus
 from protocols.ocsp.service import OcspService, SignedAnswer
 from protocols.web.conditional import PreparedRepresentation, Representation
@@ -49,9 +50,8 @@ class OcspSettings:
 
 
 Decode = Callable[[Request], OcspRequest]
-KNOWN_REQUESTS = 20_000
-"""Requests without nonce whose octets are remembered with what they mean; and likewise answers with their headers."""
-_KNOWN_OCTETS = 512
+PREPARED_ANSWERS = 20_000
+"""Answers whose headers are remembered with them."""
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +70,7 @@ class OcspEdge:
     def __init__(self, service: OcspService, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._known: dict[bytes | str, OcspRequest] = {}
+        self._known = KnownRequests()
         self._prepared: dict[SignedAnswer, _Prepared] = {}
         self._heads: dict[int, bytes] = {}
 
@@ -90,23 +90,23 @@ class OcspEdge:
         problem = MalformedRequest("the target holds no request")
         for octets in target.candidates(tail):
             try:
-                return self._remember(tail, self._service.decode(octets))
+                decoded = self._service.decode(octets)
             except MalformedRequest as error:
                 problem = error
+            else:
+                self._known.remember(tail, decoded)
+                return decoded
         raise problem
 
     def _decode_body(self, request: Request) -> OcspRequest:
-        if "content-type" in request.headers and request.headers.media_type() != REQUEST_TYPE:
+        if request.headers.media_type() != REQUEST_TYPE and "content-type" in request.headers:
             raise MalformedRequest("the content type is not that of an OCSP request")
         body = request.body
-        return self._known.get(body) or self._remember(body, self._service.decode(body))
-
-    def _remember(self, sent: bytes | str, decoded: OcspRequest) -> OcspRequest:
-        if decoded.nonce is None and len(sent) <= _KNOWN_OCTETS:
-            if len(self._known) >= KNOWN_REQUESTS:
-                del self._known[next(iter(self._known))]
-            self._known[sent] = decoded
-        return decoded
+        known = self._known.get(body)
+        if known is None:
+            known = self._service.decode(body)
+            self._known.remember(body, known)
+        return known
 
     def _answer(self, request: Request, decode: Decode, *, cached: bool) -> Answer | Awaitable[Answer]:
         try:
@@ -130,7 +130,7 @@ class OcspEdge:
         head = self._heads.get(length)
         if head is None:
             head = pre_encode(Response(200, answer.body, CONTENT_TYPE)).head
-            if len(self._heads) < KNOWN_REQUESTS:
+            if len(self._heads) < PREPARED_ANSWERS:
                 self._heads[length] = head
         return EncodedResponse(200, head, answer.body)
 
@@ -148,7 +148,7 @@ class OcspEdge:
                 expires=answer.next_update,
                 cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
             )
-            if len(self._prepared) >= KNOWN_REQUESTS:
+            if len(self._prepared) >= PREPARED_ANSWERS:
                 del self._prepared[next(iter(self._prepared))]
             prepared = self._prepared[answer] = _Prepared(second, PreparedRepresentation(found))
         return prepared.representation
