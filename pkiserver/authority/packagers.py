@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities, Issuing
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Generation
 from pkiserver.authority.order import Order

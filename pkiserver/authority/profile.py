@@ -12,7 +12,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import extension
 from pkiserver.authority.templates.attributes import BY_OID, RULES
@@ -171,8 +171,8 @@ def _key_usage(profile: CaProfile) -> Extension:
 def _key_identifier(profile: CaProfile, public_key: CertificatePublicKeyTypes) -> bytes:
     spki = spki_der(public_key)
     if profile.key_identifier is KeyIdentifierMethod.SHA1:
-        return hashlib.sha1(der.subject_public_key(spki), usedforsecurity=False).digest()
-    return der.key_identifier(spki)
+        return hashlib.sha1(certparts.subject_public_key(spki), usedforsecurity=False).digest()
+    return certparts.key_identifier(spki)
 
 
 def _constraints(profile: CaProfile, reasons: list[Reason]) -> list[Extension]:

@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order

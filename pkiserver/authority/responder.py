@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Authority, Duty, Generation
 from pkiserver.authority.order import Order

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.order import Order

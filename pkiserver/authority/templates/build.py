@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID as Access
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.requests import Authorised
 from pkiserver.authority.templates.context import Context
 from pkiserver.authority.templates.extensions import (
@@ -42,7 +42,7 @@ def _key_identifier(certificate: x509.Certificate) -> bytes:
     except x509.ExtensionNotFound:
         public = certificate.public_key()
         form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return der.key_identifier(public.public_bytes(serialization.Encoding.DER, form))
+        return certparts.key_identifier(public.public_bytes(serialization.Encoding.DER, form))
 
 
 def _path_length(certificate: x509.Certificate) -> int | None:
@@ -188,7 +188,7 @@ class CompiledTemplate:
             extensions.append(extension(x509.PrivateKeyUsagePeriod(start, until)))
         if sans:
             extensions.append(extension(x509.SubjectAlternativeName(sans), critical=not subject.rdns))
-        extensions.append(extension(x509.SubjectKeyIdentifier(der.key_identifier(request.spki))))
+        extensions.append(extension(x509.SubjectKeyIdentifier(certparts.key_identifier(request.spki))))
         if context.dropped:
             context.reasons.append(context.reasons[-1].__class__(Refusal.LIMIT, f"and {context.dropped} more reasons"))
         if context.reasons:
