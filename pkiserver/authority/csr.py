@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
+from pkiserver.authority.extensions import Extension
 from pkiserver.authority.requests import (
     ProofKind,
     ProofOfPossession,
@@ -205,7 +206,7 @@ def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
     return spki_der(request.public_key()), wishes
 
 
-def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[x509.Extension[x509.ExtensionType]]) -> bytes:
+def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[Extension]) -> bytes:
     """The DER CertificationRequestInfo (RFC 2986 section 4.1) that a key of ours signs to ask for a certificate."""
     wanted = b"".join(encode_extension(extension) for extension in extensions)
     attributes = b""
@@ -214,6 +215,6 @@ def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[x509.Exte
     return der.sequence(der.integer(0), subject_der, spki, der.explicit(0, attributes))
 
 
-def encode_extension(extension: x509.Extension[x509.ExtensionType]) -> bytes:
+def encode_extension(extension: Extension) -> bytes:
     """The DER Extension."""
     return der.extension(extension.oid.dotted_string, extension.value.public_bytes(), critical=extension.critical)

@@ -11,9 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from pkiserver.authority import certparts
+from pkiserver.authority.extensions import issuer_key_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.settings import AuthoritySettings
-from pkiserver.authority.tbs import issuer_key_identifier
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authorities import Generation as GenerationRow

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pkiserver.authority import certparts
+from pkiserver.authority.extensions import extension, issuer_key_identifier
+from pkiserver.authority.extensions import subject_key_identifier as ski
 from pkiserver.authority.lint import Linter
 from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.profile import END_OF_TIME
-from pkiserver.authority.tbs import Draft, build_draft, extension, issuer_key_identifier, random_serial
-from pkiserver.authority.tbs import subject_key_identifier as ski
+from pkiserver.authority.tbs import Draft, build_draft, random_serial
 from pkiserver.foundation import der
 from pkiserver.keys.algorithms import SignatureScheme
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from pkiserver.authority.extensions import Extension, raw_extension
 from pkiserver.authority.requests import RequestedExtension
 from pkiserver.authority.templates import encoding
 from pkiserver.authority.templates.context import Context
-from pkiserver.authority.templates.extensions import Extension, raw
 from pkiserver.authority.templates.model_extensions import ExtendedKeyUsageRules, OtherExtensions, RequestExtensionRules
 from pkiserver.authority.templates.text import oid_problem
 from pkiserver.authority.templates.usages import CA_USAGES, NAME_OF_USAGE, Usage
@@ -76,7 +76,7 @@ class RequestedExtensions:
         elif problem := element_problem(item.value):
             context.refuse(Refusal.BAD_EXTENSION, f"extension {item.oid} {problem}")
         else:
-            taken.append(raw(item.oid, item.value))
+            taken.append(raw_extension(item.oid, item.value))
 
     def _purposes(self, context: Context, item: RequestedExtension, granted: Granted) -> tuple[str, ...]:
         try:

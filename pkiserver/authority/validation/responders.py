@@ -14,10 +14,9 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority import certparts
 from pkiserver.authority.csr import request_info
+from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.requests import spki_der
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
