@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
-from pkiserver.authority import der
+from pkiserver.authority.extensions import Extension
 from pkiserver.authority.requests import (
     ProofKind,
     ProofOfPossession,
@@ -23,6 +23,7 @@ from pkiserver.authority.requests import (
     Wishes,
     spki_der,
 )
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 
@@ -102,8 +103,8 @@ def _line(error: Exception) -> str:
 
 
 def _subject_octets(data: bytes) -> bytes:
-    outer = der.read(data)
-    info = der.read(data, outer.content, outer.end)
+    outer = der.element(data)
+    info = der.element(data, outer.body, outer.end)
     subject = der.children(data, info)[1]
     return data[subject.start : subject.end]
 
@@ -144,13 +145,15 @@ def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) 
 
 def _raw_extensions(content: bytes) -> Iterable[RequestedExtension]:
     """Extensions (RFC 5280 section 4.1) from the contents of their SEQUENCE, values undecoded."""
-    for element in der.children(content, der.Element(der.SEQUENCE, 0, 0, len(content))):
+    inside = der.Element(der.SEQUENCE, 0, 0, len(content))
+    for element in der.children(content, inside, at_most=len(content)):
         fields = der.children(content, element)
-        if not 2 <= len(fields) <= 3 or element.tag != der.SEQUENCE or fields[0].tag != 0x06 or fields[-1].tag != 0x04:
-            raise der.DerError("not an Extension")
-        oid = der.object_identifier(content[fields[0].content : fields[0].end])
-        critical = len(fields) == 3 and content[fields[1].content : fields[1].end] != b"\0"
-        yield RequestedExtension(oid, critical, content[fields[-1].content : fields[-1].end])
+        kinds = (element.tag, fields[0].tag, fields[-1].tag) if 2 <= len(fields) <= 3 else ()
+        if kinds != (der.SEQUENCE, der.OBJECT_IDENTIFIER, der.OCTET_STRING):
+            raise der.NotDer("not an Extension")
+        oid = der.read_object_identifier(content[fields[0].body : fields[0].end])
+        critical = len(fields) == 3 and content[fields[1].body : fields[1].end] != b"\0"
+        yield RequestedExtension(oid, critical, content[fields[-1].body : fields[-1].end])
 
 
 def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[x509.GeneralName, ...]:
@@ -189,7 +192,7 @@ def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:
     )
     subject = wishes.subject or x509.Name([])
     info = request_info(subject.public_bytes(), spki, extensions)
-    return der.wrap(der.SEQUENCE, info + der.wrap(der.SEQUENCE, der.encode_oid("1.3.101.112")) + b"\x03\x01\x00")
+    return der.sequence(info, der.sequence(der.object_identifier("1.3.101.112")), der.bit_string(b""))
 
 
 def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
@@ -203,18 +206,15 @@ def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
     return spki_der(request.public_key()), wishes
 
 
-def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[x509.Extension[x509.ExtensionType]]) -> bytes:
+def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[Extension]) -> bytes:
     """The DER CertificationRequestInfo (RFC 2986 section 4.1) that a key of ours signs to ask for a certificate."""
     wanted = b"".join(encode_extension(extension) for extension in extensions)
     attributes = b""
     if wanted:
-        oid = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x09\x0e"  # extensionRequest, 1.2.840.113549.1.9.14
-        attributes = der.wrap(der.SEQUENCE, oid + der.wrap(0x31, der.wrap(der.SEQUENCE, wanted)))
-    return der.wrap(der.SEQUENCE, b"\x02\x01\x00" + subject_der + spki + der.wrap(0xA0, attributes))
+        attributes = der.sequence(der.object_identifier(_EXTENSION_REQUEST), der.tlv(der.SET, der.sequence(wanted)))
+    return der.sequence(der.integer(0), subject_der, spki, der.explicit(0, attributes))
 
 
-def encode_extension(extension: x509.Extension[x509.ExtensionType]) -> bytes:
+def encode_extension(extension: Extension) -> bytes:
     """The DER Extension."""
-    critical = b"\x01\x01\xff" if extension.critical else b""
-    value = der.wrap(0x04, extension.value.public_bytes())
-    return der.wrap(der.SEQUENCE, der.encode_oid(extension.oid.dotted_string) + critical + value)
+    return der.extension(extension.oid.dotted_string, extension.value.public_bytes(), critical=extension.critical)

@@ -13,10 +13,11 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.requests import IssuedCertificate, PreparedCertificate
 from pkiserver.authority.turns import Turns
+from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import SignatureScheme
@@ -143,16 +144,16 @@ class Issuer:
 def _compare(prepared: PreparedCertificate, certificate: bytes, scheme: SignatureScheme) -> None:
     """The signed octets are the prepared ones, and the signature is the issuer's; raises :class:`Defect`."""
     try:
-        tbs = der.certificate_tbs(certificate)
-        outer = der.read(certificate)
+        tbs = certparts.certificate_tbs(certificate)
+        outer = der.element(certificate)
         fields = der.children(certificate, outer)
-    except der.DerError as error:
+    except der.NotDer as error:
         raise Defect("what the key gave back is not a certificate") from error
     if len(fields) != 3 or tbs != prepared.tbs:
         raise Defect("the signed certificate differs from the prepared one")
     if certificate[fields[1].start : fields[1].end] != scheme.algorithm_identifier():
         raise Defect("the certificate's signature algorithm is not the prepared one")
-    signature = certificate[fields[2].content + 1 : fields[2].end]
+    signature = certificate[fields[2].body + 1 : fields[2].end]
     key: CertificateIssuerPublicKeyTypes = prepared.issuer_key
     if not scheme.verify(key, signature, tbs):
         raise Defect("the signature does not verify with the issuer's key")

@@ -10,16 +10,16 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
+from pkiserver.authority.extensions import issuer_key_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.settings import AuthoritySettings
-from pkiserver.authority.tbs import issuer_key_identifier
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authorities import Generation as GenerationRow
 from pkiserver.store.authorities import GenerationState
 
-__all__ = ["Authority", "CaCertificate", "Duty", "Generation", "GenerationState", "signature_identifier"]
+__all__ = ["Authority", "CaCertificate", "Duty", "Generation", "GenerationState"]
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -58,8 +58,8 @@ class CaCertificate:
         return cls(
             der=data,
             certificate=certificate,
-            subject_der=der.subject_octets(data),
-            issuer_der=der.issuer_octets(data),
+            subject_der=certparts.subject_octets(data),
+            issuer_der=certparts.issuer_octets(data),
             spki=spki,
             key_identifier=issuer_key_identifier(certificate),
             duties=_duties(certificate),
@@ -81,7 +81,7 @@ class CaCertificate:
         if self.issuer_der != issuer.subject_der:
             return False
         try:
-            scheme = SignatureScheme.of_identifier(signature_identifier(self.der))
+            scheme = SignatureScheme.of_identifier(certparts.signature_identifier(self.der))
         except Rejected:
             return False
         public_key = issuer.certificate.public_key()
@@ -90,13 +90,6 @@ class CaCertificate:
     def pem(self) -> str:
         """The certificate in PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def signature_identifier(certificate: bytes) -> bytes:
-    """The signatureAlgorithm of a DER certificate as DER AlgorithmIdentifier."""
-    outer = der.read(certificate)
-    algorithm = der.children(certificate, outer)[1]
-    return certificate[algorithm.start : algorithm.end]
 
 
 def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:

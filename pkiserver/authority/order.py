@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from pkiserver.authority.authorities import Issuing
+from pkiserver.authority.extensions import Extension
 from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.templates.model import DuplicateRules, SameKey
 
@@ -33,7 +34,7 @@ class Order:
     public_key: CertificatePublicKeyTypes
     not_before: datetime
     not_after: datetime
-    extensions: tuple[x509.Extension[x509.ExtensionType], ...]
+    extensions: tuple[Extension, ...]
     template: str
     requester: str
     protocol: str

@@ -15,15 +15,12 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities, Issuing
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Generation
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import Turns
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
@@ -131,7 +128,7 @@ class Packagers:
             not_after=min(now + VALIDITY, ca.not_after),
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([_KEY_GENERATION])),
             ),

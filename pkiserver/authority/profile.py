@@ -12,19 +12,16 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
+from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.requests import spki_der
-from pkiserver.authority.tbs import extension
 from pkiserver.authority.templates.attributes import BY_OID, RULES
 from pkiserver.authority.templates.build import IssuerView
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 
 END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """RFC 5280 section 4.1.2.5: the certificate has no well-defined end."""
-
-Extension = x509.Extension[x509.ExtensionType]
 
 
 class Outlive(enum.StrEnum):
@@ -171,8 +168,8 @@ def _key_usage(profile: CaProfile) -> Extension:
 def _key_identifier(profile: CaProfile, public_key: CertificatePublicKeyTypes) -> bytes:
     spki = spki_der(public_key)
     if profile.key_identifier is KeyIdentifierMethod.SHA1:
-        return hashlib.sha1(der.subject_public_key(spki), usedforsecurity=False).digest()
-    return der.key_identifier(spki)
+        return hashlib.sha1(certparts.subject_public_key(spki), usedforsecurity=False).digest()
+    return certparts.key_identifier(spki)
 
 
 def _constraints(profile: CaProfile, reasons: list[Reason]) -> list[Extension]:

@@ -21,16 +21,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.extensions import Extension, extension, key_usage, subject_key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.ra_policy import RaKeys
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import StatusProblem, Turns
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
@@ -310,7 +307,7 @@ class RaKeeper:
             not_after=self._end(authority),
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(subject_key_identifier(public_key)),
                 extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
                 key_usage(usages, critical=True),
                 *self._urls(authority),
@@ -321,7 +318,7 @@ class RaKeeper:
             request_id="",
         )
 
-    def _urls(self, authority: Authority) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    def _urls(self, authority: Authority) -> tuple[Extension, ...]:
         """Where the certificate's status is found: it lives long enough to be revoked."""
         view = self._authorities.view(authority, authority.current, template=TEMPLATE)
         return view.url_extensions(crl=True, ocsp=False, ca_issuers=False)

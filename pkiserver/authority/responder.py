@@ -16,12 +16,11 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.model import Authority, Duty, Generation
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.directory import (
     RESPONDER_TEMPLATE,
     SERVING,
@@ -32,8 +31,6 @@ from pkiserver.authority.status.directory import (
 )
 from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.authority.status.turns import StatusProblem, Turns
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
@@ -217,7 +214,7 @@ class ResponderKeeper:
             not_after=self._end(authority, generation),
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
                 extension(x509.OCSPNoCheck()),

@@ -10,7 +10,7 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.status.values import reason_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -134,7 +134,7 @@ def _authority_reasons(connection: Connection, found: Certificate, order: Order)
         own = generation.certificate
         if own is None or generation.state not in _SERVING or found.fingerprint != hashlib.sha256(own).digest():
             continue
-        if der.issuer_octets(own) == der.subject_octets(own):
+        if certparts.issuer_octets(own) == certparts.subject_octets(own):
             text = f"it is the self-signed certificate of authority {generation.authority}: nobody would learn of it"
             return [Reason(Refusal.CONFLICT, text)]
         if order.approved_by is None or order.approved_by == order.actor:

@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from pkiserver.authority import der
-from pkiserver.authority.requests import spki_der
+from pkiserver.authority import certparts
+from pkiserver.authority.extensions import Extension
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import Padding, SignatureScheme
 
@@ -95,7 +96,7 @@ def build_draft(
     serial: int,
     not_before: datetime,
     not_after: datetime,
-    extensions: Iterable[x509.Extension[x509.ExtensionType]],
+    extensions: Iterable[Extension],
     scheme: SignatureScheme,
 ) -> Draft:
     """Encode a TBSCertificate (RFC 5280 section 4.1) whose issuer is ``issuer_der``, octet for octet.
@@ -120,33 +121,15 @@ def build_draft(
 def _verbatim(certificate: x509.Certificate, serial: int, issuer_der: bytes, subject_der: bytes | None) -> Draft:
     """The draft, with the names' octets put right where the encoder wrote other ones."""
     tbs = certificate.tbs_certificate_bytes
-    parts = der.tbs_parts(tbs)
+    parts = certparts.tbs_parts(tbs)
     same = True
     if subject_der is not None and parts.octets(parts.subject) != subject_der:
-        tbs, same = der.replace_subject(tbs, subject_der), False
+        tbs, same = certparts.replace_subject(tbs, subject_der), False
     if parts.octets(parts.issuer) != issuer_der:
-        tbs, same = der.replace_issuer(tbs, issuer_der), False
+        tbs, same = certparts.replace_issuer(tbs, issuer_der), False
     sample = certificate.public_bytes(serialization.Encoding.DER)
     if not same:
-        outer = der.read(sample)
-        old = der.read(sample, outer.content, outer.end)
-        sample = der.wrap(der.SEQUENCE, tbs + sample[old.end : outer.end])
+        outer = der.element(sample)
+        old = der.element(sample, outer.body, outer.end)
+        sample = der.sequence(tbs, sample[old.end : outer.end])
     return Draft(serial, tbs, sample)
-
-
-def subject_key_identifier(public_key: CertificatePublicKeyTypes) -> x509.SubjectKeyIdentifier:
-    """The identifier that certificates of ours carry (RFC 7093 section 2 method 1)."""
-    return x509.SubjectKeyIdentifier(der.key_identifier(spki_der(public_key)))
-
-
-def issuer_key_identifier(issuer: x509.Certificate) -> bytes:
-    """What goes into authorityKeyIdentifier: the issuer certificate's SKI byte for byte, computed where it has none."""
-    try:
-        return issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return der.key_identifier(spki_der(issuer.public_key()))
-
-
-def extension(value: x509.ExtensionType, *, critical: bool = False) -> x509.Extension[x509.ExtensionType]:
-    """An extension value with its criticality."""
-    return x509.Extension(value.oid, critical, value)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
+from pkiserver.foundation import der
 from pkiserver.publication.values import NameKind
 from pkiserver.store.addressbook import BookCertificate, address_key, name_key
 
@@ -115,7 +116,7 @@ def index_keys(data: bytes, shown: tuple[str, ...]) -> frozenset[tuple[str, str]
     keys |= {(NameKind.MAIL.value, address_key(one)) for one in utf8_addresses(certificate)}
     keys.add((NameKind.HASH.value, sha1(data)))
     keys.add((NameKind.ISSUER_SERIAL.value, sha1(issuer_and_serial(data))))
-    keys.add((NameKind.SUBJECT.value, sha1(der.subject_octets(data))))
+    keys.add((NameKind.SUBJECT.value, sha1(certparts.subject_octets(data))))
     try:
         identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
@@ -126,13 +127,7 @@ def index_keys(data: bytes, shown: tuple[str, ...]) -> frozenset[tuple[str, str]
 def issuer_and_serial(data: bytes) -> bytes:
     """The IssuerAndSerialNumber (RFC 5652 section 10.2.4) of a DER certificate."""
     serial = x509.load_der_x509_certificate(data).serial_number
-    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
-    content = der.issuer_octets(data) + bytes((der.INTEGER, len(number))) + number
-    size = len(content)
-    head = bytes((size,)) if size < 0x80 else bytes((0x82,)) + size.to_bytes(2, "big")
-    if 0x80 <= size < 0x100:
-        head = bytes((0x81, size))
-    return bytes((der.SEQUENCE,)) + head + content
+    return der.sequence(certparts.issuer_octets(data), der.integer(serial))
 
 
 def sha1(data: bytes) -> str:

@@ -13,13 +13,10 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.extensions import Extension, extension, key_usage, subject_key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.requests import spki_der
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -97,7 +94,7 @@ class AdministratorCertificates:
             not_after=min(now + validity, ca.not_after),
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])),
                 *self._urls(authority),
@@ -108,7 +105,7 @@ class AdministratorCertificates:
             request_id="",
         )
 
-    def _urls(self, authority: str) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    def _urls(self, authority: str) -> tuple[Extension, ...]:
         found = self.authorities.get(authority)
         view = self.authorities.view(found, found.current)
         return tuple(view.url_extensions(crl=True, ocsp=True, ca_issuers=True))

@@ -10,8 +10,8 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.certparts import issuer_octets, subject_octets
 from pkiserver.authority.configuration import Configuration, Document, Kind, Plan, read_documents
-from pkiserver.authority.der import issuer_octets, subject_octets
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected

@@ -16,15 +16,12 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.der import key_identifier
+from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
 from pkiserver.authority.issue import Issuer
 from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.turns import Turns
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
@@ -199,7 +196,7 @@ class UnitKeeper:
             not_after=ends,
             extensions=(
                 extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))),
+                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True),
                 extension(x509.PrivateKeyUsagePeriod(start, signs_until)),

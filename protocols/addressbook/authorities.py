@@ -8,6 +8,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.foundation.der import explicit, sequence
 from protocols.addressbook.entries import AUTHORITIES, Entry, make_entry, operational_of
 from protocols.addressbook.names import escape
 from protocols.addressbook.ports import CaList, CaListing, ListKind
@@ -36,12 +37,8 @@ def _certificates(listing: CaListing) -> list[x509.Certificate]:
 
 
 def _pair(*, issued_to_this: x509.Certificate | None = None, issued_by_this: x509.Certificate | None = None) -> bytes:
-    content = b"".join(
-        _tlv(tag, one.public_bytes(Encoding.DER))
-        for tag, one in ((0xA0, issued_to_this), (0xA1, issued_by_this))
-        if one
-    )
-    return _tlv(0x30, content)
+    pair = enumerate((issued_to_this, issued_by_this))
+    return sequence(*(explicit(number, one.public_bytes(Encoding.DER)) for number, one in pair if one))
 
 
 def authority_entry(
@@ -82,11 +79,3 @@ def _fitting(ders: Iterable[bytes], most: int) -> tuple[bytes, ...]:
             found.append(der)
             room -= len(der)
     return tuple(found)
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes((tag, size)) + content
-    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content

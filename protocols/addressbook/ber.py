@@ -6,6 +6,7 @@ one octet, as LDAP needs no others. No function here calls itself or takes more 
 
 from __future__ import annotations
 
+from pkiserver.foundation import der
 from protocols.addressbook.errors import Disconnect, LimitHit
 
 BOOLEAN = 0x01
@@ -141,16 +142,9 @@ class Reader:
 
 
 def tlv(tag: int, content: bytes) -> bytes:
-    """One element, with the shortest length."""
+    """One element, with the shortest length; a search writes so many that joining parts first would show."""
     size = len(content)
-    if size < 0x80:
-        return bytes((tag, size)) + content
-    if size < 0x100:
-        return bytes((tag, 0x81, size)) + content
-    if size < 0x10000:
-        return bytes((tag, 0x82, size >> 8, size & 0xFF)) + content
-    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content
+    return (bytes((tag, size)) if size < 0x80 else der.header(tag, size)) + content
 
 
 def integer(value: int, tag: int = INTEGER) -> bytes:

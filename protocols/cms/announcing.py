@@ -11,9 +11,9 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from pkiserver.foundation.der import sequence
 from pkiserver.keys.algorithms import PrivateKey, SignatureScheme
 from protocols.cms import messages, oids
-from protocols.cms.ber import header
 from protocols.cms.signing import SignedContent, SignerProfile, attribute, prepare, signing_time
 
 CAPABILITIES = (oids.AES256_CBC, oids.AES128_CBC)
@@ -54,5 +54,4 @@ def sign_with(key: PrivateKey, scheme: SignatureScheme, data: bytes) -> bytes:
 
 
 def _capabilities() -> bytes:
-    each = b"".join(messages.octets(messages.algorithm(one)) for one in CAPABILITIES)
-    return header(b"\x30", len(each)) + each
+    return sequence(*(messages.octets(messages.algorithm(one)) for one in CAPABILITIES))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from pkiserver.foundation.der import length_octets
 from pkiserver.foundation.errors import Refusal, Rejected
 
 _BOOLEAN, _BIT_STRING, _OCTET_STRING = 0x01, 0x03, 0x04
@@ -43,11 +44,8 @@ def malformed(text: str) -> Rejected:
 
 
 def header(tag: bytes, length: int) -> bytes:
-    """DER identifier and length octets for ``length`` octets of content."""
-    if length < 0x80:
-        return tag + bytes((length,))
-    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return tag + bytes((0x80 | len(octets),)) + octets
+    """DER identifier and length octets for ``length`` octets of content; ``tag`` may have several octets."""
+    return tag + length_octets(length)
 
 
 @attrs.frozen

@@ -12,7 +12,8 @@ from typing import Annotated, TypeVar
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
-from protocols.cms.ber import header, malformed
+from pkiserver.foundation import der
+from protocols.cms.ber import malformed
 
 T = TypeVar("T")
 
@@ -270,14 +271,13 @@ def octets(value: object) -> bytes:
 
 
 def set_of(items: Iterable[bytes]) -> bytes:
-    """The content of a DER SET OF: the encodings in ascending order (X.690 section 11.6)."""
-    return b"".join(sorted(items))
+    """A DER SET OF: the encodings in ascending order (X.690 section 11.6)."""
+    return der.tlv(der.SET, *sorted(items))
 
 
 def set_tlv(items: Iterable[bytes]) -> asn1.TLV:
-    """A universal SET OF of encodings."""
-    content = set_of(items)
-    return tlv(header(b"\x31", len(content)) + content)
+    """:func:`set_of` for a declared type."""
+    return tlv(set_of(items))
 
 
 def algorithm(oid: str, parameters: bytes | None = None) -> AlgorithmIdentifier:

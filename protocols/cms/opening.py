@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.foundation.der import sequence
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import NO_LEGACY, LegacyDigests, digest_algorithm
-from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, header, malformed, to_der
+from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, malformed, to_der
 from protocols.cms.ciphers import ContentCipher, DecryptionFailed, Encrypted, KeyWrap, decrypt, pwri_unwrap, unwrap_key
 from protocols.cms.recipients import KDF_HASHES, subject_key_identifier
 
@@ -100,8 +101,8 @@ def parse_envelope(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> Envelope:
     elif kind == oids.AUTH_ENVELOPED_DATA:
         auth = messages.decode(messages.AuthEnvelopedData, content, "CMS AuthEnvelopedData")
         content_type, sealed = _encrypted(messages.octets(auth.auth_encrypted_content_info), auth.mac)
-        covered = messages.set_of(messages.octets(item) for item in auth.auth_attrs or ())
-        associated = header(b"\x31", len(covered)) + covered if auth.auth_attrs is not None else b""
+        attributes = auth.auth_attrs
+        associated = b"" if attributes is None else messages.set_of(messages.octets(item) for item in attributes)
         envelope = Envelope(content_type, _recipients(auth.recipient_infos), sealed, associated)
         authenticated = True
     else:
@@ -337,8 +338,7 @@ def _recipients(infos: asn1.TLV) -> tuple[RecipientInfo, ...]:
             raise Rejected.because(Refusal.LIMIT, "the envelope has too many recipients")
         if element.tag == b"\xa4":
             continue
-        wrapped = header(b"\x30", len(element.whole)) + element.whole
-        found.append(messages.decode(messages.OneRecipientInfo, wrapped, "RecipientInfo").info)
+        found.append(messages.decode(messages.OneRecipientInfo, sequence(element.whole), "RecipientInfo").info)
     return tuple(found)
 
 

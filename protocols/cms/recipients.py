@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from protocols.cms import messages, oids
-from protocols.cms.ber import header
 from protocols.cms.ciphers import ContentCipher, KeyWrap, pwri_wrap, wrap_key
 
 KDF_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
@@ -241,5 +240,4 @@ class PasswordRecipient:
 
 def recipient_infos(recipients: tuple[Recipient, ...], content_key: bytes) -> asn1.TLV:
     """The SET OF RecipientInfo for ``content_key``."""
-    content = messages.set_of(recipient.seal(content_key) for recipient in recipients)
-    return messages.tlv(header(b"\x31", len(content)) + content)
+    return messages.set_tlv(recipient.seal(content_key) for recipient in recipients)

@@ -14,10 +14,11 @@ from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.foundation.der import sequence
 from pkiserver.keys.algorithms import Padding, SignatureScheme
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import SHAKE256_512_BITS, digest
-from protocols.cms.ber import children, header, only_child
+from protocols.cms.ber import children, only_child
 from protocols.cms.recipients import issuer_and_serial
 
 _UTC_TIME_YEARS = range(1950, 2050)
@@ -89,8 +90,8 @@ def signing_time(moment: datetime) -> bytes:
 def algorithm_protection(profile: SignerProfile) -> bytes:
     """The CMS algorithm protection attribute (RFC 6211) for ``profile``."""
     identifier = messages.octets(_digest_identifier(profile.digest))
-    value = identifier + b"\xa1" + profile.signature_algorithm[1:]
-    return attribute(oids.ALGORITHM_PROTECTION, header(b"\x30", len(value)) + value)
+    value = sequence(identifier, b"\xa1", profile.signature_algorithm[1:])
+    return attribute(oids.ALGORITHM_PROTECTION, value)
 
 
 @attrs.frozen
@@ -158,9 +159,8 @@ def prepare(
         attribute(oids.MESSAGE_DIGEST, messages.octets(digest(profile.digest, content.content))),
         *attributes,
     ]
-    body = messages.set_of(signed)
     return Unsigned(
-        signed_attrs=header(b"\x31", len(body)) + body,
+        signed_attrs=messages.set_of(signed),
         content=content,
         profile=profile,
         certificates=tuple(sorted(set(certificates))),

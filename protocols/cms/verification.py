@@ -14,10 +14,11 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.foundation.der import SET, tlv
 from pkiserver.foundation.errors import Refusal, Rejected
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import NO_LEGACY, SHAKE256_512_BITS, LegacyDigests, digest, verify_signature
-from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, header, malformed, only_child, to_der
+from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, malformed, only_child, to_der
 from protocols.cms.recipients import subject_key_identifier
 
 _SEQUENCE, _SET = b"\x30", b"\x31"
@@ -181,9 +182,9 @@ def _encodings(content: bytes) -> tuple[bytes, ...]:
 
     RFC 5652 section 5.4 wants the DER encoding signed; signers exist that sign what they send.
     """
-    as_sent = header(_SET, len(content)) + content
+    as_sent = tlv(SET, content)
     ordered = messages.set_of(item.whole for item in children(content))
-    return (as_sent,) if ordered == content else (as_sent, header(_SET, len(content)) + ordered)
+    return (as_sent,) if ordered == as_sent else (as_sent, ordered)
 
 
 def _signer(der: bytes) -> Signer:

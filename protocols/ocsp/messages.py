@@ -17,7 +17,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat import asn1
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 
 NONCE = "1.3.6.1.5.5.7.48.1.2"
 BASIC = "1.3.6.1.5.5.7.48.1.1"

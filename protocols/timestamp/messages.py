@@ -14,7 +14,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat import asn1
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from pkiserver.timestamping.unit import ImprintHash
 
 QUERY_TYPE = "application/timestamp-query"

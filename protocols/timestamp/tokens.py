@@ -14,7 +14,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from pkiserver.timestamping.unit import Chain, Precision, TimestampUnit
 from protocols.cms import messages as cms
 from protocols.cms import oids

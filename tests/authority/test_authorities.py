@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.ceremonies import ExistingAuthority, KeyChoice, NewAuthority
 from pkiserver.authority.model import Duty
 from pkiserver.authority.profile import END_OF_TIME, CaProfile, Outlive, parse_name
@@ -59,7 +59,7 @@ async def test_what_a_ca_certificate_says(world: World) -> None:
     assert len(names.permitted_subtrees) == 4
     ski = _extension(certificate.der, x509.SubjectKeyIdentifier)
     assert isinstance(ski, x509.SubjectKeyIdentifier)
-    assert ski.digest == der.key_identifier(certificate.spki)
+    assert ski.digest == certparts.key_identifier(certificate.spki)
     child = (await world.subordinate()).current.certificate
     pointers = _extension(child.der, x509.CRLDistributionPoints)
     assert isinstance(pointers, x509.CRLDistributionPoints)
@@ -194,7 +194,7 @@ async def test_an_odd_issuer_is_copied_octet_for_octet(world: World, tmp_path: P
     await world.road.ceremonies.import_authority(existing, ACTOR)
     await world.template()
     issued = await world.road.issue(await world.road.prepare(authorised()))
-    assert der.issuer_octets(issued.der) == der.subject_octets(certificate)
+    assert certparts.issuer_octets(issued.der) == certparts.subject_octets(certificate)
     identifier = _extension(issued.der, x509.AuthorityKeyIdentifier)
     assert isinstance(identifier, x509.AuthorityKeyIdentifier)
     assert identifier.key_identifier == b"odd identifier"

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, encode_tbs
+from pkiserver.foundation import der
 from tests.authority.status_world import lint_crl
 from tests.support.work import counted_work
 

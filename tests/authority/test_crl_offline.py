@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.authority.model import CaCertificate
-from pkiserver.authority.status import der
 from pkiserver.authority.status.crlder import CrlEntry
 from pkiserver.authority.status.offline import CrlView, OfflineCrl, encode_offline, entries_of, read_crl
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkiserver.authority.csr import decode_text, parse_request, request_info
+from pkiserver.authority.extensions import extension
 from pkiserver.authority.requests import spki_der
-from pkiserver.authority.tbs import extension
 from pkiserver.foundation.errors import Refusal, Rejected
 
 KEY = ec.generate_private_key(ec.SECP256R1())

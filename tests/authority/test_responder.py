@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.model import Generation
 from pkiserver.authority.revocation import ByCertificate
@@ -142,7 +142,7 @@ async def test_issuers_are_found_by_every_hash_and_strangers_are_not(at: StatusW
 async def test_until_a_responder_exists_the_authority_signs_if_it_may(at: StatusWorld) -> None:
     found = await signer(at)
     assert found.certificate is None
-    bits = der.subject_public_key(at.issuing.current.certificate.spki)
+    bits = certparts.subject_public_key(at.issuing.current.certificate.spki)
     assert found.key_hash == hashlib.sha1(bits).digest()
     at.world.road.authorities._all["issuing"] = attrs.evolve(
         at.issuing, settings=attrs.evolve(at.issuing.settings, ocsp=OcspPolicy(signing=OcspSigning.DELEGATED))

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pkiserver.authority import der
-from pkiserver.authority.model import signature_identifier
+from pkiserver.authority.certparts import signature_identifier
+from pkiserver.foundation import der
 from pkiserver.keys.algorithms import SignatureScheme
 
 
@@ -43,8 +43,8 @@ def check_signer(response: ocsp.OCSPResponse, octets_of_answer: bytes, issuer: x
 def _algorithm_of(answer: bytes) -> bytes:
     """The signatureAlgorithm of a successful OCSPResponse, DER (RFC 6960 section 4.2.1)."""
     # SEQUENCE { responseStatus, [0] { SEQUENCE { responseType, response OCTET STRING { BasicOCSPResponse } } } }
-    response_bytes = der.children(answer, der.children(answer, der.read(answer))[1])[0]
-    basic = der.read(answer, der.children(answer, response_bytes)[1].content)
+    response_bytes = der.children(answer, der.children(answer, der.element(answer))[1])[0]
+    basic = der.element(answer, der.children(answer, response_bytes)[1].body)
     found = der.children(answer, basic)[1]
     return answer[found.start : found.end]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import attrs
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 
 CRL_NUMBER = "2.5.29.20"
 REASON_CODE = "2.5.29.21"

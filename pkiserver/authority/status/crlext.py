@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from pkiserver.store.crls import Cover, Covers
 
 DELTA_INDICATOR = "2.5.29.27"

@@ -11,7 +11,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 from twisted.internet.defer import DeferredLock
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
 from pkiserver.authority.status.cache import StatusCache
@@ -252,5 +252,5 @@ def _references(connection: Connection, groups: Iterable[_Group]) -> dict[int, C
 def issuer_hashes(ca: CaCertificate, hash_name: str) -> tuple[bytes, bytes]:
     """IssuerNameHash and issuerKeyHash of a CertID (RFC 6960 section 4.1.1)."""
     name = hashlib.new(hash_name, ca.subject_der, usedforsecurity=False).digest()
-    key = hashlib.new(hash_name, der.subject_public_key(ca.spki), usedforsecurity=False).digest()
+    key = hashlib.new(hash_name, certparts.subject_public_key(ca.spki), usedforsecurity=False).digest()
     return name, key

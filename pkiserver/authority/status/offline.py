@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import attrs
 from cryptography import x509
 
-from pkiserver.authority import der
+from pkiserver.authority.certparts import signature_identifier
 from pkiserver.authority.model import CaCertificate, Duty
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
 from pkiserver.authority.status.values import parse_reason
+from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme, load_spki
@@ -57,7 +58,7 @@ def read_crl(data: bytes, issuer: CaCertificate) -> CrlView:
     try:
         crl = x509.load_der_x509_crl(data)
         extensions = crl.extensions
-        scheme = SignatureScheme.of_identifier(_signature_identifier(data))
+        scheme = SignatureScheme.of_identifier(signature_identifier(data))
     except (ValueError, x509.DuplicateExtension) as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a certificate revocation list: {error}") from error
     reasons = []
@@ -73,14 +74,9 @@ def read_crl(data: bytes, issuer: CaCertificate) -> CrlView:
     return CrlView(data, crl, number, crl.last_update_utc, crl.next_update_utc)
 
 
-def _signature_identifier(data: bytes) -> bytes:
-    element = der.children(data, der.read(data))[1]
-    return data[element.start : element.end]
-
-
 def _issuer_octets(tbs: bytes) -> bytes:
     # TBSCertList of version 2: version, signature, issuer.
-    fields = der.children(tbs, der.read(tbs))
+    fields = der.children(tbs, der.element(tbs))
     at = 2 if fields[0].tag == der.INTEGER else 1
     return tbs[fields[at].start : fields[at].end]
 

@@ -18,7 +18,7 @@ from cryptography.x509 import ocsp
 from sqlalchemy import Connection
 from twisted.internet.threads import deferToThread
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import issues_crls
 from pkiserver.authority.distribution import DistributionPoint
@@ -230,6 +230,6 @@ def _issued(connection: Connection, point: DistributionPoint, kind: CrlKind) -> 
 
 def _ocsp_request(ca: CaCertificate, serial: int) -> bytes:
     name = hashlib.sha1(ca.subject_der, usedforsecurity=False).digest()
-    key = hashlib.sha1(der.subject_public_key(ca.spki), usedforsecurity=False).digest()
+    key = hashlib.sha1(certparts.subject_public_key(ca.spki), usedforsecurity=False).digest()
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, serial, hashes.SHA1())  # noqa: S303
     return builder.build().public_bytes(Encoding.DER)

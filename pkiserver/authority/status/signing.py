@@ -6,9 +6,10 @@ import hashlib
 
 from cryptography import x509
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.status.source import AnswerSigner
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import PkiError
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.keyring import KeyRing
@@ -31,10 +32,10 @@ def answer_signers(keys: KeyRing, key_name: str, certificate: bytes, *, delegate
 def _signer(door: OcspSigner, scheme: SignatureScheme, certificate: bytes, *, delegated: bool) -> AnswerSigner:
     parsed = x509.load_der_x509_certificate(certificate)
     spki = spki_der(parsed.public_key())
-    algorithm = der.children(spki, der.read(spki))[0]
+    algorithm = der.children(spki, der.element(spki))[0]
     return AnswerSigner(
-        key_hash=hashlib.sha1(der.subject_public_key(spki), usedforsecurity=False).digest(),
-        name=der.subject_octets(certificate),
+        key_hash=hashlib.sha1(certparts.subject_public_key(spki), usedforsecurity=False).digest(),
+        name=certparts.subject_octets(certificate),
         certificate=certificate if delegated else None,
         not_after=parsed.not_valid_after_utc,
         algorithm=scheme.algorithm_identifier(),

@@ -11,21 +11,13 @@ from functools import lru_cache
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID as Access
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
+from pkiserver.authority.extensions import Extension, extended_key_usage, extension, issuer_key_identifier, key_usage
 from pkiserver.authority.requests import Authorised
 from pkiserver.authority.templates.context import Context
-from pkiserver.authority.templates.extensions import (
-    Extension,
-    account_sid,
-    extended_key_usage,
-    extension,
-    key_usage,
-    key_usages,
-    static_extensions,
-)
+from pkiserver.authority.templates.extensions import account_sid, key_usages, static_extensions
 from pkiserver.authority.templates.model import Template
 from pkiserver.authority.templates.requested import Granted, RequestedExtensions
 from pkiserver.authority.templates.sans import SanCompiler
@@ -34,15 +26,6 @@ from pkiserver.authority.templates.usages import Capability, Usage, capability
 from pkiserver.authority.templates.validity import validity
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import KeyType
-
-
-def _key_identifier(certificate: x509.Certificate) -> bytes:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        public = certificate.public_key()
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return der.key_identifier(public.public_bytes(serialization.Encoding.DER, form))
 
 
 def _path_length(certificate: x509.Certificate) -> int | None:
@@ -103,7 +86,7 @@ class IssuerView:
 
     @key_identifier.default
     def _key_identifier(self) -> bytes:
-        return _key_identifier(self.certificate)
+        return issuer_key_identifier(self.certificate)
 
     @authority_key_identifier.default
     def _authority_key_identifier(self) -> Extension:
@@ -188,7 +171,7 @@ class CompiledTemplate:
             extensions.append(extension(x509.PrivateKeyUsagePeriod(start, until)))
         if sans:
             extensions.append(extension(x509.SubjectAlternativeName(sans), critical=not subject.rdns))
-        extensions.append(extension(x509.SubjectKeyIdentifier(der.key_identifier(request.spki))))
+        extensions.append(extension(x509.SubjectKeyIdentifier(certparts.key_identifier(request.spki))))
         if context.dropped:
             context.reasons.append(context.reasons[-1].__class__(Refusal.LIMIT, f"and {context.dropped} more reasons"))
         if context.reasons:

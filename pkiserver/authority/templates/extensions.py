@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from cryptography import x509
-from cryptography.x509.oid import CertificatePoliciesOID
 
+from pkiserver.authority.extensions import Extension, extension, raw_extension
 from pkiserver.authority.templates import encoding
 from pkiserver.authority.templates.context import Context
 from pkiserver.authority.templates.model import Template
@@ -22,18 +22,7 @@ from pkiserver.authority.templates.sankinds import directory_name
 from pkiserver.authority.templates.usages import USAGES_OF, Capability, Usage
 from pkiserver.foundation.errors import Refusal
 
-Extension = x509.Extension[x509.ExtensionType]
 _SID = re.compile(r"S-1-[0-9]{1,14}(?:-[0-9]{1,10}){1,15}")
-
-
-def extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension:
-    """An extension with its OID."""
-    return x509.Extension(value.oid, critical, value)
-
-
-def raw(oid: str, der: bytes, *, critical: bool = False) -> Extension:
-    """An extension from DER."""
-    return extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), der), critical=critical)
 
 
 def key_usages(rules: KeyUsageRules) -> dict[Capability, frozenset[Usage]]:
@@ -45,17 +34,6 @@ def key_usages(rules: KeyUsageRules) -> dict[Capability, frozenset[Usage]]:
         kept = usages & possible
         found[kind] = kept if Usage.KEY_AGREEMENT in kept else kept - narrowing
     return found
-
-
-def key_usage(usages: frozenset[Usage], *, critical: bool) -> Extension:
-    """The key usage extension."""
-    flags = {str(usage): usage in usages for usage in Usage}
-    return extension(x509.KeyUsage(**flags), critical=critical)
-
-
-def extended_key_usage(purposes: tuple[str, ...], *, critical: bool) -> Extension:
-    """The extended key usage extension."""
-    return extension(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, purposes)), critical=critical)
 
 
 def static_extensions(template: Template) -> tuple[Extension, ...]:
@@ -71,14 +49,14 @@ def static_extensions(template: Template) -> tuple[Extension, ...]:
         found.append(extension(policies, critical=template.policies_critical))
     if template.qc_statements is not None:
         statements = encoding.qc_statements(template.qc_statements)
-        found.append(raw(encoding.QC_STATEMENTS, statements, critical=template.qc_statements.critical))
+        found.append(raw_extension(encoding.QC_STATEMENTS, statements, critical=template.qc_statements.critical))
     if template.microsoft is not None:
         found += _microsoft(template.microsoft, template)
     if template.must_staple:
         found.append(extension(x509.TLSFeature([x509.TLSFeatureType.status_request])))
     if template.ocsp_no_check:
         found.append(extension(x509.OCSPNoCheck()))
-    found += [raw(own.oid.value, own.der.data, critical=own.critical) for own in template.extensions]
+    found += [raw_extension(own.oid.value, own.der.data, critical=own.critical) for own in template.extensions]
     return tuple(found)
 
 
@@ -92,13 +70,13 @@ def _policy(policy: Policy) -> x509.PolicyInformation:
 def _microsoft(rules: MicrosoftRules, template: Template) -> list[Extension]:
     found = []
     if rules.template_name is not None:
-        found.append(raw(encoding.TEMPLATE_NAME, encoding.template_name(rules.template_name)))
+        found.append(raw_extension(encoding.TEMPLATE_NAME, encoding.template_name(rules.template_name)))
     if rules.template_oid is not None:
         oid = x509.ObjectIdentifier(rules.template_oid.value)
         found.append(extension(x509.MSCertificateTemplate(oid, rules.major_version, rules.minor_version)))
     if rules.application_policies and template.extended_key_usage is not None:
         purposes = (usage.oid for usage in template.extended_key_usage.usages)
-        found.append(raw(encoding.APPLICATION_POLICIES, encoding.application_policies(purposes)))
+        found.append(raw_extension(encoding.APPLICATION_POLICIES, encoding.application_policies(purposes)))
     return found
 
 
@@ -114,7 +92,7 @@ def account_sid(rules: MicrosoftRules, context: Context) -> Extension | None:
     if len(values) > 1 or not _SID.fullmatch(values[0]):
         context.refuse(Refusal.BAD_EXTENSION, "the registration's SID is not one SID such as S-1-5-21-1-2-3-1000")
         return None
-    return raw(encoding.SID_EXTENSION, encoding.sid(values[0]))
+    return raw_extension(encoding.SID_EXTENSION, encoding.sid(values[0]))
 
 
 def _subtrees(spaces: NameSpaces) -> list[x509.GeneralName] | None:
@@ -138,6 +116,3 @@ def _ca_extensions(rules: CaRules) -> list[Extension]:
     if rules.inhibit_any_policy is not None:
         found.append(extension(x509.InhibitAnyPolicy(rules.inhibit_any_policy), critical=True))
     return found
-
-
-ANY_POLICY = CertificatePoliciesOID.ANY_POLICY

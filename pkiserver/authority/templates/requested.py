@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-from pkiserver.authority import der
+from pkiserver.authority.extensions import Extension, raw_extension
 from pkiserver.authority.requests import RequestedExtension
 from pkiserver.authority.templates import encoding
 from pkiserver.authority.templates.context import Context
-from pkiserver.authority.templates.extensions import Extension, raw
 from pkiserver.authority.templates.model_extensions import ExtendedKeyUsageRules, OtherExtensions, RequestExtensionRules
 from pkiserver.authority.templates.text import oid_problem
 from pkiserver.authority.templates.usages import CA_USAGES, NAME_OF_USAGE, Usage
 from pkiserver.authority.templates.values import element_problem
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal
 
 KEY_USAGE, ALTERNATIVE_NAMES, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE = (
@@ -76,12 +76,12 @@ class RequestedExtensions:
         elif problem := element_problem(item.value):
             context.refuse(Refusal.BAD_EXTENSION, f"extension {item.oid} {problem}")
         else:
-            taken.append(raw(item.oid, item.value))
+            taken.append(raw_extension(item.oid, item.value))
 
     def _purposes(self, context: Context, item: RequestedExtension, granted: Granted) -> tuple[str, ...]:
         try:
             purposes = tuple(dict.fromkeys(encoding.read_purposes(item.value)))
-        except der.DerError:
+        except der.NotDer:
             context.refuse(Refusal.BAD_EXTENSION, "the extended key usage asked for cannot be read")
             return granted.purposes
         beyond = [oid for oid in purposes if oid not in self._may_ask and oid not in granted.purposes]
@@ -124,7 +124,7 @@ def asks_for_power(item: RequestedExtension, granted: Granted) -> str | None:
             asked = [oid for oid in encoding.read_purposes(item.value) if oid not in granted.purposes]
             names = ", ".join(NAME_OF_USAGE.get(oid, oid) for oid in asked)
             return f"extended key usage {names}" if asked else None
-    except der.DerError:
+    except der.NotDer:
         return "an extension that cannot be read"
     return None
 
@@ -135,5 +135,5 @@ def _is_granted(item: RequestedExtension, granted: Granted) -> bool:
         return True
     try:
         return item.oid == KEY_USAGE and encoding.read_usages(item.value) <= granted.usages
-    except der.DerError:
+    except der.NotDer:
         return False

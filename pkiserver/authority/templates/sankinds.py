@@ -8,16 +8,14 @@ from enum import StrEnum
 
 from cryptography import x509
 
-from pkiserver.authority import der
 from pkiserver.authority.templates import text
 from pkiserver.authority.templates.names import name_problems
 from pkiserver.authority.templates.patterns import Pattern
+from pkiserver.foundation import der
 
 UPN_OID = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 SRV_OID = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 SMTP_UTF8_OID = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")
-_UTF8_STRING = 0x0C
-_IA5_STRING = 0x16
 
 
 class SanKind(StrEnum):
@@ -102,17 +100,17 @@ def _make_rare(kind: SanKind, value: str, oid: str | None) -> x509.GeneralName:
 def _make_other(kind: SanKind, value: str, oid: str | None) -> x509.GeneralName:
     if kind is SanKind.SRV:
         _checked(text.service_problem(value))
-        return x509.OtherName(SRV_OID, der.wrap(_IA5_STRING, value.encode("ascii")))
+        return x509.OtherName(SRV_OID, der.tlv(der.IA5_STRING, value.encode("ascii")))
     if kind is SanKind.UPN:
         _checked(text.principal_problem(value))
-        return x509.OtherName(UPN_OID, der.wrap(_UTF8_STRING, value.encode()))
+        return x509.OtherName(UPN_OID, der.utf8_string(value))
     if kind is SanKind.SMTP_UTF8:
         _checked(text.mail_problem(value, utf8=True))
-        return x509.OtherName(SMTP_UTF8_OID, der.wrap(_UTF8_STRING, value.encode()))
+        return x509.OtherName(SMTP_UTF8_OID, der.utf8_string(value))
     if len(value) > text.MAX_OTHER or not value:
         raise SanError(f"has not 1 to {text.MAX_OTHER} characters")
     _checked(text.character_problem(value))
-    return x509.OtherName(x509.ObjectIdentifier(oid or ""), der.wrap(_UTF8_STRING, value.encode()))
+    return x509.OtherName(x509.ObjectIdentifier(oid or ""), der.utf8_string(value))
 
 
 def directory_name(value: str) -> x509.Name:
@@ -159,13 +157,13 @@ def classify(name: x509.GeneralName) -> tuple[SanKind, str, str | None]:
 
 
 def _other_text(name: x509.OtherName, kind: SanKind) -> str:
-    wanted = _IA5_STRING if kind is SanKind.SRV else _UTF8_STRING
+    wanted = der.IA5_STRING if kind is SanKind.SRV else der.UTF8_STRING
     try:
-        element = der.read(name.value)
+        element = der.element(name.value)
         if element.tag != wanted or element.end != len(name.value):
             raise SanError("is an otherName of another string type than its kind has")
-        return name.value[element.content :].decode("ascii" if kind is SanKind.SRV else "utf-8")
-    except (der.DerError, UnicodeDecodeError):
+        return name.value[element.body :].decode("ascii" if kind is SanKind.SRV else "utf-8")
+    except (der.NotDer, UnicodeDecodeError):
         raise SanError("is an otherName that holds no well-formed text") from None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 from cryptography import x509
 
+from pkiserver.authority.extensions import Extension
 from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.requests import Authorised, EnrollmentRequest, RegistrationRecord
 from pkiserver.authority.tbs import build_draft, random_serial
@@ -95,7 +96,7 @@ def describe(content: CertificateContent) -> dict[str, object]:
     }
 
 
-def _title(extension: x509.Extension[x509.ExtensionType]) -> str:
+def _title(extension: Extension) -> str:
     name = extension.oid._name  # noqa: SLF001 - the library names the OIDs it knows only there
     return extension.oid.dotted_string if name == "Unknown OID" else name
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import attrs
 
-from pkiserver.authority import der
 from pkiserver.authority.templates.attributes import DnAttribute
 from pkiserver.authority.templates.sankinds import SanKind
 from pkiserver.authority.templates.text import oid_problem
 from pkiserver.authority.templates.usages import EXTENDED_USAGES, NAME_OF_USAGE, extended_usage_oid
+from pkiserver.foundation import der
 
 _VARIABLE = re.compile(r"(record|request)\.([A-Za-z0-9_-]{1,64})((?::[a-z]+)*)")
 _REQUEST_NAMES = {*DnAttribute, *SanKind}
@@ -88,7 +88,7 @@ MAX_NESTING = 32
 def element_problem(data: bytes) -> str | None:
     """Why the octets are not exactly one DER element, well-formed all the way down; None when they are."""
     try:
-        element = der.read(data)
+        element = der.element(data)
         if element.end != len(data):
             return "has octets after the DER element"
         todo = [(element, 0)]
@@ -97,8 +97,8 @@ def element_problem(data: bytes) -> str | None:
             if depth > MAX_NESTING:
                 return "is nested too deeply"
             if element.tag & 0x20:
-                todo += [(child, depth + 1) for child in der.children(data, element)]
-    except der.DerError as error:
+                todo += [(child, depth + 1) for child in der.children(data, element, at_most=len(data))]
+    except der.NotDer as error:
         return f"is not DER: {error}"
     return None
 

@@ -16,9 +16,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from pkiserver.authority import der
 from pkiserver.authority.model import CaCertificate, Duty
 from pkiserver.authority.validation import index
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.foreign import ListHead, ListKind
@@ -126,35 +126,35 @@ def verifies(scheme: SignatureScheme, ca: CaCertificate, signature: bytes, tbs: 
 
 
 def _fields(data: bytes) -> _Fields:
-    outer = der.read(data)
+    outer = der.element(data)
     if outer.tag != der.SEQUENCE or outer.end != len(data):
-        raise der.DerError("not one SEQUENCE")
+        raise der.NotDer("not one SEQUENCE")
     tbs, algorithm, signature = der.children(data, outer)
-    if signature.tag != der.BIT_STRING or data[signature.content] != 0:
-        raise der.DerError("no signature")
+    if signature.tag != der.BIT_STRING or data[signature.body] != 0:
+        raise der.NotDer("no signature")
     fields = der.children(data, tbs)
     if fields[0].tag == der.INTEGER:
         fields = fields[1:]
     inner, issuer, this_update, *rest = fields
     identifier = data[algorithm.start : algorithm.end]
     if data[inner.start : inner.end] != identifier:
-        raise der.DerError("two different signature algorithms")
+        raise der.NotDer("two different signature algorithms")
     next_update = revoked = extensions = None
-    if rest and rest[0].tag in {0x17, 0x18}:
+    if rest and rest[0].tag in {der.UTC_TIME, der.GENERALIZED_TIME}:
         next_update = _time(data[rest[0].start : rest[0].end])
         rest = rest[1:]
     if rest and rest[0].tag == der.SEQUENCE:
         revoked = rest[0]
         rest = rest[1:]
-    if rest and rest[0].tag == 0xA0:
+    if rest and rest[0].tag == der.context(0):
         extensions = rest[0]
         rest = rest[1:]
     if rest:
-        raise der.DerError("unexpected fields")
+        raise der.NotDer("unexpected fields")
     return _Fields(
         tbs=tbs,
         signature_algorithm=identifier,
-        signature=data[signature.content + 1 : signature.end],
+        signature=data[signature.body + 1 : signature.end],
         issuer=data[issuer.start : issuer.end],
         this_update=_time(data[this_update.start : this_update.end]),
         next_update=next_update,
@@ -166,9 +166,9 @@ def _fields(data: bytes) -> _Fields:
 def _time(encoded: bytes) -> datetime:
     """UTCTime or GeneralizedTime as RFC 5280 section 4.1.2.5 has them: to the second, in UTC."""
     text = encoded[2:].decode("ascii")
-    if encoded[0] == 0x17 and len(text) == 13:
+    if encoded[0] == der.UTC_TIME and len(text) == 13:
         text = ("19" if text >= "50" else "20") + text
-    elif encoded[0] != 0x18 or len(text) != 15:
+    elif encoded[0] != der.GENERALIZED_TIME or len(text) != 15:
         raise ValueError("not a time of RFC 5280")
     if not text[:14].isdigit() or text[14] != "Z":
         raise ValueError("not a time of RFC 5280")
@@ -210,11 +210,11 @@ def _head(data: bytes, fields: _Fields) -> ListHead:
 def _without_entries(data: bytes, fields: _Fields) -> x509.CertificateRevocationList:
     """The same list without its entries (and so with a wrong signature), whose extensions cryptography reads."""
     tbs, revoked = fields.tbs, fields.revoked
-    body = data[tbs.content : tbs.end]
+    body = data[tbs.body : tbs.end]
     if revoked is not None:
-        body = data[tbs.content : revoked.start] + data[revoked.end : tbs.end]
-    signature = der.wrap(der.BIT_STRING, b"\0" + fields.signature)
-    whole = der.wrap(der.SEQUENCE, der.wrap(der.SEQUENCE, body) + fields.signature_algorithm + signature)
+        body = data[tbs.body : revoked.start] + data[revoked.end : tbs.end]
+    signature = der.bit_string(fields.signature)
+    whole = der.sequence(der.sequence(body), fields.signature_algorithm, signature)
     return x509.load_der_x509_crl(whole)
 
 
@@ -223,14 +223,14 @@ def _records(data: bytes, revoked: der.Element | None) -> list[bytes]:
     if revoked is None:
         return []
     found: dict[bytes, bytes] = {}
-    at, end = revoked.content, revoked.end
+    at, end = revoked.body, revoked.end
     while at < end:
-        if data[at] != 0x30:
+        if data[at] != der.SEQUENCE:
             raise ValueError("an entry is no SEQUENCE")
         body, stop = at + 2, at + 2 + data[at + 1]
         if data[at + 1] & 0x80:
-            entry = der.read(data, at, end)
-            body, stop = entry.content, entry.end
+            entry = der.element(data, at, end)
+            body, stop = entry.body, entry.end
         time_at = body + 2 + data[body + 1]
         if data[body] != der.INTEGER or time_at >= stop or stop > end or data[body + 2] & 0x80:
             raise ValueError("an entry has no serial number, or a negative one")
@@ -261,18 +261,18 @@ def _details(encoded: bytes) -> bytes:
     """The crlEntryExtensions of an entry, or nothing, as records have them."""
     reason, invalidity = 0, None
     if encoded:
-        extensions = der.read(encoded)
+        extensions = der.element(encoded)
         if extensions.end != len(encoded) or extensions.tag != der.SEQUENCE:
             raise ValueError("an entry has unexpected fields")
         for element in der.children(encoded, extensions):
             parts = der.children(encoded, element)
-            oid = der.object_identifier(encoded[parts[0].content : parts[0].end])
-            value = encoded[parts[-1].content : parts[-1].end]
+            oid = der.read_object_identifier(encoded[parts[0].body : parts[0].end])
+            value = encoded[parts[-1].body : parts[-1].end]
             if oid == _REASON:
                 reason = _reason(value)
             elif oid == _INVALIDITY:
                 invalidity = _seconds(value)
-            elif len(parts) == 3 and encoded[parts[1].content] != 0:
+            elif len(parts) == 3 and encoded[parts[1].body] != 0:
                 raise ValueError(f"an entry has a critical extension {oid}")
     return index.details(reason, invalidity)
 

@@ -12,12 +12,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.csr import request_info
-from pkiserver.authority.model import CaCertificate, signature_identifier
+from pkiserver.authority.extensions import extension, key_usage
+from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.requests import spki_der
-from pkiserver.authority.tbs import extension
-from pkiserver.authority.templates.extensions import key_usage
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
@@ -122,9 +121,9 @@ def _key_of(connection: Connection, name: str, spki: bytes) -> str | None:
 def _reasons(data: bytes, parsed: x509.Certificate, ca: CaCertificate, now: datetime) -> list[Reason]:
     """Why clients would not accept a responder's certificate (RFC 6960 section 4.2.2.2)."""
     reasons = []
-    scheme = SignatureScheme.of_identifier(signature_identifier(data))
+    scheme = SignatureScheme.of_identifier(certparts.signature_identifier(data))
     signed = scheme.verify(ca.certificate.public_key(), parsed.signature, parsed.tbs_certificate_bytes)
-    if der.issuer_octets(data) != ca.subject_der or not signed:
+    if certparts.issuer_octets(data) != ca.subject_der or not signed:
         text = "it was not issued by the authority's key itself, which alone clients accept"
         reasons.append(Reason(Refusal.CONFLICT, text))
     usages = _extension(parsed, x509.ExtendedKeyUsage)

@@ -9,10 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from pkiserver.authority import der
+from pkiserver.authority import certparts
 from pkiserver.authority.requests import RegistrationRecord, RequestedExtension
 from pkiserver.authority.templates.build import CertificateContent
 from pkiserver.authority.templates.library import ready_template
+from pkiserver.foundation import der
 from tests.support.work import counted_work
 
 from .helpers import ALICE, NOW, build, cn, issuer, key, name, refusals, request, signed, template, with_override
@@ -237,7 +238,7 @@ def test_issuer_parts_are_copied_and_urls_can_be_switched_off() -> None:
     assert aki.key_identifier == b"issuer key identifier"
     ski = of(content, x509.SubjectKeyIdentifier).value
     assert isinstance(ski, x509.SubjectKeyIdentifier)
-    assert ski.digest == der.key_identifier(request(cn("x")).request.spki)
+    assert ski.digest == certparts.key_identifier(request(cn("x")).request.spki)
     oids = {item.oid for item in content.extensions}
     assert {ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS} <= oids
     without = build(template(CN_REQUEST + "[urls]\ncrl = false\nocsp = false\nca_issuers = false\n"), request(cn("x")))
@@ -305,8 +306,8 @@ def test_purposes_from_the_request_within_what_the_template_offers() -> None:
         CN_REQUEST
         + '[extended_key_usage]\nusages = ["client_auth"]\nfrom_request = ["server_auth", "1.3.6.1.4.1.99999.8"]\n'
     )
-    server = der.wrap(0x30, b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01")
-    signing = der.wrap(0x30, b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03")
+    server = der.tlv(0x30, b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01")
+    signing = der.tlv(0x30, b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03")
     plain = of(build(made, request(cn("x"))), x509.ExtendedKeyUsage).value
     assert isinstance(plain, x509.ExtendedKeyUsage)
     assert list(plain) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -336,8 +337,8 @@ def test_microsoft_extensions() -> None:
     sid = found["1.3.6.1.4.1.311.25.2"]
     assert isinstance(sid, x509.UnrecognizedExtension)
     text = b"S-1-5-21-1004336348-1177238915-682003330-512"
-    inner = der.wrap(0xA0, b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x19\x02\x01" + der.wrap(0xA0, der.wrap(4, text)))
-    assert sid.value == der.wrap(0x30, inner)
+    inner = der.tlv(0xA0, b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x19\x02\x01" + der.tlv(0xA0, der.tlv(4, text)))
+    assert sid.value == der.tlv(0x30, inner)
     assert found["1.3.6.1.4.1.311.20.2"].value == b"\x1e\x08\x00U\x00s\x00e\x00r"
     assert refusals(made, request(cn("x"), record=RegistrationRecord("nobody"))) == [
         "the registration has no SID, which the template needs"

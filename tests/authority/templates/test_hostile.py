@@ -16,6 +16,7 @@ from pkiserver.authority.csr import parse_request
 from pkiserver.authority.requests import RequestedExtension, Wishes
 from pkiserver.authority.templates import encoding
 from pkiserver.authority.templates.library import ready_template
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 
 from .helpers import build, cn, issuer, key, name, raw_name, refusals, request, signed, template
@@ -34,9 +35,9 @@ POWERS = {
     "keyCertSign": RequestedExtension("2.5.29.15", True, b"\x03\x02\x02\x04"),
     "cRLSign": RequestedExtension("2.5.29.15", True, b"\x03\x02\x01\x02"),
     "broken key usage": RequestedExtension("2.5.29.15", True, b"\x03\x09\x01"),
-    "code signing": RequestedExtension("2.5.29.37", False, encoding.sequence(encoding.oid("1.3.6.1.5.5.7.3.3"))),
-    "any purpose": RequestedExtension("2.5.29.37", False, encoding.sequence(encoding.oid("2.5.29.37.0"))),
-    "OCSP signing": RequestedExtension("2.5.29.37", False, encoding.sequence(encoding.oid("1.3.6.1.5.5.7.3.9"))),
+    "code signing": RequestedExtension("2.5.29.37", False, der.sequence(der.object_identifier("1.3.6.1.5.5.7.3.3"))),
+    "any purpose": RequestedExtension("2.5.29.37", False, der.sequence(der.object_identifier("2.5.29.37.0"))),
+    "OCSP signing": RequestedExtension("2.5.29.37", False, der.sequence(der.object_identifier("1.3.6.1.5.5.7.3.9"))),
     "name constraints": RequestedExtension("2.5.29.30", True, b"\x30\x00"),
     "no status check": RequestedExtension("1.3.6.1.5.5.7.48.1.5", False, b"\x05\x00"),
     "another's SID": RequestedExtension("1.3.6.1.4.1.311.25.2", False, encoding.sid("S-1-5-21-1-2-3-500")),
@@ -80,7 +81,7 @@ def test_harmless_wishes_of_common_clients_pass_everywhere() -> None:
     usual = (
         RequestedExtension("2.5.29.19", False, b"\x30\x00"),
         RequestedExtension("2.5.29.15", False, b"\x03\x02\x07\x80"),
-        RequestedExtension("2.5.29.37", False, encoding.sequence(encoding.oid("1.3.6.1.5.5.7.3.2"))),
+        RequestedExtension("2.5.29.37", False, der.sequence(der.object_identifier("1.3.6.1.5.5.7.3.2"))),
     )
     for body in (STRICT, DEFAULT, IGNORE):
         assert build(template(body), request(cn("x"), extensions=usual)).ignored == ()

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 
-from pkiserver.authority.status import der
 from pkiserver.authority.status.policy import NoncePolicy, OcspPolicy, OcspSigning, ResponderIdentity
+from pkiserver.foundation import der
 from pkiserver.keys.settings import ProviderSettings
 from protocols.ocsp import messages
 from protocols.ocsp.edge import OcspSettings

@@ -18,7 +18,7 @@ from cryptography.x509 import ocsp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from protocols.ocsp import messages
 from protocols.ocsp.messages import MalformedRequest, decode_request
 from tests.support.work import counted_work

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.revocation import ByCertificate
-from pkiserver.authority.status import der
 from pkiserver.authority.status.cache import TRUSTED_SECONDS
 from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspSigning, ResponderIdentity
 from pkiserver.authority.status.values import reason_name
+from pkiserver.foundation import der
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages

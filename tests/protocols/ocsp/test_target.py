@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from protocols.ocsp import messages, target
 from protocols.ocsp.messages import MalformedRequest
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from pkiserver.timestamping.unit import Chain, ImprintHash
 from protocols.timestamp.messages import (
     SIZES,

@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys import structures
 from pkiserver.keys.faults import WrongDoor

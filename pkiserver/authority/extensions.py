@@ -1,0 +1,46 @@
+"""Extensions of certificates as values, for all who want some: templates, CA profiles, keys of our own."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from pkiserver.authority.certparts import key_identifier
+from pkiserver.authority.requests import spki_der
+from pkiserver.authority.templates.usages import Usage
+
+Extension = x509.Extension[x509.ExtensionType]
+
+
+def extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension:
+    """An extension with its OID."""
+    return x509.Extension(value.oid, critical, value)
+
+
+def raw_extension(oid: str, der: bytes, *, critical: bool = False) -> Extension:
+    """An extension from DER."""
+    return extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), der), critical=critical)
+
+
+def key_usage(usages: frozenset[Usage], *, critical: bool) -> Extension:
+    """The key usage extension."""
+    flags = {str(usage): usage in usages for usage in Usage}
+    return extension(x509.KeyUsage(**flags), critical=critical)
+
+
+def extended_key_usage(purposes: tuple[str, ...], *, critical: bool) -> Extension:
+    """The extended key usage extension."""
+    return extension(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, purposes)), critical=critical)
+
+
+def subject_key_identifier(public_key: CertificatePublicKeyTypes) -> x509.SubjectKeyIdentifier:
+    """The identifier that certificates of ours carry (RFC 7093 section 2 method 1)."""
+    return x509.SubjectKeyIdentifier(key_identifier(spki_der(public_key)))
+
+
+def issuer_key_identifier(issuer: x509.Certificate) -> bytes:
+    """What goes into authorityKeyIdentifier: the issuer certificate's SKI byte for byte, computed where it has none."""
+    try:
+        return issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return subject_key_identifier(issuer.public_key()).digest
