@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.status import der
+from pkiserver.foundation import der
 from protocols.ocsp import messages
 from protocols.ocsp.knownrequests import ENTRIES, OCTETS, KnownRequests
 from protocols.ocsp.messages import MalformedRequest, OcspRequest, decode_request
