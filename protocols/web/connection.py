@@ -61,7 +61,7 @@ class HttpConnection(Protocol):
     def connectionMade(self) -> None:  # noqa: N802
         """Start the clock: the first request is due, and with TLS the handshake before it."""
         self._wire = cast("Wire", self.transport)
-        self._outbox = Outbox(self._wire, self._limits, self._listener.clock)
+        self._outbox = Outbox(self._wire, self._limits, self._listener.clock, self._listener.turn)
         send_at_once(self._wire)
         self._wire.registerProducer(self, True)
         self._read_deadline = self._now() + self._limits.request_seconds
@@ -309,6 +309,7 @@ class HttpConnection(Protocol):
         """Close when everything written has been taken, so that the last answer arrives."""
         self._backlog = b""
         self._read_deadline = _NEVER
+        self._outbox.flush()
         if self._outbox.blocked:
             self._outbox.end_later(linger=linger)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IReactorTime
+
 from pkiserver.foundation.clock import Clock
 from protocols.web.accesslog import AccessLogger
 from protocols.web.encode import DateLine
@@ -10,13 +12,16 @@ from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
 from protocols.web.requestid import RequestIds
 from protocols.web.router import Router
+from protocols.web.turn import Turn
 from protocols.web.values import Route
 
 
 class Listener:
     """Routes, limits, counts and clock of one listener. ``router`` may be replaced while serving."""
 
-    def __init__(self, router: Router, limits: WebLimits, clock: Clock, metrics: WebMetrics) -> None:
+    def __init__(
+        self, router: Router, limits: WebLimits, clock: Clock, metrics: WebMetrics, reactor: IReactorTime
+    ) -> None:
         self.router = router
         self.limits = limits
         self.clock = clock
@@ -25,6 +30,7 @@ class Listener:
         self.date = DateLine(clock)
         self.ids = RequestIds()
         self.known_heads = KnownHeads()
+        self.turn = Turn(reactor)
         self._waiting: dict[str, int] = {}
         self.draining = False
 
