@@ -6,7 +6,6 @@ party the purpose id-kp-cmKGA. The key is bound to the CMS door; a successor is 
 
 from __future__ import annotations
 
-import secrets
 from datetime import timedelta
 
 import attrs
@@ -14,30 +13,23 @@ from cryptography import x509
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
-from pkiserver.authority.authorities import Authorities, Issuing
-from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
-from pkiserver.authority.issue import Issuer
+from pkiserver.authority.authorities import Issuing
+from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import Generation
 from pkiserver.authority.order import Order
-from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.ownkeys import BACKDATE, OwnKeys
 from pkiserver.authority.templates.usages import Usage
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.doors import Door
-from pkiserver.keys.keyring import KeyRing
 from pkiserver.store import certificates
 from pkiserver.store import keys as key_rows
 from pkiserver.store.certificates import CertificateState
-from pkiserver.store.database import Database
 
 TEMPLATE = "cmp-kga"
 """The template name that these certificates carry in the records."""
 VALIDITY = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=30)
 _KEY_GENERATION = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.32")
-_ACTOR = "system"
-_BACKDATE = timedelta(minutes=5)
 
 
 @attrs.frozen
@@ -53,13 +45,7 @@ class Packager:
 class Packagers:
     """Finds and makes the signers of key packages, whichever process comes first."""
 
-    database: Database
-    keys: KeyRing
-    authorities: Authorities
-    preparer: Preparer
-    issuer: Issuer
-    turns: Turns
-    clock: Clock
+    own: OwnKeys
 
     async def get(self, authority: str) -> Packager:
         """The signer for an authority, made now where there is none that lasts.
@@ -68,20 +54,20 @@ class Packagers:
             Rejected: the authority cannot issue, with every reason.
             Unavailable: key or database are away, or another process is making one.
         """
-        generation = self.authorities.get(authority).current
-        issuing = self.authorities.issuing(authority)
+        generation = self.own.authorities.get(authority).current
+        issuing = self.own.authorities.issuing(authority)
         found = await self._find(generation, issuing)
         if found is not None:
             return found
-        async with self.turns.turn(f"key-packager:{generation.id}") as turn:
+        async with self.own.turns.turn(f"key-packager:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is making the key that signs key packages", retry_after=5)
             # Another process may have been here before us.
             return await self._find(generation, issuing) or await self._make(generation, issuing)
 
     async def _find(self, generation: Generation, issuing: Issuing) -> Packager | None:
-        now = self.clock.now()
-        lasting = min(now + RENEW_BEFORE, generation.certificate.not_after - _BACKDATE)
+        now = self.own.clock.now()
+        lasting = min(now + RENEW_BEFORE, generation.certificate.not_after - BACKDATE)
 
         def work(connection: Connection) -> tuple[str, bytes] | None:
             for row in key_rows.list_all(connection):
@@ -93,20 +79,18 @@ class Packagers:
                         return row.name, one.der
             return None
 
-        found = await self.database.read(work)
+        found = await self.own.database.read(work)
         if found is None:
             return None
-        if found[0] not in {key.name for key in self.keys.list()}:
-            await self.keys.refresh()
+        if found[0] not in {key.name for key in self.own.keys.list()}:
+            await self.own.keys.refresh()
         return Packager(found[0], found[1], issuing.chain)
 
     async def _make(self, generation: Generation, issuing: Issuing) -> Packager:
-        signing = self.keys.show(issuing.key_name)
-        if signing.provider is None:
-            raise Unavailable(f"the key store of {issuing.key_name} is away")
-        name = f"{_prefix(generation)}{self.clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
-        await self.keys.generate(name, signing.key_type, store=signing.provider, doors=(Door.CMS,), actor=_ACTOR)
-        issued = await self.issuer.issue(await self.preparer.prepare_order(self._order(generation, issuing, name)))
+        name = self.own.new_name(_prefix(generation))
+        key_type = self.own.keys.show(issuing.key_name).key_type
+        await self.own.generate(name, key_type, (Door.CMS,), beside=issuing.key_name)
+        issued = await self.own.certify(self._order(generation, issuing, name))
         Logger(namespace="pkiserver.packagers").info(
             "{authority}: new signer of key packages {key}, serial {serial}",
             authority=generation.authority,
@@ -116,26 +100,18 @@ class Packagers:
         return Packager(name, issued.der, issuing.chain)
 
     def _order(self, generation: Generation, issuing: Issuing, key_name: str) -> Order:
-        ca = generation.certificate
-        now = self.clock.now().replace(microsecond=0)
-        public_key = self.keys.public_key(key_name)
-        common_name = f"Key generation {generation.authority} {generation.number}.{now:%Y%m%d}"[:64]
-        return Order(
+        ca, now = generation.certificate, self.own.now()
+        return self.own.order(
+            key_name,
+            TEMPLATE,
             issuing=issuing,
-            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
-            public_key=public_key,
-            not_before=max(now - _BACKDATE, ca.certificate.not_valid_before_utc),
+            ca=ca,
+            subject=f"Key generation {generation.authority} {generation.number}.{now:%Y%m%d}",
             not_after=min(now + VALIDITY, ca.not_after),
             extensions=(
-                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([_KEY_GENERATION])),
             ),
-            template=TEMPLATE,
-            requester=_ACTOR,
-            protocol="internal",
-            request_id="",
         )
 
 

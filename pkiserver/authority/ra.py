@@ -7,9 +7,8 @@ clients that have kept them until they expire.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -20,34 +19,25 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.extensions import Extension, extension, key_usage, subject_key_identifier
-from pkiserver.authority.issue import Issuer
+from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
-from pkiserver.authority.prepare import Preparer
+from pkiserver.authority.ownkeys import BACKDATE, OwnKeys, find_unused
 from pkiserver.authority.ra_policy import RaKeys
-from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.usages import Usage
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 from pkiserver.keys.doors import Door
-from pkiserver.keys.keyring import KeyRing
 from pkiserver.store import certificates
 from pkiserver.store import keys as key_rows
 from pkiserver.store.certificates import CertificateState
-from pkiserver.store.database import Database
-from pkiserver.store.key_use import certified_until
 
 reactor: Any = _reactor
 TEMPLATE = "scep-ra"
 """The template name that these certificates carry in the records."""
 FRESH_SECONDS = 5.0
 """For how long what was found is used without asking the database again."""
-_ACTOR = "system"
-_BACKDATE = timedelta(minutes=5)
-_AFTERLIFE = timedelta(days=1)
 _PATIENCE = 60
 """How often, every quarter of a second, a process looks for what another one is making."""
 _SIGN, _OPEN = "-sign", "-open"
@@ -100,24 +90,8 @@ class RaKeeper:
 
     _log = Logger(namespace="pkiserver.scep-ra")
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        keys: KeyRing,
-        authorities: Authorities,
-        preparer: Preparer,
-        issuer: Issuer,
-        turns: Turns,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._keys = keys
-        self._authorities = authorities
-        self._preparer = preparer
-        self._issuer = issuer
-        self._turns = turns
-        self._clock = clock
+    def __init__(self, own: OwnKeys) -> None:
+        self._own = own
         self._kept: dict[str, _Kept] = {}
         self._making = DeferredLock()
         self._problems: dict[str, StatusProblem] = {}
@@ -134,13 +108,13 @@ class RaKeeper:
             Unavailable: key or database are away.
         """
         kept = self._kept.get(name)
-        if kept is not None and self._clock.monotonic() - kept.at < FRESH_SECONDS:
+        if kept is not None and self._own.clock.monotonic() - kept.at < FRESH_SECONDS:
             return kept.found
-        authority = self._authorities.get(name)
+        authority = self._own.authorities.get(name)
         found = await self._find(authority)
         if not found:
             found = await self._make_first(authority)
-        self._kept[name] = _Kept(found, self._clock.monotonic())
+        self._kept[name] = _Kept(found, self._own.clock.monotonic())
         return found
 
     async def run_due(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -152,7 +126,7 @@ class RaKeeper:
         made = []
         for name in names:
             try:
-                if await self._look_after(self._authorities.get(name)):
+                if await self._look_after(self._own.authorities.get(name)):
                     made.append(name)
             except PkiError as error:
                 self._log.warn("{name}: no registration authority: {why}", name=name, why=str(error))
@@ -164,7 +138,7 @@ class RaKeeper:
     async def _look_after(self, authority: Authority) -> bool:
         if not self._due(authority, await self._find(authority)):
             return False
-        async with self._turns.turn(_turn(authority)) as turn:
+        async with self._own.turns.turn(_turn(authority)) as turn:
             # Another process may have been here before us.
             if turn is None or not self._due(authority, await self._find(authority)):
                 return False
@@ -179,10 +153,10 @@ class RaKeeper:
         mine = [one for one in found if one.chain[0] == authority.current.certificate.der]
         if not mine:
             return True
-        if mine[0].not_after - self._clock.now() > authority.settings.scep.renew_before:
+        if mine[0].not_after - self._own.clock.now() > authority.settings.scep.renew_before:
             return False
         # Near the end of the authority itself a new one would live no longer.
-        return self._end(authority) > mine[0].not_after + _BACKDATE
+        return self._end(authority) > mine[0].not_after + BACKDATE
 
     async def _make_first(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
         await self._making.acquire()
@@ -191,7 +165,7 @@ class RaKeeper:
                 found = await self._find(authority)
                 if found:
                     return found
-                async with self._turns.turn(_turn(authority)) as turn:
+                async with self._own.turns.turn(_turn(authority)) as turn:
                     if turn is not None:
                         await self._make(authority)
                         continue
@@ -202,15 +176,15 @@ class RaKeeper:
 
     async def _find(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
         if authority.settings.scep.ra is RaKeys.AUTHORITY:
-            return self._own(authority)
+            return self._from_authority(authority)
         generations = {
             one.id: one
             for one in authority.generations
             if one.state in {GenerationState.ACTIVE, GenerationState.PREVIOUS} and one.ca is not None
         }
-        rows = await self._database.read(lambda connection: _valid(connection, generations, self._clock.now()))
-        if {row.key_name for row in rows} - {key.name for key in self._keys.list()}:
-            await self._keys.refresh()  # another process made a key
+        rows = await self._own.database.read(lambda connection: _valid(connection, generations, self._own.clock.now()))
+        if {row.key_name for row in rows} - {key.name for key in self._own.keys.list()}:
+            await self._own.keys.refresh()  # another process made a key
         pairs: dict[str, dict[str, _Row]] = {}
         for row in rows:
             role = next((one for one in (_SIGN, _OPEN) if row.key_name.endswith(one)), "")
@@ -227,21 +201,21 @@ class RaKeeper:
         if signing is None or opening is None:
             return None
         generation = generations[signing.generation_id]
-        chain = (generation.certificate.der, *self._authorities.chain(generation))
+        chain = (generation.certificate.der, *self._own.authorities.chain(generation))
         return RegistrationAuthority(authority.name, _ra_key(signing), _ra_key(opening), chain)
 
-    def _own(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
+    def _from_authority(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
         """The authority's own keys, the current one first."""
         found = []
         for generation in sorted(authority.generations, key=lambda one: -one.number):
             if generation.key_name is None or generation.ca is None or generation.state is GenerationState.RETIRED:
                 continue
-            info = self._keys.show(generation.key_name)
+            info = self._own.keys.show(generation.key_name)
             if info.key_type.family is not KeyFamily.RSA or not {Door.CMS, Door.OPEN} <= info.record.doors:
                 continue
             ca = generation.certificate
             key = RaKey(generation.key_name, ca.certificate, ca.der)
-            chain = (ca.der, *self._authorities.chain(generation))
+            chain = (ca.der, *self._own.authorities.chain(generation))
             found.append(RegistrationAuthority(authority.name, key, key, chain))
         if not found:
             raise Rejected.because(
@@ -252,75 +226,52 @@ class RaKeeper:
         return tuple(found)
 
     def _end(self, authority: Authority) -> datetime:
-        now = self._clock.now().replace(microsecond=0)
-        return min(now + authority.settings.scep.certificate_validity, authority.current.certificate.not_after)
+        wished = self._own.now() + authority.settings.scep.certificate_validity
+        return min(wished, authority.current.certificate.not_after)
 
     async def _make(self, authority: Authority) -> None:
-        generation = authority.current
-        stamp = f"{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
+        name = self._own.new_name(_prefix(authority.current))
         if authority.settings.scep.ra is RaKeys.ONE:
-            await self._certify(authority, f"{_prefix(generation)}{stamp}", frozenset({Door.CMS, Door.OPEN}))
+            await self._certify(authority, name, frozenset({Door.CMS, Door.OPEN}))
             return
         for role, door in ((_SIGN, Door.CMS), (_OPEN, Door.OPEN)):
-            await self._certify(authority, f"{_prefix(generation)}{stamp}{role}", frozenset({door}))
+            await self._certify(authority, f"{name}{role}", frozenset({door}))
 
     async def _certify(self, authority: Authority, name: str, doors: frozenset[Door]) -> None:
-        issuing_key = self._authorities.issuing(authority.name).key_name
-        store = self._keys.show(issuing_key).provider
-        if store is None:
-            raise Unavailable(f"the key store of {issuing_key} is away")
         key_type = KeyType.parse(authority.settings.scep.key_type)
-        await self._keys.generate(name, key_type, store=store, doors=doors, actor=_ACTOR)
-        issued = await self._issuer.issue(await self._preparer.prepare_order(self._order(authority, name, doors)))
+        beside = self._own.authorities.issuing(authority.name).key_name
+        await self._own.generate(name, key_type, doors, beside=beside)
+        issued = await self._own.certify(self._order(authority, name, doors))
         text = "{authority}: new registration authority {key}, serial {serial}"
         self._log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
 
     async def _clear(self, authority: Authority) -> None:
         """Remove keys that no certificate uses any more, or that a process left when it died. Only in one's turn."""
         prefixes = tuple(_prefix(generation) for generation in authority.generations)
-        now = self._clock.now()
-
-        def work(connection: Connection) -> list[str]:
-            spent = []
-            for row in key_rows.list_all(connection):
-                if row.name.startswith(prefixes):
-                    until = certified_until(connection, row.spki_sha256)
-                    if until is None or until + _AFTERLIFE < now:
-                        spent.append(row.name)
-            return spent
-
-        for name in await self._database.read(work):
-            await self._keys.delete(name, actor=_ACTOR)
+        now = self._own.clock.now()
+        unused = await self._own.database.read(lambda connection: find_unused(connection, prefixes, now))
+        await self._own.delete((*unused.fresh, *unused.spent))
 
     def _order(self, authority: Authority, key_name: str, doors: frozenset[Door]) -> Order:
-        ca = authority.current.certificate
-        now = self._clock.now().replace(microsecond=0)
-        public_key = self._keys.public_key(key_name)
-        common_name = f"SCEP RA {authority.name} {authority.current.number}.{now:%Y%m%d}"[:64]
         bits = {Usage.DIGITAL_SIGNATURE: Door.CMS, Usage.KEY_ENCIPHERMENT: Door.OPEN}
         usages = frozenset(usage for usage, door in bits.items() if door in doors)
-        return Order(
-            issuing=self._authorities.issuing(authority.name),
-            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
-            public_key=public_key,
-            not_before=max(now - _BACKDATE, ca.certificate.not_valid_before_utc),
+        return self._own.order(
+            key_name,
+            TEMPLATE,
+            issuing=self._own.authorities.issuing(authority.name),
+            ca=authority.current.certificate,
+            subject=f"SCEP RA {authority.name} {authority.current.number}.{self._own.now():%Y%m%d}",
             not_after=self._end(authority),
             extensions=(
-                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(subject_key_identifier(public_key)),
                 extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
                 key_usage(usages, critical=True),
                 *self._urls(authority),
             ),
-            template=TEMPLATE,
-            requester=_ACTOR,
-            protocol="internal",
-            request_id="",
         )
 
     def _urls(self, authority: Authority) -> tuple[Extension, ...]:
         """Where the certificate's status is found: it lives long enough to be revoked."""
-        view = self._authorities.view(authority, authority.current, template=TEMPLATE)
+        view = self._own.authorities.view(authority, authority.current, template=TEMPLATE)
         return view.url_extensions(crl=True, ocsp=False, ca_issuers=False)
 
 

@@ -6,8 +6,7 @@ id-kp-OCSPSigning alone, and id-pkix-ocsp-nocheck, so that nobody asks about it 
 
 from __future__ import annotations
 
-import secrets
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import attrs
 from cryptography import x509
@@ -15,12 +14,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
-from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
-from pkiserver.authority.issue import Issuer
+from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import Authority, Duty, Generation
 from pkiserver.authority.order import Order
-from pkiserver.authority.prepare import Preparer
+from pkiserver.authority.ownkeys import BACKDATE, OwnKeys, Unused, find_unused
 from pkiserver.authority.status.directory import (
     RESPONDER_TEMPLATE,
     SERVING,
@@ -30,30 +27,20 @@ from pkiserver.authority.status.directory import (
     wanted_key_types,
 )
 from pkiserver.authority.status.policy import OcspSigning
-from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.usages import Usage
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.doors import Door
-from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import keys as key_rows
-from pkiserver.store.database import Database
-from pkiserver.store.key_use import certified_until
-
-_ACTOR = "system"
-_BACKDATE = timedelta(minutes=5)
-_AFTERLIFE = timedelta(days=1)
-"""How long a responder's key is kept after the end of its certificate."""
+from pkiserver.store.keys import SigningKey
 
 
 @attrs.frozen
 class _Found:
-    """A generation's responders, and its keys that no certificate uses: ``fresh`` never had one, ``spent`` had."""
+    """A generation's responders, and its keys that no certificate uses."""
 
     valid: tuple[Responder, ...]
-    fresh: tuple[tuple[KeyType, str], ...]
-    spent: tuple[str, ...]
+    unused: Unused
 
 
 class ResponderKeeper:
@@ -61,24 +48,8 @@ class ResponderKeeper:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        keys: KeyRing,
-        authorities: Authorities,
-        preparer: Preparer,
-        issuer: Issuer,
-        turns: Turns,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._keys = keys
-        self._authorities = authorities
-        self._preparer = preparer
-        self._issuer = issuer
-        self._turns = turns
-        self._clock = clock
+    def __init__(self, own: OwnKeys) -> None:
+        self._own = own
         self._problems: dict[int, StatusProblem] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
@@ -92,7 +63,7 @@ class ResponderKeeper:
             The names of the keys that got a certificate.
         """
         made: list[str] = []
-        for authority in self._authorities.list():
+        for authority in self._own.authorities.list():
             for generation in authority.generations:
                 try:
                     names = await self._look_after(authority, generation) if _wants(authority, generation) else ()
@@ -111,26 +82,25 @@ class ResponderKeeper:
             Rejected: The generation cannot issue, with every reason.
             Unavailable: Key or database are away, or another process is at it.
         """
-        async with self._turns.turn(f"ocsp-responder:{generation.id}") as turn:
+        async with self._own.turns.turn(f"ocsp-responder:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is renewing this responder", retry_after=5)
             found = await self._find(generation)
             wanted = wanted_key_types(authority.settings.ocsp, generation.certificate)
-            names = [await self._make(authority, generation, key_type, found.fresh) for key_type in wanted]
+            names = [await self._make(authority, generation, key_type, found.unused.fresh) for key_type in wanted]
             return names[0]
 
     async def _look_after(self, authority: Authority, generation: Generation) -> tuple[str, ...]:
         if not self._due(authority, generation, await self._find(generation)):
             return ()
-        async with self._turns.turn(f"ocsp-responder:{generation.id}") as turn:
+        async with self._own.turns.turn(f"ocsp-responder:{generation.id}") as turn:
             if turn is None:
                 return ()
             found = await self._find(generation)  # another process may have been here before us
             due = self._due(authority, generation, found)
-            names = [await self._make(authority, generation, key_type, found.fresh) for key_type in due]
+            names = [await self._make(authority, generation, key_type, found.unused.fresh) for key_type in due]
             if names:
-                for spent in found.spent:
-                    await self._keys.delete(spent, actor=_ACTOR)
+                await self._own.delete(found.unused.spent)
             return tuple(names)
 
     def _due(self, authority: Authority, generation: Generation, found: _Found) -> list[KeyType]:
@@ -145,44 +115,36 @@ class ResponderKeeper:
     def _is_due(self, authority: Authority, generation: Generation, latest: datetime | None) -> bool:
         if latest is None:
             return True
-        if latest - self._clock.now() > authority.settings.ocsp.renew_before:
+        if latest - self._own.clock.now() > authority.settings.ocsp.renew_before:
             return False
         # Near the end of the authority itself a new one would live no longer.
-        return self._end(authority, generation) > latest + _BACKDATE
+        return self._end(authority, generation) > latest + BACKDATE
 
     def _end(self, authority: Authority, generation: Generation) -> datetime:
-        now = self._clock.now().replace(microsecond=0)
-        return min(now + authority.settings.ocsp.certificate_validity, generation.certificate.not_after)
+        return min(self._own.now() + authority.settings.ocsp.certificate_validity, generation.certificate.not_after)
 
     async def _find(self, generation: Generation) -> _Found:
-        now = self._clock.now()
+        now = self._own.clock.now()
         prefix = key_prefix(generation)
 
         def work(connection: Connection) -> _Found:
             valid = responders(connection, [generation.id], now)[generation.id]
-            fresh, spent = [], []
-            for row in key_rows.list_all(connection):
-                if row.name.startswith(prefix):
-                    until = certified_until(connection, row.spki_sha256)
-                    if until is None:
-                        fresh.append((KeyType.of(load_spki(row.spki)), row.name))
-                    elif until + _AFTERLIFE < now:
-                        spent.append(row.name)
-            return _Found(tuple(valid), tuple(fresh), tuple(spent))
+            return _Found(tuple(valid), find_unused(connection, (prefix,), now))
 
-        return await self._database.read(work)
+        return await self._own.database.read(work)
 
     async def _make(
-        self, authority: Authority, generation: Generation, key_type: KeyType, fresh: tuple[tuple[KeyType, str], ...]
+        self, authority: Authority, generation: Generation, key_type: KeyType, fresh: tuple[SigningKey, ...]
     ) -> str:
-        left = [name for kind, name in fresh if kind == key_type]
+        left = [key.name for key in fresh if KeyType.of(load_spki(key.spki)) == key_type]
         if left:  # a process died between making a key and certifying it
             name = left[-1]
-            await self._keys.refresh()
+            await self._own.keys.refresh()
         else:
-            name = await self._generate(generation, key_type)
-        order = self._order(authority, generation, name)
-        issued = await self._issuer.issue(await self._preparer.prepare_order(order))
+            assert generation.key_name is not None  # _wants saw to it
+            name = self._own.new_name(key_prefix(generation))
+            await self._own.generate(name, key_type, (Door.OCSP,), beside=generation.key_name)
+        issued = await self._own.certify(self._order(authority, generation, name))
         self._log.info(
             "{name}: new OCSP responder {key}, serial {serial}",
             name=authority.name,
@@ -191,38 +153,19 @@ class ResponderKeeper:
         )
         return name
 
-    async def _generate(self, generation: Generation, key_type: KeyType) -> str:
-        assert generation.key_name is not None  # _wants saw to it
-        signing = self._keys.show(generation.key_name)
-        if signing.provider is None:
-            raise Unavailable(f"the key store of {generation.key_name} is away")
-        name = f"{key_prefix(generation)}{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
-        await self._keys.generate(name, key_type, store=signing.provider, doors=(Door.OCSP,), actor=_ACTOR)
-        return name
-
     def _order(self, authority: Authority, generation: Generation, key_name: str) -> Order:
-        issuing = self._authorities.issuing_by(authority, generation)
-        ca = generation.certificate
-        now = self._clock.now().replace(microsecond=0)
-        public_key = self._keys.public_key(key_name)
-        common_name = f"OCSP responder {authority.name} {generation.number}.{now:%Y%m%d}"[:64]
-        return Order(
-            issuing=issuing,
-            subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]),
-            public_key=public_key,
-            not_before=max(now - _BACKDATE, ca.certificate.not_valid_before_utc),
+        return self._own.order(
+            key_name,
+            RESPONDER_TEMPLATE,
+            issuing=self._own.authorities.issuing_by(authority, generation),
+            ca=generation.certificate,
+            subject=f"OCSP responder {authority.name} {generation.number}.{self._own.now():%Y%m%d}",
             not_after=self._end(authority, generation),
             extensions=(
-                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])),
                 extension(x509.OCSPNoCheck()),
             ),
-            template=RESPONDER_TEMPLATE,
-            requester=_ACTOR,
-            protocol="internal",
-            request_id="",
         )
 
 

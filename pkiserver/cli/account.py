@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import after_option, file_argument, limit_option, password_option
+from pkiserver.cli.selectors import read_text
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -51,9 +53,6 @@ def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
     return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
-password_option = click.option(
-    "--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Read the password from here."
-)
 attribute_option = click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="Repeatable.")
 
@@ -83,7 +82,7 @@ async def create(
 
 
 @group.command("import")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @click.option("--format", "form", type=click.Choice(["csv", "ldif"]), help="Default: by the file's name.")
 @click.option("--replace", is_flag=True, help="The accounts become exactly what the file says; others are removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -97,7 +96,7 @@ async def import_(
     from pkiserver.registration.accountfiles import Format, read
     from pkiserver.registration.accountimport import AccountImport
 
-    text = file.read_text(encoding="utf-8")  # noqa: ASYNC240 - one file, before anything else runs
+    text = read_text(file)
     wanted = read(text, str(file), Format(form or ("ldif" if file.suffix.lower() == ".ldif" else "csv")))
     work = AccountImport(engine.database, engine.audit, engine.accounts.hasher, engine.clock)
     plan = await work.plan(wanted, replace=replace)
@@ -129,8 +128,8 @@ async def export(session: Session, engine: Engine, *, form: str) -> None:
 
 
 @group.command("list")
-@click.option("--after", default="", metavar="NAME", help="Go on after this name.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@after_option
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Accounts by name."""

@@ -10,6 +10,7 @@ import click
 
 from pkiserver.cli.addressbook_outward import compare_directory, resync_directory, show_targets
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE, limit_option
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ async def optout(session: Session, engine: Engine, address: str, undo: bool) -> 
 
 @group.command()
 @click.option("--after", default="", metavar="ADDRESS", help="Go on after this address.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@limit_option
 @async_command
 async def optouts(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Who opted out."""
@@ -217,7 +218,7 @@ def _matched(der: bytes, selector: int, matching: int) -> str:
 
 @contacts.command("list")
 @click.option("--after", default="", metavar="ADDRESS", help="Go on after this address.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Contacts by address."""
@@ -235,7 +236,7 @@ async def list_(session: Session, engine: Engine, after: str, limit: int) -> Non
 
 @contacts.command("put")
 @click.argument("address")
-@click.argument("certificate", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("certificate", nargs=-1, required=True, type=IN_FILE)
 @click.option("--name", help="Shown as cn and displayName.")
 @click.option("--replace", is_flag=True, help="The contact is there already.")
 @async_command

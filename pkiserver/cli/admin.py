@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE, after_option, limit_option
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ async def certify(
 
 
 @group.command("list")
-@click.option("--after", default="", metavar="NAME", help="Go on after this name.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@after_option
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Administrators by name."""
@@ -252,7 +253,7 @@ async def delete(session: Session, engine: Engine, name: str) -> None:
 
 @group.command()
 @click.argument("name")
-@click.argument("certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("certificate", type=IN_FILE)
 @async_command
 async def bind(session: Session, engine: Engine, name: str, certificate: Path) -> None:
     """Let a certificate that exists (PEM or DER, of any authority, on a smart card for instance) show an administrator.

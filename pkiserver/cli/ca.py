@@ -9,6 +9,7 @@ import click
 
 from pkiserver.cli.ca_options import key_options, parse_subject, parse_validity, profile_options, with_store
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE, OUT_FILE
 from pkiserver.cli.selectors import load_certificates, pem, write_file
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pkiserver.authority.succession import Succeeded
     from pkiserver.runtime.engine import Engine
 
-IN_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-OUT_FILE = click.Path(path_type=Path, dir_okay=False)
 name_argument = click.argument("name", metavar="AUTHORITY")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.selectors import MOMENT, REASON, parse_selector
 from pkiserver.cli.voting import voter, voter_options, who
 
@@ -187,7 +188,7 @@ async def show(session: Session, engine: Engine, selected: str, authority: str |
 @authority_option
 @click.option("--chain", is_flag=True, help="Its issuers after it (PEM only).")
 @click.option("--format", "form", type=click.Choice(("pem", "der")), default="pem", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
+@click.option("--out", type=OUT_FILE, metavar="FILE", help="Write to a file.")
 @async_command
 async def export(
     session: Session, engine: Engine, *, selected: str, authority: str | None, chain: bool, form: str, out: Path | None

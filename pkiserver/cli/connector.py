@@ -9,6 +9,8 @@ import click
 
 from pkiserver.cli.account import read_password
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE, password_option
+from pkiserver.cli.selectors import read_octets
 
 if TYPE_CHECKING:
     from pkiserver.foundation.secret import Secret
@@ -65,12 +67,10 @@ async def show(session: Session, engine: Engine, name: str) -> None:
 @click.argument("name")
 @click.option("--user", metavar="NAME", help="Look for this user too.")
 @click.option("--password", "ask", is_flag=True, help="Ask for the user's password and try it.")
-@click.option(
-    "--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Read the password from here."
-)
+@password_option
 @click.option(
     "--certificate",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=IN_FILE,
     metavar="FILE",
     help="Try this client certificate (PEM, with its chain).",
 )
@@ -91,7 +91,7 @@ async def check(
         if user is None:
             raise click.UsageError("a password goes with --user")
         password = read_password(password_file, confirm=False)
-    octets = certificate.read_bytes() if certificate is not None else b""  # noqa: ASYNC240 - a small file, once
+    octets = read_octets(certificate) if certificate is not None else b""
     findings = list(await engine.connectors.check(name, user, password))
     if certificate is not None:
         findings.append(await _try_certificate(engine, name, certificate.name, octets))
@@ -120,8 +120,8 @@ async def _try_certificate(engine: Engine, name: str, file: str, octets: bytes) 
 @group.command()
 @click.argument("name")
 @click.argument("user")
-@click.option("--old-password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
-@click.option("--new-password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--old-password-file", type=IN_FILE, required=True)
+@click.option("--new-password-file", type=IN_FILE, required=True)
 @async_command
 async def password(
     session: Session, engine: Engine, *, name: str, user: str, old_password_file: Path, new_password_file: Path

@@ -13,6 +13,7 @@ import attrs
 import click
 
 from pkiserver.cli.failures import keep_log
+from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.output import Output
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _common() -> list[click.Option]:
     return [
         click.Option(
             ["--config"],
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=OUT_FILE,
             metavar="FILE",
             expose_value=False,
             is_eager=True,

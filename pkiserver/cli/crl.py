@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command, reactor_command
+from pkiserver.cli.options import OUT_FILE, file_argument
 from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem, write_file
 
 if TYPE_CHECKING:
@@ -120,9 +121,7 @@ def _path(generation: Generation, scope: str, kind: CrlKind) -> str:
 @point_option
 @delta_option
 @click.option("--number", "crl_number", type=click.IntRange(0), help="An earlier list, by its CRL number.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it to a file (DER)."
-)
+@click.option("--out", type=OUT_FILE, metavar="FILE", help="Write it to a file (DER).")
 @click.option("--pem", "as_pem", is_flag=True, help="Print it as PEM.")
 @async_command
 async def show(
@@ -169,7 +168,7 @@ async def show(
 
 @group.command("import")
 @authority_argument
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @key_option
 @async_command
 async def import_(session: Session, engine: Engine, *, name: str, file: Path, number: int | None) -> None:
@@ -234,7 +233,7 @@ def _revoked(text: str, now: datetime) -> CrlEntry:
 @click.option("--release", multiple=True, metavar="SERIAL", help="Take a certificate on hold off the list.")
 @click.option("--days", type=click.IntRange(1, 3660), default=180, show_default=True, help="Until nextUpdate.")
 @click.option("--scheme", help="The signature scheme, for instance rsa-pss-sha256.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE")
+@click.option("--out", type=OUT_FILE, required=True, metavar="FILE")
 @reactor_command
 async def sign(
     session: Session,

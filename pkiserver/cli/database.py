@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pkiserver.cli.context import Session
+from pkiserver.cli.options import OUT_FILE
 
 
 @click.group("database")
@@ -39,7 +40,7 @@ def show(session: Session) -> None:
 
 
 @group.command("backup")
-@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("target", type=OUT_FILE)
 @click.pass_obj
 def backup_(session: Session, target: Path) -> None:
     """Copy the SQLite database to TARGET while the server runs: one consistent state, mode 0600."""

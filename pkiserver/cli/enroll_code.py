@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import before_option, limit_option
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ async def create(
 
 
 @group.command("list")
-@click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@before_option
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, before: int | None, limit: int) -> None:
     """The newest first; the codes themselves are not kept."""

@@ -10,6 +10,7 @@ import click
 
 from pkiserver.cli.blocked import block, blocked, unblock
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE, file_argument
 from pkiserver.foundation.secret import Secret
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ async def generate(
 @doors_option
 @click.option(
     "--certificate",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=IN_FILE,
     help="Its certificate (PEM or DER): the key must be this one's.",
 )
 @async_command
@@ -134,7 +135,7 @@ async def adopt(session: Session, engine: Engine, *, name: str, uri: str, doors:
 
 @group.command("import")
 @name_argument
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @doors_option
 @store_option
 @click.option(

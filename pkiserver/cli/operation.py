@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.voting import read_text, voter, voter_options
+from pkiserver.cli.options import before_option, file_argument, limit_option
+from pkiserver.cli.selectors import read_text
+from pkiserver.cli.voting import decision_options, voter, voter_options
 
 if TYPE_CHECKING:
     from pkiserver.registration.operations import Operation
@@ -38,8 +40,8 @@ def _row(one: Operation) -> dict[str, object]:
 
 @group.command("list")
 @click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
-@click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@before_option
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
     """The newest first."""
@@ -62,7 +64,7 @@ async def show(session: Session, engine: Engine, number: int) -> None:
 
 
 @group.command("change-template")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @click.option("--reason", required=True, help="For those who vote.")
 @voter_options
 @async_command
@@ -112,9 +114,7 @@ async def revoke_authority(
 
 
 @group.command()
-@click.argument("number", type=int)
-@click.option("--reason", default="", help="Kept with the decision.")
-@voter_options
+@decision_options("Kept with the decision.")
 @async_command
 async def approve(
     session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
@@ -126,9 +126,7 @@ async def approve(
 
 
 @group.command()
-@click.argument("number", type=int)
-@click.option("--reason", default="", help="Kept with the decision.")
-@voter_options
+@decision_options("Kept with the decision.")
 @async_command
 async def deny(
     session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.voting import voter, voter_options
+from pkiserver.cli.options import before_option, limit_option
+from pkiserver.cli.voting import decision_options, voter
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
@@ -41,8 +42,8 @@ def _row(one: PendingRequest) -> dict[str, object]:
 
 @group.command("list")
 @click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
-@click.option("--before", type=int, metavar="NUMBER", help="Go on below this number.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@before_option
+@limit_option
 @async_command
 async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
     """The newest first."""
@@ -81,9 +82,7 @@ async def show(session: Session, engine: Engine, number: int) -> None:
 
 
 @group.command()
-@click.argument("number", type=int)
-@click.option("--reason", default="", help="Kept with the decision.")
-@voter_options
+@decision_options("Kept with the decision.")
 @async_command
 async def approve(
     session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None
@@ -96,9 +95,7 @@ async def approve(
 
 
 @group.command()
-@click.argument("number", type=int)
-@click.option("--reason", default="", help="Told to the client.")
-@voter_options
+@decision_options("Told to the client.")
 @async_command
 async def deny(
     session: Session, engine: Engine, *, number: int, reason: str, credential: Path | None, password_file: Path | None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.selectors import load_certificates, pem, write_file
+from pkiserver.cli.options import OUT_FILE, file_argument
+from pkiserver.cli.selectors import load_certificates, pem, read_octets, write_file
 
 if TYPE_CHECKING:
     from pkiserver.authority.validation.services import ValidationServices
@@ -31,17 +32,11 @@ async def _services(engine: Engine) -> ValidationServices:
     return found
 
 
-def _octets(file: Path) -> bytes:
-    return file.read_bytes()
-
-
 @group.command()
 @name_argument
 @click.option("--key-type", default="ec-p256", show_default=True, help="The type of the new key.")
 @click.option("--store", help="The key store; by default the first of the configuration.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it to a file (PEM)."
-)
+@click.option("--out", type=OUT_FILE, metavar="FILE", help="Write it to a file (PEM).")
 @async_command
 async def csr(
     session: Session, engine: Engine, *, name: str, key_type: str, store: str | None, out: Path | None
@@ -65,7 +60,7 @@ async def csr(
 
 @group.command()
 @name_argument
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @async_command
 async def install(session: Session, engine: Engine, *, name: str, file: Path) -> None:
     """Take the certificate that CA issued to a responder key here; it signs from now on."""
@@ -155,12 +150,12 @@ async def fetch(session: Session, engine: Engine, name: str) -> None:
 
 @group.command()
 @name_argument
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_argument
 @async_command
 async def issued(session: Session, engine: Engine, *, name: str, file: Path) -> None:
     """Replace the list of serial numbers that CA issued: FILE has one in hexadecimal a line."""
     from pkiserver.cli.voting import who
 
     services = await _services(engine)
-    done = await services.importer.take_issued(services.authorities.get(name), _octets(file), actor=who())
+    done = await services.importer.take_issued(services.authorities.get(name), read_octets(file), actor=who())
     session.output.done(f"{done.head.entries} serial numbers of {name} are known as issued", entries=done.head.entries)

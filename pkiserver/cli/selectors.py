@@ -1,4 +1,4 @@
-"""What the certificate and CRL commands read from the command line: certificates, times, reasons, files."""
+"""What commands make of what the command line says: certificates, times, reasons, files."""
 
 from __future__ import annotations
 
@@ -81,6 +81,16 @@ def load_crl(path: Path) -> bytes:
         return x509.load_pem_x509_crl(data).public_bytes(Encoding.DER)
     except ValueError as error:
         raise click.BadParameter(f"{path} holds no CRL: {error}") from error
+
+
+def read_octets(path: Path) -> bytes:
+    """A small file, whole; before anything else runs, so that nothing waits for the disk meanwhile."""
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """A small UTF-8 text file, whole, as :func:`read_octets`."""
+    return path.read_text(encoding="utf-8")
 
 
 def write_file(path: Path, octets: bytes) -> None:

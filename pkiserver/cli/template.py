@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.options import IN_FILE
+from pkiserver.cli.selectors import read_octets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,7 +97,7 @@ def _print(session: Session, template: Template, text: str, revision: int | None
 
 
 @group.command()
-@click.argument("request", metavar="REQUEST.csr", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("request", metavar="REQUEST.csr", type=IN_FILE)
 @click.option("--template", "chosen", metavar="TEMPLATE", required=True, help="A template in force, or a TOML file.")
 @click.option("--account", metavar="NAME", help="Try it as this account; by default as nobody known.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE", help="An attribute of the registration.")
@@ -120,7 +122,7 @@ async def test(
     from pkiserver.foundation.errors import Rejected
 
     template = _template(engine, chosen)
-    parsed = parse_request(decode_text(_octets(request)))
+    parsed = parse_request(decode_text(read_octets(request)))
     record = await _record(engine, account, attributes)
     way = protocol or next(iter(template.protocols), "cli")
     trial = try_request(template, parsed, record, protocol=way, authorities=engine.authorities, now=engine.clock.now())
@@ -139,10 +141,6 @@ async def test(
     )
     if trial.reasons:
         raise Rejected(trial.reasons)
-
-
-def _octets(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 def _template(engine: Engine, chosen: str) -> Template:

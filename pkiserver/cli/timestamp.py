@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command, run_on_reactor
+from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -34,7 +35,6 @@ def unit() -> None:
 
 
 unit_argument = click.argument("name", metavar="UNIT")
-file_type = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @unit.command()
@@ -240,12 +240,12 @@ async def _show_entries(session: Session, engine: Engine, serial: str) -> None:
 
 
 @group.command()
-@click.argument("file", type=file_type)
+@file_argument
 @click.option("--hash", "hash_name", type=click.Choice(HASHES), default="sha256", show_default=True)
 @click.option("--policy", metavar="OID", help="The policy that is wanted.")
 @click.option("--no-certificates", is_flag=True, help="Do not ask for the unit's certificates.")
 @click.option("--url", help="Send it there (http://host/tsa) and write the answer instead of the request.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: FILE.tsq, or FILE.tsr.")
+@click.option("--out", type=OUT_FILE, help="Default: FILE.tsq, or FILE.tsr.")
 @click.pass_obj
 def request(  # noqa: PLR0917 - click calls it by name
     session: Session,
@@ -310,12 +310,10 @@ def _post(url: str, query: bytes) -> bytes:
 
 
 @group.command()
-@click.argument("token", type=file_type)
-@click.option("--data", required=True, type=file_type, help="What was time-stamped.")
-@click.option(
-    "--ca", "cas", multiple=True, type=file_type, help="Trusted roots (PEM, DER); default: this server's CAs."
-)
-@click.option("--certificate", "helpers", multiple=True, type=file_type, help="Certificates that the token lacks.")
+@click.argument("token", type=IN_FILE)
+@click.option("--data", required=True, type=IN_FILE, help="What was time-stamped.")
+@click.option("--ca", "cas", multiple=True, type=IN_FILE, help="Trusted roots (PEM, DER); default: this server's CAs.")
+@click.option("--certificate", "helpers", multiple=True, type=IN_FILE, help="Certificates that the token lacks.")
 @click.pass_obj
 def verify(session: Session, token: Path, data: Path, cas: tuple[Path, ...], helpers: tuple[Path, ...]) -> None:
     """Check a token or answer (DER) against the data: imprint, signature, certificate, path to a root."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pkiserver.cli.options import IN_FILE
+
 if TYPE_CHECKING:
     from pkiserver.registration.votes import Person
     from pkiserver.runtime.engine import Engine
@@ -23,13 +25,20 @@ def who() -> str:
 
 def voter_options(function: F) -> F:
     """Decorator: ``--as-admin`` and ``--password-file``."""
-    file = click.Path(path_type=Path, exists=True, dir_okay=False)
-    function = click.option(
-        "--password-file", type=file, help="The password of that file; by default it is asked for."
-    )(function)
-    return click.option(
-        "--as-admin", "credential", type=file, metavar="P12", help="Decide as the administrator of this PKCS#12 file."
-    )(function)
+    whose = "Decide as the administrator of this PKCS#12 file."
+    opens = "The password of that file; by default it is asked for."
+    function = click.option("--password-file", type=IN_FILE, help=opens)(function)
+    return click.option("--as-admin", "credential", type=IN_FILE, metavar="P12", help=whose)(function)
+
+
+def decision_options(reason_help: str) -> Callable[[F], F]:
+    """Decorator for a vote: the number of what is decided, ``--reason`` with this help, and :func:`voter_options`."""
+
+    def decorate(function: F) -> F:
+        function = click.option("--reason", default="", help=reason_help)(voter_options(function))
+        return click.argument("number", type=int)(function)
+
+    return decorate
 
 
 async def voter(engine: Engine, credential: Path | None, password_file: Path | None) -> Person:
@@ -43,11 +52,6 @@ async def voter(engine: Engine, credential: Path | None, password_file: Path | N
     if credential is None:
         return Person(who())
     return (await engine.administrators.recognise(_opened(credential, password_file))).person
-
-
-def read_text(file: Path) -> str:
-    """A text file, whole."""
-    return file.read_text(encoding="utf-8")
 
 
 def _opened(credential: Path, password_file: Path | None) -> bytes:

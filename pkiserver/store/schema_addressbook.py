@@ -5,16 +5,16 @@ Certificates themselves are found by mail address through ``certificate_san``; n
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, Text
+from sqlalchemy import Index, Table
 
-from pkiserver.store.schema import Identity, Micros, Ordered, metadata
+from pkiserver.store.columns import metadata, moment, number, octets, ordered, row_number, text
 
 addressbook_key = Table(
     "addressbook_key",
     metadata,
-    Column("kind", Ordered, primary_key=True),
-    Column("value", Ordered, primary_key=True),
-    Column("certificate_id", BigInteger, primary_key=True, autoincrement=False),
+    ordered("kind", key=True),
+    ordered("value", key=True),
+    number("certificate_id", key=True),
     Index("ix_addressbook_key_certificate", "certificate_id"),
     sqlite_with_rowid=False,
 )
@@ -22,46 +22,46 @@ addressbook_key = Table(
 addressbook_change = Table(
     "addressbook_change",
     metadata,
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("address", Ordered, nullable=False),
+    number("seq", key=True),
+    ordered("address"),
 )
 
 addressbook_opt_out = Table(
     "addressbook_opt_out",
     metadata,
-    Column("address", Ordered, primary_key=True),
-    Column("author", Text, nullable=False),
-    Column("since", Micros, nullable=False),
+    ordered("address", key=True),
+    text("author"),
+    moment("since"),
 )
 
 addressbook_smime = Table(
     "addressbook_smime",
     metadata,
-    Column("address", Ordered, primary_key=True),
-    Column("fingerprint", LargeBinary, nullable=False),
-    Column("message", LargeBinary, nullable=False),
-    Column("added", Micros, nullable=False),
-    Column("signer", LargeBinary),
+    ordered("address", key=True),
+    octets("fingerprint"),
+    octets("message"),
+    moment("added"),
+    octets("signer", optional=True),
 )
 
 addressbook_contact = Table(
     "addressbook_contact",
     metadata,
-    Column("id", Identity, primary_key=True),
-    Column("address", Ordered, nullable=False, unique=True),
-    Column("details", Text, nullable=False),
-    Column("certificates", LargeBinary, nullable=False),
-    Column("author", Text, nullable=False),
-    Column("updated", Micros, nullable=False),
+    row_number(),
+    ordered("address", unique=True),
+    text("details"),
+    octets("certificates"),
+    text("author"),
+    moment("updated"),
     sqlite_autoincrement=True,
 )
 
 addressbook_contact_key = Table(
     "addressbook_contact_key",
     metadata,
-    Column("kind", Ordered, primary_key=True),
-    Column("value", Ordered, primary_key=True),
-    Column("contact_id", BigInteger, primary_key=True, autoincrement=False),
+    ordered("kind", key=True),
+    ordered("value", key=True),
+    number("contact_id", key=True),
     Index("ix_addressbook_contact_key_contact", "contact_id"),
     sqlite_with_rowid=False,
 )

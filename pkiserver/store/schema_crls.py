@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Integer, LargeBinary, Table, Text, UniqueConstraint
+from sqlalchemy import Table, UniqueConstraint
 
-from pkiserver.store.schema import Identity, Micros, Ordered, metadata
+from pkiserver.store.columns import flag, identity, metadata, moment, number, octets, ordered, row_number, small, text
 
 crl_scope = Table(
     "crl_scope",
     metadata,
-    Column("id", Identity, primary_key=True),
-    Column("issuer_id", Identity, ForeignKey("issuer.id"), nullable=False),
-    Column("generation_id", Identity, ForeignKey("authority_generation.id"), nullable=False),
-    Column("scope", Ordered, nullable=False),
-    Column("last_number", BigInteger, nullable=False),
-    Column("covers", Text),
-    Column("shard", Integer),
-    Column("template", Ordered),
-    Column("bounded", Boolean),
-    Column("urls", Text),
-    Column("since", BigInteger),
-    Column("announced", Boolean),
+    row_number(),
+    identity("issuer_id", of="issuer.id"),
+    identity("generation_id", of="authority_generation.id"),
+    ordered("scope"),
+    number("last_number"),
+    text("covers", optional=True),
+    small("shard", optional=True),
+    ordered("template", optional=True),
+    flag("bounded", optional=True),
+    text("urls", optional=True),
+    number("since", optional=True),
+    flag("announced", optional=True),
     UniqueConstraint("issuer_id", "generation_id", "scope"),
 )
 
 crl = Table(
     "crl",
     metadata,
-    Column("scope_id", Identity, ForeignKey("crl_scope.id"), primary_key=True),
-    Column("kind", Ordered, primary_key=True),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("base_number", BigInteger),
-    Column("this_update", Micros, nullable=False),
-    Column("next_update", Micros, nullable=False),
-    Column("der", LargeBinary, nullable=False),
-    Column("entries", BigInteger, nullable=False),
-    Column("status_seq", BigInteger, nullable=False),
+    identity("scope_id", of="crl_scope.id", key=True),
+    ordered("kind", key=True),
+    number("number", key=True),
+    number("base_number", optional=True),
+    moment("this_update"),
+    moment("next_update"),
+    octets("der"),
+    number("entries"),
+    number("status_seq"),
 )
 
 crl_delivery = Table(
     "crl_delivery",
     metadata,
-    Column("target", Ordered, primary_key=True),
-    Column("scope_id", Identity, ForeignKey("crl_scope.id"), primary_key=True),
-    Column("kind", Ordered, primary_key=True),
-    Column("number", BigInteger, nullable=False),
-    Column("delivered", Micros),
-    Column("attempts", Integer, nullable=False),
-    Column("next_try", Micros, nullable=False),
-    Column("problem", Text),
+    ordered("target", key=True),
+    identity("scope_id", of="crl_scope.id", key=True),
+    ordered("kind", key=True),
+    number("number"),
+    moment("delivered", optional=True),
+    small("attempts"),
+    moment("next_try"),
+    text("problem", optional=True),
 )
 
 self_check = Table(
     "self_check",
     metadata,
-    Column("node", Ordered, primary_key=True),
-    Column("subject", Ordered, primary_key=True),
-    Column("at", Micros, nullable=False),
-    Column("problem", Text),
+    ordered("node", key=True),
+    ordered("subject", key=True),
+    moment("at"),
+    text("problem", optional=True),
 )

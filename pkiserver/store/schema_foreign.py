@@ -6,44 +6,44 @@ parts count: those of another revision are being written, or are to be removed.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text
+from sqlalchemy import Table
 
-from pkiserver.store.schema import Micros, Ordered, metadata
+from pkiserver.store.columns import metadata, moment, number, octets, ordered, text
 
 foreign_list = Table(
     "foreign_list",
     metadata,
-    Column("authority", Ordered, primary_key=True),
-    Column("source", Ordered, primary_key=True),
-    Column("revision", BigInteger, nullable=False),
-    Column("kind", Text),
-    Column("number", Text),
-    Column("base_number", Text),
-    Column("scope", LargeBinary),
-    Column("this_update", Micros),
-    Column("next_update", Micros),
-    Column("entries", BigInteger),
-    Column("digest", LargeBinary),
-    Column("etag", Text),
-    Column("checked", Micros, nullable=False),
-    Column("problem", Text, nullable=False),
+    ordered("authority", key=True),
+    ordered("source", key=True),
+    number("revision"),
+    text("kind", optional=True),
+    text("number", optional=True),
+    text("base_number", optional=True),
+    octets("scope", optional=True),
+    moment("this_update", optional=True),
+    moment("next_update", optional=True),
+    number("entries", optional=True),
+    octets("digest", optional=True),
+    text("etag", optional=True),
+    moment("checked"),
+    text("problem"),
 )
 
 foreign_part = Table(
     "foreign_part",
     metadata,
-    Column("authority", Ordered, primary_key=True),
-    Column("source", Ordered, primary_key=True),
-    Column("revision", BigInteger, primary_key=True, autoincrement=False),
-    Column("part", BigInteger, primary_key=True, autoincrement=False),
-    Column("octets", LargeBinary, nullable=False),
+    ordered("authority", key=True),
+    ordered("source", key=True),
+    number("revision", key=True),
+    number("part", key=True),
+    octets("octets"),
 )
 
 foreign_responder = Table(
     "foreign_responder",
     metadata,
-    Column("key_name", Ordered, primary_key=True),
-    Column("authority", Ordered, nullable=False, index=True),
-    Column("certificate", LargeBinary, nullable=False),
-    Column("installed", Micros, nullable=False),
+    ordered("key_name", key=True),
+    ordered("authority", index=True),
+    octets("certificate"),
+    moment("installed"),
 )

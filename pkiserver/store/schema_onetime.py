@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table
+from sqlalchemy import Index, Table
 
-from pkiserver.store.schema import Identity, Micros, Ordered, metadata
+from pkiserver.store.columns import metadata, moment, number, octets, ordered, row_number, small
 
 one_time_password = Table(
     "one_time_password",
     metadata,
-    Column("id", Identity, primary_key=True),
-    Column("connector", Ordered, nullable=False),
-    Column("account", Ordered, nullable=False),
-    Column("keyed_hash", LargeBinary, nullable=False),
-    Column("created", Micros, nullable=False),
-    Column("expires", Micros, nullable=False),
-    Column("tries", Integer, nullable=False),
-    Column("spent_at", Micros),
-    Column("certificate_id", BigInteger),
+    row_number(),
+    ordered("connector"),
+    ordered("account"),
+    octets("keyed_hash"),
+    moment("created"),
+    moment("expires"),
+    small("tries"),
+    moment("spent_at", optional=True),
+    number("certificate_id", optional=True),
     Index("ix_one_time_password_account", "account", "connector", "created"),
     Index("ix_one_time_password_expires", "expires"),
 )

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text, text
+from sqlalchemy import Index, Table
 
-from pkiserver.store.schema import Micros, Ordered, metadata
+from pkiserver.store.columns import metadata, moment, number, ordered, partial_index, small, text
 
 outward_task = Table(
     "outward_task",
     metadata,
-    Column("target", Ordered, primary_key=True),
-    Column("subject", Ordered, primary_key=True),
-    Column("detail", Text),
-    Column("version", BigInteger, nullable=False),
-    Column("due", Micros, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("problem", Text),
+    ordered("target", key=True),
+    ordered("subject", key=True),
+    text("detail", optional=True),
+    number("version"),
+    moment("due"),
+    small("attempts"),
+    text("problem", optional=True),
     Index("ix_outward_task_due", "target", "due"),
-    Index(
-        "ix_outward_task_problem",
-        "target",
-        sqlite_where=text("problem IS NOT NULL"),
-        postgresql_where=text("problem IS NOT NULL"),
-    ),
+    partial_index("ix_outward_task_problem", "target", where="problem IS NOT NULL"),
     sqlite_with_rowid=False,
 )

@@ -6,7 +6,6 @@ certificate lasts as long as tokens shall be checked; the key signs for its usag
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 
 from cryptography import x509
@@ -15,24 +14,15 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.extensions import extension, key_usage, subject_key_identifier
-from pkiserver.authority.issue import Issuer
-from pkiserver.authority.lintlevel import LintLevel
+from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.order import Order
-from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.ownkeys import ACTOR, OwnKeys
 from pkiserver.authority.templates.usages import Usage
-from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.keyring import KeyRing
-from pkiserver.store.database import Database
 from pkiserver.timestamping.credentials import TEMPLATE, Credential, Found, find, key_prefix, wanted_doors
 from pkiserver.timestamping.library import UnitLibrary, UnitProblem
 from pkiserver.timestamping.unit import TimestampUnit
-
-_ACTOR = "system"
 
 
 class UnitKeeper:
@@ -40,28 +30,10 @@ class UnitKeeper:
 
     _log = Logger(namespace="pkiserver.timestamping")
 
-    def __init__(
-        self,
-        *,
-        library: UnitLibrary,
-        database: Database,
-        audit: AuditLog,
-        keys: KeyRing,
-        authorities: Authorities,
-        preparer: Preparer,
-        issuer: Issuer,
-        turns: Turns,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, library: UnitLibrary, own: OwnKeys, audit: AuditLog) -> None:
         self._library = library
-        self._database = database
+        self._own = own
         self._audit = audit
-        self._keys = keys
-        self._authorities = authorities
-        self._preparer = preparer
-        self._issuer = issuer
-        self._turns = turns
-        self._clock = clock
         self._problems: dict[str, UnitProblem] = {}
 
     def problems(self) -> tuple[UnitProblem, ...]:
@@ -96,27 +68,27 @@ class UnitKeeper:
             Rejected: its authority cannot issue, with every reason.
             Unavailable: key or database are away, or another process is at it.
         """
-        async with self._turns.turn(f"timestamp-unit:{unit.name}") as turn:
+        async with self._own.turns.turn(f"timestamp-unit:{unit.name}") as turn:
             if turn is None:
                 raise Unavailable("another process is renewing this unit", retry_after=5)
             return await self._make(unit, (await self._find(unit)).fresh)
 
     async def _find(self, unit: TimestampUnit) -> Found:
-        now = self._clock.now()
-        found = await self._database.read(lambda connection: find(connection, (unit,), now))
+        now = self._own.clock.now()
+        found = await self._own.database.read(lambda connection: find(connection, (unit,), now))
         return found[unit.name]
 
     async def _look_after(self, unit: TimestampUnit) -> str | None:
         found = await self._find(unit)
         if not self._due(unit, found) and not found.spent:
             return None
-        async with self._turns.turn(f"timestamp-unit:{unit.name}") as turn:
+        async with self._own.turns.turn(f"timestamp-unit:{unit.name}") as turn:
             if turn is None:
                 return None
             found = await self._find(unit)  # another process may have been here before us
             name = await self._make(unit, found.fresh) if self._due(unit, found) else None
             for spent in found.spent:
-                await self._keys.delete(spent, actor=_ACTOR)
+                await self._own.keys.delete(spent, actor=ACTOR)
             return name
 
     def _due(self, unit: TimestampUnit, found: Found) -> bool:
@@ -124,33 +96,33 @@ class UnitKeeper:
         if not lasting:
             return True
         latest = max(one.signs_until for one in lasting)
-        if latest - self._clock.now() > unit.renew_before:
+        if latest - self._own.clock.now() > unit.renew_before:
             return False
         # Near the end of the authority itself a new one would sign no longer.
         return self._ends(unit)[0] > latest
 
     def _fits(self, credential: Credential, unit: TimestampUnit) -> bool:
         certificate = x509.load_der_x509_certificate(credential.certificate)
-        key_type = str(KeyType.of(self._keys.public_key(credential.key_name)))
+        key_type = str(KeyType.of(self._own.keys.public_key(credential.key_name)))
         return certificate.subject == unit.subject_name and key_type == unit.key_type
 
     def _ends(self, unit: TimestampUnit) -> tuple[datetime, datetime]:
         """Until when a key made now would sign, and its certificate last."""
-        now = self._clock.now().replace(microsecond=0)
-        authority_ends = self._authorities.get(unit.issuer).current.certificate.not_after
+        now = self._own.now()
+        authority_ends = self._own.authorities.get(unit.issuer).current.certificate.not_after
         certificate_ends = min(now + unit.certificate_validity, authority_ends)
         return min(now + unit.key_usage_period, certificate_ends), certificate_ends
 
     async def _make(self, unit: TimestampUnit, fresh: tuple[str, ...]) -> str:
         name = await self._reuse(unit, fresh) or await self._generate(unit)
-        issued = await self._issuer.issue(await self._preparer.prepare_order(self._order(unit, name)))
+        issued = await self._own.certify(self._order(unit, name))
 
         def note(connection: Connection) -> None:
             details = (("key", name), ("serial", f"{issued.serial:x}"), ("change", "new key and certificate"))
-            event = AuditEvent(AuditKind.KEY_OPERATION, _ACTOR, f"timestamp-unit {unit.name}", details=details)
+            event = AuditEvent(AuditKind.KEY_OPERATION, ACTOR, f"timestamp-unit {unit.name}", details=details)
             self._audit.append(connection, event)
 
-        await self._database.write(note)
+        await self._own.database.write(note)
         self._log.info(
             "unit {name}: new key {key}, certificate {serial}", name=unit.name, key=name, serial=f"{issued.serial:x}"
         )
@@ -159,53 +131,42 @@ class UnitKeeper:
     async def _reuse(self, unit: TimestampUnit, fresh: tuple[str, ...]) -> str | None:
         """A key that a process made and died before certifying it."""
         if fresh:
-            await self._keys.refresh()
+            await self._own.keys.refresh()
         for name in reversed(fresh):
-            info = self._keys.show(name)
+            info = self._own.keys.show(name)
             if str(info.key_type) == unit.key_type and wanted_doors(unit) <= info.record.doors:
                 return name
         return None
 
     async def _generate(self, unit: TimestampUnit) -> str:
-        issuing = self._authorities.issuing(unit.issuer)
-        store = unit.key_store or self._keys.show(issuing.key_name).provider
-        if store is None:
-            raise Unavailable(f"the key store of {issuing.key_name} is away")
-        name = f"{key_prefix(unit.name)}{self._clock.now():%Y%m%d%H%M%S}.{secrets.token_hex(4)}"
-        await self._keys.generate(
-            name, KeyType.parse(unit.key_type), store=store, doors=wanted_doors(unit), actor=_ACTOR
-        )
+        issuing = self._own.authorities.issuing(unit.issuer)
+        name = self._own.new_name(key_prefix(unit.name))
+        key_type = KeyType.parse(unit.key_type)
+        await self._own.generate(name, key_type, wanted_doors(unit), beside=issuing.key_name, store=unit.key_store)
         return name
 
     def _order(self, unit: TimestampUnit, key_name: str) -> Order:
-        issuing = self._authorities.issuing(unit.issuer)
-        authority = self._authorities.get(unit.issuer)
-        view = self._authorities.view(authority, authority.current, template=TEMPLATE)
+        issuing = self._own.authorities.issuing(unit.issuer)
+        authority = self._own.authorities.get(unit.issuer)
+        view = self._own.authorities.view(authority, authority.current, template=TEMPLATE)
         ca = authority.current.certificate
-        public_key = self._keys.public_key(key_name)
         # Not backdated: a token's time is never before its unit's certificate.
-        start = max(self._clock.now().replace(microsecond=0), ca.certificate.not_valid_before_utc)
+        start = max(self._own.now(), ca.certificate.not_valid_before_utc)
         signs_until, ends = self._ends(unit)
         if signs_until <= start:
             raise Rejected.because(Refusal.BAD_VALIDITY, f"authority {unit.issuer} ends before a new key could sign")
-        return Order(
+        return self._own.order(
+            key_name,
+            TEMPLATE,
             issuing=issuing,
+            ca=ca,
             subject=unit.subject_name,
-            public_key=public_key,
             not_before=start,
             not_after=ends,
             extensions=(
-                extension(x509.AuthorityKeyIdentifier(ca.key_identifier, None, None)),
-                extension(subject_key_identifier(public_key)),
                 key_usage(frozenset({Usage.DIGITAL_SIGNATURE}), critical=True),
                 extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True),
                 extension(x509.PrivateKeyUsagePeriod(start, signs_until)),
                 *view.url_extensions(crl=True, ocsp=True, ca_issuers=True),
             ),
-            template=TEMPLATE,
-            requester=_ACTOR,
-            protocol="internal",
-            request_id="",
-            # RFC 5280 discourages the private key usage period that EN 319 421 wants.
-            lint=LintLevel.ERROR,
         )

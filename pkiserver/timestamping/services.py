@@ -10,6 +10,7 @@ import attrs
 from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.issue import Issuer
+from pkiserver.authority.ownkeys import OwnKeys
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock
@@ -69,20 +70,12 @@ def timestamp_services(
 ) -> TimestampServices:
     """The services of one process; ``holder`` names it in leases."""
     library = UnitLibrary(database)
+    turns = Turns(database, clock, holder)
+    own = OwnKeys(database, keys, authorities, preparer, issuer, turns, clock)
     watch = ClockWatch(time_sources(settings, clock, reactor), settings, clock)
     return TimestampServices(
         library=library,
-        keeper=UnitKeeper(
-            library=library,
-            database=database,
-            audit=audit,
-            keys=keys,
-            authorities=authorities,
-            preparer=preparer,
-            issuer=issuer,
-            turns=Turns(database, clock, holder),
-            clock=clock,
-        ),
+        keeper=UnitKeeper(library, own, audit),
         watch=watch,
         reporter=TimeReporter(watch, audit),
         serials=SerialBlocks(database),

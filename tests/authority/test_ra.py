@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority.ceremonies import SCEP_DOORS, NewAuthority
+from pkiserver.authority.ownkeys import OwnKeys
 from pkiserver.authority.profile import CaProfile, parse_name
 from pkiserver.authority.ra import RaKeeper
 from pkiserver.authority.ra_policy import RaKeys, ScepPolicy
@@ -34,14 +35,9 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
 
 
 def keeper(world: World, holder: str = "one") -> RaKeeper:
+    road, turns = world.road, Turns(world.database, world.clock, holder)
     return RaKeeper(
-        database=world.database,
-        keys=world.keys,
-        authorities=world.road.authorities,
-        preparer=world.road.preparer,
-        issuer=world.road.issuer,
-        turns=Turns(world.database, world.clock, holder),
-        clock=world.clock,
+        OwnKeys(world.database, world.keys, road.authorities, road.preparer, road.issuer, turns, world.clock)
     )
 
 

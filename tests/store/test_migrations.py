@@ -12,10 +12,10 @@ from alembic.script import ScriptDirectory
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import migrations
+from pkiserver.store.columns import metadata
 from pkiserver.store.database import Database
 from pkiserver.store.engines import parse_url, reading_engine, writing_engine
 from pkiserver.store.migrate import Migration, head_revision, migrate
-from pkiserver.store.schema import metadata
 from tests.support.stored import opened
 
 

@@ -8,6 +8,7 @@ from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import CrlIssuer
 from pkiserver.authority.issue import Issuer
+from pkiserver.authority.ownkeys import OwnKeys
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.responder import ResponderKeeper
 from pkiserver.authority.revocation import Revocations
@@ -64,15 +65,7 @@ def status_services(
         revocations=Revocations(database, audit, clock, directory.cache.wake),
         crls=crls,
         schedule=CrlScheduler(database, crls, authorities, turns, clock),
-        responders=ResponderKeeper(
-            database=database,
-            keys=keys,
-            authorities=authorities,
-            preparer=preparer,
-            issuer=issuer,
-            turns=turns,
-            clock=clock,
-        ),
+        responders=ResponderKeeper(OwnKeys(database, keys, authorities, preparer, issuer, turns, clock)),
         directory=directory,
         publications=Publications(database, authorities, clock),
     )

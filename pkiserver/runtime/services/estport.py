@@ -7,8 +7,6 @@ from cryptography import x509
 
 from pkiserver.authority.packagers import Packagers
 from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
-from pkiserver.authority.road import new_holder
-from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -17,6 +15,7 @@ from pkiserver.keys.algorithms import PrivateKey
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.announcements import Announcements
+from pkiserver.runtime.services.ownkeys import own_keys
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
 from protocols.est.ports import PackageSigner, Waiting
@@ -34,16 +33,7 @@ class EstPort:
 
     @packagers.default
     def _make_packagers(self) -> Packagers:
-        engine = self.engine
-        return Packagers(
-            database=engine.database,
-            keys=engine.keys,
-            authorities=engine.authorities,
-            preparer=engine.road.preparer,
-            issuer=engine.road.issuer,
-            turns=Turns(engine.database, engine.clock, new_holder(engine.settings.node)),
-            clock=engine.clock,
-        )
+        return Packagers(own_keys(self.engine))
 
     @property
     def clock(self) -> Clock:

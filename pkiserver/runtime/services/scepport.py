@@ -11,8 +11,7 @@ from sqlalchemy import Connection
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.ra import RaKeeper, RegistrationAuthority
 from pkiserver.authority.requests import Claim, EnrollmentRequest, IssuedCertificate
-from pkiserver.authority.road import new_holder
-from pkiserver.authority.status.turns import StatusProblem, Turns
+from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
@@ -20,6 +19,7 @@ from pkiserver.keys.doors import Door
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.transactions import Transactions
 from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.services.ownkeys import own_keys
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate
 from protocols.cms import oids
@@ -45,16 +45,7 @@ class ScepPort:
 
     @ra.default
     def _make_keeper(self) -> RaKeeper:
-        engine = self.engine
-        return RaKeeper(
-            database=engine.database,
-            keys=engine.keys,
-            authorities=engine.authorities,
-            preparer=engine.road.preparer,
-            issuer=engine.road.issuer,
-            turns=Turns(engine.database, engine.clock, new_holder(engine.settings.node)),
-            clock=engine.clock,
-        )
+        return RaKeeper(own_keys(self.engine))
 
     @property
     def clock(self) -> Clock:

@@ -28,6 +28,8 @@ from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Rejected
 
+CN_REQUEST = '[[subject.parts]]\nattribute = "common_name"\nfrom = "request"\nrequired = true\n'
+DNS_REQUEST = '[[sans.parts]]\nkind = "dns"\nfrom = "request"\n'
 NOW = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 CA_KEY = ec.derive_private_key(0xCA11AB1E, ec.SECP256R1())
 ALICE = RegistrationRecord(
@@ -180,3 +182,8 @@ def signed(content: CertificateContent, public: Any) -> x509.Certificate:
 
 def with_override(subject: x509.Name | None, sans: tuple[x509.GeneralName, ...] | None) -> RegistrationRecord:
     return attrs.evolve(ALICE, subject=subject, sans=sans)
+
+
+def of(content: CertificateContent, kind: type[x509.ExtensionType]) -> x509.Extension[x509.ExtensionType]:
+    """The extension of that kind."""
+    return next(item for item in content.extensions if isinstance(item.value, kind))

@@ -19,10 +19,21 @@ from pkiserver.authority.templates.library import ready_template
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 
-from .helpers import build, cn, issuer, key, name, raw_name, refusals, request, signed, template
+from .helpers import (
+    CN_REQUEST,
+    DNS_REQUEST,
+    build,
+    cn,
+    issuer,
+    key,
+    name,
+    raw_name,
+    refusals,
+    request,
+    signed,
+    template,
+)
 
-CN_REQUEST = '[[subject.parts]]\nattribute = "common_name"\nfrom = "request"\nrequired = true\n'
-DNS = '[[sans.parts]]\nkind = "dns"\nfrom = "request"\n'
 CLIENT = '[key_usage]\nusages = ["digital_signature"]\n[extended_key_usage]\nusages = ["client_auth"]\n'
 STRICT = CN_REQUEST + CLIENT + '[request_extensions]\nothers = "refuse"\n'
 DEFAULT = CN_REQUEST + CLIENT
@@ -166,13 +177,15 @@ def test_names_in_bmp_and_teletex_strings_are_read_as_text_and_checked_the_same(
     ],
 )
 def test_bad_host_names_are_refused(value: str) -> None:
-    assert refusals(template(CN_REQUEST + DNS), request(cn("x"), x509.DNSName(value)))
+    assert refusals(template(CN_REQUEST + DNS_REQUEST), request(cn("x"), x509.DNSName(value)))
 
 
 def test_wildcards_only_where_the_template_lets_them() -> None:
     asked = request(cn("x"), x509.DNSName("*.example.com"))
-    assert "wildcard" in refusals(template(CN_REQUEST + DNS), asked)[0]
-    assert build(template(CN_REQUEST + DNS + "wildcard = true\n"), asked).sans == (x509.DNSName("*.example.com"),)
+    assert "wildcard" in refusals(template(CN_REQUEST + DNS_REQUEST), asked)[0]
+    assert build(template(CN_REQUEST + DNS_REQUEST + "wildcard = true\n"), asked).sans == (
+        x509.DNSName("*.example.com"),
+    )
 
 
 def test_forged_other_names_are_refused() -> None:
@@ -193,7 +206,7 @@ def test_forged_other_names_are_refused() -> None:
 
 def test_ten_thousand_names_cost_one_reason_and_no_time() -> None:
     names = tuple(x509.DNSName(f"h{number}.example.com") for number in range(10_000))
-    made = template(CN_REQUEST + DNS + "max = 1024\n")
+    made = template(CN_REQUEST + DNS_REQUEST + "max = 1024\n")
     asked = request(cn("x"), *names)
     started = time.thread_time()
     texts = refusals(made, asked)
@@ -203,7 +216,7 @@ def test_ten_thousand_names_cost_one_reason_and_no_time() -> None:
 
 def test_many_bad_names_give_a_bounded_list_of_reasons() -> None:
     names = tuple(x509.DNSName(f"_{number}.example.com") for number in range(100))
-    texts = refusals(template(CN_REQUEST + DNS + "max = 100\n"), request(cn("x"), *names))
+    texts = refusals(template(CN_REQUEST + DNS_REQUEST + "max = 100\n"), request(cn("x"), *names))
     assert len(texts) == 51
     assert texts[-1] == "and 50 more reasons"
 
@@ -219,7 +232,9 @@ def test_many_attributes_and_extensions_are_refused() -> None:
 
 def test_all_reasons_of_a_request_that_is_wrong_in_every_way() -> None:
     made = template(
-        CN_REQUEST.replace("required", 'patterns = ["host-*"]\nrequired') + DNS + 'patterns = ["*.example.com"]\n'
+        CN_REQUEST.replace("required", 'patterns = ["host-*"]\nrequired')
+        + DNS_REQUEST
+        + 'patterns = ["*.example.com"]\n'
     )
     asked = request(
         name((NameOID.COMMON_NAME, "root"), (NameOID.ORGANIZATION_NAME, "Evil")),

@@ -24,9 +24,14 @@ from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
 from protocols.web.tls import TlsIdentity, TlsOptions, TlsServer, over_tls
-from protocols.web.values import Method, Request, Response, Route
+from protocols.web.values import Handler, Method, Request, Response, Route
 
 reactor: Any = _reactor
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+GET_CLOSE = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 def certificate(name: str, *, padding: int = 0) -> TlsIdentity:
@@ -225,3 +230,17 @@ def eventually(true: Callable[[], bool], seconds: float = 5) -> None:
     while not true():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.01)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def identity(request: pytest.FixtureRequest) -> TlsIdentity | None:
+    """Every test with it runs twice: in the clear and over TLS."""
+    return certificate("localhost") if request.param == "tls" else None
+
+
+def on(handler: Handler, path: str = "/a", **more: Any) -> Route:
+    return Route("tested", path, {Method.GET}, handler, **more)
+
+
+def get(path: bytes) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path
