@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.adminalterations import DELETED, DIGEST, standing_digest
 from pkiserver.registration.votes import Person
 from pkiserver.store import administrators as rows
 from pkiserver.store import certificates
@@ -180,7 +181,7 @@ class Administrators:
         def store(connection: Connection) -> None:
             found = _required(connection, name)
             rows.delete_administrator(connection, name)
-            self._note(connection, found, "deleted", by)
+            self._note(connection, found, DELETED, by)
 
         await self.database.write(store)
 
@@ -259,7 +260,8 @@ class Administrators:
     def _note(
         self, connection: Connection, who: Administrator, what: str, by: str, fingerprint: bytes | None = None
     ) -> None:
-        details = [("change", what), ("detail", describe(who))]
+        known_by = (one.fingerprint for one in rows.certificates_of(connection, who.name))
+        details = [("change", what), ("detail", describe(who)), (DIGEST, standing_digest(_row(who), known_by))]
         if fingerprint is not None:
             details.append(("fingerprint", fingerprint.hex()))
         event = AuditEvent(AuditKind.ACCOUNT, by, f"administrator {who.name}", details=tuple(details))
