@@ -147,6 +147,13 @@ class Administrators:
     audit: AuditLog
     clock: Clock
 
+    async def check_new(self, new: Administrator) -> None:
+        """Raise :class:`Rejected`, with every reason, where :meth:`create` would."""
+        if reasons := [*_name_reasons(new.name), *_role_reasons(new.roles)]:
+            raise Rejected(reasons)
+        if await self.database.read(lambda connection: rows.get(connection, new.name)) is not None:
+            raise Rejected.because(Refusal.CONFLICT, f"an administrator named {new.name!r} exists already")
+
     async def create(self, new: Administrator, *, by: str) -> Administrator:
         """A new administrator, who is known by no certificate yet; raises :class:`Rejected` with every reason."""
         if reasons := [*_name_reasons(new.name), *_role_reasons(new.roles)]:
