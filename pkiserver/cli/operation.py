@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.voting import read_text, voter, voter_options
+from pkiserver.cli.voting import hint_at_credential, read_text, voter, voter_options
 
 if TYPE_CHECKING:
     from pkiserver.registration.operations import Operation
@@ -121,7 +121,8 @@ async def approve(
 ) -> None:
     """Agree; the last approval that is needed carries it out."""
     by = await voter(engine, credential, password_file)
-    one = await engine.dual_control.decide(number, approved=True, by=by, reason=reason)
+    with hint_at_credential(credential):
+        one = await engine.dual_control.decide(number, approved=True, by=by, reason=reason)
     session.output.done(f"Operation {number} is {one.row.state}. {one.row.outcome}".strip(), **_row(one))
 
 
@@ -135,5 +136,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    await engine.dual_control.decide(number, approved=False, by=by, reason=reason)
+    with hint_at_credential(credential):
+        await engine.dual_control.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Operation {number} denied", number=number)

@@ -130,6 +130,7 @@ def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: 
     number = str(waiting["number"])
     plain = server.instance.cli("request", "approve", number, check=False)
     assert "only members of officers" in plain.stderr
+    assert "--as-admin FILE.p12" in plain.stderr
     wanted = ("-H", "Content-Type: application/json", "--data-binary", "{}")
     assert server.curl("ruth", f"/requests/{number}/approve", *wanted)["state"] == "pending"
     told = server.instance.cli("request", "approve", number, "--reason", "known", *server.as_admin("rolf")).stdout
