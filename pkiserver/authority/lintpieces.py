@@ -19,7 +19,7 @@ from pkilint.pkix.certificate import RFC5280Certificate
 from pyasn1.error import PyAsn1Error
 from pyasn1_alt_modules import rfc5280
 
-from pkiserver.authority import der
+from pkiserver.foundation import der
 
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _EXTENSIONS = 0xA3
@@ -160,11 +160,11 @@ class Pieces:
         """
         try:
             return self._put_together(certificate)
-        except (der.DerError, ValueError, PyAsn1Error) as error:
+        except (der.NotDer, ValueError, PyAsn1Error) as error:
             raise NotInPieces from error
 
     def _put_together(self, certificate: bytes) -> Above:
-        outer = der.read(certificate)
+        outer = der.element(certificate)
         if outer.tag != der.SEQUENCE:
             raise NotInPieces
         tbs, *rest = _inside(certificate, outer, (0x30, 0x30, 0x03), ends=len(certificate))
