@@ -25,12 +25,16 @@ PRODUCED_ANSWERS = 20_000
 
 @attrs.frozen(eq=False)
 class SignedAnswer:
-    """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2)."""
+    """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2).
+
+    ``lasting`` says that only a change of what it tells of can make it wrong: not the issuing of a certificate.
+    """
 
     body: bytes
     produced_at: datetime
     next_update: datetime
     cacheable: bool
+    lasting: bool
 
 
 @attrs.frozen(eq=False)
@@ -148,6 +152,10 @@ class OcspService:
         """Decode a request, with this responder's limit on its length; raises :class:`MalformedRequest`."""
         return messages.decode_request(data, max_requests=self._max_requests)
 
+    def state(self) -> object | None:
+        """A value that stays equal while lasting answers of the present second stay right; None: not known now."""
+        return self._source.state_now()
+
     def answer(self, request: OcspRequest) -> SignedAnswer | Awaitable[SignedAnswer]:
         """The signed answer; at once where nothing has to be waited for.
 
@@ -232,10 +240,9 @@ class OcspService:
 
     def _finish(self, plan: _Plan, unsigned: _Unsigned, basic: bytes) -> SignedAnswer:
         moment, end = plan.moment, unsigned.period.next_update
-        answer = SignedAnswer(
-            body=messages.encode_response(basic), produced_at=moment.now, next_update=end, cacheable=plan.nonce is None
-        )
         single, status = plan.single, unsigned.statuses[0]
+        lasting = single is not None and status is not None
+        answer = SignedAnswer(messages.encode_response(basic), moment.now, end, plan.nonce is None, lasting)
         if single is not None and status is not None:
             half = moment.now + (end - moment.now) / 2
             self._keep(single, _Produced(answer, moment.served, status, half))
