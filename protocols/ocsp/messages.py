@@ -356,9 +356,18 @@ _BASIC = der.object_identifier(BASIC)
 _SUCCESSFUL = der.enumerated(ResponseStatus.SUCCESSFUL)
 
 
+@lru_cache(maxsize=1024)
+def _before_basic(length: int) -> bytes:
+    """What precedes a BasicOCSPResponse of so many octets, which is the end of its OCSPResponse."""
+    inner = _BASIC + der.header(der.OCTET_STRING, length)
+    for tag, before in ((der.SEQUENCE, b""), (der.context(0), _SUCCESSFUL), (der.SEQUENCE, b"")):
+        inner = before + der.header(tag, len(inner) + length) + inner
+    return inner
+
+
 def encode_response(basic_response: bytes) -> bytes:
     """A successful OCSPResponse around a DER BasicOCSPResponse."""
-    return der.sequence(_SUCCESSFUL, der.explicit(0, der.sequence(_BASIC, der.octet_string(basic_response))))
+    return _before_basic(len(basic_response)) + basic_response
 
 
 def encode_error(status: ResponseStatus) -> bytes:

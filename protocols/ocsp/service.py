@@ -206,8 +206,10 @@ class OcspService:
         return self._finish(plan, unsigned, await plan.moment.signer.sign(unsigned.data, plan.moment.certificates))
 
     def _plan(self, request: OcspRequest, issuers: Sequence[ServedIssuer | None]) -> _Plan:
-        served = next((issuer for issuer in issuers if issuer is not None and issuer.policy.enabled), None)
-        if served is None:
+        for served in issuers:
+            if served is not None and served.policy.enabled:
+                break
+        else:
             raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, "no issuer in this request is served here")
         policy = served.policy.nonce
         if policy is NoncePolicy.REQUIRE and request.nonce is None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip(" \t").lower()
 
 
 class Headers:
@@ -40,9 +46,7 @@ class Headers:
     def media_type(self) -> str | None:
         """Type and subtype of Content-Type in lower case, without parameters; None when absent or given twice."""
         values = self.get_all("content-type")
-        if len(values) != 1:
-            return None
-        return values[0].partition(";")[0].strip(" \t").lower()
+        return _media_type(values[0]) if len(values) == 1 else None
 
     def __contains__(self, name: str) -> bool:
         return bool(self.get_all(name))
