@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, or_, select, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import (
+    COMPROMISES,
     Certificate,
     CertificateState,
     CertificateStatus,
@@ -16,6 +17,7 @@ from pkiserver.store.certificates.values import (
     serial_octets,
 )
 from pkiserver.store.names import subject_key
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import certificate, certificate_intent
 from pkiserver.store.times import to_micros
 
@@ -28,25 +30,49 @@ _BY_FINGERPRINT = select(certificate).where(_c.fingerprint == bindparam("fingerp
 _STATUS = select(
     _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
 ).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
-_COMPROMISED = (
+_COMPROMISED = Ready(
     select(_c.id)
-    .where(_c.spki_sha256 == bindparam("digest"), _c.state == "revoked", _c.revocation_reason.in_((1, 2, 10)))
+    .where(
+        _c.spki_sha256 == bindparam("digest"),
+        _c.state == "revoked",
+        or_(*(_c.revocation_reason == int(reason) for reason in COMPROMISES)),
+    )
     .limit(1)
 )
 
+
+class _Mostly:
+    """A search for certificates that mostly finds none, which is then known at once."""
+
+    def __init__(self, query: Select[tuple[object, ...]]) -> None:
+        self._query = query
+        self._any = Ready(query.with_only_columns(_c.id))
+
+    def all(self, connection: Connection, values: Mapping[str, object]) -> tuple[Certificate, ...]:
+        """What is found, whole."""
+        if not self._any.rows(connection, values):
+            return ()
+        return tuple(certificate_of(row) for row in connection.execute(self._query, values))
+
+
 _VALID = (
     select(certificate)
-    .where(_c.state.in_([CertificateState.ISSUED.value, CertificateState.HELD.value]), _c.not_after >= bindparam("now"))
+    .where(
+        or_(_c.state == CertificateState.ISSUED.value, _c.state == CertificateState.HELD.value),
+        _c.not_after >= bindparam("now"),
+    )
     .order_by(_c.id.desc())
     .limit(bindparam("most"))
 )
 _OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
 # Made once: these are asked for every certificate, and making a statement costs several times its execution.
-_VALID_BY_SUBJECT = tuple(query.where(_c.subject_key == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
-_VALID_BY_KEY = tuple(query.where(_c.spki_sha256 == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_SUBJECT = tuple(
+    _Mostly(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE)
+)
+_VALID_BY_KEY = tuple(_Mostly(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
 _RIVALS = select(_i.id).where(_i.id != bindparam("own"))
-_RIVALS_BY_SUBJECT = _RIVALS.where(_i.subject_key == bindparam("wanted"))
-_RIVALS_BY_KEY = _RIVALS.where(_i.spki_sha256 == bindparam("wanted"))
+_RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
+_RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
 
 
 def get(connection: Connection, certificate_id: int) -> Certificate | None:
@@ -118,8 +144,7 @@ def valid_by_subject(
 ) -> tuple[Certificate, ...]:
     """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
     values = {"wanted": subject_key(subject), "now": to_micros(now), "most": limit, "template": template}
-    query = _VALID_BY_SUBJECT[template is not None]
-    return tuple(certificate_of(row) for row in connection.execute(query, values))
+    return _VALID_BY_SUBJECT[template is not None].all(connection, values)
 
 
 def valid_by_key(
@@ -127,8 +152,7 @@ def valid_by_key(
 ) -> tuple[Certificate, ...]:
     """Certificates of that public key that are issued or held and not expired, newest first."""
     values = {"wanted": spki_sha256, "now": to_micros(now), "most": limit, "template": template}
-    query = _VALID_BY_KEY[template is not None]
-    return tuple(certificate_of(row) for row in connection.execute(query, values))
+    return _VALID_BY_KEY[template is not None].all(connection, values)
 
 
 def under_way_like(
@@ -140,15 +164,17 @@ def under_way_like(
     """
     found: set[int] = set()
     if subject is not None:
-        found.update(connection.execute(_RIVALS_BY_SUBJECT, {"wanted": subject_key(subject), "own": besides}).scalars())
+        rivals = _RIVALS_BY_SUBJECT.rows(connection, {"wanted": subject_key(subject), "own": besides})
+        found.update(number for (number,) in rivals)
     if spki_sha256 is not None:
-        found.update(connection.execute(_RIVALS_BY_KEY, {"wanted": spki_sha256, "own": besides}).scalars())
+        rivals = _RIVALS_BY_KEY.rows(connection, {"wanted": spki_sha256, "own": besides})
+        found.update(number for (number,) in rivals)
     return tuple(sorted(found))
 
 
 def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Whether a certificate of that key was revoked here for a compromise."""
-    return connection.execute(_COMPROMISED, {"digest": spki_sha256}).first() is not None
+    return bool(_COMPROMISED.rows(connection, {"digest": spki_sha256}))
 
 
 def mark_replaced(connection: Connection, certificate_id: int, successor_id: int) -> bool:
