@@ -27,11 +27,7 @@ _ADD = text(
     "INSERT INTO blocked_key (spki_sha256, why, added) VALUES (:digest, :why, :added)"
     " ON CONFLICT (spki_sha256) DO NOTHING"
 )
-_ONE = Ready(
-    select(blocked_key.c.spki_sha256, blocked_key.c.why, blocked_key.c.added).where(
-        blocked_key.c.spki_sha256 == bindparam("digest")
-    )
-)
+_ONE = Ready(select(blocked_key).where(blocked_key.c.spki_sha256 == bindparam("digest")))
 
 
 def add_many(connection: Connection, digests: Iterable[bytes], *, why: str, now: datetime) -> int:
@@ -44,9 +40,8 @@ def add_many(connection: Connection, digests: Iterable[bytes], *, why: str, now:
 
 def get(connection: Connection, spki_sha256: bytes) -> BlockedKey | None:
     """Why a key is blocked; None where it is not."""
-    for digest, why, added in _ONE.rows(connection, {"digest": spki_sha256}):
-        return BlockedKey(digest, why, from_micros(added))
-    return None
+    row = _ONE.one(connection, {"digest": spki_sha256})
+    return None if row is None else BlockedKey(row.spki_sha256, row.why, from_micros(row.added))
 
 
 def remove(connection: Connection, spki_sha256: bytes) -> bool:

@@ -7,11 +7,12 @@ for each engine. Rows come as the driver gives them: integers, text, octets; a S
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-from sqlalchemy import ClauseElement, Connection, Dialect
+from sqlalchemy import ClauseElement, Connection, Dialect, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -43,6 +44,7 @@ class Ready:
         self._statement = statement
         self._columns = None if columns is None else list(columns)
         self._plans: dict[str, _Plan] = {}
+        self._row: Any = None
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute; every row of the answer. Raises what SQLAlchemy would."""
@@ -56,6 +58,20 @@ class Ready:
         finally:
             cursor.close()
         return found
+
+    def named(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
+        """As :meth:`rows`, of a SELECT of columns, each row with its values by their names."""
+        found = self.rows(connection, values)
+        if found and self._row is None:
+            assert isinstance(self._statement, Select)
+            make: Any = namedtuple  # noqa: PYI024 - the columns are known when the statement is
+            self._row = make("Row", [column.name for column in self._statement.selected_columns])
+        return [self._row._make(one) for one in found]
+
+    def one(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """The first row of :meth:`named`; None where there is none."""
+        found = self.named(connection, values)
+        return found[0] if found else None
 
     def count(self, connection: Connection, values: Mapping[str, Any]) -> int:
         """Execute; how many rows were written. Raises what SQLAlchemy would."""

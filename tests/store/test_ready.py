@@ -41,6 +41,13 @@ async def test_rows_counts_and_many(url: str) -> None:
                 (b"\3" * 32, "firm", 3),
             ]
             assert FIRM.rows(connection, {"since": 2}) == [("firm",)]
+            assert [(one.added, one.why) for one in ALL.named(connection, {})] == [
+                (1, "firm"),
+                (2, "soft"),
+                (3, "firm"),
+            ]
+            assert FIRM.one(connection, {"since": 2}).why == "firm"
+            assert FIRM.one(connection, {"since": 4}) is None
             assert EXCUSE.count(connection, {"digest": b"\1" * 32}) == 1
             assert EXCUSE.count(connection, {"digest": b"\7" * 32}) == 0
             assert sorted(TAKE.rows(connection, {"before": 3})) == [("excused",), ("soft",)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import (
@@ -24,12 +24,20 @@ from pkiserver.store.times import to_micros
 _LATELY = 10_000
 """Rows that :func:`newest_serial` looks at."""
 _c, _i = certificate.c, certificate_intent.c
-_BY_ID = select(certificate).where(_c.id == bindparam("number"))
-_BY_SERIAL = select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
-_BY_FINGERPRINT = select(certificate).where(_c.fingerprint == bindparam("fingerprint"))
-_STATUS = select(
-    _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
-).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+_NUMBERED = select(certificate).where(_c.id == bindparam("number"))
+_BY_ID, _BY_ID_LOCKED = Ready(_NUMBERED), Ready(_NUMBERED.with_for_update())
+_BY_SERIAL = Ready(select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial")))
+_BY_FINGERPRINT = Ready(select(certificate).where(_c.fingerprint == bindparam("fingerprint")))
+_STATUS = Ready(
+    select(
+        _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
+    ).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+)
+_REPLACE = Ready(
+    update(certificate)
+    .where(_c.id == bindparam("number"), _c.replaced_by.is_(None))
+    .values(replaced_by=bindparam("successor"))
+)
 _COMPROMISED = Ready(
     select(_c.id)
     .where(
@@ -39,21 +47,6 @@ _COMPROMISED = Ready(
     )
     .limit(1)
 )
-
-
-class _Mostly:
-    """A search for certificates that mostly finds none, which is then known at once."""
-
-    def __init__(self, query: Select[tuple[object, ...]]) -> None:
-        self._query = query
-        self._any = Ready(query.with_only_columns(_c.id))
-
-    def all(self, connection: Connection, values: Mapping[str, object]) -> tuple[Certificate, ...]:
-        """What is found, whole."""
-        if not self._any.rows(connection, values):
-            return ()
-        return tuple(certificate_of(row) for row in connection.execute(self._query, values))
-
 
 _VALID = (
     select(certificate)
@@ -66,10 +59,8 @@ _VALID = (
 )
 _OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
 # Made once: these are asked for every certificate, and making a statement costs several times its execution.
-_VALID_BY_SUBJECT = tuple(
-    _Mostly(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE)
-)
-_VALID_BY_KEY = tuple(_Mostly(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_SUBJECT = tuple(Ready(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_KEY = tuple(Ready(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
 _RIVALS = select(_i.id).where(_i.id != bindparam("own"))
 _RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
 _RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
@@ -82,7 +73,7 @@ def get(connection: Connection, certificate_id: int) -> Certificate | None:
 
 def get_locked(connection: Connection, certificate_id: int) -> Certificate | None:
     """As :func:`get`, inside a write: until its commit no other process changes the row."""
-    return _one(connection, _BY_ID.with_for_update(), number=certificate_id)
+    return _one(connection, _BY_ID_LOCKED, number=certificate_id)
 
 
 def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificate | None:
@@ -127,7 +118,7 @@ def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> Cer
         octets = serial_octets(serial)
     except ValueError:
         return None
-    row = connection.execute(_STATUS, {"issuer": issuer_id, "serial": octets}).one_or_none()
+    row = _STATUS.one(connection, {"issuer": issuer_id, "serial": octets})
     return None if row is None else status_of(row)
 
 
@@ -144,7 +135,8 @@ def valid_by_subject(
 ) -> tuple[Certificate, ...]:
     """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
     values = {"wanted": subject_key(subject), "now": to_micros(now), "most": limit, "template": template}
-    return _VALID_BY_SUBJECT[template is not None].all(connection, values)
+    found = _VALID_BY_SUBJECT[template is not None].named(connection, values)
+    return tuple(certificate_of(row) for row in found)
 
 
 def valid_by_key(
@@ -152,7 +144,8 @@ def valid_by_key(
 ) -> tuple[Certificate, ...]:
     """Certificates of that public key that are issued or held and not expired, newest first."""
     values = {"wanted": spki_sha256, "now": to_micros(now), "most": limit, "template": template}
-    return _VALID_BY_KEY[template is not None].all(connection, values)
+    found = _VALID_BY_KEY[template is not None].named(connection, values)
+    return tuple(certificate_of(row) for row in found)
 
 
 def under_way_like(
@@ -179,10 +172,9 @@ def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
 
 def mark_replaced(connection: Connection, certificate_id: int, successor_id: int) -> bool:
     """Note that a certificate was renewed by another; the first successor stays. Whether it was this one."""
-    change = update(certificate).where(_c.id == certificate_id, _c.replaced_by.is_(None))
-    return connection.execute(change.values(replaced_by=successor_id)).rowcount == 1
+    return _REPLACE.count(connection, {"number": certificate_id, "successor": successor_id}) == 1
 
 
-def _one(connection: Connection, query: Select[tuple[object, ...]], **values: object) -> Certificate | None:
-    row = connection.execute(query, values).one_or_none()
+def _one(connection: Connection, query: Ready, **values: object) -> Certificate | None:
+    row = query.one(connection, values)
     return None if row is None else certificate_of(row)
