@@ -121,10 +121,14 @@ class Above(PDUNode):  # type: ignore[misc]
 
 
 class Piece:
-    """The node of a piece and everything below it; ``steps`` holds what each container of validators found in it."""
+    """The node of a piece and everything below it; ``steps`` holds what each container of validators found in it.
+
+    ``again`` says that it has been met before: finding out what can be known of it is worth the time.
+    """
 
     def __init__(self, node: PDUNode) -> None:
         self.node = node
+        self.again = False
         self.steps: dict[object, list[Any]] = {}
         node.piece = self
 
@@ -209,6 +213,7 @@ class Pieces:
         key = (parent.path + name, octets)
         found = self._proven.pop(key, None) or self._new.pop(key, None)
         if found is not None:
+            found.again = True
             self._proven[key] = found
             _keep(self._proven, PROVEN)
             return found.node
