@@ -65,7 +65,7 @@ _ALLOWED: dict[AuditKind, frozenset[str]] = {
     AuditKind.CONFIGURATION: frozenset(
         {"kind", "name", "revision", "added", "removed", "changed", "number", "ski", "state", "file"}
     ),
-    AuditKind.ACCOUNT: frozenset({"groups", "disabled", "attributes", "changed"}),
+    AuditKind.ACCOUNT: frozenset({"groups", "disabled", "attributes", "changed", "digest"}),
     AuditKind.CODE: frozenset({"code", "expires", "sans", "to"}),
     AuditKind.LOGIN: frozenset({"method", "account"}),
     AuditKind.EXPORT: frozenset({"what", "from", "until", "file"}),

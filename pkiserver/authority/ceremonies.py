@@ -21,6 +21,7 @@ from pkiserver.authority.model import Authority, CaCertificate, Generation
 from pkiserver.authority.profile import CaProfile, ca_content, request_extensions
 from pkiserver.authority.requests import IssuedCertificate, spki_der
 from pkiserver.authority.settings import AuthoritySettings
+from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.tomlfile import dump
@@ -283,11 +284,13 @@ class Ceremonies:
         now = self._clock.now()
         dn_text = first.subject.rfc4514_string()
         what = "created" if first.ca is None else "imported"
-        event = configuration_event(actor, name, what, ("subject", dn_text), ("key", first.key_name or "offline"))
+        text = dump(settings)
+        details = (("subject", dn_text), ("key", first.key_name or "offline"), (DIGEST, digest(text)))
+        event = configuration_event(actor, name, what, *details)
 
         def work(connection: Connection) -> None:
             issuer = rows.issuer_for(connection, first.subject_der, dn_text, now=now)
-            rows.insert_authority(connection, rows.AuthorityRow(name, issuer.id, dump(settings), ENABLED, now))
+            rows.insert_authority(connection, rows.AuthorityRow(name, issuer.id, text, ENABLED, now))
             add_generation(connection, name, first, now)
             self._audit.append(connection, event)
 

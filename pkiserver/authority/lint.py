@@ -2,8 +2,8 @@
 
 pkilint's own walk asks every validator at every node whether it matches: about 5,000 calls a certificate and most of
 its time. :class:`Linter` runs the same validators in the same order, but looks up once per ASN.1 type which of them
-can match there at all; it remembers how short values were decoded, since most extensions of a template's certificates
-are the same octets; and it takes the document apart itself, so that the garbage collector need not.
+can match there at all; it remembers the pieces of which it has seen certificates made, and what was found in them
+(:mod:`pkiserver.authority.lintpieces`); and it takes documents apart itself, so that the garbage collector need not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pkilint.pkix import certificate, extension, general_name, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
 from pkiserver.authority.lintlevel import LintLevel
+from pkiserver.authority.lintpieces import Above, NotInPieces, Piece, Pieces, Watch, take_apart
 from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
 
@@ -79,16 +80,6 @@ def _remember() -> None:
         general_name.validators_predicate = lru_cache(_REMEMBERED_VALUES)(general_name.validators_predicate)
 
 
-def _take_apart(root: Any) -> None:
-    """Undo the circles of parents and children, so that the document is freed where it stands."""
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        todo.extend(node.children.values())
-        node.children.clear()
-        node.parent = node.document = None
-
-
 @attrs.frozen
 class _Candidate:
     """A validator that may match nodes of one ASN.1 type. ``certain``: on the right path it does match."""
@@ -97,6 +88,32 @@ class _Candidate:
     path: str | None
     certain: bool
     inner: _Node | None
+
+    def matches(self, node: Any) -> bool:
+        """Whether the validator is for this node."""
+        if self.path is not None and self.path != node.path:
+            return False
+        return self.certain or self.validator.match(node)
+
+    def run(self, node: Any, findings: list[Finding]) -> None:
+        """Validate a node that matches; a container goes on below it."""
+        if self.inner is not None:
+            self.inner.run(node, findings)
+        else:
+            _collect(self.validator.validate_wrapper(node), findings)
+
+
+@attrs.frozen
+class _Again:
+    """A step that depends on more than its piece."""
+
+    candidate: _Candidate
+    node: Any
+
+    def run(self, findings: list[Finding]) -> None:
+        """Ask the validator anew."""
+        if self.candidate.matches(self.node):
+            self.candidate.run(self.node, findings)
 
 
 class _Node:
@@ -110,6 +127,9 @@ class _Node:
 
     def _candidates(self, kind: type) -> tuple[_Candidate, ...]:
         """Those validators whose class condition a value of this type meets; the rest can never match."""
+        known = self._by_type.get(kind)
+        if known is not None:
+            return known
         found = []
         for validator, inner in self._validators:
             # The library gives no public way to ask.
@@ -121,24 +141,62 @@ class _Node:
         self._by_type[kind] = tuple(found)
         return self._by_type[kind]
 
-    def run(self, node: Any, findings: list[Finding]) -> None:
-        """What ``ValidatorContainer.validate`` does: this node, then its children (which validators may add to)."""
-        by_type = self._by_type
-        kind = type(node.pdu)
-        candidates = by_type.get(kind)
-        if candidates is None:
-            candidates = self._candidates(kind)
-        for one in candidates:
-            if one.path is not None and one.path != node.path:
-                continue
-            if not one.certain and not one.validator.match(node):
+    def run_above(self, node: Above, findings: list[Finding], watch: Watch) -> None:
+        """As :meth:`run`, for a node above the pieces; what is known of a piece is not found out again."""
+        for one in self._candidates(node.kind):
+            if not one.matches(node):
                 continue
             if one.inner is not None:
-                one.inner.run(node, findings)
+                one.inner.run_above(node, findings, watch)
             else:
                 _collect(one.validator.validate_wrapper(node), findings)
+        for child in node.below.values():
+            if isinstance(child, Above):
+                self.run_above(child, findings, watch)
+            else:
+                self._run_piece(child.piece, findings, watch)
+
+    def _run_piece(self, piece: Piece, findings: list[Finding], watch: Watch) -> None:
+        steps = piece.steps.get(self)
+        if steps is None:
+            steps = []
+            self.observe(piece.node, steps, findings, watch)
+            piece.steps[self] = steps
+            return
+        for step in steps:
+            if isinstance(step, Finding):
+                findings.append(step)
+            else:
+                step.run(findings)
+
+    def observe(self, node: Any, steps: list[Any], findings: list[Finding], watch: Watch) -> None:
+        """As :meth:`run`, noting in ``steps`` what every later run would find, or whom it has to ask again."""
+        for one in self._candidates(type(node.pdu)):
+            if one.path is not None and one.path != node.path:
+                continue
+            watch.outside = False
+            matches = one.certain or one.validator.match(node)
+            again = watch.outside
+            if matches and one.inner is not None and not again:
+                one.inner.observe(node, steps, findings, watch)
+                continue
+            found: list[Finding] = []
+            if matches:
+                one.run(node, found)
+                again = again or watch.outside
+            findings += found
+            steps += [_Again(one, node)] if again else found
         for child in node.children.values():
-            if child.children or by_type.get(type(child.pdu)) != ():
+            if child.children or self._candidates(type(child.pdu)):
+                self.observe(child, steps, findings, watch)
+
+    def run(self, node: Any, findings: list[Finding]) -> None:
+        """What ``ValidatorContainer.validate`` does: this node, then its children (which validators may add to)."""
+        for one in self._candidates(type(node.pdu)):
+            if one.matches(node):
+                one.run(node, findings)
+        for child in node.children.values():
+            if child.children or self._candidates(type(child.pdu)):
                 self.run(child, findings)
 
 
@@ -165,6 +223,7 @@ class Linter:
 
     def __init__(self) -> None:
         _remember()
+        self._pieces = Pieces()
         self._root = _Node(
             certificate.create_pkix_certificate_validator_container(
                 certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
@@ -180,19 +239,28 @@ class Linter:
 
     def findings(self, certificate_der: bytes) -> tuple[Finding, ...]:
         """Everything pkilint says about a DER certificate, worst first; notices and worse."""
-        findings: list[Finding] = []
         collecting = gc.isenabled()
         gc.disable()  # thousands of objects that die together: looking among them for garbage is a sixth of the time
         try:
-            root = loader.load_der_certificate(certificate_der, "certificate").root
-            self._root.run(root, findings)
-            _take_apart(root)
+            findings = self._findings(certificate_der)
         except ValueError as error:
             return (Finding(0, "itu.invalid_asn1_syntax", str(error), "certificate"),)
         finally:
             if collecting:
                 gc.enable()
         return tuple(sorted(findings, key=lambda finding: finding.severity))
+
+    def _findings(self, certificate_der: bytes) -> list[Finding]:
+        findings: list[Finding] = []
+        try:
+            above = self._pieces.put_together(certificate_der)
+        except NotInPieces:
+            root = loader.load_der_certificate(certificate_der, "certificate").root
+            self._root.run(root, findings)
+            take_apart(root)
+        else:
+            self._root.run_above(above, findings, self._pieces.watch)
+        return findings
 
     def check(self, certificate_der: bytes, level: LintLevel) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
         """What refuses this certificate at ``level``, and what is only worth a warning."""

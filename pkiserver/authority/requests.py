@@ -89,7 +89,8 @@ class SharedSecretEvidence:
 class ChallengeEvidence:
     """A challengePassword that has not the form of an enrolment code: the template's static one, or a service's.
 
-    The gate adds the request that it came with, which a service compares with what the challenge was given out for.
+    ``csr`` is the PKCS#10 request (DER) that it stands in, which a service compares with what it was given out for. It
+    is here, and not in the request, where that is kept for officers to see: the challenge is no business of theirs.
     """
 
     challenge: Secret
@@ -111,10 +112,12 @@ class SelfSignedEvidence:
 class ResumedEvidence:
     """Evidence that was found good when the request came; ``requester`` is the name that it showed.
 
-    Only for a request that an officer has been asked about: the secret behind the evidence is not kept.
+    Only for a request that waits for a decision: the secret behind the evidence is not kept. ``transaction`` is the
+    protocol's own name for the request.
     """
 
     requester: str
+    transaction: str = ""
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """Configuration objects that were edited behind our back: what the database has beside what the audit log says.
 
 Whoever adds, changes or removes an object by a command or a call leaves an event with the SHA-256 of its text in the
-audit log, in the same transaction; whoever edits rows in SQL does not.
+audit log, in the same transaction; whoever edits rows in SQL does not. So do the settings of authorities, whose other
+events (a certificate, a new key) say nothing of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from sqlalchemy import Connection
 
 from pkiserver.audit.export import details_of
 from pkiserver.store import audit as audit_rows
+from pkiserver.store import authorities as authority_rows
 from pkiserver.store import templates as object_rows
 
 DIGEST = "fingerprint"
 """The detail of an event that has the digest."""
 _REMOVALS = frozenset({"remove", "removed"})
+_AUTHORITY = "authority "
 
 
 def digest(text: str) -> str:
@@ -42,17 +45,14 @@ class _Said:
 
 
 def alterations(connection: Connection) -> tuple[Alteration, ...]:
-    """Every template, connector, unit and foreign CA that is not what the audit log says; reads all its events."""
-    said: dict[str, _Said] = {}
-    for row in audit_rows.events_of_kind(connection, "configuration"):
-        details = details_of(row)
-        removed = details.get("change") in _REMOVALS
-        said[row.object] = _Said(removed, details.get(DIGEST), row.actor)
+    """Everything in the configuration that is not what the audit log says; reads all its events of configuration."""
+    said = _said(connection)
     kinds = object_rows.list_kinds(connection)
-    stored = {f"{kind} {one.name}": one for kind in kinds for one in object_rows.list_all(connection, kind=kind)}
+    stored = {f"{kind} {one.name}": one.toml for kind in kinds for one in object_rows.list_all(connection, kind=kind)}
+    stored |= {f"{_AUTHORITY}{one.name}": one.config for one in authority_rows.list_all(connection)}
     found = []
-    for name, kept in stored.items():
-        alteration = _compare(name, kept.toml, said.get(name))
+    for name, text in stored.items():
+        alteration = _compare(name, text, said.get(name))
         found += [alteration] if alteration is not None else []
     found += [
         Alteration(name, f"is gone, and nobody removed it (last made by {last.actor})")
@@ -60,6 +60,18 @@ def alterations(connection: Connection) -> tuple[Alteration, ...]:
         if last.digest is not None and not last.removed and name not in stored
     ]
     return tuple(sorted(found, key=lambda one: one.object))
+
+
+def _said(connection: Connection) -> dict[str, _Said]:
+    """The last word of the audit log on each object."""
+    said: dict[str, _Said] = {}
+    for row in audit_rows.events_of_kind(connection, "configuration"):
+        details = details_of(row)
+        told = details.get(DIGEST)
+        if told is None and row.object.startswith(_AUTHORITY) and row.object in said:
+            continue  # about its keys and certificates, not its settings
+        said[row.object] = _Said(details.get("change") in _REMOVALS, told, row.actor)
+    return said
 
 
 def _compare(name: str, text: str, last: _Said | None) -> Alteration | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pkiserver.cli.agreement import Agreement, agreement_options
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, after_option, limit_option
 from pkiserver.cli.voting import who
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pkiserver.registration.administrators import Administrator
+    from pkiserver.registration.operations import OperationKind
     from pkiserver.runtime.engine import Engine
 
 ROLES = ("administrator", "ra-officer", "operator", "auditor")
@@ -67,14 +70,40 @@ def write_new(path: Path, octets: bytes) -> None:
         file.write(octets)
 
 
+def _check_absent(path: Path) -> None:
+    if path.exists():
+        raise click.ClickException(f"{path} exists already")
+
+
+def described(one: Administrator) -> str:
+    """All that an administrator may do, for those who vote."""
+    from pkiserver.registration.administrators import describe
+
+    account = f"; account {one.account}" if one.account else ""
+    return describe(one) + account
+
+
+def exporting(name: str, detail: str) -> tuple[OperationKind, str, dict[str, str]]:
+    """Handing out a key that shows an administrator, as an operation."""
+    from pkiserver.registration.operations import OperationKind
+
+    return OperationKind.EXPORT_SECRET, f"administrator {name}", {"detail": detail}
+
+
+def changing(name: str, detail: str) -> tuple[OperationKind, str, dict[str, str]]:
+    """Giving an administrator more, as an operation."""
+    from pkiserver.registration.operations import OperationKind
+
+    return OperationKind.CHANGE_ADMINISTRATOR, f"administrator {name}", {"detail": detail}
+
+
 async def _certify(
     session: Session, engine: Engine, name: str, *, authority: str, validity: timedelta, out: Path | None
 ) -> None:
     from pkiserver.registration.admincertificates import AdministratorCertificates
 
     path = out or Path(f"{name}.p12")
-    if path.exists():
-        raise click.ClickException(f"{path} exists already")
+    _check_absent(path)
     road = engine.road
     maker = AdministratorCertificates(road.authorities, road.preparer, road.issuer, engine.clock)
     made = await maker.issue(name, authority, validity=validity, by=who())
@@ -101,6 +130,7 @@ async def _certify(
 @issuer_option
 @validity_option
 @out_option
+@agreement_options
 @async_command
 async def create(
     session: Session,
@@ -115,6 +145,7 @@ async def create(
     authority: str,
     validity: str,
     out: Path | None,
+    agreement: Agreement,
 ) -> None:
     """Make an administrator, and a PKCS#12 file with a key and a certificate, under a password that is shown once."""
     from pkiserver.registration.administrators import Administrator, Role
@@ -129,6 +160,11 @@ async def create(
         groups=frozenset(groups),
         account=account,
     )
+    await engine.administrators.check_new(new)
+    _check_absent(out or Path(f"{name}.p12"))
+    detail = f"made, and a PKCS#12 file for {validity} by {authority}: {described(new)}"
+    if not await agreement.reached(session, engine, *exporting(name, detail)):
+        return
     await engine.administrators.create(new, by=who())
     await _certify(session, engine, name, authority=authority, validity=lasting, out=out)
 
@@ -138,13 +174,26 @@ async def create(
 @issuer_option
 @validity_option
 @out_option
+@agreement_options
 @async_command
 async def certify(
-    session: Session, engine: Engine, *, name: str, authority: str, validity: str, out: Path | None
+    session: Session,
+    engine: Engine,
+    *,
+    name: str,
+    authority: str,
+    validity: str,
+    out: Path | None,
+    agreement: Agreement,
 ) -> None:
     """Another certificate for an administrator; those before go on until they end, are revoked or unbound."""
-    await engine.administrators.get(name)
-    await _certify(session, engine, name, authority=authority, validity=_validity(validity), out=out)
+    lasting = _validity(validity)
+    one = await engine.administrators.get(name)
+    engine.authorities.issuing(authority)
+    _check_absent(out or Path(f"{name}.p12"))
+    detail = f"a further PKCS#12 file for {validity} by {authority}: {described(one)}"
+    if await agreement.reached(session, engine, *exporting(name, detail)):
+        await _certify(session, engine, name, authority=authority, validity=lasting, out=out)
 
 
 @group.command("list")
@@ -185,6 +234,7 @@ async def show(session: Session, engine: Engine, name: str) -> None:
 @group_option
 @account_option
 @click.option("--everything", is_flag=True, help="No scope: all authorities and templates.")
+@agreement_options
 @async_command
 async def set_(
     session: Session,
@@ -197,6 +247,7 @@ async def set_(
     groups: tuple[str, ...],
     account: str | None,
     everything: bool,
+    agreement: Agreement,
 ) -> None:
     """Replace roles, scope, groups or account; what is not given stays."""
     import attrs
@@ -214,6 +265,9 @@ async def set_(
             account=one.account if account is None else account or None,
         )
 
+    wanted = change(await engine.administrators.get(name))
+    if not await agreement.reached(session, engine, *changing(name, f"becomes: {described(wanted)}")):
+        return
     changed = await engine.administrators.change(name, who(), change)
     session.output.done(f"Administrator {name} changed", **_row(changed))
 
@@ -236,9 +290,13 @@ async def disable(session: Session, engine: Engine, name: str) -> None:
 
 @group.command()
 @click.argument("name")
+@agreement_options
 @async_command
-async def enable(session: Session, engine: Engine, name: str) -> None:
+async def enable(session: Session, engine: Engine, *, name: str, agreement: Agreement) -> None:
     """Undo disable."""
+    one = await engine.administrators.get(name)
+    if not await agreement.reached(session, engine, *changing(name, f"enabled: {described(one)}")):
+        return
     await _set_disabled(session, engine, name, False)
 
 
@@ -254,15 +312,21 @@ async def delete(session: Session, engine: Engine, name: str) -> None:
 @group.command()
 @click.argument("name")
 @click.argument("certificate", type=IN_FILE)
+@agreement_options
 @async_command
-async def bind(session: Session, engine: Engine, name: str, certificate: Path) -> None:
+async def bind(session: Session, engine: Engine, *, name: str, certificate: Path, agreement: Agreement) -> None:
     """Let a certificate that exists (PEM or DER, of any authority, on a smart card for instance) show an administrator.
 
     Of a certificate that was not issued here only the validity is looked at: unbind it when it is revoked.
     """
     from pkiserver.cli.selectors import load_certificates
 
-    fingerprint = await engine.administrators.bind(name, load_certificates(certificate)[0], by=who())
+    der = load_certificates(certificate)[0]
+    one = await engine.administrators.get(name)
+    detail = f"shown by the certificate {hashlib.sha256(der).hexdigest()}: {described(one)}"
+    if not await agreement.reached(session, engine, *changing(name, detail)):
+        return
+    fingerprint = await engine.administrators.bind(name, der, by=who())
     session.output.done(f"{certificate} shows {name} now", name=name, fingerprint=fingerprint.hex())
 
 

@@ -19,6 +19,7 @@ from pkiserver.authority.tampering import alterations
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.cli.diagnosis import Result, bad, check_validity, fetch, good, warning
 from pkiserver.foundation.errors import PkiError
+from pkiserver.registration.adminalterations import administrator_alterations
 from pkiserver.runtime.health import Health
 from pkiserver.store.authorities import GenerationState
 
@@ -81,6 +82,14 @@ async def _check_alterations(engine: Engine) -> AsyncIterator[Result]:
             yield warning(f"audit:{one.object}", one.text, "change it by `pkiserver apply`, so that it can be compared")
     if not found:
         yield good("audit:configuration", "every object is as it was last applied")
+    people = await engine.database.read(administrator_alterations)
+    for one in people:
+        if one.certain:
+            yield bad(f"audit:{one.object}", one.text, "look (`pkiserver admin show`); `admin set` or `delete` it")
+        else:
+            yield warning(f"audit:{one.object}", one.text, "`pkiserver admin set` it, so that it can be compared")
+    if not people:
+        yield good("audit:administrators", "everybody is as last made")
 
 
 async def _check_connectors(engine: Engine) -> AsyncIterator[Result]:

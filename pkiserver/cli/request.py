@@ -10,7 +10,7 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import before_option, limit_option
-from pkiserver.cli.voting import decision_options, voter
+from pkiserver.cli.voting import decision_options, hint_at_credential, voter
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
@@ -89,7 +89,8 @@ async def approve(
 ) -> None:
     """Approve; the last approval that is needed lets the certificate be issued when the client asks again."""
     by = await voter(engine, credential, password_file)
-    one = await engine.approvals.decide(number, approved=True, by=by, reason=reason)
+    with hint_at_credential(credential):
+        one = await engine.approvals.decide(number, approved=True, by=by, reason=reason)
     missing = "" if one.state.value != "pending" else f"; {one.needed} approvals are needed"
     session.output.done(f"Request {number} is {one.state.value}{missing}", number=number, state=one.state)
 
@@ -102,5 +103,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    await engine.approvals.decide(number, approved=False, by=by, reason=reason)
+    with hint_at_credential(credential):
+        await engine.approvals.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Request {number} denied", number=number)

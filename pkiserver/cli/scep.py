@@ -10,6 +10,8 @@ import click
 from pkiserver.cli.context import Session, async_command
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from pkiserver.runtime.engine import Engine
 
 
@@ -42,22 +44,44 @@ async def list_(session: Session, engine: Engine) -> None:
 @click.argument("authority")
 @async_command
 async def ra(session: Session, engine: Engine, authority: str) -> None:
-    """The registration authorities of AUTHORITY, the one that is given out first; made now where there is none."""
-    from cryptography.hazmat.primitives import hashes
+    """The registration authorities of AUTHORITY and its CA certificates, with the fingerprints that clients ask for.
+
+    The one that is given out comes first, before its predecessors; it is made now where there is none.
+    """
+    from cryptography import x509
 
     from pkiserver.runtime.services.scepport import ScepPort
 
+    keepers = await ScepPort(engine).ra.get(authority)
     rows = [
-        {
-            "key": key.key_name,
-            "serial": f"{key.certificate.serial_number:x}",
-            "until": key.certificate.not_valid_after_utc,
-            "sha256": key.certificate.fingerprint(hashes.SHA256()).hex(),
-        }
-        for found in await ScepPort(engine).ra.get(authority)
+        _fingerprints("registration authority", key.certificate, key.key_name)
+        for found in keepers
         for key in dict.fromkeys((found.signing, found.opening))
     ]
-    session.output.table(rows)
+    for number, der in enumerate(keepers[0].chain):
+        what = "issuing CA" if number == 0 else "CA above"
+        rows.append(_fingerprints(what, x509.load_der_x509_certificate(der)))
+    if session.json:
+        session.output.table(rows)
+        return
+    for row in rows:
+        session.output.record(row)
+        session.output.message("")
+
+
+def _fingerprints(what: str, certificate: x509.Certificate, key: str | None = None) -> dict[str, object]:
+    """A certificate as a device shows it to whoever sets it up: many know nothing newer than SHA-1."""
+    from cryptography.hazmat.primitives import hashes
+
+    return {
+        "what": what,
+        "subject": certificate.subject.rfc4514_string(),
+        "key": key,
+        "serial": f"{certificate.serial_number:x}",
+        "until": certificate.not_valid_after_utc,
+        "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+        "sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # noqa: S303 - compared by eye, with what a device shows
+    }
 
 
 @group.command("hash-challenge")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +53,20 @@ async def voter(engine: Engine, credential: Path | None, password_file: Path | N
     if credential is None:
         return Person(who())
     return (await engine.administrators.recognise(_opened(credential, password_file))).person
+
+
+@contextmanager
+def hint_at_credential(credential: Path | None) -> Iterator[None]:
+    """Say, where the machine's user may not decide, how somebody else does it here."""
+    from pkiserver.foundation.errors import Reason, Refusal, Rejected
+
+    try:
+        yield
+    except Rejected as error:
+        if credential is None and error.has(Refusal.NOT_AUTHORISED):
+            text = "--as-admin FILE.p12 decides as the administrator of that file"
+            raise Rejected([*error.reasons, Reason(Refusal.NOT_AUTHORISED, text)]) from error
+        raise
 
 
 def _opened(credential: Path, password_file: Path | None) -> bytes:

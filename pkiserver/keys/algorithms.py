@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa,
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.keys import der
 
 PublicKey = (
     rsa.RSAPublicKey
@@ -249,23 +249,25 @@ class SignatureScheme:
 def _schemes() -> dict[str, SignatureScheme]:
     found: list[SignatureScheme] = []
     for name, oid in _RSA_OIDS.items():
-        found.append(SignatureScheme(f"rsa-{name}", Padding.PKCS1, name, der.sequence(der.oid(oid), der.NULL_DER)))
+        found.append(
+            SignatureScheme(f"rsa-{name}", Padding.PKCS1, name, der.sequence(der.object_identifier(oid), der.NULL_DER))
+        )
     found.extend(SignatureScheme(f"rsa-pss-{name}", Padding.PSS, name, _pss_identifier(name)) for name in HASHES)
     for name, oid in _ECDSA_OIDS.items():
-        found.append(SignatureScheme(f"ecdsa-{name}", Padding.ECDSA, name, der.sequence(der.oid(oid))))
+        found.append(SignatureScheme(f"ecdsa-{name}", Padding.ECDSA, name, der.sequence(der.object_identifier(oid))))
     for name, oid in _PLAIN_OIDS.items():
-        found.append(SignatureScheme(name, Padding.WHOLE, None, der.sequence(der.oid(oid))))
+        found.append(SignatureScheme(name, Padding.WHOLE, None, der.sequence(der.object_identifier(oid))))
     return {scheme.name: scheme for scheme in found}
 
 
 def _pss_identifier(name: str) -> bytes:
-    digest = der.sequence(der.oid(_HASH_OIDS[name]), der.NULL_DER)
+    digest = der.sequence(der.object_identifier(_HASH_OIDS[name]), der.NULL_DER)
     return der.sequence(
-        der.oid(_PSS_OID),
+        der.object_identifier(_PSS_OID),
         der.sequence(
-            der.encode(der.context(0), digest),
-            der.encode(der.context(1), der.sequence(der.oid(_MGF1_OID), digest)),
-            der.encode(der.context(2), der.integer(HASHES[name].digest_size)),
+            der.tlv(der.context(0), digest),
+            der.tlv(der.context(1), der.sequence(der.object_identifier(_MGF1_OID), digest)),
+            der.tlv(der.context(2), der.integer(HASHES[name].digest_size)),
         ),
     )
 
@@ -274,7 +276,9 @@ def _pss_identifier(name: str) -> bytes:
 def digest_info_prefix(hash_name: str) -> bytes:
     """What precedes the digest in DigestInfo (RFC 8017, 9.2), for tokens that pad but do not hash."""
     size = HASHES[hash_name].digest_size
-    empty = der.sequence(der.sequence(der.oid(_HASH_OIDS[hash_name]), der.NULL_DER), der.encode(4, bytes(size)))
+    empty = der.sequence(
+        der.sequence(der.object_identifier(_HASH_OIDS[hash_name]), der.NULL_DER), der.tlv(4, bytes(size))
+    )
     return empty[:-size]
 
 

@@ -184,9 +184,7 @@ class KeyRing:
         bound = self._check_new(name, doors)
         provider = self._providers.for_store(store)
         with self._reserved(name):
-            uri, public = await executor_of(provider).run(
-                lambda: provider.generate(name, key_type, bound), patient=True
-            )
+            uri, public = await executor_of(provider).run_aside(lambda: provider.generate(name, key_type, bound))
             record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
             return await self._register(record, provider, actor, "generate")
 
@@ -205,7 +203,7 @@ class KeyRing:
         private = load_pkcs8(data, password)
         provider = self._providers.for_store(store)
         with self._reserved(name):
-            uri, public = await executor_of(provider).run(lambda: provider.keep(name, private, bound), patient=True)
+            uri, public = await executor_of(provider).run_aside(lambda: provider.keep(name, private, bound))
             record = KeyRecord(name, uri, spki(public), bound, self._clock.now())
             return await self._register(record, provider, actor, "import")
 
@@ -273,7 +271,7 @@ class KeyRing:
         """Have the key sign a known text over and over, one at a time, for ``seconds``, in its token's thread."""
         handle = self._handle(name)
         chosen = (scheme or SignatureScheme.default_for(handle.public_key)).require(handle.public_key)
-        return await handle.executor.run(lambda: bench(name, handle, chosen, seconds), deadline=seconds + 30)
+        return await handle.executor.run_aside(lambda: bench(name, handle, chosen, seconds), deadline=seconds + 30)
 
     # -- the doors ---------------------------------------------------------------------------------------------------
 

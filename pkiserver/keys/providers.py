@@ -105,7 +105,7 @@ class Providers:
     async def open_key(self, name: str, uri: str, spki: bytes) -> tuple[Provider, KeyHandle]:
         """The registered key; raises :class:`KeyUnavailable` where it cannot even be waited for."""
         provider = self.for_uri(name, uri)
-        handle: KeyHandle = await executor_of(provider).run(lambda: provider.open(name, uri, spki), patient=True)
+        handle: KeyHandle = await executor_of(provider).run_aside(lambda: provider.open(name, uri, spki))
         return provider, handle
 
     async def look_again(self, provider: Provider, name: str) -> None:
@@ -119,7 +119,7 @@ class Providers:
         key = provider.keys.get(name)
         if key is None:
             return
-        await provider.module.executor.run(lambda: provider.attach(key), patient=True)
+        await provider.module.executor.run_aside(lambda: provider.attach(key))
         if key.problem is None or key.problem.kind is not FaultKind.KEY_MISSING:
             self._overlooked.pop(name, None)
             return
@@ -163,7 +163,7 @@ class Providers:
             else:
                 provider.module.tokens.remove(provider.login)
         for module in self._modules:
-            last = await module.executor.run(module.release, patient=True)
+            last = await module.executor.run_aside(module.release)
             if last:
                 await module.executor.close()
 

@@ -43,7 +43,7 @@ class Watcher:
             (self._attach if anew is None or self._incomplete() else anew)()
 
         try:
-            await self._module.executor.run(self._work if anew is None else renew, patient=True)
+            await self._module.executor.run_aside(self._work if anew is None else renew)
         except KeyUnavailable as error:
             self._log.warn("{problem}", problem=str(error.problem))
         if self._incomplete():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
-from pkiserver.keys import der, structures
+from pkiserver.foundation import der
+from pkiserver.keys import structures
 from pkiserver.keys.algorithms import PrivateKey, PublicKey, SignatureScheme, spki
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.objects import Check, door_key
@@ -67,6 +69,12 @@ class Signer:
         return signature if signature is not None else await handle.sign_async(octets, scheme)
 
 
+@lru_cache(maxsize=64)
+def _certificates(certificates: tuple[bytes, ...], number: int) -> bytes:
+    """``[number] EXPLICIT SEQUENCE OF Certificate``, the same ones thousands of times a second; nothing for none."""
+    return der.explicit(number, der.sequence(*certificates)) if certificates else b""
+
+
 def _signed(octets: bytes, scheme: SignatureScheme, signature: bytes, *more: bytes) -> bytes:
     return der.sequence(octets, scheme.identifier, der.bit_string(signature), *more)
 
@@ -108,7 +116,7 @@ class OcspSigner(Signer):
     async def sign(self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()) -> bytes:
         """ResponseData DER to BasicOCSPResponse DER, with the responder's certificates (DER) in it; raises as above."""
         signature = await self._sign(response_data, scheme)
-        return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
+        return _signed(response_data, scheme, signature, _certificates(tuple(certificates), 0))
 
     def sign_now(
         self, response_data: bytes, scheme: SignatureScheme, certificates: Sequence[bytes] = ()
@@ -120,7 +128,7 @@ class OcspSigner(Signer):
         signature = self._handle.sign_now(response_data, scheme)
         if signature is None:
             return None
-        return _signed(response_data, scheme, signature, der.certificates_field(certificates, 0))
+        return _signed(response_data, scheme, signature, _certificates(tuple(certificates), 0))
 
 
 class CmsSigner(Signer):
@@ -152,8 +160,8 @@ class CmpSigner(Signer):
         """ProtectedPart DER (header and body) to PKIMessage DER; raises as above."""
         signature = await self._sign(protected_part, scheme)
         header, body = structures.protected_part(protected_part, scheme)
-        protection = der.encode(der.context(0), der.bit_string(signature))
-        return der.sequence(header, body, protection, der.certificates_field(extra_certs, 1))
+        protection = der.tlv(der.context(0), der.bit_string(signature))
+        return der.sequence(header, body, protection, _certificates(tuple(extra_certs), 1))
 
 
 class CheckpointSigner(Signer):

@@ -7,11 +7,14 @@ of these checks. A failure is :class:`WrongDoor`, our own defect, never the clie
 from __future__ import annotations
 
 from pkiserver.audit.chain import CHECKPOINT_PREFIX
-from pkiserver.keys import der
+from pkiserver.foundation import der
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.faults import WrongDoor
 
-CONTENT_TYPE, MESSAGE_DIGEST = der.oid("1.2.840.113549.1.9.3"), der.oid("1.2.840.113549.1.9.4")
+CONTENT_TYPE, MESSAGE_DIGEST = (
+    der.object_identifier("1.2.840.113549.1.9.3"),
+    der.object_identifier("1.2.840.113549.1.9.4"),
+)
 TST_INFO_OID = "1.2.840.113549.1.9.16.1.4"
 
 _TIMES = (der.UTC_TIME, der.GENERALIZED_TIME)
@@ -99,7 +102,7 @@ def signed_attributes(octets: bytes, content_type: str) -> der.Element:
     if encoded != sorted(encoded):
         raise WrongDoor("the signed attributes are not in DER order")
     values = [(octets[kind.start : kind.end], octets[value.body : value.end]) for kind, value in pairs]
-    if [value for kind, value in values if kind == CONTENT_TYPE] != [der.oid(content_type)]:
+    if [value for kind, value in values if kind == CONTENT_TYPE] != [der.object_identifier(content_type)]:
         raise WrongDoor(f"the signed content type is not {content_type}")
     digests = [value for kind, value in pairs if octets[kind.start : kind.end] == MESSAGE_DIGEST]
     found = _children(octets, digests[0], "a digest") if len(digests) == 1 else []

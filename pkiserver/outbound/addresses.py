@@ -38,6 +38,11 @@ class LdapServer:
         scheme: Literal["ldap", "ldaps"] = "ldaps" if found == "ldaps" else "ldap"
         return cls(scheme, host, port)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the port is that of an Active Directory's Global Catalog, which takes no changes."""
+        return self.port in {3268, 3269}
+
     def __str__(self) -> str:
         return _written(self.scheme, self.host, self.port)
 

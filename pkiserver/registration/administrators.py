@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.adminalterations import DELETED, DIGEST, standing_digest
 from pkiserver.registration.votes import Person
 from pkiserver.store import administrators as rows
 from pkiserver.store import certificates
@@ -146,6 +147,13 @@ class Administrators:
     audit: AuditLog
     clock: Clock
 
+    async def check_new(self, new: Administrator) -> None:
+        """Raise :class:`Rejected`, with every reason, where :meth:`create` would."""
+        if reasons := [*_name_reasons(new.name), *_role_reasons(new.roles)]:
+            raise Rejected(reasons)
+        if await self.database.read(lambda connection: rows.get(connection, new.name)) is not None:
+            raise Rejected.because(Refusal.CONFLICT, f"an administrator named {new.name!r} exists already")
+
     async def create(self, new: Administrator, *, by: str) -> Administrator:
         """A new administrator, who is known by no certificate yet; raises :class:`Rejected` with every reason."""
         if reasons := [*_name_reasons(new.name), *_role_reasons(new.roles)]:
@@ -180,7 +188,7 @@ class Administrators:
         def store(connection: Connection) -> None:
             found = _required(connection, name)
             rows.delete_administrator(connection, name)
-            self._note(connection, found, "deleted", by)
+            self._note(connection, found, DELETED, by)
 
         await self.database.write(store)
 
@@ -259,7 +267,8 @@ class Administrators:
     def _note(
         self, connection: Connection, who: Administrator, what: str, by: str, fingerprint: bytes | None = None
     ) -> None:
-        details = [("change", what), ("detail", describe(who))]
+        known_by = (one.fingerprint for one in rows.certificates_of(connection, who.name))
+        details = [("change", what), ("detail", describe(who)), (DIGEST, standing_digest(_row(who), known_by))]
         if fingerprint is not None:
             details.append(("fingerprint", fingerprint.hex()))
         event = AuditEvent(AuditKind.ACCOUNT, by, f"administrator {who.name}", details=tuple(details))

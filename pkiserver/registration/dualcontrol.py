@@ -1,13 +1,13 @@
 """Doing what was agreed on: the last approval carries a revocation of an authority or a template's change out at once.
 
-Exports of secrets and recoveries of keys are carried out by whoever hands the secret over, who spends the approval
-(:meth:`pkiserver.registration.operations.Operations.spend`) in the transaction of that deed.
+Exports of secrets, recoveries of keys and changes of administrators are carried out by whoever does them, who spends
+the approval (:meth:`DualControlDesk.spend`, or in the transaction of the deed
+:meth:`pkiserver.registration.operations.Operations.spend`).
 """
 
 from __future__ import annotations
 
 import attrs
-from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.certparts import issuer_octets, subject_octets
@@ -25,6 +25,7 @@ FINGERPRINT, REASON, TOML, REVISION, DETAIL = "fingerprint", "reason", "toml", "
 _WANTED = {
     OperationKind.REVOKE_AUTHORITY: {FINGERPRINT, REASON},
     OperationKind.CHANGE_TEMPLATE: {TOML},
+    OperationKind.CHANGE_ADMINISTRATOR: {DETAIL},
     OperationKind.EXPORT_SECRET: {DETAIL},
     OperationKind.RECOVER_KEY: {DETAIL},
 }
@@ -115,6 +116,17 @@ class DualControlDesk:
             await self._carry_out(voted, by)
         return await self.operations.get(number)
 
+    async def spend(self, number: int, kind: OperationKind, what: str, particulars: dict[str, str]) -> None:
+        """Use an approval now, before the deed that it is for, which is asked for anew should it fail.
+
+        Raises:
+            Rejected: it is not approved, was used, is over, or approves something else.
+        """
+        digest = digest_of(kind, what, particulars)
+        await self.operations.database.write(
+            lambda connection: self.operations.spend(connection, number, kind, digest) and None
+        )
+
     async def difference(self, operation: Operation) -> str | None:
         """What a template's change would change now; None for other kinds and where nothing would."""
         if operation.kind is not OperationKind.CHANGE_TEMPLATE:
@@ -123,12 +135,7 @@ class DualControlDesk:
         return "\n".join(change.difference() for change in plan.changes) or None
 
     async def _carry_out(self, operation: Operation, by: Person) -> None:
-        digest = digest_of(operation.kind, operation.object, operation.particulars)
-
-        def spend(connection: Connection) -> None:
-            self.operations.spend(connection, operation.number, operation.kind, digest)
-
-        await self.operations.database.write(spend)
+        await self.spend(operation.number, operation.kind, operation.object, dict(operation.particulars))
         try:
             if operation.kind is OperationKind.REVOKE_AUTHORITY:
                 await self._revoke(operation, by)

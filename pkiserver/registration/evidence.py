@@ -80,6 +80,8 @@ class Identifier:
             return await asking.certificate(piece, lambda: self._client_certificate(piece.certificate))
         if isinstance(piece, ChallengeEvidence):
             return await asking.challenge(template.name, piece, lambda: self._challenge(template, piece.challenge))
+        if isinstance(piece, ResumedEvidence) and (answers := await asking.resumed(template.name, piece)):
+            return answers
         return [await self._one(template, piece)]
 
     async def who(self, piece: PasswordEvidence | ClientCertificateEvidence) -> Identity | Reason:

@@ -156,7 +156,7 @@ class Gate:
         if guessable:
             self.guesses.check(template.name, request.source)
         evidence = tuple(
-            attrs.evolve(one, csr=request.csr, transaction=request.transaction_id or "")
+            attrs.evolve(one, csr=one.csr or request.csr, transaction=request.transaction_id or "")
             if isinstance(one, ChallengeEvidence)
             else one
             for one in request.evidence

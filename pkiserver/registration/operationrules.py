@@ -19,3 +19,5 @@ class DualControl:
     """From the wish to the deed."""
     templates: bool = False
     """Whether ``pkiserver apply`` asks for a change of a template too, instead of making it."""
+    administrators: bool = False
+    """Whether ``pkiserver admin`` asks before it hands out an administrator's key or gives one more to do."""

@@ -35,6 +35,7 @@ class OperationKind(enum.StrEnum):
 
     REVOKE_AUTHORITY = "revoke-authority"
     CHANGE_TEMPLATE = "change-template"
+    CHANGE_ADMINISTRATOR = "change-administrator"
     EXPORT_SECRET = "export-secret"  # noqa: S105 - the name of a kind of operation
     RECOVER_KEY = "recover-key"
 

@@ -39,7 +39,7 @@ READY = 4
 """Descriptor on which a worker writes a line when it serves."""
 FIRST_SOCKET = 5
 
-WORKER_COMMAND = (sys.executable, "-m", "pkiserver.runtime.services.worker")
+WORKER_COMMAND = (sys.executable, "-m", "pkiserver.runtime.services.spawned")
 
 
 def _how_it_ended(error: Any) -> str:

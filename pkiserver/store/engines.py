@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 from time import monotonic, sleep
@@ -15,6 +16,10 @@ from pkiserver.foundation.errors import Refusal, Rejected
 
 BUSY_TIMEOUT = 10.0
 """Seconds that a SQLite writer waits for another process's transaction."""
+_LOOK_AGAIN = (0.0003, 0.0009)
+"""Seconds between two looks whether another process's transaction is over, at least and at most."""
+_BEGIN_TO_WRITE = "BEGIN IMMEDIATE"
+_BE_PATIENT = f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}"
 _LOCKED_PAUSE = 0.02
 """Seconds between two looks at a file that another process is turning to its write-ahead log."""
 CONNECT_TIMEOUT = 5
@@ -87,14 +92,38 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()
 
-    begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
-
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun)
+    event.listen(engine, "begin", _begin_to_read if reading else _begin_to_write)
     return engine
+
+
+def _begin_to_read(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_to_write(connection: Connection) -> None:
+    """Take the file's one lock for writing.
+
+    SQLite's own wait looks again after ever longer pauses, up to a tenth of a second, while another process's
+    transaction takes a few milliseconds: of two processes each would mostly sleep.
+    """
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    deadline = monotonic() + BUSY_TIMEOUT
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                driver.execute(_BEGIN_TO_WRITE)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                    break
+                sleep(random.uniform(*_LOOK_AGAIN))  # noqa: S311 - spreads the looks, guards nothing
+            else:
+                return
+        connection.exec_driver_sql(_BEGIN_TO_WRITE)  # whose error is one of SQLAlchemy's, as callers expect
+    finally:
+        driver.execute(_BE_PATIENT)
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:

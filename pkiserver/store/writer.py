@@ -1,6 +1,7 @@
 """Group commit: one thread writes for the whole process, and what waits for the disk shares the wait.
 
-The thread gathers what is queued into one transaction. When a unit of work fails, the transaction is rolled back, the
+The thread gathers what is queued into one transaction, and what is queued while that waits for another process's or
+runs. When a unit of work fails, the transaction is rolled back, the
 rest is tried again without it, and the failed one runs alone, so that its error is its own and nobody else's.
 No unit is answered before the commit that holds it has returned.
 """
@@ -109,6 +110,7 @@ class Writer:
         self._participants: tuple[Participant, ...] = ()
         self._connection: Connection | None = None
         self._closing = False
+        self._ended = False
         self.counts = WriterCounts()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
@@ -146,11 +148,11 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            batch, ending = self._gather()
-            if not batch:
-                continue
+        while not self._ended:
+            job = self._queue.get()
+            if job is None:
+                break
+            batch = [job]
             try:
                 outcomes = self._settle(batch)
             except Exception as error:  # noqa: BLE001 - a defect here must not end the only writer
@@ -163,56 +165,55 @@ class Writer:
             self._deliver(outcomes)
         self._disconnect()
 
-    def _gather(self) -> tuple[list[Job], bool]:
-        batch: list[Job] = []
-        job = self._queue.get()
-        while job is not None:
-            batch.append(job)
-            if len(batch) >= BATCH_LIMIT:
-                return batch, False
+    def _joined(self, batch: list[Job]) -> bool:
+        """Let what has been queued meanwhile into the batch; whether anything had, and there was room."""
+        before = len(batch)
+        while len(batch) < BATCH_LIMIT and not self._ended:
             try:
                 job = self._queue.get_nowait()
             except queue.Empty:
-                return batch, False
-        return batch, True
-
-    def _settle(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run the jobs in as few transactions as their failures permit."""
-        outcomes: list[Outcome] = []
-        apart: list[Job] = []
-        together = list(jobs)
-        while len(together) > 1 and len(apart) < SPLITS:
-            try:
-                outcomes += self._retrying(together)
-            except _WorkFailed as failure:
-                if kind_of(failure.error) is not Kind.OWN:
-                    return outcomes + _refuse(together + apart, failure.error)
-                apart.append(together.pop(failure.index))
-            except _CommitFailed as failure:
-                if kind_of(failure.error) is not Kind.OWN:
-                    return outcomes + _refuse(together + apart, failure.error, committing=failure.committing)
-                break  # something only the flush or the commit found: each alone shows whose it is
+                break
+            if job is None:
+                self._ended = True
             else:
-                together = []
-        for job in together + apart:
-            outcomes.append(self._alone(job))
+                batch.append(job)
+        return len(batch) > before
+
+    def _settle(self, batch: list[Job]) -> list[Outcome]:
+        """Run the jobs, and those that are queued before the commit, in as few transactions as failures permit."""
+        together, apart = batch, list[Job]()
+        while together and len(apart) < SPLITS:
+            try:
+                outcomes = self._retrying(together, growing=together is batch)
+            except (_WorkFailed, _CommitFailed) as failure:
+                if kind_of(failure.error) is not Kind.OWN:
+                    return _refuse(together + apart, failure)
+                if len(together) == 1:
+                    return _refuse(together, failure) + self._one_by_one(apart)
+                if isinstance(failure, _CommitFailed):
+                    break  # something only the flush or the commit found: each alone shows whose it is
+                together = list(together)
+                apart.append(together.pop(failure.index))
+            else:
+                return outcomes + self._one_by_one(apart)
+        return self._one_by_one(together + apart)
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for job in jobs:
+            try:
+                outcomes += self._retrying([job])
+            except (_WorkFailed, _CommitFailed) as failure:
+                outcomes += _refuse([job], failure)
         return outcomes
 
-    def _alone(self, job: Job) -> Outcome:
-        try:
-            return self._retrying([job])[0]
-        except _WorkFailed as failure:
-            return Outcome(job.token, None, as_domain_error(failure.error))
-        except _CommitFailed as failure:
-            return Outcome(job.token, None, as_domain_error(failure.error, committing=failure.committing))
-
-    def _retrying(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _retrying(self, jobs: list[Job], *, growing: bool = False) -> list[Outcome]:
         """One transaction, tried again where the engine says so, and once on a new connection."""
         reconnected = False
         attempt = 0
         while True:
             try:
-                return self._transact(jobs)
+                return self._transact(jobs, growing=growing)
             except (_WorkFailed, _CommitFailed) as failure:
                 kind = kind_of(failure.error)
                 if kind is Kind.AGAIN and attempt < RETRIES:
@@ -225,7 +226,8 @@ class Writer:
                 else:
                     raise
 
-    def _transact(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _transact(self, jobs: list[Job], *, growing: bool) -> list[Outcome]:
+        """One transaction; where it is ``growing``, jobs that are queued before its commit are done in it as well."""
         committing = False
         try:
             connection = self._begin()
@@ -233,7 +235,10 @@ class Writer:
             self._disconnect()
             raise _CommitFailed(error, committing=False) from error
         try:
-            outcomes = [Outcome(job.token, self._work(connection, i, job), None) for i, job in enumerate(jobs)]
+            outcomes: list[Outcome] = []
+            while len(outcomes) < len(jobs) or (growing and self._joined(jobs)):
+                job = jobs[len(outcomes)]
+                outcomes.append(Outcome(job.token, self._work(connection, len(outcomes), job), None))
             for participant in reversed(self._participants):
                 participant.flush(connection)
             committing = True
@@ -291,6 +296,7 @@ class Writer:
         self._engine.dispose()
 
 
-def _refuse(jobs: Sequence[Job], error: Exception, *, committing: bool = False) -> list[Outcome]:
-    shown = as_domain_error(error, committing=committing)
+def _refuse(jobs: Sequence[Job], failure: _WorkFailed | _CommitFailed) -> list[Outcome]:
+    committing = isinstance(failure, _CommitFailed) and failure.committing
+    shown = as_domain_error(failure.error, committing=committing)
     return [Outcome(job.token, None, shown) for job in jobs]

@@ -78,7 +78,8 @@ class NewOperation:
     """An operation that others must agree to.
 
     `particulars`, by kind: revoke-authority: `fingerprint` of the authority's certificate and `reason`;
-    change-template: `toml`, the whole document; export-secret and recover-key: what exactly, in words.
+    change-template: `toml`, the whole document; change-administrator, export-secret and recover-key: `detail`, what
+    exactly, in words.
     """
 
     kind: OperationKind

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 import attrs
 from twisted.logger import Logger
@@ -13,12 +14,15 @@ from pkiserver.authority.status.source import StatusSource
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from protocols.ocsp import errors, messages, target
+from protocols.ocsp.knownrequests import KnownRequests
 from protocols.ocsp.messages import MalformedRequest, OcspRequest, ResponseStatus
 from protocols.ocsp.service import OcspService, SignedAnswer
 from protocols.web.conditional import PreparedRepresentation, Representation
 from protocols.web.encode import pre_encode
 from protocols.web.values import Answer, EncodedResponse, Method, Request, Response, Route
 
+K = TypeVar("K")
+V = TypeVar("V")
 CONTENT_TYPE = "application/ocsp-response"
 REQUEST_TYPE = "application/ocsp-request"
 _NO_STORE = (("Cache-Control", "no-cache, no-store"), ("Pragma", "no-cache"))
@@ -49,17 +53,25 @@ class OcspSettings:
 
 
 Decode = Callable[[Request], OcspRequest]
-KNOWN_REQUESTS = 20_000
-"""Requests without nonce whose octets are remembered with what they mean; and likewise answers with their headers."""
-_KNOWN_OCTETS = 512
+PREPARED_ANSWERS = 20_000
+"""Answers whose headers are remembered with them."""
 
 
 @attrs.frozen(eq=False)
 class _Prepared:
     """An answer with its headers, which say how long it is still good: right for one second."""
 
-    second: int
+    since: datetime
+    until: datetime
     representation: PreparedRepresentation
+
+
+@attrs.frozen(eq=False)
+class _Hot:
+    """What a target was answered, for as long as the records stand as they did."""
+
+    prepared: _Prepared
+    state: object
 
 
 class OcspEdge:
@@ -70,12 +82,18 @@ class OcspEdge:
     def __init__(self, service: OcspService, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._known: dict[bytes | str, OcspRequest] = {}
+        self._known = KnownRequests()
         self._prepared: dict[SignedAnswer, _Prepared] = {}
+        self._hot: dict[str, _Hot] = {}
         self._heads: dict[int, bytes] = {}
 
     def get(self, request: Request) -> Answer | Awaitable[Answer]:
-        """Answer a GET; HEAD comes here too."""
+        """Answer a GET; HEAD comes here too. What was asked in this second, with no change since, is answered again."""
+        hot = self._hot.get(request.target)
+        if hot is not None:
+            prepared = hot.prepared
+            if prepared.since <= self._clock.now() < prepared.until and self._service.state() == hot.state:
+                return prepared.representation.answer(request.headers)
         return self._answer(request, self._decode_target, cached=True)
 
     def post(self, request: Request) -> Answer | Awaitable[Answer]:
@@ -90,29 +108,31 @@ class OcspEdge:
         problem = MalformedRequest("the target holds no request")
         for octets in target.candidates(tail):
             try:
-                return self._remember(tail, self._service.decode(octets))
+                decoded = self._service.decode(octets)
             except MalformedRequest as error:
                 problem = error
+            else:
+                self._known.remember(tail, decoded)
+                return decoded
         raise problem
 
     def _decode_body(self, request: Request) -> OcspRequest:
-        if "content-type" in request.headers and request.headers.media_type() != REQUEST_TYPE:
+        if request.headers.media_type() != REQUEST_TYPE and "content-type" in request.headers:
             raise MalformedRequest("the content type is not that of an OCSP request")
         body = request.body
-        return self._known.get(body) or self._remember(body, self._service.decode(body))
-
-    def _remember(self, sent: bytes | str, decoded: OcspRequest) -> OcspRequest:
-        if decoded.nonce is None and len(sent) <= _KNOWN_OCTETS:
-            if len(self._known) >= KNOWN_REQUESTS:
-                del self._known[next(iter(self._known))]
-            self._known[sent] = decoded
-        return decoded
+        known = self._known.get(body)
+        if known is None:
+            known = self._service.decode(body)
+            self._known.remember(body, known)
+        return known
 
     def _answer(self, request: Request, decode: Decode, *, cached: bool) -> Answer | Awaitable[Answer]:
         try:
+            # Known before the record is read: a change while the answer is made must be seen.
+            state = self._service.state() if cached else None
             answer = self._service.answer(decode(request))
             if isinstance(answer, SignedAnswer):
-                return self._show(request, answer, cached=cached)
+                return self._show(request, answer, cached=cached, state=state)
         except Exception as error:  # noqa: BLE001 - told below
             return self._failed(request, error)
         return self._wait(request, answer, cached=cached)
@@ -123,22 +143,24 @@ class OcspEdge:
         except Exception as error:  # noqa: BLE001 - told below
             return self._failed(request, error)
 
-    def _show(self, request: Request, answer: SignedAnswer, *, cached: bool) -> Answer:
+    def _show(self, request: Request, answer: SignedAnswer, *, cached: bool, state: object | None = None) -> Answer:
         if cached and answer.cacheable:
-            return self._representation(answer).answer(request.headers)
+            prepared = self._prepare(answer)
+            if state is not None and answer.lasting:
+                _keep(self._hot, request.target, _Hot(prepared, state))
+            return prepared.representation.answer(request.headers)
         length = len(answer.body)
         head = self._heads.get(length)
         if head is None:
             head = pre_encode(Response(200, answer.body, CONTENT_TYPE)).head
-            if len(self._heads) < KNOWN_REQUESTS:
+            if len(self._heads) < PREPARED_ANSWERS:
                 self._heads[length] = head
         return EncodedResponse(200, head, answer.body)
 
-    def _representation(self, answer: SignedAnswer) -> PreparedRepresentation:
+    def _prepare(self, answer: SignedAnswer) -> _Prepared:
         now = self._clock.now()
-        second = int(now.timestamp())
         prepared = self._prepared.get(answer)
-        if prepared is None or prepared.second != second:
+        if prepared is None or not prepared.since <= now < prepared.until:
             # Strictly before nextUpdate, so that a cache never hands out an answer that has just ended.
             fresh = (answer.next_update - now - _SECOND) // _SECOND
             found = Representation(
@@ -148,10 +170,10 @@ class OcspEdge:
                 expires=answer.next_update,
                 cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
             )
-            if len(self._prepared) >= KNOWN_REQUESTS:
-                del self._prepared[next(iter(self._prepared))]
-            prepared = self._prepared[answer] = _Prepared(second, PreparedRepresentation(found))
-        return prepared.representation
+            second = now.replace(microsecond=0)
+            prepared = _Prepared(second, second + _SECOND, PreparedRepresentation(found))
+            _keep(self._prepared, answer, prepared)
+        return prepared
 
     def _failed(self, request: Request, error: Exception) -> Response:
         if isinstance(error, MalformedRequest | PkiError):
@@ -171,6 +193,12 @@ class OcspEdge:
             reason=str(error),
         )
         return _error(status)
+
+
+def _keep(known: dict[K, V], key: K, value: V) -> None:
+    if len(known) >= PREPARED_ANSWERS and key not in known:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 def _error(status: ResponseStatus) -> Response:

@@ -8,6 +8,7 @@ identifier again whatever its hash parameters look like.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated
@@ -255,28 +256,6 @@ class Unknown:
 CertStatus = Good | Revoked | Unknown
 
 
-@attrs.frozen
-class SingleAnswer:
-    """The answer about one certificate; ``cert_id`` is the request's encoding, ``extensions`` are whole Extensions."""
-
-    cert_id: bytes
-    status: CertStatus
-    this_update: datetime
-    next_update: datetime
-    extensions: tuple[bytes, ...] = ()
-
-
-@attrs.frozen
-class ResponseData:
-    """What is signed. ``responder_id`` is an encoded ResponderID, see :func:`by_key` and :func:`by_name`."""
-
-    responder_id: bytes
-    produced_at: datetime
-    answers: tuple[SingleAnswer, ...]
-    nonce: bytes | None = None
-    extensions: tuple[bytes, ...] = ()
-
-
 def by_key(key_hash: bytes) -> bytes:
     """A ResponderID naming a key; ``key_hash`` is the SHA-1 of its subjectPublicKey bits."""
     return der.explicit(2, der.octet_string(key_hash))
@@ -287,34 +266,41 @@ def by_name(name: bytes) -> bytes:
     return der.explicit(1, name)
 
 
+GOOD, UNKNOWN = Good(), Unknown()
 _GOOD = b"\x80\x00"
 _UNKNOWN = b"\x82\x00"
 
 
 def _status(status: CertStatus) -> bytes:
-    match status:
-        case Good():
-            return _GOOD
-        case Unknown():
-            return _UNKNOWN
-        case Revoked(at, reason):
-            why = der.explicit(0, der.enumerated(reason)) if reason else b""
-            return der.tlv(0xA1, der.generalized_time(at), why)
+    if isinstance(status, Good):
+        return _GOOD
+    if isinstance(status, Unknown):
+        return _UNKNOWN
+    why = der.explicit(0, der.enumerated(status.reason)) if status.reason else b""
+    return der.tlv(0xA1, der.generalized_time(status.at), why)
 
 
-@lru_cache(maxsize=256)
-def _times(this_update: datetime, next_update: datetime) -> bytes:
-    """A thisUpdate and a nextUpdate: answers of one second share them."""
+def times(this_update: datetime, next_update: datetime) -> bytes:
+    """The thisUpdate and nextUpdate of a SingleResponse."""
     return der.generalized_time(this_update) + der.explicit(0, der.generalized_time(next_update))
 
 
-def _single(answer: SingleAnswer) -> bytes:
-    return der.sequence(
-        answer.cert_id,
-        _status(answer.status),
-        _times(answer.this_update, answer.next_update),
-        der.explicit(1, der.sequence(*answer.extensions)) if answer.extensions else b"",
-    )
+def single_response(cert_id: bytes, status: CertStatus, period: bytes, extensions: Sequence[bytes] = ()) -> bytes:
+    """What is said of one certificate (RFC 6960 section 4.2.1).
+
+    Args:
+        cert_id: The request's encoding.
+        status: The status.
+        period: As made by :func:`times`.
+        extensions: Whole Extensions.
+    """
+    more = der.explicit(1, der.sequence(*extensions)) if extensions else b""
+    return der.sequence(cert_id, _status(status), period, more)
+
+
+def opening(responder_id: bytes, produced_at: datetime) -> bytes:
+    """What ResponseData begin with; ``responder_id`` is an encoded ResponderID, see :func:`by_key`, :func:`by_name`."""
+    return responder_id + der.generalized_time(produced_at)
 
 
 @lru_cache(maxsize=256)
@@ -324,22 +310,26 @@ def _before_nonce(octets: int) -> bytes:
     return whole[: len(whole) - octets]
 
 
-def _response_extensions(data: ResponseData) -> bytes:
-    if data.nonce is None:
-        return der.explicit(1, der.sequence(*data.extensions)) if data.extensions else b""
-    if not data.extensions:
-        return _before_nonce(len(data.nonce)) + data.nonce
-    return der.explicit(1, der.sequence(der.extension(NONCE, der.octet_string(data.nonce)), *data.extensions))
+def _response_extensions(nonce: bytes | None, extensions: Sequence[bytes]) -> bytes:
+    if nonce is None:
+        return der.explicit(1, der.sequence(*extensions)) if extensions else b""
+    if not extensions:
+        return _before_nonce(len(nonce)) + nonce
+    return der.explicit(1, der.sequence(der.extension(NONCE, der.octet_string(nonce)), *extensions))
 
 
-def encode_response_data(data: ResponseData) -> bytes:
-    """The DER ResponseData (RFC 6960 section 4.2.1): the octets to be signed."""
-    return der.sequence(
-        data.responder_id,
-        der.generalized_time(data.produced_at),
-        der.sequence(*map(_single, data.answers)),
-        _response_extensions(data),
-    )
+def response_data(
+    begin: bytes, answers: Sequence[bytes], nonce: bytes | None = None, extensions: Sequence[bytes] = ()
+) -> bytes:
+    """The DER ResponseData (RFC 6960 section 4.2.1): the octets to be signed.
+
+    Args:
+        begin: As made by :func:`opening`.
+        answers: As made by :func:`single_response`.
+        nonce: The request's, where it is answered.
+        extensions: Further responseExtensions, whole.
+    """
+    return der.sequence(begin, der.sequence(*answers), _response_extensions(nonce, extensions))
 
 
 def crl_reference(url: str, number: int, moment: datetime) -> bytes:
@@ -366,9 +356,18 @@ _BASIC = der.object_identifier(BASIC)
 _SUCCESSFUL = der.enumerated(ResponseStatus.SUCCESSFUL)
 
 
+@lru_cache(maxsize=1024)
+def _before_basic(length: int) -> bytes:
+    """What precedes a BasicOCSPResponse of so many octets, which is the end of its OCSPResponse."""
+    inner = _BASIC + der.header(der.OCTET_STRING, length)
+    for tag, before in ((der.SEQUENCE, b""), (der.context(0), _SUCCESSFUL), (der.SEQUENCE, b"")):
+        inner = before + der.header(tag, len(inner) + length) + inner
+    return inner
+
+
 def encode_response(basic_response: bytes) -> bytes:
     """A successful OCSPResponse around a DER BasicOCSPResponse."""
-    return der.sequence(_SUCCESSFUL, der.explicit(0, der.sequence(_BASIC, der.octet_string(basic_response))))
+    return _before_basic(len(basic_response)) + basic_response
 
 
 def encode_error(status: ResponseStatus) -> bytes:

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import attrs
 
-from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
-from pkiserver.authority.status.source import AnswerSigner, ServedIssuer, Statuses, StatusSource
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy
+from pkiserver.authority.status.source import ServedIssuer, Statuses, StatusSource
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.certificates.values import CertificateStatus, Revocation, RevocationReason
-from protocols.ocsp import messages, preference
+from protocols.ocsp import messages
 from protocols.ocsp.messages import CertId, MalformedRequest, OcspRequest
+from protocols.ocsp.moment import Moment, Moments, Period
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOLD = int(RevocationReason.CERTIFICATE_HOLD)
@@ -24,21 +25,16 @@ PRODUCED_ANSWERS = 20_000
 
 @attrs.frozen(eq=False)
 class SignedAnswer:
-    """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2)."""
+    """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2).
+
+    ``lasting`` says that only a change of what it tells of can make it wrong: not the issuing of a certificate.
+    """
 
     body: bytes
     produced_at: datetime
     next_update: datetime
     cacheable: bool
-
-
-@attrs.frozen
-class _Life:
-    """When an answer holds, and by which hashes its signer's issuer was named in the request."""
-
-    this_update: datetime
-    next_update: datetime
-    key_hashes: frozenset[bytes]
+    lasting: bool
 
 
 @attrs.frozen(eq=False)
@@ -46,16 +42,14 @@ class _Plan:
     """A request with what is known about it before any record is read; ``serials`` has None where it is not ours."""
 
     request: OcspRequest
-    served: ServedIssuer
-    signer: AnswerSigner
-    now: datetime
+    moment: Moment
     serials: tuple[int | None, ...]
     nonce: bytes | None
 
     @property
     def single(self) -> bytes | None:
         """The CertID, where the answer may be kept: about one certificate, the same for everybody."""
-        if self.nonce is not None or len(self.serials) != 1 or self.signer is not self.served.signer:
+        if self.nonce is not None or len(self.serials) != 1 or self.moment.signer is not self.moment.served.signer:
             return None
         return self.request.certificates[0].encoded
 
@@ -67,9 +61,15 @@ class _Plan:
         return tuple(None if serial is None else next(rest) for serial in self.serials)
 
     @property
-    def wanted(self) -> list[int]:
+    def wanted(self) -> Sequence[int]:
         """The serial numbers to be looked up."""
         return [serial for serial in self.serials if serial is not None]
+
+    @property
+    def key_hashes(self) -> frozenset[bytes]:
+        """By which hashes the signer's issuer was named in the request."""
+        both = zip(self.request.certificates, self.serials, strict=True)
+        return frozenset(one.issuer_key_hash for one, serial in both if serial is not None)
 
 
 @attrs.frozen(eq=False)
@@ -77,46 +77,49 @@ class _Unsigned:
     """An answer that lacks its signature."""
 
     data: bytes
-    certificates: tuple[bytes, ...]
-    life: _Life
+    period: Period
     statuses: Statuses
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Produced:
     """An answer that may be given again while the record says the same; never one for ``unknown``."""
 
     answer: SignedAnswer
     issuer: ServedIssuer
     status: CertificateStatus
+    half: datetime
 
     def serves(self, issuer: ServedIssuer, status: CertificateStatus | None, now: datetime) -> bool:
         """Whether it is still true, of the same signer, and before half of its life."""
-        answer = self.answer
-        half = answer.produced_at + (answer.next_update - answer.produced_at) / 2
-        if not answer.produced_at <= now < half or (self.status is not status and self.status != status):
+        if not self.answer.produced_at <= now < self.half or (self.status is not status and self.status != status):
             return False
-        return self.issuer is issuer or self.issuer == issuer
+        if self.issuer is not issuer:
+            if self.issuer != issuer:
+                return False
+            self.issuer = issuer  # read again, and the same: compared once
+        return True
 
 
-def _single(one: CertId, found: CertificateStatus | None, served: ServedIssuer, life: _Life) -> messages.SingleAnswer:
+def _single(one: CertId, found: CertificateStatus | None, plan: _Plan, period: Period) -> bytes:
     """What is said of one certificate, with the extensions that the policy wants."""
+    served = plan.moment.served
     policy = served.policy
     status: messages.CertStatus
     extensions: list[bytes] = []
     if found is None:
         # RFC 6960 section 2.2 has no CRL entry extension beside an extended revoke; nothing is said so of the
         # certificates of other keys, about which this signer has no say.
-        revoked = policy.never_issued is NeverIssued.REVOKED and one.issuer_key_hash in life.key_hashes
-        status = messages.Revoked(at=_EPOCH, reason=_HOLD) if revoked else messages.Unknown()
+        revoked = policy.never_issued is NeverIssued.REVOKED and one.issuer_key_hash in plan.key_hashes
+        status = messages.Revoked(at=_EPOCH, reason=_HOLD) if revoked else messages.UNKNOWN
     elif found.revocation is None:
-        status = messages.Good()
+        status = messages.GOOD
     else:
         status = messages.Revoked(at=found.revocation.at, reason=int(found.revocation.reason))
         extensions += _about_revocation(found, found.revocation, served)
     if found is not None and policy.archive_cutoff:
-        extensions.append(messages.archive_cutoff(life.this_update - policy.archive))
-    return messages.SingleAnswer(one.encoded, status, life.this_update, life.next_update, tuple(extensions))
+        extensions.append(messages.archive_cutoff(period.this_update - policy.archive))
+    return messages.single_response(one.encoded, status, period.octets, extensions)
 
 
 def _about_revocation(found: CertificateStatus, revocation: Revocation, served: ServedIssuer) -> list[bytes]:
@@ -141,13 +144,17 @@ class OcspService:
 
     def __init__(self, source: StatusSource, clock: Clock, *, max_requests: int = 16) -> None:
         self._source = source
-        self._clock = clock
+        self._moments = Moments(clock)
         self._max_requests = max_requests
         self._produced: dict[bytes, _Produced] = {}
 
     def decode(self, data: bytes) -> OcspRequest:
         """Decode a request, with this responder's limit on its length; raises :class:`MalformedRequest`."""
         return messages.decode_request(data, max_requests=self._max_requests)
+
+    def state(self) -> object | None:
+        """A value that stays equal while lasting answers of the present second stay right; None: not known now."""
+        return self._source.state_now()
 
     def answer(self, request: OcspRequest) -> SignedAnswer | Awaitable[SignedAnswer]:
         """The signed answer; at once where nothing has to be waited for.
@@ -171,13 +178,14 @@ class OcspService:
                     return self._look_up(request)
             issuers.append(found)
         plan = self._plan(request, issuers)
-        statuses = source.statuses_now(plan.served, plan.wanted)
+        moment = plan.moment
+        statuses = source.statuses_now(moment.served, plan.wanted)
         if statuses is None:
             return self._read(plan)
         outcome = self._compose(plan, plan.spread(statuses))
         if isinstance(outcome, SignedAnswer):
             return outcome
-        basic = plan.signer.sign_now(outcome.data, outcome.certificates)
+        basic = moment.signer.sign_now(outcome.data, moment.certificates)
         return self._sign(plan, outcome) if basic is None else self._finish(plan, outcome, basic)
 
     async def _look_up(self, request: OcspRequest) -> SignedAnswer:
@@ -190,92 +198,59 @@ class OcspService:
         return await self._source.issuer(one.hash_name, one.issuer_name_hash, one.issuer_key_hash)
 
     async def _read(self, plan: _Plan) -> SignedAnswer:
-        statuses = await self._source.statuses(plan.served, plan.wanted)
+        statuses = await self._source.statuses(plan.moment.served, plan.wanted)
         outcome = self._compose(plan, plan.spread(statuses))
         return outcome if isinstance(outcome, SignedAnswer) else await self._sign(plan, outcome)
 
     async def _sign(self, plan: _Plan, unsigned: _Unsigned) -> SignedAnswer:
-        return self._finish(plan, unsigned, await plan.signer.sign(unsigned.data, unsigned.certificates))
+        return self._finish(plan, unsigned, await plan.moment.signer.sign(unsigned.data, plan.moment.certificates))
 
     def _plan(self, request: OcspRequest, issuers: Sequence[ServedIssuer | None]) -> _Plan:
-        served = next((issuer for issuer in issuers if issuer is not None and issuer.policy.enabled), None)
-        if served is None:
+        for served in issuers:
+            if served is not None and served.policy.enabled:
+                break
+        else:
             raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, "no issuer in this request is served here")
-        policy = served.policy
-        if policy.nonce is NoncePolicy.REQUIRE and request.nonce is None:
+        policy = served.policy.nonce
+        if policy is NoncePolicy.REQUIRE and request.nonce is None:
             raise MalformedRequest("a nonce is required")
-        now = self._clock.now().replace(microsecond=0)
-        if served.standing is not None and served.standing.until <= now:
-            raise Unavailable(f"the lists of {served.authority} are out of date")
+        moment = self._moments.of(served, request.preferences)
         serials = tuple(
-            one.serial if _is_same(issuer, served) else None
-            for one, issuer in zip(request.certificates, issuers, strict=True)
+            [
+                one.serial if _is_same(issuer, served) else None
+                for one, issuer in zip(request.certificates, issuers, strict=True)
+            ]
         )
-        nonce = None if policy.nonce is NoncePolicy.IGNORE else request.nonce
-        return _Plan(request, served, preference.signer_for(request.preferences, served, now), now, serials, nonce)
+        return _Plan(request, moment, serials, None if policy is NoncePolicy.IGNORE else request.nonce)
 
     def _compose(self, plan: _Plan, statuses: Statuses) -> SignedAnswer | _Unsigned:
         """An answer that was kept, or what is to be signed."""
-        served, now = plan.served, plan.now
-        policy = served.policy
-        self._refuse_forgotten(statuses, policy, now)
+        moment = plan.moment
+        for status in statuses:
+            if status is not None and status.not_after < moment.oldest:
+                raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "the certificate's record is past its archive time")
         single = plan.single
         if single is not None and (kept := self._produced.get(single)) is not None:
-            if kept.serves(served, statuses[0], now):
+            if kept.serves(moment.served, statuses[0], moment.now):
                 return kept.answer
             del self._produced[single]
-        life = self._life(plan, statuses)
-        certificates = plan.request.certificates
-        answers = tuple(_single(one, status, served, life) for one, status in zip(certificates, statuses, strict=True))
-        # The extension says what this responder does, not what this answer holds: it is in all or in none.
-        extended = policy.never_issued is NeverIssued.REVOKED
-        extensions = (messages.EXTENDED_REVOKE_EXTENSION,) if extended else ()
-        data = messages.ResponseData(self._name(plan.signer, policy), now, answers, plan.nonce, extensions)
-        own = plan.signer.certificate
-        shown = (own,) if own is not None and policy.include_certificate else ()
-        return _Unsigned(messages.encode_response_data(data), shown, life, statuses)
+        period = moment.unsettled if None in statuses else moment.settled
+        both = zip(plan.request.certificates, statuses, strict=True)
+        answers = [_single(one, status, plan, period) for one, status in both]
+        data = messages.response_data(moment.opening, answers, plan.nonce, moment.extensions)
+        return _Unsigned(data, period, statuses)
 
     def _finish(self, plan: _Plan, unsigned: _Unsigned, basic: bytes) -> SignedAnswer:
-        answer = SignedAnswer(
-            body=messages.encode_response(basic),
-            produced_at=plan.now,
-            next_update=unsigned.life.next_update,
-            cacheable=plan.nonce is None,
-        )
+        moment, end = plan.moment, unsigned.period.next_update
         single, status = plan.single, unsigned.statuses[0]
+        lasting = single is not None and status is not None
+        answer = SignedAnswer(messages.encode_response(basic), moment.now, end, plan.nonce is None, lasting)
         if single is not None and status is not None:
-            self._keep(single, _Produced(answer, plan.served, status))
+            half = moment.now + (end - moment.now) / 2
+            self._keep(single, _Produced(answer, moment.served, status, half))
         return answer
 
     def _keep(self, cert_id: bytes, produced: _Produced) -> None:
         if len(self._produced) >= PRODUCED_ANSWERS:
             del self._produced[next(iter(self._produced))]
         self._produced[cert_id] = produced
-
-    @staticmethod
-    def _life(plan: _Plan, statuses: Statuses) -> _Life:
-        served, now = plan.served, plan.now
-        validity = served.policy.validity
-        if None in statuses:
-            validity = min(validity, served.policy.unknown_validity)
-        next_update = min(now + validity, plan.signer.not_after)
-        this_update = now
-        if served.standing is not None:
-            this_update = min(served.standing.this_update, now)
-            next_update = min(next_update, served.standing.until)
-        serials = zip(plan.request.certificates, plan.serials, strict=True)
-        return _Life(
-            this_update, next_update, frozenset(one.issuer_key_hash for one, serial in serials if serial is not None)
-        )
-
-    @staticmethod
-    def _refuse_forgotten(statuses: Statuses, policy: OcspPolicy, now: datetime) -> None:
-        oldest = now - policy.archive
-        if any(status is not None and status.not_after < oldest for status in statuses):
-            raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "the certificate's record is past its archive time")
-
-    @staticmethod
-    def _name(signer: AnswerSigner, policy: OcspPolicy) -> bytes:
-        if policy.identity is ResponderIdentity.NAME:
-            return messages.by_name(signer.name)
-        return messages.by_key(signer.key_hash)

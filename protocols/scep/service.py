@@ -185,7 +185,7 @@ class ScepService:
             spki=parsed.spki,
             proof=parsed.proof,
             wishes=wishes,
-            evidence=_evidence(exchange, challenge, der if renews or known is not None else None),
+            evidence=_evidence(exchange, parsed, der if renews or known is not None else None),
             protocol=PROTOCOL,
             source=exchange.origin.address,
             request_id=exchange.origin.request_id,
@@ -257,7 +257,7 @@ class ScepService:
             spki=spki,
             proof=ProofOfPossession(ProofKind.CSR_SIGNATURE, verified=True),
             wishes=wishes,
-            evidence=(ResumedEvidence(standing.requester or ""),),
+            evidence=(ResumedEvidence(standing.requester or "", transaction_id),),
             protocol=PROTOCOL,
             source=exchange.origin.address,
             request_id=exchange.origin.request_id,
@@ -322,11 +322,12 @@ def _entitles(template: Template, known: Certificate) -> bool:
     )
 
 
-def _evidence(exchange: Exchange, challenge: Secret | None, certificate: bytes | None) -> tuple[Evidence, ...]:
+def _evidence(exchange: Exchange, parsed: ParsedRequest, certificate: bytes | None) -> tuple[Evidence, ...]:
     """Everything that the message shows; nothing but itself, where it shows nothing else."""
     found: list[Evidence] = []
-    if challenge is not None:
-        found.append(CodeEvidence(challenge) if canonical(challenge) is not None else ChallengeEvidence(challenge))
+    if challenge := parsed.challenge_password:
+        is_code = canonical(challenge) is not None
+        found.append(CodeEvidence(challenge) if is_code else ChallengeEvidence(challenge, parsed.der))
     if certificate is not None:
         found.append(ClientCertificateEvidence(certificate))
     return tuple(found) or (SelfSignedEvidence(_digest(exchange.signer_spki)),)

@@ -36,10 +36,11 @@ class HttpConnection(Protocol):
     def __init__(self, listener: Listener, forget: Callable[[HttpConnection], None], address: str) -> None:
         self._listener = listener
         self._limits = listener.limits
+        self._now = listener.clock.monotonic
         self._forget = forget
         self.address = address
         """Text for the log, and by which the factory counts."""
-        self._reader = RequestReader(listener.limits, self._admit)
+        self._reader = RequestReader(listener.limits, self._admit, listener.known_heads)
         self._queue: deque[Exchange] = deque()
         self._backlog = b""
         self._consuming = False
@@ -60,7 +61,7 @@ class HttpConnection(Protocol):
     def connectionMade(self) -> None:  # noqa: N802
         """Start the clock: the first request is due, and with TLS the handshake before it."""
         self._wire = cast("Wire", self.transport)
-        self._outbox = Outbox(self._wire, self._limits, self._listener.clock)
+        self._outbox = Outbox(self._wire, self._limits, self._listener.clock, self._listener.turn)
         send_at_once(self._wire)
         self._wire.registerProducer(self, True)
         self._read_deadline = self._now() + self._limits.request_seconds
@@ -308,6 +309,7 @@ class HttpConnection(Protocol):
         """Close when everything written has been taken, so that the last answer arrives."""
         self._backlog = b""
         self._read_deadline = _NEVER
+        self._outbox.flush()
         if self._outbox.blocked:
             self._outbox.end_later(linger=linger)
             return
@@ -373,9 +375,6 @@ class HttpConnection(Protocol):
         self._listener.metrics.limit(limit)
         self._listener.log.cut(peer=self.address, limit=limit)
         self.abort()
-
-    def _now(self) -> float:
-        return self._listener.clock.monotonic()
 
 
 def _no_route(found: Found | NotAllowed | None) -> BadRequest:

@@ -50,7 +50,7 @@ class HttpServerFactory(Factory):
         metrics: WebMetrics | None = None,
     ) -> None:
         self.metrics = WebMetrics() if metrics is None else metrics
-        self._listener = Listener(router, limits, clock, self.metrics)
+        self._listener = Listener(router, limits, clock, self.metrics, reactor)
         self._reactor = reactor
         self._connections: set[HttpConnection] = set()
         self._per_address: dict[str, int] = {}

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+
+@lru_cache(maxsize=256)
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip(" \t").lower()
 
 
 class Headers:
     """An immutable list of header fields, in the order received."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_by_name", "_fields")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._fields = tuple(fields)
+        self._by_name: dict[str, tuple[str, ...]] | None = None
 
     @classmethod
     def of(cls, **fields: str) -> Headers:
@@ -25,15 +32,21 @@ class Headers:
 
     def get_all(self, name: str) -> tuple[str, ...]:
         """Every value under ``name``, in the order received."""
-        wanted = name.lower().encode("latin-1")
-        return tuple(value.strip(b" \t").decode("latin-1") for field, value in self._fields if field.lower() == wanted)
+        if self._by_name is None:
+            self._by_name = self._read()
+        return self._by_name.get(name.lower(), ())
+
+    def _read(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for name, value in self:
+            lowered = name.lower()
+            found[lowered] = (*found.get(lowered, ()), value)
+        return found
 
     def media_type(self) -> str | None:
         """Type and subtype of Content-Type in lower case, without parameters; None when absent or given twice."""
         values = self.get_all("content-type")
-        if len(values) != 1:
-            return None
-        return values[0].partition(";")[0].strip(" \t").lower()
+        return _media_type(values[0]) if len(values) == 1 else None
 
     def __contains__(self, name: str) -> bool:
         return bool(self.get_all(name))

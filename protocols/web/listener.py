@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IReactorTime
+
 from pkiserver.foundation.clock import Clock
 from protocols.web.accesslog import AccessLogger
 from protocols.web.encode import DateLine
+from protocols.web.knownheads import KnownHeads
 from protocols.web.limits import WebLimits
 from protocols.web.metrics import WebMetrics
 from protocols.web.requestid import RequestIds
 from protocols.web.router import Router
+from protocols.web.turn import Turn
 from protocols.web.values import Route
 
 
 class Listener:
     """Routes, limits, counts and clock of one listener. ``router`` may be replaced while serving."""
 
-    def __init__(self, router: Router, limits: WebLimits, clock: Clock, metrics: WebMetrics) -> None:
+    def __init__(
+        self, router: Router, limits: WebLimits, clock: Clock, metrics: WebMetrics, reactor: IReactorTime
+    ) -> None:
         self.router = router
         self.limits = limits
         self.clock = clock
@@ -23,6 +29,8 @@ class Listener:
         self.log = AccessLogger(limits.access_log)
         self.date = DateLine(clock)
         self.ids = RequestIds()
+        self.known_heads = KnownHeads()
+        self.turn = Turn(reactor)
         self._waiting: dict[str, int] = {}
         self.draining = False
 

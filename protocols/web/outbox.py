@@ -8,10 +8,11 @@ from twisted.internet.tcp import Connection
 
 from pkiserver.foundation.clock import Clock
 from protocols.web.limits import WebLimits
+from protocols.web.turn import Turn
 
 _NEVER = float("inf")
 _COPIED = 16 * 1024
-"""Octets of a long answer that go out together with its head."""
+"""Octets of a long answer that go out together with its head; shorter answers wait for the end of the turn."""
 _TURNS = 16
 """Hand-overs to the kernel for one answer before the reactor looks at other connections again."""
 
@@ -24,8 +25,9 @@ class _Sink(Protocol):
 class Outbox:
     """The writing half of a connection. The transport says when it is full and when it has drained."""
 
-    def __init__(self, sink: _Sink, limits: WebLimits, clock: Clock) -> None:
+    def __init__(self, sink: _Sink, limits: WebLimits, clock: Clock, turn: Turn) -> None:
         self._sink = sink
+        self._turn = turn
         # A TLS wrapper hands unknown names on to the socket below it, therefore the type is asked, not the attribute.
         self._socket = sink if isinstance(sink, Connection) else None
         self._direct = self._socket
@@ -44,17 +46,26 @@ class Outbox:
 
     def interim(self, data: bytes) -> None:
         """Write an interim answer (100 Continue)."""
-        self._write(data)
+        self._turn.flush()
+        self.send_now(data)
 
     def write(self, head: bytes, body: bytes) -> None:
         """Write one answer; only to be called when not blocked."""
+        if self._direct is not None and len(body) <= _COPIED:
+            self._turn.add(self, head + body)
+            return
+        self._turn.flush()
         if len(body) <= self._slice:
-            self._write(head + body)
+            self.send_now(head + body)
             return
         self._rest = memoryview(body)[_COPIED:]
         self.blocked = True
-        self._write(head + body[:_COPIED])
+        self.send_now(head + body[:_COPIED])
         self._pump()
+
+    def flush(self) -> None:
+        """Hand over what waits for the end of the turn; to be called before the connection ends."""
+        self._turn.flush()
 
     def full(self) -> None:
         """The transport's buffer is full."""
@@ -75,11 +86,12 @@ class Outbox:
 
     def forget(self) -> None:
         """The connection is gone."""
-        self._rest = None
+        self._rest = self._direct = self._socket = None
         self.ending = False
         self.deadline = _NEVER
 
-    def _write(self, data: bytes) -> None:
+    def send_now(self, data: bytes) -> None:
+        """Give octets to the kernel, and to the transport what the kernel does not take."""
         sent = self._hand_over(data)
         if sent < len(data):
             self._sink.write(data[sent:] if sent else data)
@@ -92,8 +104,10 @@ class Outbox:
         """
         if self._direct is None:
             return 0
-        sent = self._direct.writeSomeData(data)  # type: ignore[arg-type]  # it takes any buffer
-        taken = sent if isinstance(sent, int) else 0
+        try:
+            taken = self._direct.socket.send(data)
+        except OSError:  # EAGAIN among others
+            taken = 0
         if taken < len(data):
             self._direct = None
         return taken

@@ -19,6 +19,7 @@ import httptools
 
 from protocols.web.errors import BadRequest, LimitHit
 from protocols.web.headers import Headers
+from protocols.web.knownheads import KnownHead, KnownHeads
 from protocols.web.limits import WebLimits
 
 _END_OF_HEAD = b"\r\n\r\n"
@@ -57,9 +58,11 @@ class RequestReader:
     known exactly and a caller can stop between two pipelined requests. After an error the reader is spent.
     """
 
-    def __init__(self, limits: WebLimits, admit: Admit) -> None:
+    def __init__(self, limits: WebLimits, admit: Admit, known: KnownHeads | None = None) -> None:
         self._limits = limits
         self._admit = admit
+        self._known = KnownHeads() if known is None else known
+        self._octets = b""
         self._parser = httptools.HttpRequestParser(self)
         self._state = _State.HEAD
         self._fed = 0
@@ -93,6 +96,12 @@ class RequestReader:
         Raises:
             BadRequest: the request is refused; the connection must not be read any further.
         """
+        if not self._fed and self._state is _State.HEAD:
+            end = data.find(_END_OF_HEAD) + 4
+            self._octets = octets = data[:end] if end > 3 else b""
+            known = self._known.get(octets)
+            if known is not None and len(data) - end >= known.length:
+                return self._read_known(known, data, end)
         piece, over = self._piece(data)
         self._fed += len(piece)
         try:
@@ -105,12 +114,32 @@ class RequestReader:
             raise BadRequest(431, LimitHit.HEADER_BYTES, "the header section is too large")
         if self._state is _State.CHUNKED:
             self._check_framing()
+        if self.head is None:
+            self._octets = b""  # they were no head: empty lines, say
         if self.complete:
+            self._remember()
             self._state = _State.HEAD
             self._tail = b""
         elif self._state is not _State.LENGTH:
             self._tail = (self._tail + piece)[-3:]
         return data[len(piece) :] if len(piece) < len(data) else b""
+
+    def _read_known(self, known: KnownHead, data: bytes, end: int) -> bytes:
+        """Read a request whose head is known and whose body is there; the parser does not see it."""
+        self.head = known.head
+        if known.length > self._admit(known.head):
+            raise too_large()
+        self.complete = True
+        self.keep_alive = known.keep_alive
+        after = end + known.length
+        self._pieces = [data[end:after]]
+        return data[after:]
+
+    def _remember(self) -> None:
+        """Keep what the parser says of a head that came in one piece and tells its body's length."""
+        head = self.head
+        if self._octets and head is not None and self._state is not _State.CHUNKED and not head.expects_continue:
+            self._known.remember(self._octets, head, length=self._received, keep_alive=self.keep_alive)
 
     def take(self) -> tuple[Head, bytes]:
         """The complete request's head and body; the reader is ready for the next request."""

@@ -25,7 +25,7 @@ class NotAllowed:
     """Value for the Allow header (RFC 9110 section 10.2.1)."""
 
 
-_Methods = dict[str, Route]
+_Methods = dict[str, Found]
 
 
 class Router:
@@ -54,20 +54,20 @@ class Router:
     @staticmethod
     def _claim(methods: _Methods, method: str, route: Route) -> None:
         if method in methods:
-            raise ValueError(f"{method} {route.path} is claimed by {methods[method].name} and by {route.name}")
-        methods[method] = route
+            raise ValueError(f"{method} {route.path} is claimed by {methods[method].route.name} and by {route.name}")
+        methods[method] = Found(route, "")
 
     def find(self, method: str, path: str) -> Found | NotAllowed | None:
         """The route for ``method`` on the raw ``path``; None when no route has the path."""
         methods = self._exact.get(path)
-        if methods is not None and (route := methods.get(method)) is not None:
-            return Found(route, "")
+        if methods is not None and (found := methods.get(method)) is not None:
+            return found
         allow = set(methods or ())
         for length in self._lengths:
             methods = self._prefixes.get(path[:length])
             if methods is None:
                 continue
-            if (route := methods.get(method)) is not None:
-                return Found(route, path[length:])
+            if (found := methods.get(method)) is not None:
+                return Found(found.route, path[length:])
             allow.update(methods)
         return NotAllowed(", ".join(sorted(allow))) if allow else None

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
 from pkiserver.authority.tampering import Alteration, alterations
+from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.engine import Engine
-from tests.support.engines import engine_with, template_text
+from tests.support.engines import ACTOR, engine_with, template_text
 from tests.support.postgres import PostgresServer, postgres_server
 
 __all__ = ["postgres_server"]
@@ -59,4 +61,22 @@ async def test_row_40_an_object_edited_added_or_removed_in_sql_is_found(tmp_path
         assert all(one.certain for one in known.values())
         await sql(engine, "DELETE FROM config_object WHERE name = 'd'")
         await apply(engine, "a", "b")
+        assert await found(engine) == {}
+
+
+async def test_row_40_settings_of_an_authority_edited_in_sql_are_found(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, {}, url=url) as engine:
+        assert await found(engine) == {}, "authorities are known from the moment they were made"
+        settings = 'kind = "authority"\nname = "issuing"\n[settings]\ndescription = "people"\n'
+        configuration = Configuration(engine.database, engine.audit, engine.clock)
+        plan = await configuration.plan(read_documents([("issuing", settings)]))
+        await configuration.apply(plan, by="ruth")
+        await engine.road.succession.rekey(
+            "issuing", KeyChoice(key_type=KeyType.parse("ec-p256"), store="software"), ACTOR
+        )
+        assert await found(engine) == {}, "a new key says nothing of the settings"
+        await sql(engine, "UPDATE authority SET config = replace(config, 'people', 'nobody') WHERE name = 'issuing'")
+        assert list(await found(engine)) == ["authority issuing"]
+        assert "not what ruth made of it" in (await found(engine))["authority issuing"].text
+        await sql(engine, "UPDATE authority SET config = replace(config, 'nobody', 'people') WHERE name = 'issuing'")
         assert await found(engine) == {}

@@ -38,6 +38,9 @@ usages = ["client_auth"]
 """
 
 
+POST = ("-H", "Content-Type: application/json", "-d", "{}")
+
+
 class Server:
     """A started instance with the management API on a port of its own."""
 
@@ -127,6 +130,7 @@ def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: 
     number = str(waiting["number"])
     plain = server.instance.cli("request", "approve", number, check=False)
     assert "only members of officers" in plain.stderr
+    assert "--as-admin FILE.p12" in plain.stderr
     wanted = ("-H", "Content-Type: application/json", "--data-binary", "{}")
     assert server.curl("ruth", f"/requests/{number}/approve", *wanted)["state"] == "pending"
     told = server.instance.cli("request", "approve", number, "--reason", "known", *server.as_admin("rolf")).stdout
@@ -217,6 +221,56 @@ def test_apply_asks_for_a_template_where_dual_control_is_switched_on(server: Ser
         assert "approvals = 1" in cli("export", "template/two-officers").stdout
     finally:
         config.write_text(before)
+
+
+def test_nobody_makes_administrators_alone_where_dual_control_is_switched_on(server: Server) -> None:
+    cli, config = server.instance.cli, server.instance.layout.config
+    before = config.read_text()
+    config.write_text(f"{before}\n[approvals.dual_control]\nadministrators = true\n")
+    out = server.folder / "mallory.p12"
+    create = ("admin", "create", "mallory", "--role", "operator", "--authority", server.issuer, "--out", str(out))
+    try:
+        assert "give a reason" in cli(*create, check=False).stderr
+        number = _asked(cli(*create, "--reason", "help desk", *server.as_admin("ada"), "--json"))
+        assert not out.exists()
+        assert "no administrator" in cli("admin", "show", "mallory", check=False).stderr
+        early = cli(*create, "--operation", number, check=False)
+        assert "has 0 of 1 approvals" in early.stderr
+        own = cli("operation", "approve", number, *server.as_admin("ada"), check=False)
+        assert "nobody decides their own request" in own.stderr
+        cli("operation", "approve", number, *server.as_admin("ruth"))
+        more = cli(*create[:4], "ra-officer", *create[5:], "--operation", number, check=False)
+        assert "approves something else" in more.stderr
+        cli(*create, "--operation", number)
+        assert out.exists()
+        cli("admin", "disable", "mallory")  # who takes away asks nobody
+        certificate = str(server.instance.layout.root_certificate)
+        for change in (
+            ("enable", "mallory"),
+            ("set", "mallory", "--group", "officers"),
+            ("bind", "mallory", certificate),
+            ("certify", "mallory", "--authority", server.issuer, "--out", str(server.folder / "second.p12")),
+        ):
+            shown = cli("admin", "show", "mallory").stdout
+            assert "give a reason" in cli("admin", *change, check=False).stderr, change
+            number = _asked(cli("admin", *change, "--reason", "needed", *server.as_admin("ada"), "--json"))
+            assert cli("admin", "show", "mallory").stdout == shown
+            server.curl("ruth", f"/operations/{number}/approve", *POST)
+            cli("admin", *change, "--operation", number)
+            assert cli("admin", "show", "mallory").stdout != shown
+            again = cli("admin", *change, "--operation", number, check=False)
+            assert again.returncode != 0, "an approval serves once"
+    finally:
+        config.write_text(before)
+    cli("admin", "delete", "mallory")
+    assert "nobody has to agree here" in cli("admin", "enable", "ada", "--operation", "1", check=False).stderr
+
+
+def _asked(done: subprocess.CompletedProcess[str]) -> str:
+    """The number of the operation that a command asked for instead of doing anything."""
+    told = json.loads(done.stdout)
+    assert told["done"] is False
+    return str(told["operation"])
 
 
 def test_administrators_are_shown_changed_and_turned_away(server: Server) -> None:

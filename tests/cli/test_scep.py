@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from tests.support.instance import PKISERVER, Instance
 
@@ -41,7 +43,11 @@ def test_templates_with_their_addresses_and_weaknesses(instance: Instance, tmp_p
 
 def test_the_registration_authority_is_shown_and_made_where_it_is_missing(instance: Instance) -> None:
     first = json.loads(instance.cli("--json", "scep", "ra", "issuing").stdout)
-    assert len(first) == 1
+    assert [one["what"] for one in first] == ["registration authority", "issuing CA", "CA above"]
+    root = x509.load_pem_x509_certificate(instance.layout.root_certificate.read_bytes())
+    assert first[-1]["sha1"] == root.fingerprint(hashes.SHA1()).hex()
+    shown = instance.cli("scep", "ra", "issuing").stdout
+    assert all(one["sha256"] in shown for one in first), "whole, to be copied"
     assert json.loads(instance.cli("--json", "scep", "ra", "issuing").stdout) == first
     assert instance.cli("scep", "ra", "nowhere", check=False).returncode == 1
 

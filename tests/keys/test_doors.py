@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.keys import der
 from pkiserver.keys.algorithms import KeyType, SignatureScheme, spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import WrongDoor
@@ -117,8 +117,11 @@ async def test_crls_requests_and_ocsp_responses(ring: KeyRing, store: str, kind:
     assert scheme.verify(responder.public_key, response.signature, response.tbs_response_bytes)
     basic = await responder.sign(response.tbs_response_bytes, scheme, [own.public_bytes(serialization.Encoding.DER)])
     wrapped = der.sequence(
-        der.encode(der.ENUMERATED, b"\x00"),
-        der.encode(der.context(0), der.sequence(der.oid("1.3.6.1.5.5.7.48.1.1"), der.encode(der.OCTET_STRING, basic))),
+        der.tlv(der.ENUMERATED, b"\x00"),
+        der.tlv(
+            der.context(0),
+            der.sequence(der.object_identifier("1.3.6.1.5.5.7.48.1.1"), der.tlv(der.OCTET_STRING, basic)),
+        ),
     )
     parsed = ocsp.load_der_ocsp_response(wrapped)
     assert parsed.certificates == [own]
@@ -186,18 +189,18 @@ async def octets_of_every_door(ring: KeyRing, name: str) -> dict[str, bytes]:
 
 def attributes(content_type: str, *, digests: int = 1) -> bytes:
     def attribute(oid: str, value: bytes) -> bytes:
-        return der.sequence(der.oid(oid), der.encode(der.SET, value))
+        return der.sequence(der.object_identifier(oid), der.tlv(der.SET, value))
 
-    digest = attribute("1.2.840.113549.1.9.4", der.encode(der.OCTET_STRING, bytes(32)))
-    parts = [attribute("1.2.840.113549.1.9.3", der.oid(content_type)), *[digest] * digests]
-    return der.encode(der.SET, *sorted(parts))
+    digest = attribute("1.2.840.113549.1.9.4", der.tlv(der.OCTET_STRING, bytes(32)))
+    parts = [attribute("1.2.840.113549.1.9.3", der.object_identifier(content_type)), *[digest] * digests]
+    return der.tlv(der.SET, *sorted(parts))
 
 
 def cmp_part(scheme: str) -> bytes:
-    name = der.encode(der.context(4), NAME.public_bytes())
-    algorithm = der.encode(der.context(1), SignatureScheme.parse(scheme).algorithm_identifier())
+    name = der.tlv(der.context(4), NAME.public_bytes())
+    algorithm = der.tlv(der.context(1), SignatureScheme.parse(scheme).algorithm_identifier())
     header = der.sequence(der.integer(2), name, name, algorithm)
-    return der.sequence(header, der.encode(der.context(24), der.sequence()))
+    return der.sequence(header, der.tlv(der.context(24), der.sequence()))
 
 
 def doors(ring: KeyRing, name: str) -> dict[str, Callable[[bytes], Any]]:

@@ -13,8 +13,9 @@ from cryptography.x509 import ocsp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.keys import der, structures
+from pkiserver.keys import structures
 from pkiserver.keys.algorithms import KeyType, SignatureScheme, digest_info_prefix, load_spki, spki
 from pkiserver.keys.doors import Door, format_doors, parse_doors
 from pkiserver.keys.faults import WrongDoor
@@ -101,8 +102,8 @@ def test_any_octets_are_told_apart(octets: bytes) -> None:
 def test_what_is_encoded_is_read_back(tag: int, content: bytes) -> None:
     if tag & 0x1F == 0x1F:
         return
-    found = der.whole(der.encode(tag, content), tag)
-    assert der.encode(tag, content)[found.body : found.end] == content
+    found = der.whole(der.tlv(tag, content), tag)
+    assert der.tlv(tag, content)[found.body : found.end] == content
 
 
 @given(st.integers(0, 2**200))

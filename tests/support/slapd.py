@@ -96,13 +96,20 @@ include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/inetorgperson.schema
 attributetype ( 1.2.840.113556.1.4.867 NAME 'altSecurityIdentities' EQUALITY caseIgnoreMatch
   SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 1.2.840.113556.1.4.90 NAME 'unicodePwd' EQUALITY octetStringMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.40 SINGLE-VALUE )
+attributetype ( 1.2.840.113556.1.4.1996 NAME 'msDS-UserPasswordExpiryTimeComputed' EQUALITY integerMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 SINGLE-VALUE )
 objectclass ( 1.3.6.1.4.1.99999.1.1 NAME 'testMapped' SUP top AUXILIARY MAY ( altSecurityIdentities ) )
+objectclass ( 1.3.6.1.4.1.99999.1.2 NAME 'testWindows' SUP top AUXILIARY
+  MAY ( unicodePwd $ msDS-UserPasswordExpiryTimeComputed ) )
 modulepath /usr/lib/ldap
 moduleload back_mdb
 moduleload ppolicy
 pidfile {folder}/pid
 {tls}
 access to attrs=userPassword by self write by anonymous auth by * none
+access to attrs=unicodePwd by self write by * none
 access to * by users read by * {others}
 database mdb
 suffix "dc=example,dc=org"

@@ -57,6 +57,11 @@ class StatusCache:
         """Whether the feed was read recently enough."""
         return self._clock.monotonic() - self._looked < TRUSTED_SECONDS
 
+    @property
+    def applied(self) -> int | None:
+        """The number of the last change that is known here; None while changes may be unknown."""
+        return self._applied if self.is_trusted else None
+
     async def poll(self) -> None:
         """Read the feed and drop what changed; call it every 50 ms.
 

@@ -100,6 +100,7 @@ class StatusDirectory:
         self.cache = StatusCache(database, clock)
         """Let its ``poll`` be called every 50 ms; until then every question goes to the database."""
         self._served: Mapping[_Key, ServedIssuer] = {}
+        self._refreshed = 0
         self._looked = float("-inf")
         self._reading = DeferredLock()
 
@@ -123,6 +124,7 @@ class StatusDirectory:
         if any(one.key_name not in known for some in found.values() for one in some):
             await self._keys.refresh()  # another process made the key
         self._served = dict(self._entries(groups, found, lists))
+        self._refreshed += 1
 
     def _entries(
         self,
@@ -180,6 +182,11 @@ class StatusDirectory:
         """The statuses, if the cache has them all and is believed."""
         found = self.cache.statuses_now(issuer.issuer_id, serials)
         return None if found is None else tuple(_issued_by(issuer, status) for status in found)
+
+    def state_now(self) -> object | None:
+        """How often issuers were read, and the last change of a record."""
+        applied = self.cache.applied
+        return None if applied is None else (self._refreshed, applied)
 
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes; None when it is not served here."""

@@ -98,6 +98,12 @@ class StatusSource(Protocol):
     def statuses_now(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses | None:
         """As :meth:`statuses`, from memory; None where the records must be read."""
 
+    def state_now(self) -> object | None:
+        """A value that stays equal while no record that was told of, and no issuer, changes; None: that is not known.
+
+        It says nothing of certificates that are issued meanwhile, and nothing of what time alone changes.
+        """
+
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes of its DER name and subjectPublicKey bits; None when it is not served here."""
 

@@ -68,6 +68,7 @@ class ForeignAuthorities:
         self._by_number: Mapping[int, _Served] = {}
         self._served: Mapping[_Key, ServedIssuer] = {}
         self._problems: dict[str, tuple[str, ...]] = {}
+        self._changes = 0
         self._seen: tuple[_Rows, tuple[str, ...]] | None = None
 
     def list(self) -> tuple[ForeignCa, ...]:
@@ -172,6 +173,7 @@ class ForeignAuthorities:
             for hash_name in HASH_NAMES:
                 served[(hash_name, *issuer_hashes(ca.ca(), hash_name))] = issuer
         self._by_number, self._served = by_number, served
+        self._changes += 1
 
     def issuer_now(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes."""
@@ -183,6 +185,10 @@ class ForeignAuthorities:
         if served is None:
             return None
         return tuple(served.records.status(serial, issuer.issuer_id) for serial in serials)
+
+    def state_now(self) -> object:
+        """How often lists or issuers changed."""
+        return self._changes
 
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """As :meth:`issuer_now`: nothing need be waited for."""

@@ -29,6 +29,11 @@ class BothSources:
         """The statuses, from memory."""
         return self._of(issuer).statuses_now(issuer, serials)
 
+    def state_now(self) -> object | None:
+        """The states of both."""
+        own, foreign = self._own.state_now(), self._foreign.state_now()
+        return None if own is None or foreign is None else (own, foreign)
+
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes."""
         own = await self._own.issuer(hash_name, name_hash, key_hash)

@@ -10,7 +10,7 @@ from pkcs11 import Attribute, Mechanism, MechanismFlag, ObjectClass
 from pkcs11 import KeyType as TokenKeyType
 from pkcs11 import exceptions as p11
 
-from pkiserver.keys import der
+from pkiserver.foundation import der
 from pkiserver.keys.algorithms import CURVES, KeyFamily, KeyType, PrivateKey, PublicKey
 from pkiserver.keys.doors import Door
 
@@ -29,9 +29,9 @@ _CURVE_REFUSED = (
 def ec_parameters(key_type: KeyType) -> tuple[bytes, ...]:
     """EC_PARAMS to try, in order: the DER OID, then (Edwards curves) the PrintableString form some tokens want."""
     if key_type.family is KeyFamily.EC:
-        return (der.oid(CURVE_OIDS[key_type.size]),)
+        return (der.object_identifier(CURVE_OIDS[key_type.size]),)
     dotted, name = EDWARDS[key_type.size]
-    return der.oid(dotted), der.encode(_PRINTABLE_STRING, name)
+    return der.object_identifier(dotted), der.tlv(_PRINTABLE_STRING, name)
 
 
 def capabilities(key_type: KeyType, doors: frozenset[Door]) -> MechanismFlag:
@@ -94,10 +94,10 @@ def read_public(thing: Any) -> PublicKey | None:
 def _read_point(parameters: bytes, point: bytes) -> PublicKey | None:
     raw = _unwrap(point)
     for size, dotted in CURVE_OIDS.items():
-        if parameters == der.oid(dotted):
+        if parameters == der.object_identifier(dotted):
             return ec.EllipticCurvePublicKey.from_encoded_point(CURVES[size], raw)
     for size, (dotted, name) in EDWARDS.items():
-        if parameters in {der.oid(dotted), der.encode(_PRINTABLE_STRING, name)}:
+        if parameters in {der.object_identifier(dotted), der.tlv(_PRINTABLE_STRING, name)}:
             kind = ed25519.Ed25519PublicKey if size == 25519 else ed448.Ed448PublicKey
             return kind.from_public_bytes(raw)
     return None
@@ -120,7 +120,7 @@ def wrapped_point(public_key: PublicKey) -> bytes:
         raw = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     else:
         raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return der.encode(der.OCTET_STRING, raw)
+    return der.tlv(der.OCTET_STRING, raw)
 
 
 def import_templates(

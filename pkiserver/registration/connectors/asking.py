@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.requests import ChallengeEvidence, ClientCertificateEvidence, PasswordEvidence
+from pkiserver.authority.requests import ChallengeEvidence, ClientCertificateEvidence, PasswordEvidence, ResumedEvidence
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
-from pkiserver.registration.connectors.challenges import ChallengeQuestion
+from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
 from pkiserver.registration.identities import Identity
@@ -86,6 +86,19 @@ class Asking:
         if not any(EvidenceKind.SHARED_SECRET in rule.all for rule in self.rules):
             return [await internal()]
         return await self._each(EvidenceKind.SHARED_SECRET, ask, WRONG_CHALLENGE)
+
+    async def resumed(self, template: str, piece: ResumedEvidence) -> list[Answer]:
+        """What a service says now of a request whose challenge it has seen; nothing where the rules do not name it."""
+        connector, _, name = piece.requester.partition(":")
+        named = any(EvidenceKind.SHARED_SECRET in rule.all and connector in rule.accepted_from for rule in self.rules)
+        try:
+            question = PollQuestion(name, template, piece.transaction)
+            outcome = await self.connectors.resume(connector, question) if named else None
+        except Unavailable as error:
+            return [error]
+        if outcome is None:
+            return []
+        return [_answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)]
 
     async def _each(
         self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | None]], wrong: Reason

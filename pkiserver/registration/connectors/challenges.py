@@ -33,6 +33,18 @@ class ChallengeQuestion:
 
 
 @attrs.frozen
+class PollQuestion:
+    """A request that the service has been asked about with its challenge, which is not kept: what of it now?
+
+    ``name`` is who the service's first answer showed, ``transaction`` the request's.
+    """
+
+    name: str
+    template: str
+    transaction: str
+
+
+@attrs.frozen
 class Issued:
     """The certificate (DER) that a question brought."""
 
@@ -53,6 +65,9 @@ class ChallengeValidator(Protocol):
 
     async def validate(self, question: ChallengeQuestion) -> Outcome:
         """Whether the challenge is good for this very request; raises :class:`Unavailable`."""
+
+    async def resume(self, question: PollQuestion) -> Outcome:
+        """Whether a request that was let in, to wait, may have its certificate now; raises :class:`Unavailable`."""
 
     async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Tell what came of it; raises :class:`Unavailable`."""

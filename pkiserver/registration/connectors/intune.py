@@ -22,7 +22,7 @@ from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
+from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, PollQuestion, Refused
 from pkiserver.registration.connectors.credentials import finding
 from pkiserver.registration.connectors.intunesettings import IntuneSettings
 from pkiserver.registration.connectors.values import Denied, Finding, Outcome, Shown, Step
@@ -55,6 +55,10 @@ class IntuneValidator:
         if code == "Success":
             return Shown(question.subject)
         return Denied(Step.PASSWORD, f"the service says {_plain(code)}: {_plain(answer.get('errorDescription'))}")
+
+    async def resume(self, question: PollQuestion) -> Outcome:
+        """Yes: the service has no such question, and has said yes to the request when it came."""
+        return Shown(question.name)
 
     async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Tell success or failure; raises :class:`Unavailable`."""

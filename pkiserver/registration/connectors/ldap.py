@@ -63,8 +63,12 @@ class LdapConnector:
         """
         if problem := credential_problem(name, old) or credential_problem(name, new):
             return problem
+        if not self.settings.writable:
+            return Denied(
+                Step.SETTINGS, "every server is a Global Catalog, which takes no changes: name another as well"
+            )
         try:
-            async with opened(self.settings.service(), self._servers) as connection:
+            async with opened(self.settings.service(writing=True), self._servers) as connection:
                 return await self._change_password(connection, name, old, new)
         except (OutboundError, LdapError, SecretUnreadable) as error:
             raise self._unavailable(error) from error
@@ -85,7 +89,7 @@ class LdapConnector:
         if rules is None:
             return
         try:
-            async with opened(self.settings.service(), self._servers) as connection:
+            async with opened(self.settings.service(writing=True), self._servers) as connection:
                 await self._bind_service(connection)
                 found = await ldapuser.find(connection, self.settings, name)
                 if isinstance(found, Denied):

@@ -108,6 +108,11 @@ class LdapSettings:
         if problems:
             raise ExceptionGroup("ldap", problems)
 
+    @property
+    def writable(self) -> bool:
+        """Whether one of the servers takes changes."""
+        return any(not one.read_only for one in self.servers)
+
     def _transport_problems(self) -> list[Invalid]:
         problems = []
         plain = any(server.scheme == "ldap" for server in self.servers)
@@ -135,14 +140,17 @@ class LdapSettings:
             problems.append(Invalid("does not name the user", key="user_filter", allowed=FilterText.ALLOWED))
         if self.publish is not None and self.service_name is None:
             problems.append(Invalid("writing needs service_name and service_password", key="publish"))
+        if self.publish is not None and not self.writable:
+            text = "a Global Catalog (ports 3268 and 3269) takes no changes: name a server on 389 or 636 as well"
+            problems.append(Invalid(text, key="servers"))
         return problems
 
-    def service(self) -> LdapService:
-        """How the directory is reached."""
+    def service(self, *, writing: bool = False) -> LdapService:
+        """How the directory is reached; ``writing``: without those that take no changes, of which there may be all."""
         from pkiserver.outbound.ldap import LdapService
 
         return LdapService(
-            self.servers,
+            tuple(one for one in self.servers if not (writing and one.read_only)),
             None if self.tls is None else self.tls.to_trust(),
             self.start_tls,
             Timeouts(self.connect_timeout, self.answer_timeout),

@@ -21,6 +21,7 @@ from pkiserver.registration.connectors.challenges import (
     ChallengeService,
     ChallengeValidator,
     Issued,
+    PollQuestion,
     Refused,
 )
 from pkiserver.registration.connectors.settings import Connector, load_connector
@@ -191,14 +192,31 @@ class Connectors:
         _note(connector, question.transaction, outcome)
         return outcome
 
+    async def resume(self, connector: str, question: PollQuestion) -> Outcome | None:
+        """What a service says now of a request whose challenge it has seen; None where it gives out no challenges.
+
+        Raises:
+            Unavailable: it cannot be asked now.
+        """
+        live = self._all.get(connector)
+        backend = None if live is None else live.backend
+        if live is None or not isinstance(backend, ChallengeValidator):
+            return None
+        if not live.settings.enabled:
+            return _switched_off(connector)
+        outcome = await live.ask(lambda: backend.resume(question))
+        _note(connector, question.transaction, outcome)
+        return outcome
+
     def tell(self, authorised: Authorised, result: Issued | Refused) -> None:
         """Tell the service behind a request's challenge, if there is one, in the background; failures are logged."""
         request = authorised.request
         connector = authorised.record.name.partition(":")[0]
         piece = next((one for one in request.evidence if isinstance(one, ChallengeEvidence)), None)
-        if piece is None or request.csr is None or connector not in self._all:
+        csr = None if piece is None else piece.csr or request.csr
+        if piece is None or csr is None or connector not in self._all:
             return
-        question = ChallengeQuestion(piece.challenge, request.csr, request.template, request.transaction_id or "")
+        question = ChallengeQuestion(piece.challenge, csr, request.template, request.transaction_id or "")
 
         def failed(failure: Failure) -> None:
             text = "connector {connector} was not told of transaction {number}: {why}"

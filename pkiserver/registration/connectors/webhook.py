@@ -1,7 +1,8 @@
 """The webhook connector: a web service says yes, no or pending, in JSON that both sides sign.
 
 The request is ``{"version": 1, "id", "time", "connector", "name", "password"}``, or for a challenge ``"challenge",
-"csr", "template", "transaction"`` in place of name and password, with the header ``Pkiserver-Signature:
+"csr", "template", "transaction"``, or for one that a client polls for ``"poll"`` (the transaction), ``"template",
+"name"`` (as first shown), in place of name and password, with the header ``Pkiserver-Signature:
 v1=HEX``, HMAC-SHA-256 over the body. The answer is ``{"decision": "yes" | "no" | "pending", "groups": [...],
 "attributes": {NAME: TEXT or [TEXT...]}, "retry_after": SECONDS, "reason": TEXT}`` with the same header, over the
 request's id, a dot, and the body: an answer to one question is none to another.
@@ -22,7 +23,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound.http import Answer, fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
+from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, PollQuestion, Refused
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step, Undecided
@@ -75,6 +76,14 @@ class WebhookConnector:
         }
         try:
             return self._outcome(question.subject, await self._send(about))
+        except (OutboundError, SecretUnreadable) as error:
+            raise Unavailable(f"connector {self.name}: {error}", retry_after=30) from error
+
+    async def resume(self, question: PollQuestion) -> Outcome:
+        """What the service says of a transaction that it knows; raises :class:`Unavailable`."""
+        about = {"poll": question.transaction, "template": question.template, "name": question.name}
+        try:
+            return self._outcome(question.name, await self._send(about))
         except (OutboundError, SecretUnreadable) as error:
             raise Unavailable(f"connector {self.name}: {error}", retry_after=30) from error
 

@@ -14,8 +14,9 @@ import grp
 import os
 import pwd
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IProcess, IService, MultiService
 from twisted.logger import ILogObserver, Logger
@@ -23,17 +24,21 @@ from twisted.python import usage
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.garbage import unhindered
 from pkiserver.runtime.hangup import ignore_hangup
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.notify import notify
-from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, stop_with
-from pkiserver.runtime.services.listeners import wanted_sockets
-from pkiserver.runtime.services.node import NodeService, Worker
+from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
-from pkiserver.runtime.sockets import bind_all
+from pkiserver.runtime.sockets import BoundSocket, bind_all
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
+
+if TYPE_CHECKING:
+    # the parent of workers serves nothing itself: it loads no engine, no protocol, no database library
+    from pkiserver.runtime.services.application import Application, OpenApplication
+    from pkiserver.runtime.services.node import NodeService
 
 _log = Logger(namespace="pkiserver")
 
@@ -85,14 +90,7 @@ class TopService(MultiService):
             _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)
         child: NodeService | WorkerParent
         if self._settings.worker_count == 1:
-            child = NodeService(
-                self._path,
-                self._settings,
-                sockets,
-                open_application=self._open_application,
-                log=self._log,
-                worker=Worker(),
-            )
+            child = self._node(sockets)
         else:
             child = WorkerParent(
                 self._path,
@@ -106,6 +104,19 @@ class TopService(MultiService):
         child.on_ready.addCallback(self._ready)
         child.setServiceParent(self)  # type: ignore[no-untyped-call]
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _node(self, sockets: list[BoundSocket]) -> NodeService:
+        with unhindered():
+            from pkiserver.runtime.services.node import NodeService, Worker
+
+        return NodeService(
+            self._path,
+            self._settings,
+            sockets,
+            open_application=self._open_application,
+            log=self._log,
+            worker=Worker(),
+        )
 
     def _ready(self, result: None) -> None:
         _log.info("ready: {workers} worker(s)", workers=self._settings.worker_count)
@@ -147,12 +158,18 @@ def make_service(
     return TopService(path, settings, open_application, command)
 
 
+def _open_application(settings: NodeSettings, worker: str) -> AbstractAsyncContextManager[Application]:
+    """What a single process serves; with several, each worker loads that for itself."""
+    with unhindered():
+        from pkiserver.runtime.services.composition import open_application
+
+    return open_application(settings, worker)
+
+
 def makeService(options: Options) -> TopService:  # noqa: N802
     """Called by twistd. A configuration that does not do ends the process with every problem on a line of its own."""
-    from pkiserver.runtime.services.composition import open_application
-
     try:
-        return make_service(Path(options["config"]), open_application)
+        return make_service(Path(options["config"]), _open_application)
     except (Rejected, OSError) as error:
         reasons = [reason.text for reason in error.reasons] if isinstance(error, Rejected) else [str(error)]
         sys.stderr.write("".join(f"pkiserver: {reason}\n" for reason in reasons))

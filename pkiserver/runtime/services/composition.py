@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+import pkiserver.authority.lint  # noqa: F401  # the first certificate would: here it is loaded faster, with the rest
 from pkiserver.authority.status.turns import Turns
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import gatherResults, maybeDeferred
@@ -17,7 +15,6 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import IResource
 
 from pkiserver.foundation.clock import Clock
-from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.services.acceptance import adopt
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
@@ -142,38 +139,3 @@ class ApiListener(Service):
             bound.socket.close()
         if self._factory is not None:
             await self._factory.drain(seconds)
-
-
-def wanted_sockets(settings: NodeSettings) -> dict[str, Sequence[Any]]:
-    """Listener name to its endpoints."""
-    return {
-        "http": settings.http.listen,
-        "https": settings.https.listen,
-        "ldap": settings.ldap.listen,
-        "ldaps": settings.ldap.listen_tls,
-        "management": settings.management.listen,
-        "api": settings.api.listen,
-    }
-
-
-@attrs.frozen
-class Inherited:
-    """A socket as it is told to a worker: ``listener=descriptor``."""
-
-    listener: str
-    descriptor: int
-
-    @classmethod
-    def parse(cls, text: str) -> Inherited:
-        """Read ``http=3``; raises :class:`ValueError`."""
-        listener, _, number = text.partition("=")
-        return cls(listener, int(number))
-
-    def open(self) -> BoundSocket:
-        """The socket, which later children of this process do not inherit."""
-        import socket
-
-        os.set_inheritable(self.descriptor, False)
-        one = socket.socket(fileno=self.descriptor)
-        one.setblocking(False)
-        return BoundSocket(self.listener, one)

@@ -35,7 +35,7 @@ class ScepPort:
     engine: Engine
     transactions: Transactions = attrs.field(init=False)
     ra: RaKeeper = attrs.field(init=False)
-    _made: dict[str, tuple[tuple[RegistrationAuthority, ...], tuple[Answerer, ...]]] = attrs.field(
+    _made: dict[str, tuple[tuple[RegistrationAuthority, ...], bytes, tuple[Answerer, ...]]] = attrs.field(
         init=False, factory=dict
     )
 
@@ -68,20 +68,25 @@ class ScepPort:
     async def answerers(self, authority: str) -> tuple[Answerer, ...]:
         """The authority's registration authorities, the one to give out first; raises :class:`PkiError`."""
         found = await self.ra.get(authority)
+        current = self.engine.authorities.get(authority).current
         made = self._made.get(authority)
-        if made is None or made[0] is not found:
-            made = self._made[authority] = (found, tuple(self._answerer(one) for one in found))
-        return made[1]
+        if made is None or made[0] is not found or made[1] != current.certificate.der:
+            issuing = (current.certificate.der, *self.engine.authorities.chain(current))
+            answerers = tuple(self._answerer(one, issuing) for one in found)
+            made = self._made[authority] = (found, current.certificate.der, answerers)
+        return made[2]
 
-    def _answerer(self, found: RegistrationAuthority) -> Answerer:
+    def _answerer(self, found: RegistrationAuthority, issuing: tuple[bytes, ...]) -> Answerer:
+        """With the chain of those who issue now, and where it is another (just after a rekeying) its own too."""
         keys = self.engine.keys
+        both = (*issuing[:1], *found.chain[:1], *found.chain[1:], *issuing[1:])
         return Answerer(
             signing=found.signing.certificate,
             signer=keys.cms_signer(found.signing.key_name, oids.DATA),
             opening=found.opening.certificate,
             opener=keys.envelope_opener(found.opening.key_name),
             certificates=found.certificates,
-            chain=found.chain,
+            chain=tuple(dict.fromkeys(both)),
         )
 
     async def enroll(self, request: EnrollmentRequest, claim: Claim) -> IssuedCertificate | Pending:

@@ -1,4 +1,4 @@
-"""``python -m pkiserver.runtime.services.worker``: one worker, as its parent spawns it. Not for people."""
+"""One worker: a process of the node as its parent spawns it (see ``spawned``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pkiserver.runtime.hangup import ignore_hangup
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
-from pkiserver.runtime.services.listeners import Inherited
+from pkiserver.runtime.services.inherited import Inherited
 from pkiserver.runtime.services.node import NodeService, Worker
 from pkiserver.runtime.sockets import BoundSocket
 from pkiserver.runtime.workers import CONTROL, READY
@@ -109,9 +109,3 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
     reactor.run()
     log.close()
     return 0
-
-
-if __name__ == "__main__":
-    from pkiserver.runtime.services.composition import open_application
-
-    sys.exit(main(sys.argv[1:], open_application))

@@ -43,7 +43,6 @@ from protocols.web.router import Router
 from protocols.web.tls import ClientCertificates, TlsIdentity, TlsOptions, TlsServer, over_tls
 
 reactor: Any = _reactor
-NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 SHARED_KEY = bytes(range(16))
 
 TEMPLATE = """
@@ -63,6 +62,11 @@ all = ["{evidence}"]
 proof_linking = "{linking}"
 server_keygen = {keygen}
 """
+
+
+def now() -> dt.datetime:
+    """The time when it is asked for: a long run of tests would meet expired certificates and CRLs else."""
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
 def template(name: str, *, evidence: str = "password", linking: str = "when_present", keygen: bool = True) -> Template:
@@ -95,7 +99,7 @@ class Workshop:
     def _self_signed(self, name: str) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = x509.CertificateBuilder(subject, subject, self.key.public_key(), 1)
-        builder = builder.not_valid_before(NOW - dt.timedelta(days=1)).not_valid_after(NOW + dt.timedelta(days=999))
+        builder = builder.not_valid_before(now() - dt.timedelta(days=1)).not_valid_after(now() + dt.timedelta(days=999))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         ski = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
         return builder.add_extension(ski, critical=False).sign(self.key, hashes.SHA256())
@@ -115,7 +119,7 @@ class Workshop:
 
     async def lists(self, authority: str) -> tuple[bytes, ...]:
         self.served(authority)
-        builder = x509.CertificateRevocationListBuilder(self.ca.subject, NOW, NOW + dt.timedelta(days=1))
+        builder = x509.CertificateRevocationListBuilder(self.ca.subject, now(), now() + dt.timedelta(days=1))
         return (builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER),)
 
     async def shared_key(self, identifier: bytes) -> Secret | None:
@@ -155,7 +159,7 @@ class Workshop:
         builder = x509.CertificateBuilder(
             self.ca.subject, request.wishes.subject or x509.Name([]), request.public_key, x509.random_serial_number()
         )
-        builder = builder.not_valid_before(NOW).not_valid_after(NOW + dt.timedelta(days=30))
+        builder = builder.not_valid_before(now()).not_valid_after(now() + dt.timedelta(days=30))
         if request.wishes.sans:
             builder = builder.add_extension(x509.SubjectAlternativeName(request.wishes.sans), critical=False)
         ski = x509.SubjectKeyIdentifier.from_public_key(request.public_key)
@@ -230,7 +234,7 @@ def _listener(
 ) -> TlsIdentity:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     builder = x509.CertificateBuilder(issuer, subject, key.public_key(), 2)
-    builder = builder.not_valid_before(NOW - dt.timedelta(days=1)).not_valid_after(NOW + dt.timedelta(days=9))
+    builder = builder.not_valid_before(now() - dt.timedelta(days=1)).not_valid_after(now() + dt.timedelta(days=9))
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
     aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(above)
     certificate = builder.add_extension(aki, critical=False).sign(signer, hashes.SHA256())

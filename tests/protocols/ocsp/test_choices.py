@@ -20,7 +20,7 @@ from pkiserver.keys.settings import ProviderSettings
 from protocols.ocsp import messages
 from protocols.ocsp.edge import OcspSettings
 from tests.authority.status_world import lint_ocsp
-from tests.protocols.ocsp.test_ocsp_server import change, openssl, post, read, request
+from tests.protocols.ocsp.asking import change, openssl, post, read, request
 from tests.protocols.status_server import StatusServer, status_server
 
 ECDSA_SHA384 = der.sequence(der.object_identifier("1.2.840.10045.4.3.3"))

@@ -151,9 +151,10 @@ def test_any_octets_are_read_or_malformed(data: st.DataObject) -> None:
 def test_what_is_written_cryptography_reads(
     serial: int, status: messages.CertStatus, octets: bytes | None, name: str
 ) -> None:
-    answer = messages.SingleAnswer(cert_id(serial, name), status, NOW, NOW + timedelta(hours=1))
+    period = messages.times(NOW, NOW + timedelta(hours=1))
+    answer = messages.single_response(cert_id(serial, name), status, period)
     key_hash = hashlib.sha1(os.urandom(8)).digest()
-    tbs = messages.encode_response_data(messages.ResponseData(messages.by_key(key_hash), NOW, (answer,), octets))
+    tbs = messages.response_data(messages.opening(messages.by_key(key_hash), NOW), [answer], octets)
     signature = KEY.sign(tbs, ec.ECDSA(hashes.SHA256()))
     read = ocsp.load_der_ocsp_response(
         messages.encode_response(der.sequence(tbs, ECDSA_SHA256, der.bit_string(signature)))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -27,12 +26,9 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages
 from tests.authority.status_world import ORDER, lint_ocsp
+from tests.protocols.ocsp.asking import HASHES, UNSIGNED, change, openssl, post, read, request
 from tests.protocols.ocsp.test_messages import HOSTILE
-from tests.protocols.status_server import Answer, StatusServer, status_server, tool
-
-OCSP_REQUEST = "application/ocsp-request"
-UNSIGNED = {ocsp.OCSPResponseStatus.MALFORMED_REQUEST, ocsp.OCSPResponseStatus.UNAUTHORIZED}
-HASHES = {"sha1": hashes.SHA1(), "sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
+from tests.protocols.status_server import StatusServer, status_server, tool
 
 
 @pytest.fixture
@@ -52,47 +48,6 @@ def shared(
     """One server for the tests that leave its policy and its clock alone."""
     with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
         yield opened
-
-
-def request(issued: bytes, issuer: bytes, *, hash_name: str = "sha256", nonce: bytes | None = None) -> bytes:
-    builder = ocsp.OCSPRequestBuilder().add_certificate(
-        x509.load_der_x509_certificate(issued), x509.load_der_x509_certificate(issuer), HASHES[hash_name]
-    )
-    if nonce is not None:
-        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
-    return builder.build().public_bytes(Encoding.DER)
-
-
-def post(server: StatusServer, body: bytes, path: str = "/ocsp") -> Answer:
-    return server.ask("POST", path, body, Content_Type=OCSP_REQUEST)
-
-
-def read(answer: Answer) -> ocsp.OCSPResponse:
-    assert answer.status == 200
-    assert answer.headers["content-type"] == "application/ocsp-response"
-    return ocsp.load_der_ocsp_response(answer.body)
-
-
-def change(server: StatusServer, **policy: Any) -> None:
-    """Another OCSP policy for the issuing authority."""
-
-    async def apply() -> None:
-        authorities = server.at.world.road.authorities
-        changed = attrs.evolve(server.at.issuing.settings, ocsp=attrs.evolve(server.at.issuing.settings.ocsp, **policy))
-        authorities._all["issuing"] = attrs.evolve(server.at.issuing, settings=changed)
-        await server.at.status.directory.refresh()
-
-    server.run(apply)
-
-
-def openssl(server: StatusServer, issued: bytes, chain: tuple[bytes, ...], *options: str) -> str:
-    leaf, issuer, root = (
-        server.file("leaf.pem", issued),
-        server.file("issuer.pem", chain[0]),
-        server.file("root.pem", chain[-1]),
-    )
-    command = ("openssl", "ocsp", *options, "-issuer", issuer, "-cert", leaf, "-CAfile", root)
-    return tool(*command, "-url", f"{server.url}/ocsp")
 
 
 def test_openssl_follows_a_certificate_from_good_to_hold_to_good_to_revoked(shared: StatusServer) -> None:
@@ -252,47 +207,6 @@ def test_answers_carry_invalidity_date_and_archive_cutoff(server: StatusServer) 
     assert lint_ocsp(answer.body) == []
     said = openssl(server, issued.der, issued.chain)
     assert "Response verify OK" in said
-
-
-def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None:
-    issued = server.issue()
-    path = "/ocsp/" + quote(base64.b64encode(request(issued.der, issued.chain[0])).decode(), safe="")
-    first = server.ask("GET", path)
-    assert read(first).certificate_status is ocsp.OCSPCertStatus.GOOD
-    assert first.headers["cache-control"] == "max-age=3599, public, no-transform, must-revalidate"
-    for field in ("etag", "last-modified", "expires", "date"):
-        assert first.headers[field]
-    for validator in ({"If_Modified_Since": first.headers["last-modified"]}, {"If_None_Match": first.headers["etag"]}):
-        again = server.ask("GET", path, **validator)
-        assert (again.status, again.body) == (304, b"")
-    head = server.ask("HEAD", path)
-    assert (head.status, head.body) == (200, b"")
-    assert int(head.headers["content-length"]) > 200
-    server.at.clock.advance(timedelta(minutes=10))
-    assert server.ask("GET", path).headers["cache-control"].startswith("max-age=2999,")
-    server.run(lambda: server.at.revoke(issued))
-    assert server.ask("GET", path, If_Modified_Since=first.headers["last-modified"]).status == 200
-    assert "cache-control" not in post(server, request(issued.der, issued.chain[0])).headers
-
-
-def test_answers_without_nonce_are_signed_once_in_half_their_life_and_not_after_a_change(server: StatusServer) -> None:
-    issued = server.issue()
-    asked = request(issued.der, issued.chain[0])
-    first = post(server, asked).body
-    server.at.clock.advance(timedelta(minutes=29))
-    assert post(server, asked).body == first
-    server.run(server.at.status.directory.refresh)
-    assert post(server, asked).body == first
-    server.at.clock.advance(timedelta(minutes=1))
-    second = post(server, asked).body
-    assert second != first
-    server.run(lambda: server.at.revoke(issued))
-    assert read(post(server, asked)).certificate_status is ocsp.OCSPCertStatus.REVOKED
-    server.run(lambda: server.at.revoke(issued, RevocationReason.KEY_COMPROMISE))
-    server.run(server.at.status.directory.cache.poll)
-    assert read(post(server, asked)).revocation_reason is x509.ReasonFlags.key_compromise
-    with_nonce = request(issued.der, issued.chain[0], nonce=b"n" * 16)
-    assert post(server, with_nonce).body != post(server, with_nonce).body
 
 
 @pytest.mark.parametrize("prefix", ["/ocsp/", "/ocsp//", "/ocsp/issuing/", "/ocsp/a/b/"])

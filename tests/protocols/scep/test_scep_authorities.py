@@ -82,7 +82,13 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert answer.status == SUCCESS
     (certificate,) = device.certificates(answer)
     certificate.verify_directly_issued_by(coming[0])
+    # Who comes before the registration authority has rolled over gets what both chains need.
+    early = scep.device("early", at="by-rekeyed")
+    assert early.ca() == [before[0], coming[0], *before[1:]]
+    (brought,) = early.certificates(early.enroll(scep.code("by-rekeyed")))
+    brought.verify_directly_issued_by(early.ca()[1])
     scep.one(scep.port.keep())
     later = scep.device("later", at="by-rekeyed")
     assert later.ca()[0] != before[0]
+    assert later.ca()[1:] == [coming[0], *before[2:]]
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.web.errors import BadRequest
+from protocols.web.knownheads import ENTRIES, KnownHeads
 from protocols.web.limits import WebLimits
 from protocols.web.reader import Head, RequestReader
 from tests.protocols.web.vectors import BAD, GOOD
@@ -20,9 +21,9 @@ def admit(_head: Head) -> int:
     return MAX_BODY
 
 
-def read(pieces: list[bytes]) -> tuple[list[tuple[Head, bytes]], BadRequest | None]:
+def read(pieces: list[bytes], known: KnownHeads | None = None) -> tuple[list[tuple[Head, bytes]], BadRequest | None]:
     """Everything that a reader makes of ``pieces``, and the refusal that ended it."""
-    reader = RequestReader(LIMITS, admit)
+    reader = RequestReader(LIMITS, admit, known)
     found = []
     try:
         for piece in pieces:
@@ -75,12 +76,74 @@ def test_bad_after_good(name, cut):
     assert refusal.status == status
 
 
+def seen() -> KnownHeads:
+    """All good vectors' heads, as after a day of serving."""
+    known = KnownHeads()
+    for data, *_ in GOOD.values():
+        read([data], known)
+    assert len(known) > 5
+    return known
+
+
+@pytest.mark.parametrize("name", [*GOOD, *BAD])
+def test_heads_seen_before_change_no_verdict(name):
+    data = (GOOD.get(name) or BAD[name])[0]
+    known = seen()
+    for _ in range(2):
+        found, refusal = read([data], known)
+        fresh, verdict = read([data])
+        assert summary(found) == summary(fresh)
+        assert (refusal and refusal.status) == (verdict and verdict.status)
+
+
+def test_a_head_seen_before_is_not_parsed_again():
+    known = KnownHeads()
+    data = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n%b"
+    found, _ = read([data % b"hello", data % b"world" + data % b"again", *octets(data % b"parts")], known)
+    assert [body for _, body in found] == [b"hello", b"world", b"again", b"parts"]
+    heads = [head for head, _ in found]
+    assert heads[0] is heads[1] is heads[2]
+    assert heads[3] is not heads[0]  # it came in pieces
+
+
+def test_a_head_seen_before_is_admitted_anew():
+    known, limits = KnownHeads(), iter((10, 4))
+    reader = RequestReader(LIMITS, lambda _head: next(limits), known)
+    data = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    assert reader.feed(reader.feed(data)) == b""
+    assert reader.take()[1] == b"hello"
+    with pytest.raises(BadRequest) as refused:
+        reader.feed(data)
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("field", [b"Authorization: Basic YTpi", b"cookie: a=b", b"Proxy-Authorization: Basic YTpi"])
+def test_heads_with_secrets_are_forgotten(field):
+    known = KnownHeads()
+    found, _ = read([b"GET /a HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % field], known)
+    assert len(found) == 1
+    assert len(known) == 0
+
+
+def test_strangers_cannot_fill_the_memory():
+    known = KnownHeads()
+    read([b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(ENTRIES + 10)], known)
+    assert len(known) == ENTRIES
+    read([b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 2000)], known)
+    assert known.get(b"GET /0 HTTP/1.1\r\nHost: x\r\n\r\n") is None
+    assert known.get(b"GET /11 HTTP/1.1\r\nHost: x\r\n\r\n") is not None
+
+
+KNOWN = seen()
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     names=st.lists(st.sampled_from(sorted(GOOD)), min_size=1, max_size=5),
     cuts=st.lists(st.integers(min_value=1, max_value=400), max_size=8),
+    warm=st.booleans(),
 )
-def test_pipelined_in_any_pieces(names, cuts):
+def test_pipelined_in_any_pieces(names, cuts, warm):
     """How octets are cut up changes nothing; each feed ends at most one request."""
     data = b"".join(GOOD[name][0].replace(b"HTTP/1.0\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") for name in names)
     pieces, at = [], 0
@@ -88,7 +151,8 @@ def test_pipelined_in_any_pieces(names, cuts):
         pieces.append(data[at : at + cut])
         at += cut
     pieces.append(data[at:])
-    found, refusal = read([piece for piece in pieces if piece])
+    known = KNOWN if warm else None
+    found, refusal = read([piece for piece in pieces if piece], known)
     assert refusal is None
     assert [(head.method, head.path, body) for head, body in found] == [GOOD[name][1:] for name in names]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.outbound.ldap import LdapError
+from pkiserver.registration.connectors import ldappolicy
 from pkiserver.registration.connectors.ldap import LdapConnector, unicode_password
 from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Denied, Shown, Step
@@ -227,6 +231,71 @@ async def test_a_password_that_expires_is_announced_and_can_be_changed(directory
     assert isinstance(expired, Denied)
     assert expired.step is Step.EXPIRED
     assert await plain(directory, ADMIN).change_password("carol", new, RIGHT) is None
+
+
+async def test_a_password_is_changed_in_active_directorys_way(directory: Slapd) -> None:
+    # slapd takes unicodePwd as octets: what a domain controller makes of them is not seen here, but what it is sent
+    dn = f"uid=erin,ou=people,{SUFFIX}"
+    then = SystemClock().now() + timedelta(days=5, hours=1)
+    filetime = int((then - datetime(1601, 1, 1, tzinfo=UTC)).total_seconds()) * 10_000_000
+    directory.load(
+        f"dn: {dn}\nobjectClass: inetOrgPerson\nobjectClass: testWindows\nuid: erin\ncn: Erin\nsn: E\n"
+        f"userPassword: {USER_PASSWORD}\nmsDS-UserPasswordExpiryTimeComputed: {filetime}\n"
+        f"unicodePwd:: {b64encode(unicode_password(RIGHT)).decode()}\n"
+    )
+    new = Secret("another long password")
+
+    def kept() -> str:
+        return directory.search(dn, "unicodePwd")
+
+    connector = plain(directory, SERVICE + "active_directory = true\n")
+    shown = await connector.authenticate("erin", RIGHT)
+    assert isinstance(shown, Shown)
+    assert shown.notes == ("the password expires in 5 days",)
+    assert await connector.change_password("erin", RIGHT, new) is None
+    assert b64encode(unicode_password(new)).decode() in kept()
+    # the old value is deleted by itself: a change that does not know it is refused, and changes nothing
+    refused = await connector.change_password("erin", RIGHT, Secret("a third long password"))
+    assert isinstance(refused, Denied)
+    assert "no such attribute" in refused.text
+    assert b64encode(unicode_password(new)).decode() in kept()
+    # an expired one is set by the service account, where that may
+    directory.load(f"dn: {dn}\nchangetype: modify\nreplace: pwdReset\npwdReset: TRUE\n")
+    third = Secret("a third long password")
+    assert isinstance(await connector.change_password("erin", RIGHT, third), Denied)
+    reset = plain(directory, ADMIN + "active_directory = true\n")
+    assert await reset.change_password("erin", RIGHT, third) is None
+    assert b64encode(unicode_password(third)).decode() in kept()
+
+
+async def test_a_global_catalog_is_not_written_to(directory: Slapd, ca: TestCa) -> None:
+    with pytest.raises(ConfigurationError, match="takes no changes"):
+        made('"ldaps://127.0.0.1:3269"', SERVICE, f"[ldap.tls]\ntrust = '''{ca.pem}'''\n[ldap.publish]\n")
+    catalog = made('"ldap://127.0.0.1:3268"', f"insecure = true\n{SERVICE}")
+    denied = await catalog.change_password("alice", RIGHT, Secret("another long password"))
+    assert isinstance(denied, Denied)
+    assert denied.step is Step.SETTINGS
+    both = made(f'"ldap://127.0.0.1:3268", "{directory.url}"', f"insecure = true\n{SERVICE}").settings
+    assert [str(one) for one in both.service(writing=True).servers] == [directory.url]
+    assert len(both.service().servers) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "step", "text"),
+    [
+        ("52e", Step.PASSWORD, "refuses the password"),
+        ("532", Step.EXPIRED, "has expired"),
+        ("533", Step.PASSWORD, "is disabled"),
+        ("701", Step.PASSWORD, "account has expired"),
+        ("773", Step.EXPIRED, "must be changed"),
+        ("775", Step.PASSWORD, "is locked"),
+    ],
+)
+def test_why_active_directory_refuses_a_bind(code: str, step: Step, text: str) -> None:
+    said = f"80090308: LdapErr: DSID-0C090447, comment: AcceptSecurityContext error, data {code}, v3839\x00"
+    denied = ldappolicy.bind_denial(LdapError(49, said))
+    assert (denied.step, denied.proved) == (step, step is Step.EXPIRED)
+    assert text in denied.text
 
 
 def test_a_password_for_active_directory() -> None:
