@@ -50,9 +50,11 @@ def certificate_tbs(certificate: bytes) -> bytes:
 
 
 def signature_identifier(signed: bytes) -> bytes:
-    """The signatureAlgorithm of a DER certificate or list as DER AlgorithmIdentifier."""
-    algorithm = der.children(signed, der.element(signed))[1]
-    return signed[algorithm.start : algorithm.end]
+    """The signatureAlgorithm of a DER certificate or list as DER AlgorithmIdentifier; raises :class:`der.NotDer`."""
+    fields = der.children(signed, der.element(signed))
+    if len(fields) != 3:
+        raise der.NotDer("not a signed structure")
+    return signed[fields[1].start : fields[1].end]
 
 
 def subject_octets(certificate: bytes) -> bytes:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.templates.usages import Usage
+from pkiserver.foundation.extensionvalue import extension_value
 
 Extension = x509.Extension[x509.ExtensionType]
 
@@ -40,7 +41,5 @@ def subject_key_identifier(public_key: CertificatePublicKeyTypes) -> x509.Subjec
 
 def issuer_key_identifier(issuer: x509.Certificate) -> bytes:
     """What goes into authorityKeyIdentifier: the issuer certificate's SKI byte for byte, computed where it has none."""
-    try:
-        return issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return subject_key_identifier(issuer.public_key()).digest
+    own = extension_value(issuer, x509.SubjectKeyIdentifier)
+    return (own or subject_key_identifier(issuer.public_key())).digest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import TypeVar
 
 import attrs
 from cryptography import x509
@@ -15,13 +14,12 @@ from pkiserver.authority.extensions import issuer_key_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authorities import Generation as GenerationRow
 from pkiserver.store.authorities import GenerationState
 
 __all__ = ["Authority", "CaCertificate", "Duty", "Generation", "GenerationState"]
-
-T = TypeVar("T", bound=x509.ExtensionType)
 
 
 class Duty(enum.StrEnum):
@@ -49,7 +47,7 @@ class CaCertificate:
         """From DER; raises :class:`Rejected` when it is not a CA's certificate (RFC 5280 section 4.2.1.9)."""
         try:
             certificate = x509.load_der_x509_certificate(data)
-            constraints = _extension(certificate, x509.BasicConstraints)
+            constraints = extension_value(certificate, x509.BasicConstraints)
             spki = spki_der(certificate.public_key())
         except (ValueError, TypeError, x509.DuplicateExtension) as error:
             raise Rejected.because(Refusal.MALFORMED, f"not a usable certificate: {error}") from error
@@ -92,15 +90,8 @@ class CaCertificate:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _duties(certificate: x509.Certificate) -> frozenset[Duty]:
-    usage = _extension(certificate, x509.KeyUsage)
+    usage = extension_value(certificate, x509.KeyUsage)
     if usage is None:
         return frozenset(Duty)  # RFC 5280 section 4.2.1.3: without the extension nothing is restricted
     duties = set()

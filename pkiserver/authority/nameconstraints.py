@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.extensionvalue import extension_value
 
 _WHAT: dict[type[x509.GeneralName], str] = {
     x509.DNSName: "DNS name",
@@ -61,12 +62,10 @@ def limits_along(chain: tuple[bytes, ...]) -> NameLimits:
     permitted: list[tuple[x509.GeneralName, ...]] = []
     excluded: list[x509.GeneralName] = []
     for octets in chain:
-        try:
-            found = x509.load_der_x509_certificate(octets).extensions.get_extension_for_class(x509.NameConstraints)
-        except x509.ExtensionNotFound:
-            continue
-        permitted.append(tuple(found.value.permitted_subtrees or ()))
-        excluded += found.value.excluded_subtrees or ()
+        found = extension_value(x509.load_der_x509_certificate(octets), x509.NameConstraints)
+        if found is not None:
+            permitted.append(tuple(found.permitted_subtrees or ()))
+            excluded += found.excluded_subtrees or ()
     return NameLimits(tuple(permitted), tuple(excluded))
 
 

@@ -24,8 +24,6 @@ from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import Padding, SignatureScheme
 
-LAST_INSTANT = "99991231235959Z"
-"""RFC 5280 section 4.1.2.5: a certificate without a well-defined end."""
 SERIAL_OCTETS = 20
 
 _WHOLE: dict[str, Callable[[], Any]] = {

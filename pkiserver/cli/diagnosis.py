@@ -148,9 +148,10 @@ def check_tls(settings: NodeSettings, now: datetime) -> Iterator[Result]:
 def _check_names(certificate: x509.Certificate, public: str | None) -> Iterator[Result]:
     from cryptography import x509
 
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    from pkiserver.foundation.extensionvalue import extension_value
+
+    names = extension_value(certificate, x509.SubjectAlternativeName)
+    if names is None:
         yield bad("tls:names", "the TLS certificate has no subjectAltName", "get one with the server's names in it")
         return
     shown = [

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.outbound.pem import PemCertificates
 
 # X509_V_ERR values of OpenSSL's x509_vfy.h.
@@ -135,9 +136,8 @@ def _name_problem(certificate: x509.Certificate, host: str) -> str | None:
 
 
 def _names(certificate: x509.Certificate) -> str:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = extension_value(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return f"no name (its subject is {certificate.subject.rfc4514_string()!r})"
     listed = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
     return ", ".join(listed) or "no host"

@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from pkiserver.authority import certparts
 from pkiserver.foundation import der
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.values import NameKind
 from pkiserver.store.addressbook import BookCertificate, address_key, name_key
 
@@ -31,34 +32,23 @@ _MAIL_PURPOSES = {ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_
 
 def can_encrypt(certificate: x509.Certificate) -> bool:
     """Whether its usages let mail be encrypted to it (RFC 8550 section 4.4)."""
-    extensions = certificate.extensions
-    try:
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-        if not (usage.key_encipherment or usage.key_agreement):
-            return False
-    except x509.ExtensionNotFound:
-        pass
-    try:
-        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    return not _MAIL_PURPOSES.isdisjoint(purposes)
+    usage = extension_value(certificate, x509.KeyUsage)
+    if usage is not None and not (usage.key_encipherment or usage.key_agreement):
+        return False
+    purposes = extension_value(certificate, x509.ExtendedKeyUsage)
+    return purposes is None or not _MAIL_PURPOSES.isdisjoint(purposes)
 
 
 def can_sign(certificate: x509.Certificate) -> bool:
     """Whether its key may sign mail, and with it what the person's mail program can do."""
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    return usage.digital_signature or usage.content_commitment
+    usage = extension_value(certificate, x509.KeyUsage)
+    return usage is None or usage.digital_signature or usage.content_commitment
 
 
 def mail_names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The mail addresses in a certificate, those beyond ASCII too."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = extension_value(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return ()
     return (*names.get_values_for_type(x509.RFC822Name), *utf8_addresses(certificate))
 
@@ -84,9 +74,8 @@ def subject_names(certificate: x509.Certificate, shown: tuple[str, ...]) -> dict
 
 def utf8_addresses(certificate: x509.Certificate) -> Iterator[str]:
     """Its addresses with a local part beyond ASCII (SmtpUTF8Mailbox of RFC 9598)."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = extension_value(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return
     for name in names.get_values_for_type(x509.OtherName):
         value = name.value
@@ -117,11 +106,10 @@ def index_keys(data: bytes, shown: tuple[str, ...]) -> frozenset[tuple[str, str]
     keys.add((NameKind.HASH.value, sha1(data)))
     keys.add((NameKind.ISSUER_SERIAL.value, sha1(issuer_and_serial(data))))
     keys.add((NameKind.SUBJECT.value, sha1(certparts.subject_octets(data))))
-    try:
-        identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return frozenset(keys)
-    return frozenset({*keys, (NameKind.SUBJECT_KEY.value, sha1(identifier))})
+    identifier = extension_value(certificate, x509.SubjectKeyIdentifier)
+    if identifier is not None:
+        keys.add((NameKind.SUBJECT_KEY.value, sha1(identifier.digest)))
+    return frozenset(keys)
 
 
 def issuer_and_serial(data: bytes) -> bytes:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.certificate import ATTRIBUTES, can_encrypt
 from pkiserver.publication.values import NameKind
 from pkiserver.store import addressbook as rows
@@ -111,11 +112,9 @@ def _certificate_problem(key: str, data: bytes) -> str | None:
         return "mail cannot be encrypted to this certificate: its usages forbid it"
     named = set(certificate.subject.get_attributes_for_oid(x509.NameOID.EMAIL_ADDRESS))
     addresses = {address_key(str(one.value)) for one in named}
-    try:
-        sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    sans = extension_value(certificate, x509.SubjectAlternativeName)
+    if sans is not None:
         addresses |= {address_key(one) for one in sans.get_values_for_type(x509.RFC822Name)}
-    except x509.ExtensionNotFound:
-        pass
     return None if key in addresses else f"the certificate is not for {key}"
 
 

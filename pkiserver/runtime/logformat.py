@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
-HIDDEN = frozenset({"request_id", "worker"})
-"""Fields that the line shows in a place of their own."""
-
 
 def escape(text: str) -> str:
     """Text on one line: control characters, line separators and direction marks as escapes."""

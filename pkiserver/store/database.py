@@ -99,11 +99,6 @@ class Database:
         return is_sqlite(self._url)
 
     @property
-    def shown_url(self) -> str:
-        """The URL without its password, for messages."""
-        return self._url.render_as_string(hide_password=True)
-
-    @property
     def conninfo(self) -> str:
         """The URL as libpq reads it, password included: for a listening connection only; never log it.
 

@@ -33,7 +33,6 @@ class SigningKey:
 
 _ALL = select(signing_key).order_by(signing_key.c.name)
 _ONE = select(signing_key).where(signing_key.c.name == bindparam("name"))
-_BY_SPKI = select(signing_key).where(signing_key.c.spki_sha256 == bindparam("digest")).order_by(signing_key.c.name)
 
 
 def insert_key(connection: Connection, key: SigningKey) -> None:
@@ -61,11 +60,6 @@ def get(connection: Connection, name: str) -> SigningKey | None:
     """The key of that name."""
     row = connection.execute(_ONE, {"name": name}).one_or_none()
     return None if row is None else _key(row)
-
-
-def by_spki_sha256(connection: Connection, digest: bytes) -> tuple[SigningKey, ...]:
-    """Every key whose SubjectPublicKeyInfo has that SHA-256, by name."""
-    return tuple(_key(row) for row in connection.execute(_BY_SPKI, {"digest": digest}))
 
 
 def list_all(connection: Connection) -> tuple[SigningKey, ...]:

@@ -206,9 +206,3 @@ def forget(connection: Connection, target: str, *, most: int = 10_000) -> int:
     """Remove what is queued for a target that is no more, at most so many rows; how many there were."""
     some = select(_t.subject).where(_t.target == target).limit(most)
     return connection.execute(delete(outward_task).where(_t.target == target, _t.subject.in_(some))).rowcount
-
-
-def next_due(connection: Connection, target: str, subject: str) -> int | None:
-    """When a subject is next looked at (microseconds, UTC); None where nothing is planned."""
-    query = select(_t.due).where(_t.target == target, _t.subject == subject)
-    return connection.execute(query).scalar_one_or_none()

@@ -9,6 +9,7 @@ import attrs
 from cryptography import x509
 from sqlalchemy import Connection
 
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.doors import Door
 from pkiserver.store import certificates
 from pkiserver.store import keys as key_rows
@@ -64,9 +65,8 @@ def wanted_doors(unit: TimestampUnit) -> frozenset[Door]:
 def usage_period(certificate: x509.Certificate) -> tuple[datetime, datetime]:
     """When the key of a certificate may sign: its validity, narrowed by the private key usage period."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    try:
-        period = certificate.extensions.get_extension_for_class(x509.PrivateKeyUsagePeriod).value
-    except x509.ExtensionNotFound:
+    period = extension_value(certificate, x509.PrivateKeyUsagePeriod)
+    if period is None:
         return start, end
     if period.not_before is not None:
         start = max(start, _aware(period.not_before))

@@ -26,7 +26,6 @@ SUPPORTED_CONTROLS = (PAGED, SORT, VLV)
 _MOST_KEYS = 4
 _MOST_PAGED = 4
 """Paged searches of one connection that may be under way."""
-_VLV_NO_SORT, _VLV_OFFSET_RANGE = 60, 61
 
 
 @attrs.frozen

@@ -186,7 +186,7 @@ class LdapConnection(Protocol):
             buffer.clear()
         elif position:
             del buffer[:position]
-        if not self._may_read():
+        if not self._may_read() and not self._closing:  # who closes must still hear the client go: TLS waits for that
             self._stop_reading()
 
     def _most(self) -> int:

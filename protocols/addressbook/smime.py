@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.certificate import can_encrypt
 from protocols.cms.verification import SignedMessage, Signer, parse_signed, verify
 
@@ -94,7 +95,5 @@ def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    constraints = extension_value(certificate, x509.BasicConstraints)
+    return constraints is not None and constraints.ca

@@ -17,6 +17,7 @@ import attrs
 from cryptography import x509
 
 from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.certificate import issuer_and_serial, sha1
 from pkiserver.publication.values import NameKind
 from pkiserver.store.addressbook import address_key
@@ -181,11 +182,10 @@ def _keys_of(der: bytes) -> frozenset[tuple[str, str]]:
         ("iHash", sha1(certificate.issuer.public_bytes())),
         ("sHash", sha1(certificate.subject.public_bytes())),
     }
-    try:
-        identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return frozenset(keys)
-    return frozenset({*keys, ("sKIDHash", sha1(identifier))})
+    identifier = extension_value(certificate, x509.SubjectKeyIdentifier)
+    if identifier is not None:
+        keys.add(("sKIDHash", sha1(identifier.digest)))
+    return frozenset(keys)
 
 
 def _asked(query: dict[str, str]) -> tuple[str, str]:

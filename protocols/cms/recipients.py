@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.foundation.secret import Secret
 from protocols.cms import messages, oids
 from protocols.cms.ciphers import ContentCipher, KeyWrap, pwri_wrap, wrap_key
@@ -52,10 +53,8 @@ class Recipient(Protocol):
 
 def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """The octets of a certificate's SKI extension, or None."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return None
+    found = extension_value(certificate, x509.SubjectKeyIdentifier)
+    return None if found is None else found.digest
 
 
 def issuer_and_serial(certificate: x509.Certificate) -> messages.IssuerAndSerialNumber:

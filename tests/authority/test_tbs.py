@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from pkiserver.authority.extensions import subject_key_identifier as ski
 from pkiserver.authority.lint import Linter
 from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.profile import END_OF_TIME
+from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import Draft, build_draft, random_serial
 from pkiserver.foundation import der
 from pkiserver.keys.algorithms import SignatureScheme
@@ -111,14 +113,30 @@ def test_key_identifiers() -> None:
     assert issuer_key_identifier(odd) == b"any octets"
 
 
-@given(st.binary(max_size=80))
-def test_reading_parts_never_does_anything_but_refuse(data: bytes) -> None:
-    readers = (certparts.tbs_parts, certparts.certificate_tbs, certparts.subject_octets, certparts.subject_public_key)
-    for read in readers:
-        try:
-            read(data)
-        except der.NotDer:
-            continue
+_SAMPLE = _draft()
+_WHOLE = {
+    certparts.tbs_parts: _SAMPLE.tbs,
+    certparts.certificate_tbs: _SAMPLE.sample,
+    certparts.subject_octets: _SAMPLE.sample,
+    certparts.signature_identifier: _SAMPLE.sample,
+    certparts.subject_public_key: spki_der(KEY),
+}
+
+
+@pytest.mark.parametrize("read", _WHOLE)
+@given(st.data())
+def test_parts_of_damaged_octets_are_parts_or_refused(read: Callable[[bytes], object], data: st.DataObject) -> None:
+    octets = bytearray(_WHOLE[read])
+    for _ in range(data.draw(st.integers(0, 3))):
+        octets[data.draw(st.integers(0, min(len(octets), 200) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(octets)
+    try:
+        found = read(damaged)
+    except der.NotDer:
+        return
+    part = found.octets(found.subject) if isinstance(found, certparts.TbsParts) else found
+    assert isinstance(part, bytes)
+    assert part in damaged
 
 
 def test_the_linter_sees_what_pkilint_sees() -> None:

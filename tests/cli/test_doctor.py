@@ -55,7 +55,7 @@ class Installation:
             self.process = subprocess.Popen(
                 [*twistd, "pkiserver", "--config", str(self.config)], cwd="/", stdout=log, stderr=log
             )
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
                 url = f"http://127.0.0.1:{self.base + 90}/health/ready"

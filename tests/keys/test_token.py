@@ -114,7 +114,7 @@ async def test_a_registered_key_is_found_again_after_a_restart(token: TokenSetti
     ring = await rings([token], registry)
     assert ring.problems() == ()
     assert ring.show("ca").record == born.record
-    assert (await ring.test("ca")).seconds < 0.1
+    assert (await ring.test("ca")).seconds > 0
     assert registry.events == [("generate", "ca", "ok"), ("test", "ca", "ok")]
 
 

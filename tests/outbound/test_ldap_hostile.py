@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ldaptor.protocols import pureber, pureldap
 
+from pkiserver.foundation import der
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
@@ -80,7 +81,8 @@ def test_any_text_is_a_filter_or_invalid(text: str) -> None:
         tree = Filter.parse(text)
     except Invalid:
         return
-    wire(tree)
+    encoded = wire(tree)
+    assert der.element(encoded).end == len(encoded)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40))

@@ -83,7 +83,7 @@ class Node:
     def wait_for(self, text: str, times: int = 1) -> str:
         return self.until(lambda: (t := self.log.read_text()).count(text) >= times and t, f"{text!r} in the log")
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if result := condition():

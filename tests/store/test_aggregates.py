@@ -39,7 +39,6 @@ async def test_keys(url: str) -> None:
     async with opened(url) as database:
         await database.write(lambda c: keys.insert_key(c, key))
         assert await database.read(lambda c: keys.get(c, "root")) == key
-        assert await database.read(lambda c: keys.by_spki_sha256(c, key.spki_sha256)) == (key,)
         assert await database.read(keys.list_all) == (key,)
         with pytest.raises(Rejected, match="'root' exists already"):
             await database.write(lambda c: keys.insert_key(c, key))

@@ -25,14 +25,8 @@ from pkiserver.authority.templates.subject import SubjectCompiler
 from pkiserver.authority.templates.usages import Capability, Usage, capability
 from pkiserver.authority.templates.validity import validity
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.algorithms import KeyType
-
-
-def _path_length(certificate: x509.Certificate) -> int | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _points(points: tuple[tuple[str, ...], ...]) -> list[x509.DistributionPoint]:
@@ -82,7 +76,8 @@ class IssuerView:
 
     @path_length.default
     def _path_length(self) -> int | None:
-        return _path_length(self.certificate)
+        constraints = extension_value(self.certificate, x509.BasicConstraints)
+        return None if constraints is None else constraints.path_length
 
     @key_identifier.default
     def _key_identifier(self) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from typing import TypeVar
 
 import attrs
 from cryptography import x509
@@ -21,6 +20,7 @@ from pkiserver.authority.templates.usages import Usage
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
@@ -28,8 +28,6 @@ from pkiserver.store import foreign
 from pkiserver.store import keys as key_rows
 from pkiserver.store.database import Database
 from pkiserver.store.foreign import InstalledResponder
-
-T = TypeVar("T", bound=x509.ExtensionType)
 
 
 @attrs.frozen
@@ -126,19 +124,12 @@ def _reasons(data: bytes, parsed: x509.Certificate, ca: CaCertificate, now: date
     if certparts.issuer_octets(data) != ca.subject_der or not signed:
         text = "it was not issued by the authority's key itself, which alone clients accept"
         reasons.append(Reason(Refusal.CONFLICT, text))
-    usages = _extension(parsed, x509.ExtendedKeyUsage)
+    usages = extension_value(parsed, x509.ExtendedKeyUsage)
     if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
         reasons.append(Reason(Refusal.BAD_EXTENSION, "it lacks the extended key usage OCSPSigning"))
-    usage = _extension(parsed, x509.KeyUsage)
+    usage = extension_value(parsed, x509.KeyUsage)
     if usage is not None and not (usage.digital_signature or usage.content_commitment):
         reasons.append(Reason(Refusal.BAD_EXTENSION, "its key usage does not permit signatures"))
     if parsed.not_valid_after_utc <= now:
         reasons.append(Reason(Refusal.BAD_VALIDITY, f"it expired at {parsed.not_valid_after_utc:%Y-%m-%d %H:%M:%SZ}"))
     return reasons
-
-
-def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None

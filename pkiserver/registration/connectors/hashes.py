@@ -95,15 +95,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def crypt_is_there() -> bool:
-    """Whether this machine's C library has what bcrypt and crypt hashes need."""
-    try:
-        _library()
-    except (OSError, AttributeError):
-        return False
-    return True
-
-
 def crypt(password: bytes, setting: str) -> str | None:
     """Hash a password by the method, cost and salt of ``setting`` (crypt(3)); None where that cannot be done."""
     data = ctypes.create_string_buffer(_CRYPT_DATA)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pkiserver.outbound.ldap import LdapService
 
 USER_PLACES = ("userid",)
-GROUP_PLACES = ("dn", "userid")
 
 
 @attrs.frozen

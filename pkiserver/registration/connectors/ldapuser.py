@@ -6,7 +6,7 @@ import attrs
 
 from pkiserver.outbound import ldapnames
 from pkiserver.outbound.ldap import SIZE_LIMIT, LdapConnection, LdapError
-from pkiserver.outbound.ldapfilter import Filter, filled
+from pkiserver.outbound.ldapfilter import filled
 from pkiserver.outbound.ldapwire import Entry, Scope
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.mapping import mapped
@@ -15,7 +15,6 @@ from pkiserver.registration.connectors.values import Denied, Shown, Step
 MAX_DEPTH = 10
 MAX_GROUPS = 500
 EXPIRY = "msDS-UserPasswordExpiryTimeComputed"
-ANY_ENTRY = Filter.parse("(objectClass=*)")
 
 
 @attrs.frozen

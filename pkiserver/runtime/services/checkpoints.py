@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pkiserver.audit.log import CheckpointSignature
 from pkiserver.authority.status.turns import Turns
+from pkiserver.keys.checkpoints import checkpoint_sign
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.runtime.engine import Engine
@@ -38,12 +38,7 @@ class Checkpoints:
         async with self._turns.turn("audit-checkpoint") as turn:
             if turn is None or not await self._is_due():
                 return None
-            signer = self._engine.keys.checkpoint_signer(name)
-
-            async def sign(octets: bytes) -> CheckpointSignature:
-                return CheckpointSignature(name, signer.default_scheme.name, await signer.sign(octets))
-
-            return await self._engine.audit.checkpoint(sign)
+            return await self._engine.audit.checkpoint(checkpoint_sign(self._engine.keys, name))
 
     async def _is_due(self) -> bool:
         last = await self._engine.database.read(rows.last_checkpoint)

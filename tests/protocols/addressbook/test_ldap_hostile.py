@@ -281,16 +281,13 @@ def test_abandon_and_cancel(site: Site) -> None:
 def test_slow_senders_and_idle_ones_are_dropped(site: Site) -> None:
     late, idle = counted(site, LimitHit.MESSAGE_TIME), counted(site, LimitHit.IDLE)
     with site.connect() as slow, site.connect() as silent:
-        begun = time.monotonic()
-        for octet in search(equality("mail", "alice@example.com")):
-            try:
+        message, sent = search(equality("mail", "alice@example.com" * 20)), 0
+        with contextlib.suppress(OSError):
+            for octet in message:
                 slow.sendall(bytes((octet,)))
+                sent += 1
                 time.sleep(0.1)
-            except OSError:
-                break
-            if time.monotonic() - begun > 4:
-                break
-        assert time.monotonic() - begun < 3.5
+        assert sent < len(message)
         assert receive(silent) == [(0, NOTICE, 52)]
     assert (late(), idle()) == (1, 1)
 
@@ -302,7 +299,7 @@ def test_who_does_not_read_is_cut(site: Site) -> None:
         one.connect(("127.0.0.1", site.ldap))
         one.setblocking(False)
         stream = memoryview(b"".join(search(equality("mail", "alice@example.com"), number=n) for n in range(1, 40_000)))
-        until = time.monotonic() + 8
+        until = time.monotonic() + 60
         while time.monotonic() < until and not hit():
             try:
                 stream = stream[one.send(stream[:65536]) :] if stream else stream

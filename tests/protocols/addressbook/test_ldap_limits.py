@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -89,6 +90,20 @@ def test_unbind_ends_what_is_under_way(site: Site, slow: list[str]) -> None:
         one.sendall(ask(1) + wire.UNBIND)
         assert receive(one) == []
     assert slow == ["nobody1@example.com"]
+
+
+def test_who_unbinds_over_tls_and_goes_is_no_longer_counted(site: Site) -> None:
+    """Also one that goes a while after its goodbye, and without TLS's own; well before the stall time of 30 s."""
+    until(lambda: site.service.metrics.open == 0)
+    with (
+        socket.create_connection(("127.0.0.1", site.ldaps), timeout=10) as plain,
+        ssl.create_default_context(cafile=str(site.folder / "ca.pem")).wrap_socket(
+            plain, server_hostname="localhost", suppress_ragged_eofs=True
+        ) as one,
+    ):
+        one.sendall(wire.UNBIND)
+        assert one.recv(1) == b""
+    until(lambda: site.service.metrics.open == 0)
 
 
 def test_a_connection_has_its_lifetime(site: Site) -> None:

@@ -224,7 +224,7 @@ def log_lines() -> Iterator[list[dict[str, Any]]]:
     globalLogPublisher.removeObserver(observe)
 
 
-def eventually(true: Callable[[], bool], seconds: float = 5) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until ``true()``; fail when it does not come."""
     until = time.monotonic() + seconds
     while not true():

@@ -119,7 +119,7 @@ def test_slow_sender_is_told_408(serve, identity):
             stop.set()
             thread.join()
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert 0.35 < time.monotonic() - started < 3.5
+    assert time.monotonic() - started > 0.35  # and while octets still came: they would last two minutes
     assert server.factory.metrics.limit_count(LimitHit.REQUEST_TIME) == 1
 
 
@@ -133,18 +133,18 @@ def test_slow_body_is_told_408(serve):
 def test_silent_client_and_unfinished_handshake_are_cut(serve, identity):
     server = serve(tls=identity, request_seconds=0.3)
     with socket.create_connection(("127.0.0.1", server.number)) as silent:
-        silent.settimeout(5)
+        silent.settimeout(30)
         with contextlib.suppress(ConnectionResetError):  # an unfinished handshake is cut, not closed
             assert silent.recv(10) == b""
 
 
 def test_idle_connection_is_closed_quietly(serve, identity):
-    server = serve(tls=identity, idle_seconds=0.3, request_seconds=5)
+    server = serve(tls=identity, idle_seconds=1.0, request_seconds=5)
     with server.connect() as client:
         for _ in range(3):
             client.send(GET)
             assert client.answer()[0] == 200
-            time.sleep(0.15)
+            time.sleep(0.4)
         assert client.until_closed() == b""
     assert server.factory.metrics.limit_count(LimitHit.IDLE_TIME) == 1
 
