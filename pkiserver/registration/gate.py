@@ -123,9 +123,17 @@ class Gate:
         if not await self.approvals.knows(request, found.record):
             asked = Authorised(request, found.record, "to be decided")
             checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
+            if template.seats.enabled:
+                checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
         return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks)
+
+    async def _seat_checks(self, template: Template, asked: Authorised) -> tuple[str, ...]:
+        """Whether the seat would take the certificate now; it may have room by the time that officers agree."""
+        reasons = await self.database.read(self._seat(template, asked).reasons_against)
+        found = tuple(f"seat: would be refused as things are: {one.text}" for one in reasons)
+        return found or ("seat: would take it",)
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
