@@ -169,7 +169,7 @@ def test_the_verdict_is_that_of_pkilint_on_the_whole_certificate(pkilints_own: A
     rng = random.Random(5280)
     linter = Linter()
     seen: set[str] = set()
-    for _ in range(400):
+    for _ in range(250):
         der = _one(rng)
         expected = _expected(pkilints_own, der)
         for _ in range(3):  # seen for the first time, observed, remembered
@@ -182,14 +182,14 @@ def test_a_broken_certificate_is_judged_as_pkilint_judges_it(pkilints_own: Any) 
     rng = random.Random(690)
     linter = Linter()
     refused = 0
-    for _ in range(500):
+    for _ in range(300):
         whole = _one(rng)
         linter.findings(whole)
         der = _broken(rng, whole)
         expected = _expected(pkilints_own, der)
         assert linter.findings(der) == expected
         refused += bool(expected) and expected[0].severity == 0
-    assert refused > 100
+    assert refused > 60
 
 
 def test_what_depends_on_another_piece_follows_it(pkilints_own: Any) -> None:
