@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, union_all, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import (
@@ -18,7 +18,7 @@ from pkiserver.store.certificates.values import (
 )
 from pkiserver.store.names import subject_key
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import certificate, certificate_intent
+from pkiserver.store.schema import blocked_key, certificate, certificate_intent
 from pkiserver.store.times import to_micros
 
 _LATELY = 10_000
@@ -64,6 +64,13 @@ _VALID_BY_KEY = tuple(Ready(query.where(_c.spki_sha256 == bindparam("wanted"))) 
 _RIVALS = select(_i.id).where(_i.id != bindparam("own"))
 _RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
 _RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
+_KEY_KNOWN = Ready(
+    union_all(
+        select(_c.id).where(_c.spki_sha256 == bindparam("wanted")),
+        _RIVALS.where(_i.spki_sha256 == bindparam("wanted")),
+        select(blocked_key.c.added).where(blocked_key.c.spki_sha256 == bindparam("wanted")),
+    ).limit(1)
+)
 
 
 def get(connection: Connection, certificate_id: int) -> Certificate | None:
@@ -163,6 +170,14 @@ def under_way_like(
         rivals = _RIVALS_BY_KEY.rows(connection, {"wanted": spki_sha256, "own": besides})
         found.update(number for (number,) in rivals)
     return tuple(sorted(found))
+
+
+def key_is_new(connection: Connection, spki_sha256: bytes, *, besides: int = 0) -> bool:
+    """Whether no certificate ever had that key, none under way has it (but for ``besides``), and it is not blocked.
+
+    Mostly it is so, and nothing more need be asked about the key.
+    """
+    return not _KEY_KNOWN.rows(connection, {"wanted": spki_sha256, "own": besides})
 
 
 def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
