@@ -19,6 +19,7 @@ from pkiserver.authority.requests import EnrollmentRequest, ProofKind, Registrat
 from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.framing import framed
 from pkiserver.registration.votes import Matter, Person, Votes, person_of
 from pkiserver.store import certificates, codes, requests
 from pkiserver.store import votes as rows
@@ -233,16 +234,14 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
     """
     wishes = request.wishes
     texts = (request.template, request.protocol, record.name, request.transaction_id or "", str(wishes.not_after))
-    digest = hashlib.sha256()
-    for part in (
+    parts = (
         *(text.encode() for text in texts),
         b"" if request.proof.kind is ProofKind.GENERATED_HERE else request.spki,
         b"" if wishes.subject is None else wishes.subject.public_bytes(),
         x509.SubjectAlternativeName(wishes.sans).public_bytes(),
         *(octets for one in wishes.extensions for octets in (one.oid.encode(), one.value)),
-    ):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.digest()
+    )
+    return hashlib.sha256(framed(parts)).digest()
 
 
 def matter_of(connection: Connection, request: PendingRequest) -> Matter:

@@ -18,6 +18,7 @@ from pkiserver.authority.csr import unsigned_request
 from pkiserver.authority.requests import EnrollmentRequest
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.framing import framed
 from pkiserver.store import certificates, requests
 from pkiserver.store import scep as rows
 from pkiserver.store.certificates import Certificate, CertificateState
@@ -125,12 +126,10 @@ def begin(request: EnrollmentRequest, *, kind: str, signer_spki: bytes, at: date
 def asked_for(request: EnrollmentRequest) -> bytes:
     """SHA-256 over what a request asks for, whatever its signature, nonce and password."""
     wishes = request.wishes
-    digest = hashlib.sha256()
-    for part in (
+    parts = (
         request.spki,
         b"" if wishes.subject is None else wishes.subject.public_bytes(),
         x509.SubjectAlternativeName(wishes.sans).public_bytes(),
         *(octets for one in wishes.extensions for octets in (one.oid.encode(), bytes((one.critical,)), one.value)),
-    ):
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.digest()
+    )
+    return hashlib.sha256(framed(parts)).digest()

@@ -7,7 +7,6 @@ approval is spent. Whoever changes rows of the database without the key of the m
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from datetime import datetime
@@ -16,6 +15,7 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
 from pkiserver.store import secrets as server_secrets
 from pkiserver.store import votes as rows
@@ -177,7 +177,4 @@ def _mark(key: Secret, matter: Matter, vote: VoteRow) -> bytes:
         b"approved" if vote.approved else b"denied",
         str(to_micros(vote.at)).encode(),
     )
-    digest = hmac.new(key.reveal(), digestmod=hashlib.sha256)
-    for part in parts:
-        digest.update(len(part).to_bytes(4, "big") + part)
-    return digest.digest()
+    return hmac.digest(key.reveal(), framed(parts), "sha256")

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.errors import PkiError, Unavailable
+from pkiserver.foundation.framing import framed
 from pkiserver.store import timestamps
 from pkiserver.store.database import Database
 from pkiserver.store.times import to_micros
@@ -58,7 +59,6 @@ def genesis(chain: int) -> bytes:
 
 def entry_hash(entry: Entry) -> bytes:
     """SHA-256 over an entry's fields, each with its length, and the hash before it. The token counts by its digest."""
-    digest = hashlib.sha256(entry.prev_hash)
     fields = (
         entry.chain.to_bytes(8, "big"),
         entry.number.to_bytes(8, "big"),
@@ -69,9 +69,7 @@ def entry_hash(entry: Entry) -> bytes:
         entry.imprint,
         entry.token_sha256,
     )
-    for field in fields:
-        digest.update(len(field).to_bytes(4, "big") + field)
-    return digest.digest()
+    return hashlib.sha256(entry.prev_hash + framed(fields)).digest()
 
 
 class TokenLog:

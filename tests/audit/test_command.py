@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,20 +12,14 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.audit.log import CheckpointSignature
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.store import keys
+from tests.support import commands
 from tests.support.stored import NOW, opened
 
-MAIN = "from pkiserver.cli.main import main; main()"
-ROOT = Path(__file__).parents[2]
 PUBLIC = (serialization.PublicFormat.SubjectPublicKeyInfo,)
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments, "--config", folder / "node.toml"],
-        cwd=ROOT, env=os.environ, check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
+    return commands.run(folder / "node.toml", *arguments, code=code)
 
 
 def configure(folder: Path) -> str:

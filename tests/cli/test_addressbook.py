@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkiserver.runtime.engine import Engine
 from tests.protocols.addressbook.support import TEMPLATES, enrolled
+from tests.support.commands import run, run_json
 from tests.support.engines import engine_with
 from tests.support.keys import software_store
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
-ROOT = Path(__file__).parents[2]
 ANNA = "anna@example.org"
 
 
@@ -41,31 +40,11 @@ class Node:
 
     def any(self, *arguments: object, code: int = 0) -> str:
         """What a command prints, on stdout or, where it fails, on both."""
-        program = [sys.executable, "-c", "from pkiserver.cli.main import main; main()"]
-        done = subprocess.run(
-            [*program, *map(str, arguments), "--config", str(self.folder / "pkiserver.toml")],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + (done.stderr if code else "")
+        return run(self.folder / "pkiserver.toml", *arguments, code=code)
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         """The same as JSON."""
-        program = [sys.executable, "-c", "from pkiserver.cli.main import main; main()", "addressbook"]
-        done = subprocess.run(
-            [*program, *map(str, arguments), "--json", "--config", str(self.folder / "pkiserver.toml")],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return run_json(self.folder / "pkiserver.toml", "addressbook", *arguments, code=code)
 
 
 @asynccontextmanager

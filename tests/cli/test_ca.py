@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkiserver.store.migrate import migrate
+from tests.support.commands import configured, run, run_json
 from tests.support.keys import softhsm_token
-
-ROOT = Path(__file__).parents[2]
 
 
 def _machine(directory: Path) -> Path:
     """A configuration with a database and a token of its own."""
     directory.mkdir()
-    token = softhsm_token(directory)
-    migrate(f"sqlite:///{directory}/pkiserver.db")
-    path = directory / "pkiserver.toml"
-    path.write_text(
-        f"""
-state_dir = "{directory}"
-
-[database]
-url = "sqlite:///{directory}/pkiserver.db"
-
-[[key_store]]
-name = "softhsm"
-module = "{token.module}"
-token_label = "test"
-pin_source = "{token.pin_source}"
-softhsm_config = "{token.softhsm_config}"
-"""
-    )
-    path.chmod(0o600)
-    return path
+    return configured(directory, softhsm_token(directory))
 
 
 @pytest.fixture
@@ -52,19 +27,6 @@ def safe(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(tmp_path: Path) -> Path:
     return _machine(tmp_path / "server")
-
-
-def run(config: Path, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *arguments, "--config", str(config)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=dict(os.environ), check=False, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
-def as_json(config: Path, *arguments: str) -> Any:
-    return json.loads(run(config, *arguments, "--json"))
 
 
 def test_an_air_gapped_root(safe: Path, server: Path, tmp_path: Path) -> None:
@@ -87,7 +49,7 @@ def test_an_air_gapped_root(safe: Path, server: Path, tmp_path: Path) -> None:
     run(safe, "ca", "sign", "root", csr, "--path-length", "0", "--validity", "5y", "--out", answer)
     told = run(server, "ca", "install", "issuing", answer)
     assert "installed" in told
-    rows = {row["name"]: row for row in as_json(server, "ca", "list")}
+    rows = {row["name"]: row for row in run_json(server, "ca", "list")}
     assert (rows["root"]["key_name"], rows["issuing"]["state"]) == ("offline", "active")
     chain = tmp_path / "chain.pem"
     run(server, "ca", "export-chain", "issuing", "--out", str(chain))
@@ -101,11 +63,11 @@ def test_an_air_gapped_root(safe: Path, server: Path, tmp_path: Path) -> None:
     run(server, "ca", "renew", "issuing", "--out", csr)
     run(safe, "ca", "sign", "root", csr, "--path-length", "0", "--out", answer)
     run(server, "ca", "install", "issuing", answer)
-    assert as_json(server, "ca", "show", "issuing")["key"] == 1
+    assert run_json(server, "ca", "show", "issuing")["key"] == 1
     run(server, "ca", "rekey", "issuing", "--key-type", "ec-p384", "--out", csr)
     run(safe, "ca", "sign", "root", csr, "--path-length", "0", "--out", answer)
     run(server, "ca", "install", "issuing", answer)
-    shown = as_json(server, "ca", "show", "issuing")
+    shown = run_json(server, "ca", "show", "issuing")
     assert (shown["key"], shown["scheme"]) == (2, "ecdsa-sha384")
     run(server, "ca", "export-chain", "issuing", "--all", "--out", str(chain))
     assert chain.read_text().count("BEGIN CERTIFICATE") == 5  # two keys, two links, the root
@@ -125,7 +87,7 @@ def test_two_tiers_on_one_machine_and_what_is_refused(server: Path) -> None:
         "1",
     )
     run(server, "ca", "create", "sub", "--subject", "CN=S,O=E", "--issuer", "root", "--validity", "1y")
-    shown = as_json(server, "ca", "show", "sub")
+    shown = run_json(server, "ca", "show", "sub")
     assert shown["issued_by"] == "CN=R,O=E"
     assert shown["path_length"] == 0
     many = run(server, "ca", "create", "x", "--subject", "CN=X", "--permit", "dns", "--policy", "1", code=1)
@@ -140,10 +102,10 @@ def test_blocked_keys(server: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"# leaked\n{'ab' * 32}\n{':'.join(['cd'] * 32)}  # colons\n\n")
     assert "2 keys" in run(server, "key", "block", str(tmp_path / "list"), "--why", "leaked in 2026")
     run(server, "key", "block", str(tmp_path / "key.pem"), "--why", "ours, lost")
-    listed = as_json(server, "key", "blocked")
+    listed = run_json(server, "key", "blocked")
     assert {row["why"] for row in listed} == {"leaked in 2026", "ours, lost"}
     run(server, "key", "unblock", "ab" * 32)
-    assert len(as_json(server, "key", "blocked")) == 2
+    assert len(run_json(server, "key", "blocked")) == 2
     (tmp_path / "bad").write_text("xyz\n123\n")
     refused = run(server, "key", "block", str(tmp_path / "bad"), "--why", "no", code=1)
     assert "line 1" in refused

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,12 +20,11 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import open_engine
 from pkiserver.store import templates
-from pkiserver.store.migrate import migrate
 from tests.authority.status_world import lint_crl
 from tests.authority.world import TEMPLATE, authorised, fingerprint
+from tests.support.commands import configured, run, run_json
 from tests.support.keys import software_store
 
-ROOT = Path(__file__).parents[2]
 OnReactor = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
 
 
@@ -47,46 +42,16 @@ class Node:
         return f"{x509.load_der_x509_certificate(self.certificates[index]).serial_number:x}"
 
     def run(self, *arguments: object, code: int = 0) -> str:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", "from pkiserver.cli.main import main; main()"),
-                *(*map(str, arguments), "--config", str(self.config)),
-            ],
-            cwd=ROOT,
-            env=dict(os.environ),
-            stdin=subprocess.DEVNULL,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stdout + done.stderr
+        return run(self.config, *arguments, code=code)
 
     def json(self, *arguments: object) -> Any:
-        return json.loads(self.run(*arguments, "--json"))
+        return run_json(self.config, *arguments)
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, on_reactor: OnReactor) -> Node:
     directory = tmp_path_factory.mktemp("node")
-    store = software_store(directory)
-    migrate(f"sqlite:///{directory}/pkiserver.db")
-    path = directory / "pkiserver.toml"
-    path.write_text(
-        f"""
-state_dir = "{directory}"
-
-[database]
-url = "sqlite:///{directory}/pkiserver.db"
-
-[[key_store]]
-name = "software"
-directory = "{store.directory}"
-passphrase_source = "{store.passphrase_source}"
-"""
-    )
-    path.chmod(0o600)
+    path = configured(directory, software_store(directory))
 
     async def set_up() -> Node:
         async with open_engine(load_file(NodeSettings, path)) as engine:

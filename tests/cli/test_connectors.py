@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 
 from pkiserver.foundation import tomltypes
 from pkiserver.registration.connectors.settings import Connector, load_connector
-from pkiserver.store.migrate import migrate
+from tests.support.commands import configured, run
 from tests.support.keys import software_store
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
 
@@ -27,15 +25,7 @@ OnReactor = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node")
-    store = software_store(folder)
-    migrate(f"sqlite:///{folder}/pkiserver.db")
-    path = folder / "pkiserver.toml"
-    path.write_text(
-        f'state_dir = "{folder}"\n[database]\nurl = "sqlite:///{folder}/pkiserver.db"\n'
-        f'[[key_store]]\nname = "software"\ndirectory = "{store.directory}"\n'
-        f'passphrase_source = "{store.passphrase_source}"\n[passwords]\nmemory_kib = 8192\npasses = 1\n'
-    )
-    path.chmod(0o600)
+    path = configured(folder, software_store(folder), more="[passwords]\nmemory_kib = 8192\npasses = 1\n")
     (folder / "service").write_text("service secret\n")
     (folder / "password").write_text(USER_PASSWORD)
     return path
@@ -46,19 +36,6 @@ def directory() -> Iterator[Slapd]:
     server = Slapd()
     yield server
     server.discard()
-
-
-def run(config: Path, *arguments: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *map(str, arguments), "--config", config],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
 
 
 def ldap(url: str, folder: Path, more: str = "") -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-PKISERVER = [sys.executable, "-c", "from pkiserver.cli.main import main; main()"]
+from tests.support.commands import PKISERVER
 
 
 def free_port_base() -> int:

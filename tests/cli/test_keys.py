@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.software import generate_private_key
-from pkiserver.store.migrate import migrate
+from tests.support.commands import configured, run, run_json
 from tests.support.keys import softhsm_token, software_store
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("node")
-    token, store = softhsm_token(directory), software_store(directory)
-    migrate(f"sqlite:///{directory}/pkiserver.db")
-    path = directory / "pkiserver.toml"
-    path.write_text(
-        f"""
-state_dir = "{directory}"
-
-[database]
-url = "sqlite:///{directory}/pkiserver.db"
-
-[[key_store]]
-name = "softhsm"
-module = "{token.module}"
-token_label = "test"
-pin_source = "{token.pin_source}"
-softhsm_config = "{token.softhsm_config}"
-
-[[key_store]]
-name = "software"
-directory = "{store.directory}"
-passphrase_source = "{store.passphrase_source}"
-"""
-    )
-    path.chmod(0o600)
-    return path
-
-
-def run(config: Path, *arguments: str, code: int = 0, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *arguments, "--config", str(config)],
-        cwd=ROOT, env={**os.environ, **environment}, check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
-def run_json(config: Path, *arguments: str) -> Any:
-    return json.loads(run(config, *arguments, "--json"))
+    return configured(directory, softhsm_token(directory), software_store(directory))
 
 
 def test_a_key_from_birth_to_end(config: Path) -> None:

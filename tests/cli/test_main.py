@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PKISERVER = [sys.executable, "-c", "from pkiserver.cli.main import main; main()"]
+from tests.support.commands import PKISERVER
 
 
 def pkiserver(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

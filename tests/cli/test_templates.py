@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +23,7 @@ from pkiserver.foundation.tomlfile import load_file
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import open_engine
-from pkiserver.store.migrate import migrate
+from tests.support.commands import configured, run, run_json
 from tests.support.keys import software_store
 
 ROOT = Path(__file__).parents[2]
@@ -38,23 +34,7 @@ OnReactor = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, on_reactor: OnReactor) -> Path:
     directory = tmp_path_factory.mktemp("node")
-    store = software_store(directory)
-    migrate(f"sqlite:///{directory}/pkiserver.db")
-    path = directory / "pkiserver.toml"
-    path.write_text(
-        f"""
-state_dir = "{directory}"
-
-[database]
-url = "sqlite:///{directory}/pkiserver.db"
-
-[[key_store]]
-name = "software"
-directory = "{store.directory}"
-passphrase_source = "{store.passphrase_source}"
-"""
-    )
-    path.chmod(0o600)
+    path = configured(directory, software_store(directory))
 
     async def set_up() -> None:
         async with open_engine(load_file(NodeSettings, path)) as engine:
@@ -72,25 +52,6 @@ passphrase_source = "{store.passphrase_source}"
 
     on_reactor(set_up)
     return path
-
-
-def run(config: Path, *arguments: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "from pkiserver.cli.main import main; main()", *map(str, arguments), "--config", config],
-        cwd=ROOT,
-        env=dict(os.environ),
-        stdin=subprocess.DEVNULL,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stdout + done.stderr
-
-
-def run_json(config: Path, *arguments: object) -> Any:
-    return json.loads(run(config, *arguments, "--json"))
 
 
 def audited(config: Path) -> list[tuple[str, str]]:

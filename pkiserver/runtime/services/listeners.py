@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import gatherResults, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import IResource
@@ -32,7 +31,27 @@ reactor: Any = _reactor
 _log = Logger(namespace="pkiserver.listener")
 
 
-class HttpListener(Service):
+class _Listening(Service):
+    """Bound sockets under a name; they are listened on only from the moment that there is something to answer with."""
+
+    def __init__(self, name: str, sockets: Sequence[BoundSocket]) -> None:
+        self.setName(name)  # type: ignore[no-untyped-call]
+        self.sockets = tuple(sockets)
+        self._ports: list[IListeningPort] = []
+
+    def _accept(self, factory: IProtocolFactory) -> None:
+        for bound in self.sockets:
+            self._ports.append(adopt(bound, factory))
+            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+
+    async def _stop_accepting(self) -> None:
+        ports, self._ports = self._ports, []
+        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
+        for bound in self.sockets:
+            bound.socket.close()
+
+
+class HttpListener(_Listening):
     """One named listener: its sockets, and the HTTP server on them. It listens only once :meth:`listen` gave routes."""
 
     def __init__(
@@ -45,11 +64,9 @@ class HttpListener(Service):
         metrics: WebMetrics,
         tls: TlsFiles | None = None,
     ) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
-        self.sockets = tuple(sockets)
+        super().__init__(name, sockets)
         self.tls = tls
         self.http = HttpServerFactory(Router(()), limits, clock, reactor, metrics)
-        self._ports: list[IListeningPort] = []
 
     @property
     def places(self) -> list[str]:
@@ -61,65 +78,48 @@ class HttpListener(Service):
         self.http.replace_router(Router(routes))
         if self._ports:
             return
-        factory: Factory = self.http
-        if self.tls is not None:
-            factory = cast("Factory", over_tls(self.http, self.tls.server))
-        for bound in self.sockets:
-            self._ports.append(adopt(bound, factory))
-            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+        self._accept(self.http if self.tls is None else over_tls(self.http, self.tls.server))
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let running requests end within ``seconds``."""
-        ports, self._ports = self._ports, []
-        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
-        for bound in self.sockets:
-            bound.socket.close()
+        await self._stop_accepting()
         await self.http.drain(seconds)
 
 
-class LdapListener(Service):
+class LdapListener(_Listening):
     """The address book on its sockets; ``tls`` is spoken from the start where ``secure``, else after StartTLS."""
 
     def __init__(self, name: str, sockets: Sequence[BoundSocket], tls: TlsFiles | None, *, secure: bool) -> None:
-        self.setName(name)  # type: ignore[no-untyped-call]
-        self.sockets = tuple(sockets)
+        super().__init__(name, sockets)
         self._tls = tls
         self._secure = secure
         self._factory: LdapServerFactory | None = None
-        self._ports: list[IListeningPort] = []
 
     def listen(self, service: LdapService) -> None:
         """Begin to accept."""
         server = None if self._tls is None else self._tls.server
         self._factory = LdapServerFactory(service, reactor, None if self._secure else server)
-        factory: Factory = self._factory
         if self._secure:
             assert server is not None  # the settings say so
-            factory = cast("Factory", TLSMemoryBIOFactory(server, False, self._factory))
-        for bound in self.sockets:
-            self._ports.append(adopt(bound, factory))
-            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+            self._accept(TLSMemoryBIOFactory(server, False, self._factory))
+        else:
+            self._accept(self._factory)
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let running operations end within ``seconds``."""
-        ports, self._ports = self._ports, []
-        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
-        for bound in self.sockets:
-            bound.socket.close()
+        await self._stop_accepting()
         if self._factory is not None:
             await self._factory.drain(seconds)
 
 
-class ApiListener(Service):
+class ApiListener(_Listening):
     """The management API on its sockets."""
 
     def __init__(self, sockets: Sequence[BoundSocket], tls: TlsFiles | None, limits: ApiLimits) -> None:
-        self.setName("api")  # type: ignore[no-untyped-call]
-        self.sockets = tuple(sockets)
+        super().__init__("api", sockets)
         self._tls = tls
         self._limits = limits
         self._factory: ApiFactory | None = None
-        self._ports: list[IListeningPort] = []
 
     def listen(self, resource: IResource) -> None:
         """Begin to accept."""
@@ -127,15 +127,10 @@ class ApiListener(Service):
             return
         assert self._tls is not None  # the settings say so
         self._factory = ApiFactory(self._tls.server, ApiSite(resource, self._limits, reactor))
-        for bound in self.sockets:
-            self._ports.append(adopt(bound, self._factory))
-            _log.info("{listener} listens on {place}", listener=self.name, place=bound.place)
+        self._accept(self._factory)
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let running requests end within ``seconds``."""
-        ports, self._ports = self._ports, []
-        await gatherResults([maybeDeferred(port.stopListening) for port in ports])
-        for bound in self.sockets:
-            bound.socket.close()
+        await self._stop_accepting()
         if self._factory is not None:
             await self._factory.drain(seconds)
