@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.typing_in import typed
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
 
     if file is not None:
         return Secret(file.read_bytes().removesuffix(b"\n").removesuffix(b"\r"))
-    return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
+    return Secret(typed("Password", option="--password-file", confirm=confirm))
 
 
 password_option = click.option(
