@@ -10,6 +10,7 @@ import click
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import after_option, file_argument, limit_option, password_option
 from pkiserver.cli.selectors import read_text
+from pkiserver.cli.typing_in import typed
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
 
     if file is not None:
         return Secret(file.read_bytes().removesuffix(b"\n").removesuffix(b"\r"))
-    return Secret(click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
+    return Secret(typed("Password", option="--password-file", confirm=confirm))
 
 
 attribute_option = click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="Repeatable.")

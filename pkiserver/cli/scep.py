@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.typing_in import typed
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -94,10 +95,8 @@ async def hash_challenge(session: Session, engine: Engine, stdin: bool) -> None:
     """
     from pkiserver.foundation.secret import Secret
 
-    if stdin:
-        text = sys.stdin.readline().rstrip("\r\n")
-    else:
-        text = click.prompt("Challenge", hide_input=True, confirmation_prompt=True)
+    read = sys.stdin.readline().rstrip("\r\n") if stdin else None
+    text = typed("Challenge", option="--stdin", confirm=True) if read is None else read
     if not text:
         raise click.UsageError("the challenge is empty")
     hashed = await engine.gate.identifier.hasher.hash(Secret(text))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pkiserver.cli.options import IN_FILE
+from pkiserver.cli.typing_in import typed
 
 if TYPE_CHECKING:
     from pkiserver.registration.votes import Person
@@ -77,7 +78,7 @@ def _opened(credential: Path, password_file: Path | None) -> bytes:
     if password_file is not None:
         password = password_file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     else:
-        password = click.prompt(f"Password of {credential}", hide_input=True, err=True).encode()
+        password = typed(f"Password of {credential}", option="--password-file").encode()
     try:
         opened = load_pkcs12(credential.read_bytes(), password)
     except ValueError as error:

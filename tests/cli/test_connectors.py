@@ -112,6 +112,22 @@ def test_accounts_from_a_file_and_back(config: Path, tmp_path: Path) -> None:
     run(config, "account", "import", people, "--format", "ldif", code=1)
 
 
+def test_a_script_that_gives_no_password_is_told_the_option(config: Path) -> None:
+    command = [sys.executable, "-c", "from pkiserver.cli.main import main; main()", "--config", str(config)]
+    done = subprocess.run(
+        [*command, "account", "create", "carol"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,  # no terminal that could be asked all the same
+    )
+    assert done.returncode == 2
+    assert "nobody is there to be asked: give --password-file" in done.stderr
+
+
 def examples() -> list[str]:
     return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if text.startswith('kind = "connector"')]
 
