@@ -21,6 +21,7 @@ from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.reach import unreachable
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -335,5 +336,5 @@ def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
         ]
         if any(EvidenceKind.ANONYMOUS in rule.all for rule in template.evidence):
             notes.append(f"template {template.name}: anonymous: whoever reaches the server gets a certificate")
-        notes += weaknesses(template)
+        notes += [*weaknesses(template), *unreachable(template)]
     return tuple(notes)

@@ -96,8 +96,7 @@ class Issuer:
     def _signer(self, key_name: str) -> CertificateSigner:
         """The issuer's key, seen to be there before anything is asked of it."""
         signer = self._keys.certificate_signer(key_name)
-        problem = self._keys.show(key_name).problem
-        if problem is not None:
+        if not self._keys.is_ready(key_name) and (problem := self._keys.show(key_name).problem) is not None:
             raise KeyUnavailable(problem)
         return signer
 

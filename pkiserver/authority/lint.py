@@ -158,16 +158,18 @@ class _Node:
 
     def _run_piece(self, piece: Piece, findings: list[Finding], watch: Watch) -> None:
         steps = piece.steps.get(self)
-        if steps is None:
+        if steps is not None:
+            for step in steps:
+                if isinstance(step, Finding):
+                    findings.append(step)
+                else:
+                    step.run(findings)
+        elif piece.again:
             steps = []
             self.observe(piece.node, steps, findings, watch)
             piece.steps[self] = steps
-            return
-        for step in steps:
-            if isinstance(step, Finding):
-                findings.append(step)
-            else:
-                step.run(findings)
+        else:  # perhaps nobody will see it again
+            self.run(piece.node, findings)
 
     def observe(self, node: Any, steps: list[Any], findings: list[Finding], watch: Watch) -> None:
         """As :meth:`run`, noting in ``steps`` what every later run would find, or whom it has to ask again."""
@@ -192,11 +194,20 @@ class _Node:
 
     def run(self, node: Any, findings: list[Finding]) -> None:
         """What ``ValidatorContainer.validate`` does: this node, then its children (which validators may add to)."""
-        for one in self._candidates(type(node.pdu)):
-            if one.matches(node):
-                one.run(node, findings)
+        by_type = self._by_type
+        kind = type(node.pdu)
+        candidates = by_type.get(kind)
+        for one in self._candidates(kind) if candidates is None else candidates:
+            if one.path is not None and one.path != node.path:
+                continue
+            if not one.certain and not one.validator.match(node):
+                continue
+            if one.inner is not None:
+                one.inner.run(node, findings)
+            else:
+                _collect(one.validator.validate_wrapper(node), findings)
         for child in node.children.values():
-            if child.children or self._candidates(type(child.pdu)):
+            if child.children or by_type.get(type(child.pdu)) != ():
                 self.run(child, findings)
 
 

@@ -35,9 +35,10 @@ _FIELDS = (
 _MOST_EXTENSIONS = 100
 LARGEST = 4096
 """Octets of the largest piece that is kept."""
-NEW = 128
-PROVEN = 768
-"""How many pieces are kept that were seen once, and more often: a serial number never comes again, an issuer does."""
+NEW = 64 * 1024
+PROVEN = 256 * 1024
+"""Octets of the pieces that are kept after they were seen once, and more often: a serial number never comes again, an
+issuer does. Decoded, a piece takes up to 220 times its octets."""
 _plain = object.__getattribute__
 
 
@@ -121,10 +122,14 @@ class Above(PDUNode):  # type: ignore[misc]
 
 
 class Piece:
-    """The node of a piece and everything below it; ``steps`` holds what each container of validators found in it."""
+    """The node of a piece and everything below it; ``steps`` holds what each container of validators found in it.
+
+    ``again`` says that it has been met before: finding out what can be known of it is worth the time.
+    """
 
     def __init__(self, node: PDUNode) -> None:
         self.node = node
+        self.again = False
         self.steps: dict[object, list[Any]] = {}
         node.piece = self
 
@@ -138,8 +143,8 @@ class Pieces:
         _plain(self.document, "__dict__")["watch"] = self.watch
         self._fresh = vars(RFC5280Certificate(None, b"", "certificate"))
         self._decoded: Any = None
-        self._new: dict[tuple[str, bytes], Piece] = {}
-        self._proven: dict[tuple[str, bytes], Piece] = {}
+        self._new = _Shelf(NEW)
+        self._proven = _Shelf(PROVEN)
         schema, tbs = rfc5280.Certificate(), rfc5280.TBSCertificate()
         self._root = Above(self, "certificate", rfc5280.Certificate, None, self._whole)
         self._tbs = Above(
@@ -158,6 +163,9 @@ class Pieces:
         Raises:
             NotInPieces: lint it as a whole.
         """
+        # the last certificate is done with: none of its pieces is needed any more
+        self._new.let_go()
+        self._proven.let_go()
         try:
             return self._put_together(certificate)
         except (der.NotDer, ValueError, PyAsn1Error) as error:
@@ -207,24 +215,44 @@ class Pieces:
 
     def _node(self, parent: Above, name: str, octets: bytes, spec: Any) -> PDUNode:
         key = (parent.path + name, octets)
-        found = self._proven.pop(key, None) or self._new.pop(key, None)
+        found = self._proven.take(key) or self._new.take(key)
         if found is not None:
-            self._proven[key] = found
-            _keep(self._proven, PROVEN)
+            found.again = True
+            self._proven.put(key, found)
             return found.node
         decoded, _ = decode_der(octets, asn1Spec=spec)
         piece = Piece(PDUNode(self.document, name, decoded, parent))
         if len(octets) <= LARGEST:
-            self._new[key] = piece
-            _keep(self._new, NEW)
+            self._new.put(key, piece)
         return piece.node
 
 
-def _keep(pieces: dict[tuple[str, bytes], Piece], most: int) -> None:
-    """Let go of the one that was asked for longest ago, if there are too many."""
-    if len(pieces) > most:
-        # Not one of the certificate at hand: it has fewer.
-        take_apart(pieces.pop(next(iter(pieces))).node)
+class _Shelf:
+    """Pieces by place and octets; the one that was asked for longest ago is first."""
+
+    def __init__(self, most: int) -> None:
+        self.pieces: dict[tuple[str, bytes], Piece] = {}
+        self.octets = 0
+        self._most = most
+
+    def put(self, key: tuple[str, bytes], piece: Piece) -> None:
+        """Add a piece."""
+        self.pieces[key] = piece
+        self.octets += len(key[1])
+
+    def take(self, key: tuple[str, bytes]) -> Piece | None:
+        """The piece, which is not here any more."""
+        piece = self.pieces.pop(key, None)
+        if piece is not None:
+            self.octets -= len(key[1])
+        return piece
+
+    def let_go(self) -> None:
+        """Forget the first ones while there is too much."""
+        while self.octets > self._most:
+            key = next(iter(self.pieces))
+            take_apart(self.pieces.pop(key).node)
+            self.octets -= len(key[1])
 
 
 def take_apart(root: Any) -> None:

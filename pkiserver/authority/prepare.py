@@ -253,12 +253,13 @@ class Preparer:
         return number, admission
 
     def _admit(self, connection: Connection, order: Order, intent: NewIntent, number: int) -> _Admission:
-        reasons = [] if order.own_key else _blocked_reasons(connection, intent.spki_sha256)
+        fresh = certificates.key_is_new(connection, intent.spki_sha256, besides=number)
+        reasons = [] if order.own_key or fresh else _blocked_reasons(connection, intent.spki_sha256)
         if self._authorities.is_own_key(intent.spki_sha256) and not order.own_key:
             reasons.append(Reason(Refusal.BAD_KEY, "the key is a certification authority's own"))
         renewed = _renewed(connection, order)
         same_subject, supersedes = _same_subject(connection, order, intent, number, renewed)
-        same_key = _same_key(connection, order, intent, number, renewed)
+        same_key = [] if fresh else _same_key(connection, order, intent, number, renewed)
         if renewed is not None and order.revoke_renewed:
             supersedes = (*supersedes, renewed.id)
         return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)

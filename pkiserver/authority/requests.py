@@ -273,7 +273,10 @@ class PreparedCertificate:
 
 @attrs.frozen
 class IssuedCertificate:
-    """A certificate that the store knows. ``chain`` is DER, issuer first, root last, without ``der`` itself."""
+    """A certificate that the store knows. ``chain`` is DER, issuer first, root last, without ``der`` itself.
+
+    ``warnings`` are about the certificate, ``notes`` for the person who asked for it.
+    """
 
     certificate_id: int
     der: bytes = attrs.field(repr=False)
@@ -282,3 +285,4 @@ class IssuedCertificate:
     authority: str
     template: str
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

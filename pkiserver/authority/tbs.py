@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -113,21 +113,29 @@ def build_draft(
         certificate = _sign(builder.not_valid_before(not_before).not_valid_after(not_after), scheme)
     except (ValueError, TypeError) as error:
         raise Rejected.because(Refusal.MALFORMED, f"the certificate cannot be encoded: {error}") from error
-    return _verbatim(certificate, serial, issuer_der, subject_der)
+    tbs = _verbatim(certificate.tbs_certificate_bytes, issuer_der, subject_der)
+    return Draft(serial, tbs, der.sequence(tbs, _worthless(scheme)))
 
 
-def _verbatim(certificate: x509.Certificate, serial: int, issuer_der: bytes, subject_der: bytes | None) -> Draft:
-    """The draft, with the names' octets put right where the encoder wrote other ones."""
-    tbs = certificate.tbs_certificate_bytes
+def _verbatim(tbs: bytes, issuer_der: bytes, subject_der: bytes | None) -> bytes:
+    """The TBSCertificate with the names' octets put right where the encoder wrote other ones."""
     parts = certparts.tbs_parts(tbs)
-    same = True
     if subject_der is not None and parts.octets(parts.subject) != subject_der:
-        tbs, same = certparts.replace_subject(tbs, subject_der), False
+        tbs = certparts.replace_subject(tbs, subject_der)
     if parts.octets(parts.issuer) != issuer_der:
-        tbs, same = certparts.replace_issuer(tbs, issuer_der), False
+        tbs = certparts.replace_issuer(tbs, issuer_der)
+    return tbs
+
+
+@functools.cache
+def _worthless(scheme: SignatureScheme) -> bytes:
+    """What follows a TBSCertificate: AlgorithmIdentifier and a signature over nothing, the same every time.
+
+    The linter knows it again and need not look at it anew.
+    """
+    name, day = x509.Name([]), datetime(2000, 1, 1, tzinfo=UTC)
+    key = _throwaway(scheme).public_key()
+    certificate = _sign(x509.CertificateBuilder(name, name, key, 1, day, day), scheme)
     sample = certificate.public_bytes(serialization.Encoding.DER)
-    if not same:
-        outer = der.element(sample)
-        old = der.element(sample, outer.body, outer.end)
-        sample = der.sequence(tbs, sample[old.end : outer.end])
-    return Draft(serial, tbs, sample)
+    outer = der.element(sample)
+    return sample[der.element(sample, outer.body, outer.end).end : outer.end]

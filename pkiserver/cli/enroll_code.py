@@ -30,14 +30,14 @@ async def create(
 ) -> None:
     """Make a code for TEMPLATE and show it, once."""
     from pkiserver.foundation.durations import parse_duration
-    from pkiserver.registration.codes import parse_san, parse_subject
+    from pkiserver.registration.codes import parse_san, parse_subject, template_with_codes
 
     try:
         lasting = parse_duration(lifetime)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--lifetime") from error
     number, code = await engine.codes.create(
-        template=engine.templates.get(template).name,
+        template=template_with_codes(engine.templates.get(template)),
         subject=None if subject is None else parse_subject(subject),
         sans=tuple(parse_san(name) for name in names),
         lifetime=lasting,

@@ -15,6 +15,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.templates.model import EvidenceKind, Template
 from pkiserver.authority.templates.sankinds import SanError, make
 from pkiserver.authority.templates.sankinds import SanKind as TemplateSanKind
 from pkiserver.foundation.clock import Clock
@@ -38,6 +39,19 @@ _BACK = {
     SanKind.REGISTERED: TemplateSanKind.REGISTERED_ID,
     SanKind.UPN: TemplateSanKind.UPN,
 }
+
+
+def takes_codes(template: Template) -> bool:
+    """Whether one of the template's rules asks for a code."""
+    return any(EvidenceKind.CODE in rule.all for rule in template.evidence)
+
+
+def template_with_codes(template: Template) -> str:
+    """The name of a template that takes codes; raises :class:`Rejected` for one by which a code would never count."""
+    if not takes_codes(template):
+        text = f'no rule of template {template.name} takes an enrolment code ([[evidence]] all = ["code"])'
+        raise Rejected.because(Refusal.CONFLICT, text)
+    return template.name
 
 
 def parse_san(text: str) -> x509.GeneralName:

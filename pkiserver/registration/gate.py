@@ -30,6 +30,7 @@ from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import Findings
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
+from pkiserver.store.accounts import Account
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
 from pkiserver.store.requests import RequestState
@@ -122,9 +123,17 @@ class Gate:
         if not await self.approvals.knows(request, found.record):
             asked = Authorised(request, found.record, "to be decided")
             checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
+            if template.seats.enabled:
+                checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
         return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks)
+
+    async def _seat_checks(self, template: Template, asked: Authorised) -> tuple[str, ...]:
+        """Whether the seat would take the certificate now; it may have room by the time that officers agree."""
+        reasons = await self.database.read(self._seat(template, asked).reasons_against)
+        found = tuple(f"seat: would be refused as things are: {one.text}" for one in reasons)
+        return found or ("seat: would take it",)
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
@@ -177,19 +186,24 @@ class Gate:
 
     async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
         fingerprint = hashlib.sha256(renewed).digest()
-        current = await self.database.read(lambda connection: certificates.by_fingerprint(connection, fingerprint))
+
+        def look(connection: Connection) -> tuple[Certificate | None, Account | None]:
+            found = certificates.by_fingerprint(connection, fingerprint)
+            return found, None if found is None else accounts.get(connection, found.requester)
+
+        current, owner = await self.database.read(look)
         reasons = renewal.reasons_against(request, template, current, self.clock.now())
         if reasons:
             raise Rejected(reasons)
         assert current is not None
         claims = (StillStanding(current.id),)
-        return Authorised(request, await self._renewed_record(current), "renewal with the current certificate", claims)
+        record = await self._renewed_record(current, owner)
+        return Authorised(request, record, "renewal with the current certificate", claims)
 
-    async def _renewed_record(self, current: Certificate) -> RegistrationRecord:
+    async def _renewed_record(self, current: Certificate, owner: Account | None) -> RegistrationRecord:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
         old = x509.load_der_x509_certificate(current.der)
-        owner = await self.database.read(lambda connection: accounts.get(connection, current.requester))
         if owner is not None and owner.disabled:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
         found = await self.identifier.connectors.current(current.requester) if owner is None else None

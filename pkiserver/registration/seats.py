@@ -56,14 +56,7 @@ class SeatClaim:
         now = self.clock.now()
         seat = rows.lock(connection, self._seat(connection, now).id)
         assert seat is not None
-        slot, reasons = self._slot(connection, seat, now)
-        if seat.archived:
-            reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
-        if self.rules.certificates:
-            valid = rows.valid_certificates(connection, seat.id, now=now) - (self.renewed is not None)
-            if valid >= self.rules.certificates:
-                text = f"the seat has {valid} valid certificates, and the template allows {self.rules.certificates}"
-                reasons.append(Reason(Refusal.LIMIT, text))
+        slot, reasons = self._admission(connection, seat, now)
         if reasons:
             raise Rejected(reasons)
         if slot is not None:
@@ -73,6 +66,30 @@ class SeatClaim:
         rows.add_certificate(connection, seat.id, certificate_id, None if slot is None else slot.number, now)
         first = seat.first_success or now
         rows.change(connection, attrs.evolve(seat, first_success=first, last_success=now))
+
+    def reasons_against(self, connection: Connection) -> list[Reason]:
+        """Why :meth:`take` would say no as things are now; changes nothing."""
+        now = self.clock.now()
+        try:
+            seat = self._known_seat(connection, now)
+        except Rejected as error:
+            return list(error.reasons)
+        if seat is not None:
+            return self._admission(connection, seat, now)[1]
+        full = bool(self.rules.limit) and rows.count(connection, self.template) >= self.rules.limit
+        return [_full(self.template, self.rules.limit)] if full else []
+
+    def _admission(self, connection: Connection, seat: Seat, now: datetime) -> tuple[Slot | None, list[Reason]]:
+        """The slot that takes the device, and what stands against a further certificate in the seat."""
+        slot, reasons = self._slot(connection, seat, now)
+        if seat.archived:
+            reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
+        if self.rules.certificates:
+            valid = rows.valid_certificates(connection, seat.id, now=now) - (self.renewed is not None)
+            if valid >= self.rules.certificates:
+                text = f"the seat has {valid} valid certificate(s), and the template allows {self.rules.certificates}"
+                reasons.append(Reason(Refusal.LIMIT, text))
+        return slot, reasons
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:
         """No certificate came of it: forget it, and the device that was learned for it."""
@@ -88,6 +105,15 @@ class SeatClaim:
             rows.change(connection, attrs.evolve(seat, first_success=None, last_success=None))
 
     def _seat(self, connection: Connection, now: datetime) -> Seat:
+        """The seat, made where there is none; raises :class:`Rejected` where none may be."""
+        if (known := self._known_seat(connection, now)) is not None:
+            return known
+        made = new_seat(connection, self.template, self.identity, self.rules, owner=None, now=now)
+        self._event(connection, made, "learned", now)
+        return made
+
+    def _known_seat(self, connection: Connection, now: datetime) -> Seat | None:
+        """The seat; None where one may be made; raises :class:`Rejected` where none may be."""
         if self.renewed is not None and (own := rows.of_certificate(connection, self.renewed)) is not None:
             return own
         found = rows.find(connection, self.template, self.identity)
@@ -96,9 +122,7 @@ class SeatClaim:
         if not self.rules.learns_at(now):
             text = f"{self.identity} has no seat under template {self.template}, and none is learned now"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text)
-        made = new_seat(connection, self.template, self.identity, self.rules, owner=None, now=now)
-        self._event(connection, made, "learned", now)
-        return made
+        return None
 
     def _slot(self, connection: Connection, seat: Seat, now: datetime) -> tuple[Slot | None, list[Reason]]:
         slots = rows.slots(connection, seat.id)
@@ -130,7 +154,7 @@ def new_seat(
     if rules.limit:
         rows.lock_template(connection, template)
         if rows.count(connection, template) >= rules.limit:
-            raise Rejected.because(Refusal.LIMIT, f"template {template} has its {rules.limit} seats already")
+            raise Rejected([_full(template, rules.limit)])
     seat, made = rows.add(connection, template, identity, owner=owner, now=now)
     if made:
         for slot in first_slots(rules):
@@ -238,7 +262,7 @@ class Seats:
             if seat.archived and not archived and limit:
                 rows.lock_template(connection, seat.template)
                 if rows.count(connection, seat.template) >= limit:
-                    raise Rejected.because(Refusal.LIMIT, f"template {seat.template} has its {limit} seats already")
+                    raise Rejected([_full(seat.template, limit)])
             return attrs.evolve(seat, archived=archived)
 
         return await self._write(number, "archived" if archived else "taken back", by, change)
@@ -303,6 +327,10 @@ class Seats:
         rows.add_event(connection, seat.id, actor=by, what=what, now=self.clock.now())
         details = (("template", seat.template), ("subject", seat.identity), ("change", what))
         self.audit.append(connection, AuditEvent(AuditKind.ACCOUNT, by, f"seat {seat.id}", details=details))
+
+
+def _full(template: str, limit: int) -> Reason:
+    return Reason(Refusal.LIMIT, f"template {template} has its {limit} seats already")
 
 
 def _unknown(number: int) -> Rejected:

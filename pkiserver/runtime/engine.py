@@ -139,7 +139,7 @@ class Engine:
         except PkiError:
             await self._give_back(authorised, prepared.certificate_id)
             raise
-        return attrs.evolve(issued, warnings=(*issued.warnings, *authorised.record.notes))
+        return attrs.evolve(issued, notes=authorised.record.notes)
 
     async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
         """No certificate was given out: what it was to be spent on it can be used again."""

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.outbox import touch_configuration
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import account
 from pkiserver.store.times import from_micros, to_micros
 
@@ -27,7 +28,7 @@ class Account:
     created: datetime
 
 
-_ONE = select(account).where(account.c.name == bindparam("account_name"))
+_ONE = Ready(select(account).where(account.c.name == bindparam("account_name")))
 
 
 def insert_account(connection: Connection, new: Account) -> None:
@@ -67,7 +68,7 @@ def delete_account(connection: Connection, name: str) -> bool:
 
 def get(connection: Connection, name: str) -> Account | None:
     """The account of that name."""
-    row = connection.execute(_ONE, {"account_name": name}).one_or_none()
+    row = _ONE.one(connection, {"account_name": name})
     return None if row is None else _account(row)
 
 
@@ -86,12 +87,12 @@ def _changeable(values: Account) -> dict[str, object]:
     }
 
 
-def _account(row: Row[Any]) -> Account:
+def _account(row: Any) -> Account:
     return Account(
         name=row.name,
         password_hash=row.password_hash,
         groups=frozenset(json.loads(row.groups)),
         attributes=tuple((key, value) for key, value in json.loads(row.attributes)),
-        disabled=row.disabled,
+        disabled=bool(row.disabled),
         created=from_micros(row.created),
     )

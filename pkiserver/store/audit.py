@@ -10,6 +10,7 @@ import attrs
 from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, tuple_, update
 
 from pkiserver.store.constraints import conflicts_as
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import audit_checkpoint, audit_event, audit_writer
 from pkiserver.store.times import from_micros, to_micros
 
@@ -62,13 +63,13 @@ class CheckpointRow:
 
 
 _w, _e = audit_writer.c, audit_event.c
-_INSERT = insert(audit_event)
-_MOVE = (
+_FIELDS = tuple(attribute.name for attribute in attrs.fields(EventRow))
+_INSERT = Ready(insert(audit_event), columns=_FIELDS)
+_MOVE = Ready(
     update(audit_writer)
     .where(_w.id == bindparam("writer"), _w.head_seq == bindparam("old_seq"), _w.head_hash == bindparam("old_hash"))
     .values(head_seq=bindparam("new_seq"), head_hash=bindparam("new_hash"))
 )
-_FIELDS = tuple(attribute.name for attribute in attrs.fields(EventRow))
 _STEP = 2000
 
 
@@ -92,9 +93,9 @@ def set_genesis(connection: Connection, writer_id: int, genesis: bytes) -> None:
 def append(connection: Connection, events: Sequence[EventRow], *, old_seq: int, old_hash: bytes) -> bool:
     """Add links to one chain and move its head from where it was; False where the head is elsewhere."""
     last = events[-1]
-    connection.execute(_INSERT, [{name: getattr(event, name) for name in _FIELDS} for event in events])
-    moved = connection.execute(
-        _MOVE,
+    _INSERT.many(connection, [{name: getattr(event, name) for name in _FIELDS} for event in events])
+    moved = _MOVE.count(
+        connection,
         {
             "writer": last.writer_id,
             "old_seq": old_seq,
@@ -103,7 +104,7 @@ def append(connection: Connection, events: Sequence[EventRow], *, old_seq: int, 
             "new_hash": last.hash,
         },
     )
-    return moved.rowcount == 1
+    return moved == 1
 
 
 def head(connection: Connection, writer_id: int) -> tuple[int, bytes] | None:

@@ -9,6 +9,7 @@ import attrs
 from sqlalchemy import Connection, bindparam, delete, select, text
 
 from pkiserver.store.names import printable
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import blocked_key
 from pkiserver.store.times import from_micros, to_micros
 
@@ -26,7 +27,7 @@ _ADD = text(
     "INSERT INTO blocked_key (spki_sha256, why, added) VALUES (:digest, :why, :added)"
     " ON CONFLICT (spki_sha256) DO NOTHING"
 )
-_ONE = select(blocked_key).where(blocked_key.c.spki_sha256 == bindparam("digest"))
+_ONE = Ready(select(blocked_key).where(blocked_key.c.spki_sha256 == bindparam("digest")))
 
 
 def add_many(connection: Connection, digests: Iterable[bytes], *, why: str, now: datetime) -> int:
@@ -39,7 +40,7 @@ def add_many(connection: Connection, digests: Iterable[bytes], *, why: str, now:
 
 def get(connection: Connection, spki_sha256: bytes) -> BlockedKey | None:
     """Why a key is blocked; None where it is not."""
-    row = connection.execute(_ONE, {"digest": spki_sha256}).one_or_none()
+    row = _ONE.one(connection, {"digest": spki_sha256})
     return None if row is None else BlockedKey(row.spki_sha256, row.why, from_micros(row.added))
 
 

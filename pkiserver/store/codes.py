@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from pkiserver.store.names import San, sans_from_text, sans_to_text
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import enroll_code
 from pkiserver.store.times import from_micros, optional_time, to_micros
 
@@ -42,14 +43,17 @@ class Code:
 
 
 _c = enroll_code.c
-_BY_HASH = select(enroll_code).where(_c.keyed_hash == bindparam("digest"))
-_SPEND = (
+_BY_HASH = Ready(select(enroll_code).where(_c.keyed_hash == bindparam("digest")))
+_SPEND = Ready(
     update(enroll_code)
     .where(_c.id == bindparam("code_id"), _c.spent_at.is_(None), _c.expires > bindparam("now"))
     .values(spent_at=bindparam("now"))
 )
-_BIND = update(enroll_code).where(_c.id == bindparam("code_id"), _c.spent_at.is_not(None), _c.certificate_id.is_(None))
-_BIND = _BIND.values(certificate_id=bindparam("certificate"))
+_BIND = Ready(
+    update(enroll_code)
+    .where(_c.id == bindparam("code_id"), _c.spent_at.is_not(None), _c.certificate_id.is_(None))
+    .values(certificate_id=bindparam("certificate"))
+)
 
 
 def insert_code(connection: Connection, code: NewCode) -> int:
@@ -68,7 +72,7 @@ def insert_code(connection: Connection, code: NewCode) -> int:
 
 def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
     """The code of that hash, spent or not."""
-    row = connection.execute(_BY_HASH, {"digest": keyed_hash}).one_or_none()
+    row = _BY_HASH.one(connection, {"digest": keyed_hash})
     return None if row is None else _code(row)
 
 
@@ -80,12 +84,12 @@ def by_id(connection: Connection, code_id: int) -> Code | None:
 
 def spend(connection: Connection, code_id: int, *, now: datetime) -> bool:
     """Spend a code. True for exactly one caller ever, and for nobody once it has expired."""
-    return connection.execute(_SPEND, {"code_id": code_id, "now": to_micros(now)}).rowcount == 1
+    return _SPEND.count(connection, {"code_id": code_id, "now": to_micros(now)}) == 1
 
 
 def bind_certificate(connection: Connection, code_id: int, certificate_id: int) -> bool:
     """Note which certificate a spent code was spent for; only the first note stays."""
-    return connection.execute(_BIND, {"code_id": code_id, "certificate": certificate_id}).rowcount == 1
+    return _BIND.count(connection, {"code_id": code_id, "certificate": certificate_id}) == 1
 
 
 def give_back(connection: Connection, code_id: int, certificate_id: int) -> bool:
@@ -112,7 +116,7 @@ def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
     return connection.execute(delete(enroll_code).where(_c.expires < to_micros(expired_before))).rowcount
 
 
-def _code(row: Row[Any]) -> Code:
+def _code(row: Any) -> Code:
     return Code(
         id=row.id,
         template=row.template,

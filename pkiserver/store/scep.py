@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, bindparam, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, select, text, update
 
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import certificate, scep_transaction
 from pkiserver.store.times import from_micros, to_micros
 
@@ -63,44 +64,49 @@ class Transaction:
 
 
 _c = scep_transaction.c
-_BY_KEY = select(scep_transaction).where(
-    _c.template == bindparam("template"),
-    _c.transaction_id == bindparam("transaction_id"),
-    _c.kind == bindparam("kind"),
+_BY_KEY = Ready(
+    select(scep_transaction).where(
+        _c.template == bindparam("template"),
+        _c.transaction_id == bindparam("transaction_id"),
+        _c.kind == bindparam("kind"),
+    )
 )
-_NEWEST = (
+_NEWEST = Ready(
     select(scep_transaction)
     .where(_c.template == bindparam("template"), _c.transaction_id == bindparam("transaction_id"))
     .order_by(_c.created.desc(), _c.kind.desc())
     .limit(1)
 )
-_PUT = text(
-    "INSERT INTO scep_transaction (template, transaction_id, kind, spki_sha256, signer_sha256, asks, request_number,"
-    " certificate_id, payload, created) VALUES (:template, :transaction_id, :kind, :spki, :signer, :asks, :number,"
-    " :certificate, :payload, :created)"
-    " ON CONFLICT (template, transaction_id, kind) DO UPDATE SET spki_sha256 = excluded.spki_sha256,"
-    " signer_sha256 = excluded.signer_sha256, asks = excluded.asks, request_number = excluded.request_number,"
-    " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created"
-    " WHERE (scep_transaction.certificate_id IS NULL AND scep_transaction.spki_sha256 = excluded.spki_sha256)"
-    " OR scep_transaction.certificate_id = :over"
+_PUT = Ready(
+    text(
+        "INSERT INTO scep_transaction (template, transaction_id, kind, spki_sha256, signer_sha256, asks,"
+        " request_number, certificate_id, payload, created)"
+        " VALUES (:template, :transaction_id, :kind, :spki, :signer, :asks,"
+        " :number, :certificate, :payload, :created)"
+        " ON CONFLICT (template, transaction_id, kind) DO UPDATE SET spki_sha256 = excluded.spki_sha256,"
+        " signer_sha256 = excluded.signer_sha256, asks = excluded.asks, request_number = excluded.request_number,"
+        " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created"
+        " WHERE (scep_transaction.certificate_id IS NULL AND scep_transaction.spki_sha256 = excluded.spki_sha256)"
+        " OR scep_transaction.certificate_id = :over"
+    )
 )
 
 
 def get(connection: Connection, key: TransactionKey) -> Transaction | None:
     """The transaction of that key."""
-    row = connection.execute(_BY_KEY, attrs.asdict(key)).one_or_none()
+    row = _BY_KEY.one(connection, attrs.asdict(key))
     return None if row is None else _transaction(row)
 
 
 def newest(connection: Connection, template: str, transaction_id: str) -> Transaction | None:
     """The newest transaction of that ID, of whatever kind: what a poll means."""
-    row = connection.execute(_NEWEST, {"template": template, "transaction_id": transaction_id}).one_or_none()
+    row = _NEWEST.one(connection, {"template": template, "transaction_id": transaction_id})
     return None if row is None else _transaction(row)
 
 
 def put_pending(connection: Connection, new: NewTransaction, request_number: int, *, over: int | None = None) -> bool:
     """Note that an officer is asked; False where the transaction has become another's or is being answered."""
-    return connection.execute(_PUT, _values(new, over) | {"number": request_number, "certificate": None}).rowcount == 1
+    return _PUT.count(connection, _values(new, over) | {"number": request_number, "certificate": None}) == 1
 
 
 def take(
@@ -116,7 +122,7 @@ def take(
         over: the number of an earlier certificate of this transaction that no longer counts.
     """
     values = _values(new, over) | {"number": request_number, "certificate": certificate_id}
-    return connection.execute(_PUT, values).rowcount == 1
+    return _PUT.count(connection, values) == 1
 
 
 def give_back(connection: Connection, certificate_id: int) -> None:
@@ -154,7 +160,7 @@ def _values(new: NewTransaction, over: int | None) -> dict[str, Any]:
     }
 
 
-def _transaction(row: Row[Any]) -> Transaction:
+def _transaction(row: Any) -> Transaction:
     return Transaction(
         key=TransactionKey(row.template, row.transaction_id, row.kind),
         spki_sha256=row.spki_sha256,

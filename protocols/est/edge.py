@@ -42,6 +42,8 @@ PROTOCOL = "est"
 _HTTP_EVIDENCE = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE})
 _BASE64_HEADER = ("Content-Transfer-Encoding", "base64")
 _NO_STORE = ("Cache-Control", "no-store")
+NOTE_HEADER = "Pkiserver-Note"
+"""A field of an answer's head for what the person is to know besides."""
 
 
 @attrs.frozen
@@ -187,8 +189,8 @@ class EstEdge:
             raise Rejected.because(Refusal.CONFLICT, "the key of this certificate was made for an earlier request")
         await self._engine.generated(issued, key)
         if protection is None:
-            return _key_answer(messages.PKCS8_TYPE, keygen.pkcs8(key), issued)
-        return _key_answer(messages.SERVER_KEY_TYPE, await keygen.protect(key, protection), issued)
+            return _noting(_key_answer(messages.PKCS8_TYPE, keygen.pkcs8(key), issued), issued)
+        return _noting(_key_answer(messages.SERVER_KEY_TYPE, await keygen.protect(key, protection), issued), issued)
 
     async def _generate(self, kind: KeyType) -> PrivateKey:
         """A new key from a thread; never more at a time than the settings say."""
@@ -265,7 +267,7 @@ class EstEdge:
         if isinstance(issued, Waiting):
             return self._waiting(issued)
         body = build_certs_only([issued.der])
-        return self._encoded(asked.request, asked.target, body, messages.CERTS_ONLY_TYPE)
+        return _noting(self._encoded(asked.request, asked.target, body, messages.CERTS_ONLY_TYPE), issued)
 
     @staticmethod
     def _waiting(waiting: Waiting) -> Response:
@@ -317,6 +319,12 @@ def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, 
         else:
             found.append(PasswordEvidence(credentials.name, credentials.password))
     return tuple(found)
+
+
+def _noting(response: Response, issued: IssuedCertificate) -> Response:
+    """What the person is to know besides, such as that the password expires: EST has no place for it but a header."""
+    plain = ("".join(char for char in note if " " <= char <= "~") for note in issued.notes)
+    return attrs.evolve(response, headers=(*response.headers, *((NOTE_HEADER, note) for note in plain)))
 
 
 def _key_answer(key_type: str, key: bytes, issued: IssuedCertificate) -> Response:

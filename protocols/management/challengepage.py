@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl
 import attrs
 from cryptography.hazmat.primitives import hashes
 
-from pkiserver.authority.templates.model import EvidenceKind, Template
+from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.registration.administrators import Administrator
+from pkiserver.registration.codes import takes_codes
 from pkiserver.runtime.engine import Engine
 from protocols.management import codec, views
 from protocols.management.calls import Ask, Nothing
@@ -105,7 +106,7 @@ def choices(engine: Engine, who: Administrator) -> tuple[Template, ...]:
         one.template
         for one in engine.templates.list()
         if one.template.enabled
-        and any(EvidenceKind.CODE in rule.all for rule in one.template.evidence)
+        and takes_codes(one.template)
         and who.covers(template=one.template.name, authority=one.template.issuer)
     )
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.administrators import Permission
-from pkiserver.registration.codes import parse_san, parse_subject
+from pkiserver.registration.codes import parse_san, parse_subject, template_with_codes
 from pkiserver.store.accounts import Account
 from pkiserver.store.codes import Code
 from pkiserver.store.requests import PendingRequest, RequestState
@@ -25,11 +25,11 @@ from protocols.management.codec import whole
 async def make_challenge(ask: Ask[Nothing, views.NewChallenge]) -> views.MadeChallenge:
     """A one-time challenge, for an MDM or a person."""
     wanted = ask.body
-    ask.engine.templates.get(wanted.template)
+    template = ask.engine.templates.get(wanted.template)
     ask.require(template=wanted.template)
     lifetime = timedelta(seconds=wanted.lifetime_seconds)
     number, code = await ask.engine.codes.create(
-        template=wanted.template,
+        template=template_with_codes(template),
         subject=None if wanted.subject is None else parse_subject(wanted.subject),
         sans=tuple(parse_san(name) for name in wanted.names),
         lifetime=lifetime,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredSemaphore
@@ -26,7 +27,7 @@ from pkiserver.authority.requests import (
     ResumedEvidence,
     SelfSignedEvidence,
 )
-from pkiserver.authority.templates.model import EvidenceKind, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import load_spki
@@ -169,7 +170,8 @@ class ScepService:
         known = None
         if asks_renewal or challenge is None or not own_key:
             known = await self._engine.known(der)
-        if known is None and not asks_renewal and not own_key:
+        foreign = not asks_renewal and known is None and _may_be_trusted(template, certificate)
+        if known is None and not asks_renewal and not own_key and not foreign:
             text = "sign the message with the key that is to be certified, or with a certificate from here"
             raise Rejected.because(Refusal.BAD_PROOF, text)
         renews = asks_renewal or (challenge is None and known is not None)
@@ -185,7 +187,7 @@ class ScepService:
             spki=parsed.spki,
             proof=parsed.proof,
             wishes=wishes,
-            evidence=_evidence(exchange, parsed, der if renews or known is not None else None),
+            evidence=_evidence(exchange, parsed, shows_certificate=renews or known is not None or foreign),
             protocol=PROTOCOL,
             source=exchange.origin.address,
             request_id=exchange.origin.request_id,
@@ -250,6 +252,12 @@ class ScepService:
         if step is Step.REPEAT:
             return _granted(standing.certificate, recipient)
         assert row is not None
+        evidence: list[Evidence] = [ResumedEvidence(standing.requester or "", transaction_id)]
+        certificate = exchange.message.certificate
+        assert certificate is not None  # check() saw to it
+        known = await self._engine.known(certificate.public_bytes(serialization.Encoding.DER))
+        if known is not None or _may_be_trusted(exchange.template, certificate):
+            evidence.append(_certificate_shown(exchange))
         spki, wishes = read_unsigned(row.payload)
         request = EnrollmentRequest(
             template=name,
@@ -257,7 +265,7 @@ class ScepService:
             spki=spki,
             proof=ProofOfPossession(ProofKind.CSR_SIGNATURE, verified=True),
             wishes=wishes,
-            evidence=(ResumedEvidence(standing.requester or "", transaction_id),),
+            evidence=tuple(evidence),
             protocol=PROTOCOL,
             source=exchange.origin.address,
             request_id=exchange.origin.request_id,
@@ -322,12 +330,29 @@ def _entitles(template: Template, known: Certificate) -> bool:
     )
 
 
-def _evidence(exchange: Exchange, parsed: ParsedRequest, certificate: bytes | None) -> tuple[Evidence, ...]:
+def _may_be_trusted(template: Template, certificate: x509.Certificate) -> bool:
+    """Whether a certificate of another authority, a device's factory certificate, could count as evidence here."""
+    asks = any(
+        EvidenceKind.CLIENT_CERTIFICATE in rule.all and any(name != INTERNAL for name in rule.accepted_from)
+        for rule in template.evidence_for(PROTOCOL)
+    )
+    return asks and certificate.issuer != certificate.subject
+
+
+def _certificate_shown(exchange: Exchange) -> ClientCertificateEvidence:
+    """The certificate whose key signed the message, with the others that came along."""
+    message = exchange.message
+    assert message.certificate is not None  # check() saw to it
+    der = message.certificate.public_bytes(serialization.Encoding.DER)
+    return ClientCertificateEvidence(der, tuple(one for one in message.signed.certificates if one != der))
+
+
+def _evidence(exchange: Exchange, parsed: ParsedRequest, *, shows_certificate: bool) -> tuple[Evidence, ...]:
     """Everything that the message shows; nothing but itself, where it shows nothing else."""
     found: list[Evidence] = []
     if challenge := parsed.challenge_password:
         is_code = canonical(challenge) is not None
         found.append(CodeEvidence(challenge) if is_code else ChallengeEvidence(challenge, parsed.der))
-    if certificate is not None:
-        found.append(ClientCertificateEvidence(certificate))
+    if shows_certificate:
+        found.append(_certificate_shown(exchange))
     return tuple(found) or (SelfSignedEvidence(_digest(exchange.signer_spki)),)

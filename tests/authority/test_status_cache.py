@@ -45,7 +45,27 @@ async def test_a_change_elsewhere_is_seen_after_the_next_look_at_the_feed(at: St
         await change
         await cache.poll()
         assert await state(cache, at, issued.serial) is expected
-    assert cache.counts.dropped == 3
+    assert (cache.counts.changed, cache.counts.misses) == (3, 1), "what changed was read with the feed"
+
+
+async def test_a_look_that_a_later_one_overtakes_brings_nothing_old_back(at: StatusWorld, monkeypatch: Any) -> None:
+    issued = await at.certificate()
+    cache = StatusCache(at.world.database, at.clock)
+    await cache.poll()
+    assert await state(cache, at, issued.serial) is CertificateState.ISSUED
+    await at.status.revocations.hold(ByCertificate(issued.der), ORDER)
+    real = at.world.database.read_ahead
+
+    async def overtaken(work: Any) -> Any:
+        found = await real(work)
+        monkeypatch.setattr(at.world.database, "read_ahead", real)
+        await at.revoke(issued)
+        await cache.poll()
+        return found
+
+    monkeypatch.setattr(at.world.database, "read_ahead", overtaken)
+    await cache.poll()
+    assert await state(cache, at, issued.serial) is CertificateState.REVOKED
 
 
 async def test_without_a_fresh_look_nothing_is_believed(at: StatusWorld) -> None:

@@ -158,7 +158,7 @@ async def test_attributes_reach_the_certificate(tmp_path: Path, directory: Slapd
         issued = await engine.enroll(enrollment("named", ALICE, name="alice"))
         assert isinstance(issued, IssuedCertificate)
         assert x509.load_der_x509_certificate(issued.der).subject.rfc4514_string() == "CN=alice"
-        assert issued.warnings[-1] == "the password expires in 9 days"
+        assert issued.notes == ("the password expires in 9 days",)
 
 
 async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory: Slapd) -> None:

@@ -20,6 +20,7 @@ from pkiserver.authority.requests import (
 )
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
 from pkiserver.registration.slots import choose
 from pkiserver.runtime.engine import Engine
@@ -28,10 +29,12 @@ from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["code"]\n'
+APPROVED = '[[evidence]]\nall = ["password"]\napproval = true\n'
 SLOTS = 'slots = ["learn_once", "learn_once", "locked"]\ndevice_required = true\nlearn_once_window = "1h"\n'
 TEXTS = {
     "device": template_text("device", PASSWORD, f"[seats]\nenabled = true\n{SLOTS}"),
     "few": template_text("few", PASSWORD, "[seats]\nenabled = true\nlimit = 2\ncertificates = 1\n"),
+    "decided": template_text("decided", APPROVED, "[seats]\nenabled = true\nlimit = 1\ncertificates = 1\n"),
     "known": template_text("known", PASSWORD, "[seats]\nenabled = true\nlearn = false\n"),
 }
 GOOD = Secret("a long password")
@@ -165,3 +168,27 @@ def test_which_slot_takes_a_device(
     else:
         assert isinstance(found, Slot)
         assert (found.number, found.signature, found.last_used) == (expected, "mine", NOW)
+
+
+async def test_officers_are_shown_whether_the_seat_would_take_it(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await with_accounts(engine, "alice", "bob", "carol")
+
+        async def shown(account: str, request: EnrollmentRequest | None = None) -> tuple[int, str]:
+            waiting = await engine.enroll(request or asked("decided", account))
+            assert isinstance(waiting, Pending)
+            return waiting.request_number, (await engine.approvals.get(waiting.request_number)).checks[-1]
+
+        first = asked("decided", "alice")
+        number, said = await shown("alice", first)
+        assert said == "seat: would take it"
+        assert await engine.seats.search() == (), "nothing is made by asking"
+        await engine.approvals.decide(number, approved=True, by="officer")
+        assert isinstance(await engine.enroll(first), IssuedCertificate)
+        _, said = await shown("alice")  # for another key
+        assert "refused as things are: the seat has 1 valid certificate(s), and the template allows 1" in said
+        _, said = await shown("bob")
+        assert "template decided has its 1 seats already" in said
+        [seat] = await engine.seats.search()
+        await engine.seats.set_archived(seat.id, True, by="admin:olga")
+        assert (await shown("carol"))[1] == "seat: would take it"

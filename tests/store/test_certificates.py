@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection
 
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
-from pkiserver.store import certificates, status
+from pkiserver.store import blocked_keys, certificates, status
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from pkiserver.store.names import San, SanKind
 from tests.support.stored import NOW, issue, new_intent, new_serial, opened
@@ -275,3 +276,28 @@ async def test_the_first_successor_stays(url: str) -> None:
         number = await database.write(issue)
         assert await database.write(lambda c: certificates.mark_replaced(c, number, 7))
         assert not await database.write(lambda c: certificates.mark_replaced(c, number, 8))
+
+
+@pytest.mark.parametrize("how", ["under way", "issued", "burnt", "blocked"])
+async def test_a_key_is_new_until_anything_is_known_of_it(url: str, how: str) -> None:
+    key, another = os.urandom(32), os.urandom(32)
+
+    def work(connection: Connection) -> None:
+        assert certificates.key_is_new(connection, key)
+        if how == "blocked":
+            blocked_keys.add_many(connection, [key], why="weak", now=NOW)
+            assert not certificates.key_is_new(connection, key)
+            return
+        number = certificates.insert_prepared(connection, new_intent(spki_sha256=key))
+        assert certificates.key_is_new(connection, key, besides=number), "its own intent does not count"
+        assert not certificates.key_is_new(connection, key)
+        if how == "burnt":
+            assert certificates.burn(connection, number, at=NOW)
+        elif how == "issued":
+            assert certificates.mark_asked(connection, number)
+            assert certificates.store_issued(connection, number, b"x", at=NOW)
+
+    async with opened(url) as database:
+        await database.write(work)
+        assert not await database.read(lambda c: certificates.key_is_new(c, key))
+        assert await database.read(lambda c: certificates.key_is_new(c, another))

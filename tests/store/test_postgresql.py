@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -63,7 +63,14 @@ async def test_a_server_that_is_away_is_told_and_its_return_is_noticed(own_serve
         assert await database.read(status.latest) == 0
 
 
-async def test_a_connection_lost_at_work_runs_the_work_again(own_server: PostgresServer) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [lambda _c: None, lambda c: certificates.key_was_compromised(c, b"k" * 32)],
+    ids=["a statement of SQLAlchemy's", "one that goes straight to the driver"],
+)
+async def test_a_connection_lost_at_work_runs_the_work_again(
+    own_server: PostgresServer, first: Callable[[Connection], object]
+) -> None:
     url = own_server.new_url()
     await deferToThread(migrate, url)
     runs: list[int] = []
@@ -72,6 +79,7 @@ async def test_a_connection_lost_at_work_runs_the_work_again(own_server: Postgre
         runs.append(1)
         if len(runs) == 1:
             own_server.end_connections(url)
+            first(connection)
         return blocked_keys.add_many(connection, [b"k" * 32], why="test", now=NOW)
 
     async with opened(url) as database:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -62,6 +62,12 @@ class TestCa:
         files[1].chmod(0o600)
         return files
 
+    def certify(self, subject: x509.Name, public_key: rsa.RSAPublicKey, days: int = 30) -> x509.Certificate:
+        """A certificate for a key that is elsewhere."""
+        aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = self._builder(subject, public_key, days)
+        return builder.add_extension(aki, critical=False).sign(self.key, hashes.SHA256())
+
     def crl(self, *revoked: x509.Certificate) -> bytes:
         """A PEM CRL with these certificates."""
         now = datetime.now(UTC)
@@ -78,13 +84,15 @@ class TestCa:
             builder = builder.add_revoked_certificate(entry)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 30) -> x509.CertificateBuilder:
+    def _builder(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey | rsa.RSAPublicKey, days: int = 30
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self.name)
-            .public_key(key.public_key())
+            .public_key(key if isinstance(key, rsa.RSAPublicKey) else key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=2))
             .not_valid_after(now + timedelta(days=days))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 from sqlalchemy import Connection
@@ -31,14 +31,14 @@ class CacheCounts:
     hits: int = 0
     misses: int = 0
     bypassed: int = 0
-    dropped: int = 0
+    changed: int = 0
 
 
 class StatusCache:
-    """Answers from memory while it knows that nothing changed.
+    """Answers from memory while it knows that nothing changed; a record that did is read again with the feed.
 
     Only records of certificates are kept, never that there is none: the feed does not tell of new certificates. A
-    record is kept only if its snapshot shows every change that has been dropped for already, so that a slow read cannot
+    record is kept only if its snapshot shows every change that has been applied already, so that a slow read cannot
     bring an old status back.
     """
 
@@ -69,13 +69,16 @@ class StatusCache:
             Unavailable: The database is away; the cache is not used until it is back.
         """
         began = self._clock.monotonic()
-        applied = self._applied
-        latest, changes = await self._database.read_ahead(lambda connection: _news(connection, applied))
-        if latest - applied > len(changes):
-            self._known.clear()  # the start, or more changes than are worth telling one by one
-        for change in changes:
-            if self._known.pop((change.issuer_id, change.serial), None) is not None:
-                self.counts.dropped += 1
+        applied, known = self._applied, self._known
+        latest, changed = await self._database.read_ahead(lambda connection: _news(connection, applied, known))
+        if changed is None:
+            known.clear()
+            changed = {}
+        for key, status in changed.items():
+            if known.pop(key, None) is not None:
+                self.counts.changed += 1
+                if latest >= self._applied and status is not None:  # else a later look has overtaken this one
+                    known[key] = status
         # Two looks may overlap; the later one's word stands.
         self._applied = max(self._applied, latest)
         self._looked = max(self._looked, began)
@@ -165,11 +168,20 @@ class StatusCache:
         self._known[key] = status
 
 
-def _news(connection: Connection, applied: int) -> tuple[int, tuple[feed.StatusChange, ...]]:
+def _news(
+    connection: Connection, applied: int, known: Mapping[_Key, CertificateStatus]
+) -> tuple[int, dict[_Key, CertificateStatus | None] | None]:
+    """The number of the last change, and of what is known and changed how it stands now.
+
+    None at the start, and where more changed than is worth telling one by one.
+    """
     latest = feed.latest(connection)
-    if applied < 0 or latest == applied or latest - applied > _STEP:
-        return latest, ()
-    return latest, feed.since(connection, applied, limit=latest - applied)
+    if applied < 0 or latest - applied > _STEP:
+        return latest, None
+    if latest == applied:
+        return latest, {}
+    keys = {(one.issuer_id, one.serial) for one in feed.since(connection, applied, limit=latest - applied)}
+    return latest, {key: certificates.status_by_serial(connection, *key) for key in keys if key in known}
 
 
 def _read(connection: Connection, issuer_id: int, serials: Sequence[int]) -> tuple[int, dict[int, CertificateStatus]]:

@@ -256,7 +256,7 @@ class Connectors:
         """Whether certificates of this connector's users are written to where they are kept."""
         live = self._all.get(connector)
         backend = live.passwords if live is not None and live.settings.enabled else None
-        return isinstance(backend, Publishes) and backend.publishes
+        return backend is not None and isinstance(backend, Publishes) and backend.publishes
 
     async def publish(self, connector: str, name: str, certificate: bytes, replaced: tuple[bytes, ...]) -> None:
         """Write a DER certificate to where the user is kept; raises :class:`Rejected` or :class:`Unavailable`."""

@@ -25,6 +25,7 @@ from pkiserver.store.certificates.values import (
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.names import printable, san_key, sans_from_text, sans_to_text, subject_key
 from pkiserver.store.outbox import gather_status
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import certificate, certificate_intent, certificate_san
 from pkiserver.store.times import to_micros
 
@@ -49,18 +50,22 @@ _COPIED = (
     "crl_shard",
 )
 
-_INSERT = insert(certificate_intent).returning(_intent.id)
-_USED = select(_certificate.id).where(
-    _certificate.issuer_id == bindparam("issuer_id"), _certificate.serial == bindparam("serial")
+_INSERT = Ready(
+    insert(certificate_intent).returning(_intent.id),
+    columns=[column.name for column in certificate_intent.columns if column is not _intent.id],
 )
-_ASK = (
+_USED = Ready(
+    select(_certificate.id).where(
+        _certificate.issuer_id == bindparam("issuer_id"), _certificate.serial == bindparam("serial")
+    )
+)
+_ASK = Ready(
     update(certificate_intent)
     .where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.PREPARED.value)
     .values(state=CertificateState.ASKED.value)
 )
-_STORE = (
-    insert(certificate)
-    .from_select(
+_STORE = Ready(
+    insert(certificate).from_select(
         [*_COPIED, "state", "der", "fingerprint", "settled"],
         select(
             *(_intent[name] for name in _COPIED),
@@ -70,7 +75,6 @@ _STORE = (
             bindparam("settled", type_=_certificate.settled.type),
         ).where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.ASKED.value),
     )
-    .execution_options(preserve_rowcount=True)
 )
 _SETTLE = (
     insert(certificate)
@@ -87,12 +91,12 @@ _SETTLE = (
     )
     .execution_options(preserve_rowcount=True)
 )
-_REMOVE = (
+_REMOVE = Ready(
     delete(certificate_intent)
     .where(_intent.id == bindparam("intent_id"))
     .returning(_intent.issuer_id, _intent.generation_id, _intent.serial, _intent.sans)
 )
-_INSERT_SANS = insert(certificate_san)
+_INSERT_SANS = Ready(insert(certificate_san))
 
 
 def insert_prepared(connection: Connection, intent: NewIntent) -> int:
@@ -104,8 +108,8 @@ def insert_prepared(connection: Connection, intent: NewIntent) -> int:
     """
     serial = serial_octets(intent.serial)
     with conflicts_as("the serial number is in use; try again"):
-        number = connection.execute(
-            _INSERT,
+        ((number,),) = _INSERT.rows(
+            connection,
             {
                 "issuer_id": intent.issuer_id,
                 "generation_id": intent.generation_id,
@@ -127,8 +131,8 @@ def insert_prepared(connection: Connection, intent: NewIntent) -> int:
                 "ca": intent.ca,
                 "crl_shard": intent.crl_shard,
             },
-        ).scalar_one()
-    if connection.execute(_USED, {"issuer_id": intent.issuer_id, "serial": serial}).first() is not None:
+        )
+    if _USED.rows(connection, {"issuer_id": intent.issuer_id, "serial": serial}):
         raise Rejected.because(Refusal.CONFLICT, "the serial number is in use; try again")
     return int(number)
 
@@ -139,7 +143,7 @@ def mark_asked(connection: Connection, intent_id: int) -> bool:
     False where the intent is not PREPARED any more (another process burnt it, or it was asked for before): then
     nothing may be signed.
     """
-    return connection.execute(_ASK, {"intent_id": intent_id}).rowcount == 1
+    return _ASK.count(connection, {"intent_id": intent_id}) == 1
 
 
 def store_issued(connection: Connection, intent_id: int, der: bytes, *, at: datetime) -> bool:
@@ -150,7 +154,7 @@ def store_issued(connection: Connection, intent_id: int, der: bytes, *, at: date
         "fingerprint": hashlib.sha256(der).digest(),
         "settled": to_micros(at),
     }
-    if connection.execute(_STORE, values).rowcount != 1:
+    if _STORE.count(connection, values) != 1:
         return False
     _move(connection, intent_id)
     return True
@@ -171,7 +175,7 @@ def burn(connection: Connection, intent_id: int, *, at: datetime) -> bool:
     )
     if settled.rowcount != 1:
         return False
-    connection.execute(_REMOVE, {"intent_id": intent_id})
+    _REMOVE.rows(connection, {"intent_id": intent_id})
     return True
 
 
@@ -239,10 +243,9 @@ def open_intents(
 
 def _move(connection: Connection, intent_id: int) -> tuple[int, int, bytes]:
     """Take the intent away and make its names searchable."""
-    row = connection.execute(_REMOVE, {"intent_id": intent_id}).one()
-    keys = {(san.kind.value, san_key(san)) for san in sans_from_text(row.sans)}
+    ((issuer_id, generation_id, serial, sans),) = _REMOVE.rows(connection, {"intent_id": intent_id})
+    keys = {(san.kind.value, san_key(san)) for san in sans_from_text(sans)}
     if keys:
-        connection.execute(
-            _INSERT_SANS, [{"kind": kind, "value": value, "certificate_id": intent_id} for kind, value in sorted(keys)]
-        )
-    return row.issuer_id, row.generation_id, row.serial
+        names = [{"kind": kind, "value": value, "certificate_id": intent_id} for kind, value in sorted(keys)]
+        _INSERT_SANS.many(connection, names)
+    return issuer_id, generation_id, serial

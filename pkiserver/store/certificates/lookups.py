@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, union_all, update
 
 from pkiserver.store.certificates.rows import certificate_of, status_of
 from pkiserver.store.certificates.values import (
+    COMPROMISES,
     Certificate,
     CertificateState,
     CertificateStatus,
@@ -16,37 +17,60 @@ from pkiserver.store.certificates.values import (
     serial_octets,
 )
 from pkiserver.store.names import subject_key
-from pkiserver.store.schema import certificate, certificate_intent
+from pkiserver.store.ready import Ready
+from pkiserver.store.schema import blocked_key, certificate, certificate_intent
 from pkiserver.store.times import to_micros
 
 _LATELY = 10_000
 """Rows that :func:`newest_serial` looks at."""
 _c, _i = certificate.c, certificate_intent.c
-_BY_ID = select(certificate).where(_c.id == bindparam("number"))
-_BY_SERIAL = select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
-_BY_FINGERPRINT = select(certificate).where(_c.fingerprint == bindparam("fingerprint"))
-_STATUS = select(
-    _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
-).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
-_COMPROMISED = (
+_NUMBERED = select(certificate).where(_c.id == bindparam("number"))
+_BY_ID, _BY_ID_LOCKED = Ready(_NUMBERED), Ready(_NUMBERED.with_for_update())
+_BY_SERIAL = Ready(select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial")))
+_BY_FINGERPRINT = Ready(select(certificate).where(_c.fingerprint == bindparam("fingerprint")))
+_STATUS = Ready(
+    select(
+        _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
+    ).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+)
+_REPLACE = Ready(
+    update(certificate)
+    .where(_c.id == bindparam("number"), _c.replaced_by.is_(None))
+    .values(replaced_by=bindparam("successor"))
+)
+_COMPROMISED = Ready(
     select(_c.id)
-    .where(_c.spki_sha256 == bindparam("digest"), _c.state == "revoked", _c.revocation_reason.in_((1, 2, 10)))
+    .where(
+        _c.spki_sha256 == bindparam("digest"),
+        _c.state == "revoked",
+        or_(*(_c.revocation_reason == int(reason) for reason in COMPROMISES)),
+    )
     .limit(1)
 )
 
 _VALID = (
     select(certificate)
-    .where(_c.state.in_([CertificateState.ISSUED.value, CertificateState.HELD.value]), _c.not_after >= bindparam("now"))
+    .where(
+        or_(_c.state == CertificateState.ISSUED.value, _c.state == CertificateState.HELD.value),
+        _c.not_after >= bindparam("now"),
+    )
     .order_by(_c.id.desc())
     .limit(bindparam("most"))
 )
 _OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
 # Made once: these are asked for every certificate, and making a statement costs several times its execution.
-_VALID_BY_SUBJECT = tuple(query.where(_c.subject_key == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
-_VALID_BY_KEY = tuple(query.where(_c.spki_sha256 == bindparam("wanted")) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_SUBJECT = tuple(Ready(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
+_VALID_BY_KEY = tuple(Ready(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
 _RIVALS = select(_i.id).where(_i.id != bindparam("own"))
-_RIVALS_BY_SUBJECT = _RIVALS.where(_i.subject_key == bindparam("wanted"))
-_RIVALS_BY_KEY = _RIVALS.where(_i.spki_sha256 == bindparam("wanted"))
+_RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
+_RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
+_KEY_KNOWN = Ready(
+    union_all(
+        select(_c.id).where(_c.spki_sha256 == bindparam("wanted")),
+        _RIVALS.where(_i.spki_sha256 == bindparam("wanted")),
+        select(blocked_key.c.added).where(blocked_key.c.spki_sha256 == bindparam("wanted")),
+    ).limit(1)
+)
 
 
 def get(connection: Connection, certificate_id: int) -> Certificate | None:
@@ -56,7 +80,7 @@ def get(connection: Connection, certificate_id: int) -> Certificate | None:
 
 def get_locked(connection: Connection, certificate_id: int) -> Certificate | None:
     """As :func:`get`, inside a write: until its commit no other process changes the row."""
-    return _one(connection, _BY_ID.with_for_update(), number=certificate_id)
+    return _one(connection, _BY_ID_LOCKED, number=certificate_id)
 
 
 def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificate | None:
@@ -101,7 +125,7 @@ def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> Cer
         octets = serial_octets(serial)
     except ValueError:
         return None
-    row = connection.execute(_STATUS, {"issuer": issuer_id, "serial": octets}).one_or_none()
+    row = _STATUS.one(connection, {"issuer": issuer_id, "serial": octets})
     return None if row is None else status_of(row)
 
 
@@ -118,8 +142,8 @@ def valid_by_subject(
 ) -> tuple[Certificate, ...]:
     """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
     values = {"wanted": subject_key(subject), "now": to_micros(now), "most": limit, "template": template}
-    query = _VALID_BY_SUBJECT[template is not None]
-    return tuple(certificate_of(row) for row in connection.execute(query, values))
+    found = _VALID_BY_SUBJECT[template is not None].named(connection, values)
+    return tuple(certificate_of(row) for row in found)
 
 
 def valid_by_key(
@@ -127,8 +151,8 @@ def valid_by_key(
 ) -> tuple[Certificate, ...]:
     """Certificates of that public key that are issued or held and not expired, newest first."""
     values = {"wanted": spki_sha256, "now": to_micros(now), "most": limit, "template": template}
-    query = _VALID_BY_KEY[template is not None]
-    return tuple(certificate_of(row) for row in connection.execute(query, values))
+    found = _VALID_BY_KEY[template is not None].named(connection, values)
+    return tuple(certificate_of(row) for row in found)
 
 
 def under_way_like(
@@ -140,23 +164,32 @@ def under_way_like(
     """
     found: set[int] = set()
     if subject is not None:
-        found.update(connection.execute(_RIVALS_BY_SUBJECT, {"wanted": subject_key(subject), "own": besides}).scalars())
+        rivals = _RIVALS_BY_SUBJECT.rows(connection, {"wanted": subject_key(subject), "own": besides})
+        found.update(number for (number,) in rivals)
     if spki_sha256 is not None:
-        found.update(connection.execute(_RIVALS_BY_KEY, {"wanted": spki_sha256, "own": besides}).scalars())
+        rivals = _RIVALS_BY_KEY.rows(connection, {"wanted": spki_sha256, "own": besides})
+        found.update(number for (number,) in rivals)
     return tuple(sorted(found))
+
+
+def key_is_new(connection: Connection, spki_sha256: bytes, *, besides: int = 0) -> bool:
+    """Whether no certificate ever had that key, none under way has it (but for ``besides``), and it is not blocked.
+
+    Mostly it is so, and nothing more need be asked about the key.
+    """
+    return not _KEY_KNOWN.rows(connection, {"wanted": spki_sha256, "own": besides})
 
 
 def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
     """Whether a certificate of that key was revoked here for a compromise."""
-    return connection.execute(_COMPROMISED, {"digest": spki_sha256}).first() is not None
+    return bool(_COMPROMISED.rows(connection, {"digest": spki_sha256}))
 
 
 def mark_replaced(connection: Connection, certificate_id: int, successor_id: int) -> bool:
     """Note that a certificate was renewed by another; the first successor stays. Whether it was this one."""
-    change = update(certificate).where(_c.id == certificate_id, _c.replaced_by.is_(None))
-    return connection.execute(change.values(replaced_by=successor_id)).rowcount == 1
+    return _REPLACE.count(connection, {"number": certificate_id, "successor": successor_id}) == 1
 
 
-def _one(connection: Connection, query: Select[tuple[object, ...]], **values: object) -> Certificate | None:
-    row = connection.execute(query, values).one_or_none()
+def _one(connection: Connection, query: Ready, **values: object) -> Certificate | None:
+    row = query.one(connection, values)
     return None if row is None else certificate_of(row)

@@ -19,7 +19,7 @@ from pkiserver.store.names import sans_from_text
 from pkiserver.store.times import from_micros, optional_time
 
 
-def revocation_of(row: Row[*tuple[Any, ...]]) -> Revocation | None:
+def revocation_of(row: Any) -> Revocation | None:
     """The revocation in a row, if there is one."""
     if row.revoked_at is None:
         return None
@@ -28,8 +28,8 @@ def revocation_of(row: Row[*tuple[Any, ...]]) -> Revocation | None:
     )
 
 
-def certificate_of(row: Row[Any]) -> Certificate:
-    """A whole row of ``certificate``."""
+def certificate_of(row: Any) -> Certificate:
+    """A whole row of ``certificate``, SQLAlchemy's or the driver's."""
     return Certificate(
         id=row.id,
         issuer_id=row.issuer_id,
@@ -78,8 +78,8 @@ def intent_of(row: Row[Any]) -> Intent:
     )
 
 
-def status_of(row: Row[*tuple[Any, ...]]) -> CertificateStatus:
-    """The columns of a status query."""
+def status_of(row: Any) -> CertificateStatus:
+    """The columns of a status query, SQLAlchemy's row or the driver's."""
     return CertificateStatus(
         row.id, row.generation_id, CertificateState(row.state), revocation_of(row), from_micros(row.not_after)
     )

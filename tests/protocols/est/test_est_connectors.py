@@ -1,4 +1,4 @@
-"""EST with connectors that have something to say first: RADIUS challenges, one-time passwords by mail."""
+"""EST with connectors that have something to say: RADIUS challenges, one-time passwords by mail, passwords that end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
 from tests.support.mailserver import MailServer
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
 
 __all__ = ["world"]
 
@@ -69,6 +70,36 @@ def test_a_radius_challenge_is_told_and_not_taken_for_a_wrong_password(world: Wo
     assert 'connector token asks for more than a password ("Enter the code on your token")' in answer
     assert "this protocol can neither show nor answer" in answer
     site.certificate(site.post("token/simpleenroll", request, "-u", f"User:{RADIUS_PASSWORD}"), "token-1")
+
+
+@pytest.fixture
+def directory() -> Iterator[Slapd]:
+    server = Slapd()
+    yield server
+    server.discard()
+
+
+def test_a_directory_vouches_and_has_a_word_about_the_password(
+    world: World, directory: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LDAP_SERVICE", "service secret")
+    directory.load(  # set just now, so that the policy warns of its end
+        f"dn: uid=frank,ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: frank\ncn: Frank\nsn: F\n"
+        f"userPassword: {USER_PASSWORD}\n"
+    )
+    table = (
+        f'[ldap]\nservers = ["{directory.url}"]\ninsecure = true\nbase = "ou=people,{SUFFIX}"\n'
+        f'service_name = "cn=pki,{SUFFIX}"\nservice_password = "env:LDAP_SERVICE"\n'
+    )
+    put(world, "staff", table)
+    site = world.site
+    request = site.request("staff-1")
+    for login in ("frank:wrong", "frank:", "nobody:x", "*:x"):
+        assert b"wrong" in site.post("staff/simpleenroll", request, "-u", login, status=401)
+    told = site.folder / "head"
+    body = site.post("staff/simpleenroll", request, "-u", f"frank:{USER_PASSWORD}", "-D", str(told))
+    site.certificate(body, "staff-1")
+    assert "Pkiserver-Note: the password expires in 9 days" in told.read_text().splitlines()
 
 
 def test_curl_gets_a_password_by_mail_and_enrols_with_it(world: World, mails: MailServer) -> None:

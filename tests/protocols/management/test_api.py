@@ -60,6 +60,9 @@ async def test_a_challenge_for_an_mdm(tmp_path: Path) -> None:
         assert (await world.call("olga", "DELETE", f"/challenges/{made['number']}")).status == 403
         bad = await world.call("ruth", "POST", "/challenges", {**wanted, "names": ["what:ever"], "lifetime_seconds": 1})
         assert bad.status == 400
+        useless = await world.call("ruth", "POST", "/challenges", {**wanted, "template": "open"})
+        assert (useless.status, useless.codes) == (409, {"conflict"})
+        assert "takes an enrolment code" in useless.json["detail"]
         assert await world.ok("ruth", "DELETE", f"/challenges/{made['number']}") is None
         assert (await world.call("ruth", "DELETE", f"/challenges/{made['number']}")).status == 404
 
