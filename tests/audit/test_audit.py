@@ -7,7 +7,6 @@ import hmac
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
@@ -24,22 +23,16 @@ from pkiserver.store import blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
 from tests.support.clock import FakeClock
-from tests.support.postgres import postgres_server
 from tests.support.stored import NOW, opened
 
-__all__ = ["postgres_server"]
 KEY = b"checkpoint key"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def url(empty_url: str) -> str:
     """The URL of a database with the schema."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'store.db'}"
-    else:
-        url = str(request.getfixturevalue("postgres_server").new_url())
-    migrate(url)
-    return url
+    migrate(empty_url)
+    return empty_url
 
 
 async def sign(octets: bytes) -> CheckpointSignature:

@@ -23,9 +23,7 @@ from pkiserver.store.migrate import migrate
 from tests.authority.crash_child import write_stores
 from tests.authority.world import World, authorised, open_world
 from tests.support.clock import FakeClock
-from tests.support.postgres import postgres_server, postgres_url
 
-__all__ = ["postgres_server", "postgres_url"]
 ROOT = Path(__file__).parents[2]
 GIVEN_BEFORE = 3
 """Certificates that one process gives out before another is killed while making its first."""
@@ -40,14 +38,11 @@ EXPECTED: dict[Step, Found | None] = {
 }
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A migrated database of each engine."""
-    found: str = f"sqlite:///{tmp_path / 'pki.db'}"
-    if request.param == "postgresql":
-        found = request.getfixturevalue("postgres_url")
-    migrate(found)
-    return found
+@pytest.fixture
+def url(empty_url: str) -> str:
+    """The URL of a database with the schema."""
+    migrate(empty_url)
+    return empty_url
 
 
 def _child(url: str, stores: Path, count: int, crash_at: Step | None) -> tuple[int, list[int]]:

@@ -24,9 +24,8 @@ from pkiserver.store.crls import CrlKind
 from tests.authority.crl_world import MINUTE, base_number, checked, combine, configure, entries, number, published
 from tests.authority.status_world import ORDER, StatusWorld, build, lint_crl, status_world
 from tests.authority.world import ACTOR, World, open_world
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 
-__all__ = ["postgres_server"]
 pytestmark = pytest.mark.postgresql
 
 

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
 from pkiserver.authority.tampering import Alteration, alterations
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.engine import Engine
 from tests.support.engines import ACTOR, engine_with, template_text
-from tests.support.postgres import PostgresServer, postgres_server
 
-__all__ = ["postgres_server"]
 RULE = '[[evidence]]\nall = ["password"]\n'
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 async def apply(engine: Engine, *names: str, more: str = "", remove: tuple[str, ...] = ()) -> None:

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.instance import Instance
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
-
+from tests.support.postgres import PostgresServer
 
 ENGINES = ["sqlite", "postgresql"] if os.environ.get("PKISERVER_TEST_FULL") else ["sqlite"]
 """``script/test --full`` walks everything on both databases."""

@@ -36,13 +36,11 @@ from pkiserver.store.names import address_keys, sans_of
 from pkiserver.store.outward import DIRECTORY
 from pkiserver.store.schema_outward import outward_task
 from tests.protocols.addressbook.support import TEMPLATES, enrolled
-from tests.store.conftest import empty_url, postgres_server
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with
 from tests.support.outward import deliver
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd, free_port
 
-__all__ = ["empty_url", "postgres_server"]
 reactor: Any = _reactor
 ORDER = Order(actor="test", approved_by=None, comment="")
 ALICE = ("alice@example.org",)

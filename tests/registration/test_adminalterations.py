@@ -5,24 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
-import pytest
 
 from pkiserver.authority.tampering import Alteration
 from pkiserver.registration.adminalterations import administrator_alterations
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.runtime.engine import Engine
 from tests.support.engines import engine_with
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 async def sql(engine: Engine, text: str) -> None:

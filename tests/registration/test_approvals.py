@@ -29,9 +29,6 @@ from pkiserver.store.requests import RequestState
 from pkiserver.store.schema_management import approval_vote
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
 
 TWO = '[[evidence]]\nall = ["password"]\napproval = true\napprovals = 2\napprovers = ["officers"]\n'
 CODE = '[[evidence]]\nall = ["code"]\napproval = true\napproval_lifetime = "1h"\n'
@@ -42,14 +39,6 @@ OFFICERS = frozenset({"officers"})
 
 def officer(name: str, account: str | None = None) -> Person:
     return Person(f"admin:{name}", OFFICERS, account)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 @asynccontextmanager

@@ -26,9 +26,6 @@ from pkiserver.registration.codes import parse_san, parse_subject
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import schema
 from tests.support.engines import engine_with, enrollment, template_text
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["operator"]\n'
 CODE = '[[evidence]]\nall = ["code"]\n'
@@ -43,14 +40,6 @@ TEXTS = {
     "nobody": template_text("nobody", ""),
     "off": template_text("off", PASSWORD, "enabled = false"),
 }
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 @asynccontextmanager

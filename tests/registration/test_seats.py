@@ -27,9 +27,6 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.store.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["code"]\n'
 APPROVED = '[[evidence]]\nall = ["password"]\napproval = true\n'
@@ -42,14 +39,6 @@ TEXTS = {
 }
 GOOD = Secret("a long password")
 NOW = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 async def with_accounts(engine: Engine, *names: str) -> None:

@@ -20,9 +20,8 @@ from pkiserver.store.listening import Listening
 from tests.authority.status_world import ORDER, StatusWorld, build, status_world
 from tests.authority.world import open_world
 from tests.support.keys import softhsm_token, software_store
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 
-__all__ = ["postgres_server"]
 pytestmark = pytest.mark.postgresql
 reactor: Any = _reactor
 
@@ -99,7 +98,7 @@ async def test_a_lost_connection_is_made_again_and_its_channels_are_called(
     listening = Listening(at.world.database, {feed.CHANNEL: lambda: calls.append(None)})
     listening.start()
     await until(lambda: len(calls) == 1)
-    postgres_server.end_connections()
+    postgres_server.end_connections(at.world.url)
     await until(lambda: len(calls) == 2)
     assert listening.is_listening
     issued = await at.certificate()

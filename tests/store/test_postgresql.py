@@ -16,10 +16,9 @@ from pkiserver.store import blocked_keys, certificates, status
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 from tests.support.stored import NOW, issue, opened
 
-__all__ = ["postgres_server"]
 pytestmark = pytest.mark.postgresql
 
 
@@ -40,7 +39,7 @@ async def test_connections_ended_while_idle_are_replaced_unnoticed(own_server: P
     await deferToThread(migrate, url)
     async with opened(url) as database:
         await database.write(add(1))
-        await deferToThread(own_server.end_connections)
+        await deferToThread(own_server.end_connections, url)
         assert await database.write(add(2)) == 1
         assert await database.read(lambda c: blocked_keys.get(c, (2).to_bytes(32, "big"))) is not None
         assert database.counts().reconnects == 1
@@ -79,7 +78,7 @@ async def test_a_connection_lost_at_work_runs_the_work_again(
     def work(connection: Connection) -> int:
         runs.append(1)
         if len(runs) == 1:
-            own_server.end_connections()
+            own_server.end_connections(url)
             first(connection)
         return blocked_keys.add_many(connection, [b"k" * 32], why="test", now=NOW)
 

@@ -1,6 +1,6 @@
 """A PostgreSQL server of the test run's own: started on loopback as the ``postgres`` user, thrown away afterwards.
 
-Import the fixtures where they are used: ``from tests.support.postgres import postgres_server, postgres_url``.
+The fixtures are known everywhere, through ``tests/conftest.py``, so that one server does for the whole run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 INSTALL = "PostgreSQL's programs are missing; install them with: apt-get install -y postgresql"
 _AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
@@ -68,10 +69,11 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
-    def end_connections(self) -> None:
-        """Let the server end every client's connection, as an administrator may."""
+    def end_connections(self, url: str) -> None:
+        """Let the server end every connection to one database, as an administrator may."""
+        name = conninfo_to_dict(url)["dbname"]
         with psycopg.connect(self._admin, autocommit=True) as connection:
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 't%'")
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
     def discard(self) -> None:
         """Stop the server and remove its files."""
@@ -128,3 +130,17 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of a fresh PostgreSQL database."""
     return postgres_server.new_url()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once on each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_server").new_url())
+
+
+@pytest.fixture
+def url(empty_url: str) -> str:
+    """The same; the store's own tests get one with the schema under this name."""
+    return empty_url

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from pkiserver.authority.crl import Cause
 from pkiserver.authority.status.points import DeltaPolicy
 from pkiserver.authority.status.selfcheck import SelfCheck
 from pkiserver.authority.status.turns import Turns
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.schema_crls import crl
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
-from tests.protocols.status_server import StatusServer, status_server
+from tests.protocols.status_server import StatusServer
 
 DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[StatusServer]:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
 
 
 def checking(server: StatusServer, holder: str = "test") -> SelfCheck:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,14 +19,6 @@ from protocols.crl import edge
 from tests.authority.status_world import lint_crl
 from tests.authority.world import ACTOR
 from tests.protocols.status_server import StatusServer, status_server, tool
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[StatusServer]:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

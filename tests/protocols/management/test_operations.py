@@ -15,17 +15,6 @@ from pkiserver.registration.votes import Person
 from pkiserver.store import templates
 from pkiserver.store.schema_management import operation
 from tests.protocols.management.world import TEXTS, World, opened, with_people
-from tests.support.postgres import PostgresServer, postgres_server
-
-__all__ = ["postgres_server"]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'db'}"
-    server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_url()
 
 
 def template_change(text: str) -> dict[str, object]:

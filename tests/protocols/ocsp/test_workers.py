@@ -22,9 +22,8 @@ from pkiserver.authority.status.cache import TRUSTED_SECONDS
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.store.database import Database
 from tests.support.instance import Instance
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 
-__all__ = ["postgres_server"]
 ORDER = Order(actor="tester", approved_by="second")
 SECONDS = 60
 """After so long a worker that still tells the old status has missed the change; it takes milliseconds."""

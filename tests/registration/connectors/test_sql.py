@@ -23,11 +23,9 @@ from pkiserver.registration.connectors.sql import SqlConnector
 from pkiserver.registration.connectors.sqlsettings import HashFormat
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.support.mariadb import MariaDb
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 from tests.support.slapd import free_port
 from tests.support.tlsfiles import TestCa
-
-__all__ = ["postgres_server"]
 
 ALL = tuple(HashFormat)
 PASSWORD = "password"
