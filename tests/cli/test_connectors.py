@@ -113,19 +113,8 @@ def test_accounts_from_a_file_and_back(config: Path, tmp_path: Path) -> None:
 
 
 def test_a_script_that_gives_no_password_is_told_the_option(config: Path) -> None:
-    command = [sys.executable, "-c", "from pkiserver.cli.main import main; main()", "--config", str(config)]
-    done = subprocess.run(
-        [*command, "account", "create", "carol"],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        start_new_session=True,  # no terminal that could be asked all the same
-    )
-    assert done.returncode == 2
-    assert "nobody is there to be asked: give --password-file" in done.stderr
+    said = run(config, "account", "create", "carol", code=2)
+    assert "nobody is there to be asked: give --password-file" in said
 
 
 def examples() -> list[str]:

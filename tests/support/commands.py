@@ -52,6 +52,7 @@ def _completed(
         capture_output=True,
         text=True,
         timeout=60,
+        start_new_session=True,  # no terminal that could be asked something
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
