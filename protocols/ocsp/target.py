@@ -12,8 +12,6 @@ from protocols.ocsp.messages import MalformedRequest
 MAX_TARGET = 12 * 1024
 """Longest target that is looked at, in octets; longer requests belong into a POST."""
 _MAX_STARTS = 8
-_FIRST = ord("M")
-"""Base64 of any SEQUENCE begins with this letter."""
 _FOLD = bytes.maketrans(b" -_", b"++/")
 """A plus that a form decoder made a blank, and the URL-safe alphabet that some clients use."""
 
