@@ -12,6 +12,14 @@ from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.logsinks import Sink, close_quietly, open_sink
 
 
+def _is_chatter(event: LogEvent) -> bool:
+    """Whether Twisted tells of a port or a factory that begins or ends, some of it without a level."""
+    namespace = event.get("log_namespace", "")
+    if namespace == "log_legacy":
+        return not event.get("isError")
+    return "factory" in event and namespace.startswith("twisted.")
+
+
 @implementer(ILogObserver)
 class NodeLog:
     """The process's log observer. Never raises: what cannot be written is counted, and told once writing works again.
@@ -39,8 +47,7 @@ class NodeLog:
     def __call__(self, event: LogEvent) -> None:
         """Write an event that is severe enough."""
         level = event.get("log_level")
-        if event.get("log_namespace") == "log_legacy" and not event.get("isError"):
-            # Twisted's own chatter about ports and factories, which names no level
+        if _is_chatter(event):
             level = LogLevel.debug
         if level is not None and level < self._minimum:
             return

@@ -132,3 +132,14 @@ def test_settings_change_while_running(tmp_path: Path) -> None:
     assert "one" in (tmp_path / "rotated").read_text()
     assert "two" in first.read_text()
     assert [json.loads(line)["message"] for line in second.read_text().splitlines()] == ["three", "four"]
+
+
+def test_what_twisted_says_of_its_factories_is_told_at_debug_only(tmp_path: Path) -> None:
+    """Each request that a worker makes would be two lines."""
+    file = tmp_path / "log"
+    log = NodeLog(LogSettings(LogTarget("file", file)), "0")
+    of_twisted = Logger(namespace="twisted.web.client._HTTP11ClientFactory", observer=log)
+    of_twisted.info("Starting factory {factory!r}", factory=object())
+    of_twisted.info("told")
+    logger(log).info("ours {factory}", factory="told")
+    assert [line.rpartition(": ")[2] for line in file.read_text().splitlines()] == ["told", "ours told"]
