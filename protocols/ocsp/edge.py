@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import attrs
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pkiserver.authority.status.source import StatusSource
+from pkiserver.foundation.bounded import keep
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from protocols.ocsp import errors, messages, target
@@ -21,8 +21,6 @@ from protocols.web.conditional import PreparedRepresentation, Representation
 from protocols.web.encode import pre_encode
 from protocols.web.values import Answer, EncodedResponse, Method, Request, Response, Route
 
-K = TypeVar("K")
-V = TypeVar("V")
 CONTENT_TYPE = "application/ocsp-response"
 REQUEST_TYPE = "application/ocsp-request"
 _NO_STORE = (("Cache-Control", "no-cache, no-store"), ("Pragma", "no-cache"))
@@ -147,7 +145,7 @@ class OcspEdge:
         if cached and answer.cacheable:
             prepared = self._prepare(answer)
             if state is not None and answer.lasting:
-                _keep(self._hot, request.target, _Hot(prepared, state))
+                keep(self._hot, request.target, _Hot(prepared, state), most=PREPARED_ANSWERS)
             return prepared.representation.answer(request.headers)
         length = len(answer.body)
         head = self._heads.get(length)
@@ -172,7 +170,7 @@ class OcspEdge:
             )
             second = now.replace(microsecond=0)
             prepared = _Prepared(second, second + _SECOND, PreparedRepresentation(found))
-            _keep(self._prepared, answer, prepared)
+            keep(self._prepared, answer, prepared, most=PREPARED_ANSWERS)
         return prepared
 
     def _failed(self, request: Request, error: Exception) -> Response:
@@ -193,12 +191,6 @@ class OcspEdge:
             reason=str(error),
         )
         return _error(status)
-
-
-def _keep(known: dict[K, V], key: K, value: V) -> None:
-    if len(known) >= PREPARED_ANSWERS and key not in known:
-        del known[next(iter(known))]
-    known[key] = value
 
 
 def _error(status: ResponseStatus) -> Response:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
+from pkiserver.foundation.bounded import keep
 from protocols.ocsp.messages import NONCE_OCTETS, OcspRequest
 
-K = TypeVar("K")
 ENTRIES = 20_000
 """Requests remembered; the one that was read first goes first."""
 OCTETS = 512
@@ -45,20 +43,14 @@ class KnownRequests:
             return
         nonce = decoded.nonce
         if nonce is None:
-            _keep(self._whole, sent, decoded)
+            keep(self._whole, sent, decoded, most=ENTRIES)
         elif isinstance(sent, bytes) and _ends_with(sent, nonce):
             if len(nonce) not in self._lengths:
                 self._lengths = (*self._lengths, len(nonce))[-_LENGTHS:]
-            _keep(self._before_nonce, sent[: -len(nonce)], decoded)
+            keep(self._before_nonce, sent[: -len(nonce)], decoded, most=ENTRIES)
 
 
 def _ends_with(sent: bytes, nonce: bytes) -> bool:
     """Whether a request's last element is the OCTET STRING of its nonce."""
     # From 128 on a length has two octets, which nobody sends.
     return len(nonce) < NONCE_OCTETS.stop - 1 and sent.endswith(b"\x04%c%b" % (len(nonce), nonce))
-
-
-def _keep(known: dict[K, OcspRequest], key: K, decoded: OcspRequest) -> None:
-    if len(known) >= ENTRIES:
-        del known[next(iter(known))]
-    known[key] = decoded

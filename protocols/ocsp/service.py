@@ -9,6 +9,7 @@ import attrs
 
 from pkiserver.authority.status.policy import NeverIssued, NoncePolicy
 from pkiserver.authority.status.source import ServedIssuer, Statuses, StatusSource
+from pkiserver.foundation.bounded import keep
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.certificates.values import CertificateStatus, Revocation, RevocationReason
@@ -247,10 +248,5 @@ class OcspService:
         answer = SignedAnswer(messages.encode_response(basic), moment.now, end, plan.nonce is None, lasting)
         if single is not None and status is not None:
             half = moment.now + (end - moment.now) / 2
-            self._keep(single, _Produced(answer, moment.served, status, half))
+            keep(self._produced, single, _Produced(answer, moment.served, status, half), most=PRODUCED_ANSWERS)
         return answer
-
-    def _keep(self, cert_id: bytes, produced: _Produced) -> None:
-        if len(self._produced) >= PRODUCED_ANSWERS:
-            del self._produced[next(iter(self._produced))]
-        self._produced[cert_id] = produced

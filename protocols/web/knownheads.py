@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pkiserver.foundation.bounded import keep
+
 if TYPE_CHECKING:
     from protocols.web.reader import Head
 
@@ -45,6 +47,4 @@ class KnownHeads:
         """Keep a verdict; not where the head is long, or holds what is not to lie about in memory."""
         if len(octets) > OCTETS or any(name in head.headers for name in _SECRETS):
             return
-        if len(self._known) >= ENTRIES:
-            del self._known[next(iter(self._known))]
-        self._known[octets] = KnownHead(head, length, keep_alive)
+        keep(self._known, octets, KnownHead(head, length, keep_alive), most=ENTRIES)

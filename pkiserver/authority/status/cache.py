@@ -8,6 +8,7 @@ import attrs
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
+from pkiserver.foundation.bounded import keep
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from pkiserver.store import certificates
@@ -144,7 +145,7 @@ class StatusCache:
         seq, read = await self._database.read(lambda connection: _read(connection, issuer_id, serials))
         if self._applied <= seq:
             for serial, status in read.items():
-                self._keep((issuer_id, serial), status)
+                keep(self._known, (issuer_id, serial), status, most=ENTRIES)
         return tuple(read.get(serial) for serial in serials)
 
     def statuses_now(self, issuer_id: int, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...] | None:
@@ -161,11 +162,6 @@ class StatusCache:
             found.append(status)
         self.counts.hits += 1
         return tuple(found)
-
-    def _keep(self, key: _Key, status: CertificateStatus) -> None:
-        if len(self._known) >= ENTRIES:
-            del self._known[next(iter(self._known))]
-        self._known[key] = status
 
 
 def _news(
