@@ -10,6 +10,7 @@ from cryptography import x509
 from pkiserver.authority.requests import ClientCertificateEvidence, EnrollmentRequest
 from pkiserver.authority.templates.model import KeyReuse, Template
 from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.store.certificates import Certificate, CertificateState
 
 
@@ -69,8 +70,10 @@ def _sameness(request: EnrollmentRequest, template: Template, current: Certifica
 
 
 def names_of(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """The subject alternative names of a certificate; empty where it has none."""
-    try:
-        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return ()
+    """The subject alternative names of a certificate; empty where it has none.
+
+    Raises:
+        ValueError: its extensions cannot be read.
+    """
+    found = extension_value(certificate, x509.SubjectAlternativeName)
+    return () if found is None else tuple(found)

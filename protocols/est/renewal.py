@@ -7,6 +7,7 @@ from cryptography import x509
 
 from pkiserver.authority.requests import Wishes
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.renewal import names_of
 
 
 def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject: bool) -> Wishes:
@@ -24,7 +25,10 @@ def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject
         reasons.append(
             Reason(Refusal.BAD_SUBJECT, "the subject of the request is not that of the certificate to be renewed")
         )
-    names = _alternative_names(current)
+    try:
+        names = names_of(current)
+    except ValueError as error:
+        raise Rejected.because(Refusal.MALFORMED, "the certificate to be renewed cannot be read") from error
     if wishes.sans and frozenset(wishes.sans) != frozenset(names):
         reasons.append(
             Reason(Refusal.BAD_NAME, "the alternative names of the request are not those of the certificate")
@@ -36,12 +40,3 @@ def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject
 
 def _rdns(name: x509.Name | None) -> list[frozenset[x509.NameAttribute[str | bytes]]]:
     return [] if name is None else [frozenset(rdn) for rdn in name.rdns]
-
-
-def _alternative_names(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    try:
-        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return ()
-    except ValueError as error:
-        raise Rejected.because(Refusal.MALFORMED, "the certificate to be renewed cannot be read") from error
