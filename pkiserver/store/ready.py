@@ -8,13 +8,15 @@ for each engine. Rows come as the driver gives them: integers, text, octets; a S
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 from sqlalchemy import ClauseElement, Connection, Dialect, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -48,16 +50,13 @@ class Ready:
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute; every row of the answer. Raises what SQLAlchemy would."""
-        plan = self._plan(connection)
-        cursor = _cursor(connection)
-        try:
+
+        def work(cursor: Any, plan: _Plan) -> list[tuple[Any, ...]]:
             cursor.execute(plan.sql, plan.values(values))
             found: list[tuple[Any, ...]] = cursor.fetchall()
-        except Exception as error:
-            raise _known(connection, cursor, plan, error) from error
-        finally:
-            cursor.close()
-        return found
+            return found
+
+        return self._run(connection, work)
 
     def named(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
         """As :meth:`rows`, of a SELECT of columns, each row with its values by their names."""
@@ -75,25 +74,28 @@ class Ready:
 
     def count(self, connection: Connection, values: Mapping[str, Any]) -> int:
         """Execute; how many rows were written. Raises what SQLAlchemy would."""
-        plan = self._plan(connection)
-        cursor = _cursor(connection)
-        try:
+
+        def work(cursor: Any, plan: _Plan) -> int:
             cursor.execute(plan.sql, plan.values(values))
             count: int = cursor.rowcount
-        except Exception as error:
-            raise _known(connection, cursor, plan, error) from error
-        finally:
-            cursor.close()
-        return count
+            return count
+
+        return self._run(connection, work)
 
     def many(self, connection: Connection, each: Iterable[Mapping[str, Any]]) -> None:
         """Execute for each of the given parameters. Raises what SQLAlchemy would."""
+        self._run(
+            connection, lambda cursor, plan: cursor.executemany(plan.sql, [plan.values(values) for values in each])
+        )
+
+    def _run(self, connection: Connection, work: Callable[[Any, _Plan], T]) -> T:
+        """Call ``work`` with a cursor of the driver's and the plan for its engine."""
         plan = self._plan(connection)
         cursor = _cursor(connection)
         try:
-            cursor.executemany(plan.sql, [plan.values(values) for values in each])
+            return work(cursor, plan)
         except Exception as error:
-            raise _known(connection, cursor, plan, error) from error
+            raise _known(connection, cursor, plan, error) from error  # as it is, where it is not the driver's
         finally:
             cursor.close()
 
