@@ -15,13 +15,11 @@ from pkiserver.authority.status.values import reason_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.store import authorities, blocked_keys, certificates
-from pkiserver.store.authorities import GenerationState
 from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
 from pkiserver.store.database import Database
 
 _BLOCKING = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
 """Reasons after which the key is never certified again."""
-_SERVING = frozenset({GenerationState.ACTIVE, GenerationState.PREVIOUS})
 
 
 @attrs.frozen
@@ -74,37 +72,30 @@ class StatusChange:
     after: Certificate
 
 
-def find(connection: Connection, selector: Selector) -> Certificate:
-    """The one certificate that is meant.
+def find(connection: Connection, selector: Selector, *, to_change: bool = False) -> Certificate:
+    """The one certificate that is meant; ``to_change``, inside a write: no other process changes it meanwhile.
 
     Raises:
         Rejected: UNKNOWN_CERTIFICATE, UNKNOWN_AUTHORITY; CONFLICT when several issuers used the serial number.
     """
     match selector:
         case BySerial():
-            return _by_serial(connection, selector)
+            return _by_serial(connection, selector, to_change)
         case ByFingerprint(sha256):
-            found = certificates.by_fingerprint(connection, sha256)
+            found = certificates.by_fingerprint(connection, sha256, locked=to_change)
             return _known(found, f"no certificate with fingerprint {sha256.hex()} was issued here")
         case ByCertificate(octets):
-            found = certificates.by_fingerprint(connection, hashlib.sha256(octets).digest())
+            found = certificates.by_fingerprint(connection, hashlib.sha256(octets).digest(), locked=to_change)
             return _known(found, "this certificate was not issued here")
 
 
-def _find_to_change(connection: Connection, selector: Selector) -> Certificate:
-    """As :func:`find`; no other process changes the certificate until the transaction ends."""
-    found = certificates.get_locked(connection, find(connection, selector).id)
-    assert found is not None  # certificates are never deleted
-    return found
-
-
-def _by_serial(connection: Connection, selector: BySerial) -> Certificate:
+def _by_serial(connection: Connection, selector: BySerial, to_change: bool) -> Certificate:
     if selector.authority is None:
-        return _by_serial_anywhere(connection, selector.serial)
+        return _by_serial_anywhere(connection, selector.serial, to_change)
     row = authorities.get(connection, selector.authority)
     if row is None:
         raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, f"there is no authority named {selector.authority!r}")
-    found = certificates.by_serial(connection, row.issuer_id, selector.serial)
+    found = certificates.by_serial(connection, row.issuer_id, selector.serial, locked=to_change)
     return _known(found, f"{selector.authority} never issued serial {selector.serial:x}")
 
 
@@ -114,12 +105,12 @@ def _known(found: Certificate | None, otherwise: str) -> Certificate:
     return found
 
 
-def _by_serial_anywhere(connection: Connection, serial: int) -> Certificate:
+def _by_serial_anywhere(connection: Connection, serial: int, to_change: bool) -> Certificate:
     issuers = {row.issuer_id: row.name for row in authorities.list_all(connection)}
     found = {
         name: one
         for issuer_id, name in issuers.items()
-        if (one := certificates.by_serial(connection, issuer_id, serial)) is not None
+        if (one := certificates.by_serial(connection, issuer_id, serial, locked=to_change)) is not None
         and one.state is not CertificateState.BURNT
     }
     if len(found) > 1:
@@ -130,15 +121,14 @@ def _by_serial_anywhere(connection: Connection, serial: int) -> Certificate:
 
 def _authority_reasons(connection: Connection, found: Certificate, order: Order) -> list[Reason]:
     """Why a certificate that is an authority's own may not be revoked by one person alone."""
-    for generation in authorities.generations(connection):
-        own = generation.certificate
-        if own is None or generation.state not in _SERVING or found.fingerprint != hashlib.sha256(own).digest():
+    for authority, own in authorities.own_certificates(connection):
+        if found.fingerprint != hashlib.sha256(own).digest():
             continue
         if certparts.issuer_octets(own) == certparts.subject_octets(own):
-            text = f"it is the self-signed certificate of authority {generation.authority}: nobody would learn of it"
+            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
             return [Reason(Refusal.CONFLICT, text)]
         if order.approved_by is None or order.approved_by == order.actor:
-            text = f"it is the certificate of authority {generation.authority}: a second person must approve"
+            text = f"it is the certificate of authority {authority}: a second person must approve"
             return [Reason(Refusal.NOT_AUTHORISED, text)]
     return []
 
@@ -208,7 +198,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = _find_to_change(connection, selector)
+            found = find(connection, selector, to_change=True)
             self._refuse(
                 *_authority_reasons(connection, found, order),
                 *_date_reasons(found, invalidity_date, now),
@@ -237,7 +227,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = _find_to_change(connection, selector)
+            found = find(connection, selector, to_change=True)
             reasons = [*_authority_reasons(connection, found, order), *_date_reasons(found, invalidity_date, now)]
             if found.not_after < now:
                 reasons.append(Reason(Refusal.CONFLICT, f"it expired at {found.not_after:%Y-%m-%d %H:%M:%SZ}"))
@@ -257,7 +247,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
-            found = _find_to_change(connection, selector)
+            found = find(connection, selector, to_change=True)
             if not certificates.release(connection, found.id, at=now):
                 known = _revoked_since(found) if found.state is CertificateState.REVOKED else "it is not on hold"
                 raise Rejected.because(Refusal.CONFLICT, f"only a certificate on hold can be released: {known}")

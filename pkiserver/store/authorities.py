@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, text, update
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.names import printable
 from pkiserver.store.outbox import touch_configuration
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import authority, authority_generation, issuer
 from pkiserver.store.times import from_micros, to_micros
 
@@ -75,6 +76,20 @@ class Generation:
     created: datetime
 
 
+_AUTHORITY = Ready(select(authority).where(authority.c.name == bindparam("name")))
+_OWN_CERTIFICATES = Ready(
+    select(authority_generation.c.authority, authority_generation.c.certificate)
+    .where(
+        authority_generation.c.certificate.is_not(None),
+        or_(
+            *(
+                authority_generation.c.state == state.value
+                for state in (GenerationState.ACTIVE, GenerationState.PREVIOUS)
+            )
+        ),
+    )
+    .order_by(authority_generation.c.authority, authority_generation.c.number)
+)
 _ISSUER = text(
     "INSERT INTO issuer (dn_der, dn_text, created) VALUES (:dn_der, :dn_text, :created) ON CONFLICT (dn_der) DO NOTHING"
 )
@@ -126,7 +141,7 @@ def update_authority(connection: Connection, name: str, *, config: str, state: s
 
 def get(connection: Connection, name: str) -> AuthorityRow | None:
     """The authority of that name."""
-    row = connection.execute(select(authority).where(authority.c.name == name)).one_or_none()
+    row = _AUTHORITY.one(connection, {"name": name})
     return None if row is None else _authority(row)
 
 
@@ -228,6 +243,11 @@ def generations(connection: Connection, authority_name: str | None = None) -> tu
     return tuple(_generation(row) for row in connection.execute(query))
 
 
+def own_certificates(connection: Connection) -> tuple[tuple[str, bytes], ...]:
+    """Authority and DER certificate of every key generation that is not retired; asked before each revocation."""
+    return tuple((row[0], bytes(row[1])) for row in _OWN_CERTIFICATES.rows(connection, {}))
+
+
 def generations_using_key(connection: Connection, key_name: str) -> tuple[Generation, ...]:
     """The generations that sign with that key: a key in use is not deleted."""
     query = select(authority_generation).where(authority_generation.c.key_name == key_name)
@@ -238,7 +258,7 @@ def _chain_text(chain: Iterable[bytes]) -> str:
     return json.dumps([base64.b64encode(der).decode("ascii") for der in chain])
 
 
-def _authority(row: Row[Any]) -> AuthorityRow:
+def _authority(row: Any) -> AuthorityRow:
     return AuthorityRow(row.name, row.issuer_id, row.config, row.state, from_micros(row.created))
 
 

@@ -118,7 +118,7 @@ def sans_to_text(sans: Iterable[San]) -> str:
 
 def sans_from_text(text: str) -> tuple[San, ...]:
     """The names behind :func:`sans_to_text`."""
-    return tuple(San(SanKind(kind), value) for kind, value in json.loads(text))
+    return () if text == "[]" else tuple(San(SanKind(kind), value) for kind, value in json.loads(text))
 
 
 def address_keys(sans: Iterable[San]) -> frozenset[str]:

@@ -14,6 +14,7 @@ import attrs
 from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from pkiserver.store import outward
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import feed_clock, status_change
 from pkiserver.store.schema_addressbook import addressbook_change
 from pkiserver.store.writer import require_writing
@@ -37,13 +38,13 @@ class _Gathered:
     outward: set[str] = attrs.field(factory=set)
 
 
-_ADVANCE = (
+_ADVANCE = Ready(
     update(feed_clock)
     .where(feed_clock.c.name == bindparam("feed"))
     .values(value=feed_clock.c.value + bindparam("step"))
     .returning(feed_clock.c.value)
 )
-_INSERT = insert(status_change)
+_INSERT = Ready(insert(status_change), columns=[column.name for column in status_change.columns])
 _INSERT_ADDRESS = insert(addressbook_change)
 _CURRENT = select(feed_clock.c.value).where(feed_clock.c.name == bindparam("feed"))
 
@@ -65,7 +66,7 @@ class Outbox:
             first = last - len(gathered.statuses) + 1
             for seq, row in enumerate(gathered.statuses, first):
                 row["seq"] = seq
-            connection.execute(_INSERT, gathered.statuses)
+            _INSERT.many(connection, gathered.statuses)
         if gathered.addresses:
             last = _advance(connection, Feed.ADDRESSBOOK, len(gathered.addresses))
             first = last - len(gathered.addresses) + 1
@@ -113,9 +114,9 @@ def current(connection: Connection, feed: Feed) -> int:
 
 
 def _advance(connection: Connection, feed: Feed, step: int) -> int:
-    value = int(connection.execute(_ADVANCE, {"feed": feed.value, "step": step}).scalar_one())
+    ((value,),) = _ADVANCE.rows(connection, {"feed": feed.value, "step": step})
     if connection.dialect.name == "postgresql":
         connection.execute(
             text("SELECT pg_notify(:channel, :value)"), {"channel": f"pkiserver_{feed}", "value": str(value)}
         )
-    return value
+    return int(value)

@@ -24,10 +24,11 @@ from pkiserver.store.times import to_micros
 _LATELY = 10_000
 """Rows that :func:`newest_serial` looks at."""
 _c, _i = certificate.c, certificate_intent.c
-_NUMBERED = select(certificate).where(_c.id == bindparam("number"))
-_BY_ID, _BY_ID_LOCKED = Ready(_NUMBERED), Ready(_NUMBERED.with_for_update())
-_BY_SERIAL = Ready(select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial")))
-_BY_FINGERPRINT = Ready(select(certificate).where(_c.fingerprint == bindparam("fingerprint")))
+_BY_ID = Ready(select(certificate).where(_c.id == bindparam("number")))
+_SERIAL = select(certificate).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
+_FINGERPRINT = select(certificate).where(_c.fingerprint == bindparam("fingerprint"))
+# each as it is, and locked
+_BY_SERIAL, _BY_FINGERPRINT = ((Ready(query), Ready(query.with_for_update())) for query in (_SERIAL, _FINGERPRINT))
 _STATUS = Ready(
     select(
         _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
@@ -78,18 +79,16 @@ def get(connection: Connection, certificate_id: int) -> Certificate | None:
     return _one(connection, _BY_ID, number=certificate_id)
 
 
-def get_locked(connection: Connection, certificate_id: int) -> Certificate | None:
-    """As :func:`get`, inside a write: until its commit no other process changes the row."""
-    return _one(connection, _BY_ID_LOCKED, number=certificate_id)
+def by_serial(connection: Connection, issuer_id: int, serial: int, *, locked: bool = False) -> Certificate | None:
+    """The issuer's settled certificate of that serial; None also for a number that no serial can be.
 
-
-def by_serial(connection: Connection, issuer_id: int, serial: int) -> Certificate | None:
-    """The issuer's settled certificate of that serial; None also for a number that no serial can be."""
+    ``locked``, inside a write: until its commit no other process changes the row.
+    """
     try:
         octets = serial_octets(serial)
     except ValueError:
         return None
-    return _one(connection, _BY_SERIAL, issuer=issuer_id, serial=octets)
+    return _one(connection, _BY_SERIAL[locked], issuer=issuer_id, serial=octets)
 
 
 def newest_serial(connection: Connection, generation_id: int, *, now: datetime) -> int | None:
@@ -114,9 +113,9 @@ def newest_serial(connection: Connection, generation_id: int, *, now: datetime) 
     return None if found is None else serial_number(found)
 
 
-def by_fingerprint(connection: Connection, fingerprint: bytes) -> Certificate | None:
-    """The certificate whose DER has that SHA-256."""
-    return _one(connection, _BY_FINGERPRINT, fingerprint=fingerprint)
+def by_fingerprint(connection: Connection, fingerprint: bytes, *, locked: bool = False) -> Certificate | None:
+    """The certificate whose DER has that SHA-256; ``locked`` as for :func:`by_serial`."""
+    return _one(connection, _BY_FINGERPRINT[locked], fingerprint=fingerprint)
 
 
 def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> CertificateStatus | None:

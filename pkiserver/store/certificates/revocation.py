@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from pkiserver.store.certificates.values import (
 )
 from pkiserver.store.names import address_keys, sans_from_text
 from pkiserver.store.outbox import gather_outward, gather_status
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema import certificate
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
@@ -29,23 +30,15 @@ _SET_REVOCATION: dict[str, Any] = {
     "revoked_at": bindparam("at"),
     "invalidity_date": bindparam("invalidity"),
 }
-_REVOKE = (
-    update(certificate)
-    .where(_c.id == bindparam("number"), _c.state.in_(("issued", "held")))
-    .values(state="revoked", **_SET_REVOCATION)
-    .returning(*_CHANGED)
+_NUMBERED = update(certificate).where(_c.id == bindparam("number")).returning(*_CHANGED)
+_REVOKE = Ready(
+    _NUMBERED.where(or_(_c.state == "issued", _c.state == "held")).values(state="revoked", **_SET_REVOCATION)
 )
-_HOLD = (
-    update(certificate)
-    .where(_c.id == bindparam("number"), _c.state == "issued")
-    .values(state="held", **_SET_REVOCATION)
-    .returning(*_CHANGED)
-)
-_RELEASE = (
-    update(certificate)
-    .where(_c.id == bindparam("number"), _c.state == "held")
-    .values(state="issued", revocation_reason=None, revoked_at=None, invalidity_date=None)
-    .returning(*_CHANGED)
+_HOLD = Ready(_NUMBERED.where(_c.state == "issued").values(state="held", **_SET_REVOCATION))
+_RELEASE = Ready(
+    _NUMBERED.where(_c.state == "held").values(
+        state="issued", revocation_reason=None, revoked_at=None, invalidity_date=None
+    )
 )
 _STREAM_STEP = 5000
 
@@ -115,7 +108,9 @@ def amend_reason(
         earlier = or_(_c.invalidity_date.is_(None), _c.invalidity_date > micros)
         change = change.where(or_(clearer, _c.revocation_reason == int(reason)), earlier)
         change = change.values(revocation_reason=int(reason), invalidity_date=micros)
-    return _change(connection, change.returning(*_CHANGED), None, at, {})
+    # rare and of many shapes: made anew each time
+    row = connection.execute(change.returning(*_CHANGED)).one_or_none()
+    return row is not None and _told(connection, row, at)
 
 
 def revoked_for_crl(
@@ -151,21 +146,24 @@ def revoked_for_crl(
 
 
 def _change(
-    connection: Connection, statement: object, number: int | None, at: datetime, values: Mapping[str, object]
+    connection: Connection, statement: Ready, number: int, at: datetime, values: Mapping[str, int | None]
 ) -> bool:
-    parameters = values if number is None else {**values, "number": number}
-    row = connection.execute(statement, parameters).one_or_none()  # type: ignore[call-overload]
-    if row is None:
-        return False
+    rows = statement.rows(connection, {**values, "number": number})
+    return bool(rows) and _told(connection, rows[0], at)
+
+
+def _told(connection: Connection, row: Sequence[Any], at: datetime) -> bool:
+    """Tell the feeds of a changed certificate (``_CHANGED``); always true."""
+    issuer_id, generation_id, serial, state, sans = row
     gather_status(
         connection,
         {
-            "issuer_id": row.issuer_id,
-            "generation_id": row.generation_id,
-            "serial": row.serial,
-            "status": CertificateState(row.state).value,
+            "issuer_id": issuer_id,
+            "generation_id": generation_id,
+            "serial": serial,
+            "status": CertificateState(state).value,
             "at": to_micros(at),
         },
     )
-    gather_outward(connection, address_keys(sans_from_text(row.sans)))
+    gather_outward(connection, address_keys(sans_from_text(sans)))
     return True
