@@ -1,4 +1,4 @@
-"""Finding and replacing parts of a certificate by octets, where an encoder's opinion is not wanted.
+"""Finding parts of a certificate by octets, where an encoder's opinion is not wanted.
 
 Names are compared and copied as octets (RFC 5280 section 7.1 lets implementations compare binary; a relying party
 that does so must find the issuer's octets). cryptography re-encodes names from its own values, so this module finds
@@ -67,20 +67,6 @@ def issuer_octets(certificate: bytes) -> bytes:
     """The issuer Name of a DER certificate, octet for octet."""
     parts = tbs_parts(certificate_tbs(certificate))
     return parts.octets(parts.issuer)
-
-
-def replace_issuer(tbs: bytes, name: bytes) -> bytes:
-    """The TBSCertificate with its issuer Name's octets replaced by ``name``."""
-    outer = der.element(tbs)
-    parts = tbs_parts(tbs)
-    return der.sequence(tbs[outer.body : parts.issuer.start], name, tbs[parts.issuer.end : outer.end])
-
-
-def replace_subject(tbs: bytes, name: bytes) -> bytes:
-    """The TBSCertificate with its subject Name's octets replaced by ``name`` (a CA keeps its DN when it is renewed)."""
-    outer = der.element(tbs)
-    parts = tbs_parts(tbs)
-    return der.sequence(tbs[outer.body : parts.subject.start], name, tbs[parts.subject.end : outer.end])
 
 
 def subject_public_key(spki: bytes) -> bytes:

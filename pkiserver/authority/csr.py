@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
-from pkiserver.authority.extensions import Extension
+from pkiserver.authority.extensions import Extension, encode_extension
 from pkiserver.authority.requests import (
     ProofKind,
     ProofOfPossession,
@@ -213,8 +213,3 @@ def request_info(subject_der: bytes, spki: bytes, extensions: Iterable[Extension
     if wanted:
         attributes = der.sequence(der.object_identifier(_EXTENSION_REQUEST), der.tlv(der.SET, der.sequence(wanted)))
     return der.sequence(der.integer(0), subject_der, spki, der.explicit(0, attributes))
-
-
-def encode_extension(extension: Extension) -> bytes:
-    """The DER Extension."""
-    return der.extension(extension.oid.dotted_string, extension.value.public_bytes(), critical=extension.critical)

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from pkiserver.authority.certparts import key_identifier
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.templates.usages import Usage
+from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 
 Extension = x509.Extension[x509.ExtensionType]
@@ -18,9 +19,14 @@ def extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension
     return x509.Extension(value.oid, critical, value)
 
 
-def raw_extension(oid: str, der: bytes, *, critical: bool = False) -> Extension:
-    """An extension from DER."""
-    return extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), der), critical=critical)
+def raw_extension(oid: str, value: bytes, *, critical: bool = False) -> Extension:
+    """An extension from the DER of its value."""
+    return extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=critical)
+
+
+def encode_extension(extension: Extension) -> bytes:
+    """The DER Extension; raises :class:`ValueError` or :class:`TypeError` where its value cannot be encoded."""
+    return der.extension(extension.oid.dotted_string, extension.value.public_bytes(), critical=extension.critical)
 
 
 def key_usage(usages: frozenset[Usage], *, critical: bool) -> Extension:

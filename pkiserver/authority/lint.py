@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from pkilint import document, loader
+from pkilint import document, loader, validation
 from pkilint.document import NodeVisitor
 from pkilint.pkix import certificate, extension, general_name, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
@@ -49,6 +49,7 @@ class Finding:
 
 _REMEMBERED_OCTETS = 512
 _REMEMBERED_VALUES = 8192
+_REMEMBERED_ENCODINGS = 256
 
 
 class _Memory:
@@ -72,10 +73,28 @@ class _Memory:
         return found
 
 
+class _Encoded:
+    """pyasn1's encoder, which encodes the same value once: a value of a piece that is kept is the same object."""
+
+    def __init__(self, encode: Callable[[Any], bytes]) -> None:
+        self._encode = encode
+        self._known: dict[int, tuple[Any, bytes]] = {}
+
+    def __call__(self, value: Any) -> bytes:
+        found = self._known.get(id(value))
+        if found is None:
+            if len(self._known) >= _REMEMBERED_ENCODINGS:
+                self._known.clear()
+            # kept with its value, so that no other one can come to the same address
+            found = self._known[id(value)] = (value, self._encode(value))
+        return found[1]
+
+
 def _remember() -> None:
-    """Put the memory into pkilint, which offers no place for it, once in this process."""
+    """Put the memories into pkilint, which offers no place for them, once in this process."""
     if not isinstance(document.decode_der, _Memory):
         document.decode_der = _Memory(document.decode_der)
+        validation.encode = _Encoded(validation.encode)
         # whether a text is a URL, a host name or an address: the same few URLs stand in every certificate
         general_name.validators_predicate = lru_cache(_REMEMBERED_VALUES)(general_name.validators_predicate)
 

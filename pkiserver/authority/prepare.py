@@ -192,7 +192,6 @@ class Preparer:
 
     def _draft(self, order: Order) -> Draft:
         return build_draft(
-            issuer=order.issuing.name,
             issuer_der=order.issuing.name_der,
             subject=order.subject,
             subject_der=order.subject_der,

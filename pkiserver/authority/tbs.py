@@ -1,7 +1,7 @@
-"""The to-be-signed certificate, made by cryptography's encoder with a throw-away key in the issuer's place.
+"""The to-be-signed certificate: names, key and extensions as cryptography encodes them, put together here.
 
-Only the algorithm of the throw-away key matters: it makes the encoder write the AlgorithmIdentifier that the issuer's
-key will sign under. The linter sees the certificate with the throw-away signature; the HSM sees the TBSCertificate.
+cryptography's own builder gives out a certificate only with a signature, which took over half of its time and was
+thrown away. The linter sees the certificate with a worthless signature; the HSM sees the TBSCertificate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import secrets
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from cryptography import x509
@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from pkiserver.authority import certparts
-from pkiserver.authority.extensions import Extension
+from pkiserver.authority.extensions import Extension, encode_extension
+from pkiserver.authority.requests import spki_der
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import Padding, SignatureScheme
 
 SERIAL_OCTETS = 20
+_VERSION_3 = der.explicit(0, der.integer(2))
 
 _WHOLE: dict[str, Callable[[], Any]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
@@ -79,14 +80,8 @@ def _throwaway(scheme: SignatureScheme) -> Any:
     return rsa.generate_private_key(65537, 1024)  # noqa: S505
 
 
-def _sign(builder: x509.CertificateBuilder, scheme: SignatureScheme) -> x509.Certificate:
-    digest: Any = scheme.hash_algorithm
-    return builder.sign(_throwaway(scheme), digest, rsa_padding=scheme.rsa_padding)
-
-
 def build_draft(
     *,
-    issuer: x509.Name,
     issuer_der: bytes,
     subject: x509.Name,
     subject_der: bytes | None = None,
@@ -103,28 +98,29 @@ def build_draft(
     Raises :class:`Rejected` when the values cannot be encoded.
     """
     try:
-        builder = x509.CertificateBuilder(
-            issuer_name=issuer,
-            subject_name=subject,
-            public_key=public_key,
-            serial_number=serial,
-            extensions=list(extensions),
+        if not_after < not_before:
+            raise ValueError("it ends before it begins")
+        tbs = der.sequence(
+            _VERSION_3,
+            der.integer(serial),
+            scheme.algorithm_identifier(),
+            issuer_der,
+            der.sequence(der.time(not_before), der.time(not_after)),
+            subject.public_bytes() if subject_der is None else subject_der,
+            spki_der(public_key),
+            _extensions(extensions),
         )
-        certificate = _sign(builder.not_valid_before(not_before).not_valid_after(not_after), scheme)
     except (ValueError, TypeError) as error:
         raise Rejected.because(Refusal.MALFORMED, f"the certificate cannot be encoded: {error}") from error
-    tbs = _verbatim(certificate.tbs_certificate_bytes, issuer_der, subject_der)
     return Draft(serial, tbs, der.sequence(tbs, _worthless(scheme)))
 
 
-def _verbatim(tbs: bytes, issuer_der: bytes, subject_der: bytes | None) -> bytes:
-    """The TBSCertificate with the names' octets put right where the encoder wrote other ones."""
-    parts = certparts.tbs_parts(tbs)
-    if subject_der is not None and parts.octets(parts.subject) != subject_der:
-        tbs = certparts.replace_subject(tbs, subject_der)
-    if parts.octets(parts.issuer) != issuer_der:
-        tbs = certparts.replace_issuer(tbs, issuer_der)
-    return tbs
+def _extensions(extensions: Iterable[Extension]) -> bytes:
+    """The extensions field, empty without any; raises :class:`ValueError` on two of a kind (RFC 5280 section 4.2)."""
+    found = list(extensions)
+    if len({one.oid for one in found}) != len(found):
+        raise ValueError("an extension is there twice")
+    return der.explicit(3, der.sequence(*map(encode_extension, found))) if found else b""
 
 
 @functools.cache
@@ -135,7 +131,8 @@ def _worthless(scheme: SignatureScheme) -> bytes:
     """
     name, day = x509.Name([]), datetime(2000, 1, 1, tzinfo=UTC)
     key = _throwaway(scheme).public_key()
-    certificate = _sign(x509.CertificateBuilder(name, name, key, 1, day, day), scheme)
+    builder, digest = x509.CertificateBuilder(name, name, key, 1, day, day), cast("Any", scheme.hash_algorithm)
+    certificate = builder.sign(_throwaway(scheme), digest, rsa_padding=scheme.rsa_padding)
     sample = certificate.public_bytes(serialization.Encoding.DER)
     outer = der.element(sample)
     return sample[der.element(sample, outer.body, outer.end).end : outer.end]

@@ -6,7 +6,6 @@ import hashlib
 from typing import Protocol
 
 import attrs
-from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.authority.requests import (
@@ -19,6 +18,7 @@ from pkiserver.authority.requests import (
 )
 from pkiserver.authority.templates.model import INTERNAL, Template
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
 from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending, request_fingerprint
@@ -203,7 +203,7 @@ class Gate:
     async def _renewed_record(self, current: Certificate, owner: Account | None) -> RegistrationRecord:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
-        old = x509.load_der_x509_certificate(current.der)
+        old = decoded(current.der)
         if owner is not None and owner.disabled:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
         found = await self.identifier.connectors.current(current.requester) if owner is None else None

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from pkiserver.authority.requests import ClientCertificateEvidence, EnrollmentRequest
 from pkiserver.authority.templates.model import KeyReuse, Template
+from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.store.certificates import Certificate, CertificateState
@@ -56,7 +57,7 @@ def _standing(template: Template, current: Certificate, now: datetime) -> list[R
 def _sameness(request: EnrollmentRequest, template: Template, current: Certificate) -> list[Reason]:
     """RFC 7030 section 4.2.2: subject and subject alternative names are identical to the current ones."""
     assert current.der is not None
-    old = x509.load_der_x509_certificate(current.der)
+    old = decoded(current.der)
     reasons = []
     if request.wishes.subject != old.subject:
         reasons.append(Reason(Refusal.BAD_SUBJECT, "the subject differs from the certificate's that is to be renewed"))

@@ -23,6 +23,7 @@ from pkiserver.authority.requests import (
     ProofOfPossession,
 )
 from pkiserver.authority.templates.model import EvidenceKind, Template
+from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType, PrivateKey
 from pkiserver.registration.codeform import canonical
@@ -61,7 +62,7 @@ class _Asked:
         if self.tls.certificate_der is None:
             return None
         try:
-            return x509.load_der_x509_certificate(self.tls.certificate_der)
+            return decoded(self.tls.certificate_der)
         except ValueError as error:
             raise Rejected.because(Refusal.MALFORMED, "the TLS client certificate cannot be read") from error
 

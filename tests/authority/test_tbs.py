@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pkiserver.authority import certparts
-from pkiserver.authority.extensions import extension, issuer_key_identifier
+from pkiserver.authority.extensions import Extension, extension, issuer_key_identifier, raw_extension
 from pkiserver.authority.extensions import subject_key_identifier as ski
 from pkiserver.authority.lint import Linter
 from pkiserver.authority.lintlevel import LintLevel
@@ -25,6 +25,7 @@ from pkiserver.authority.profile import END_OF_TIME
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import Draft, build_draft, random_serial
 from pkiserver.foundation import der
+from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -38,9 +39,9 @@ def _draft(
     subject_der: bytes | None = None,
     scheme: str = "ecdsa-sha256",
     end: datetime = NOW + timedelta(days=90),
+    more: Iterable[Extension] = (),
 ) -> Draft:
     return build_draft(
-        issuer=ISSUER,
         issuer_der=issuer_der or ISSUER.public_bytes(),
         subject=SUBJECT,
         subject_der=subject_der,
@@ -52,6 +53,7 @@ def _draft(
             extension(ski(KEY)),
             extension(x509.AuthorityKeyIdentifier(b"12345678", None, None)),
             extension(x509.KeyUsage(True, False, False, False, False, False, False, False, False), critical=True),
+            *more,
         ],
         scheme=SignatureScheme.parse(scheme),
     )
@@ -77,6 +79,44 @@ def test_names_are_copied_as_octets() -> None:
     assert certificate.tbs_certificate_bytes == draft.tbs
     assert certificate.serial_number == draft.serial
     assert certificate.public_key() == KEY
+
+
+@pytest.mark.parametrize("end", [NOW + timedelta(days=90), datetime(2060, 1, 1, tzinfo=UTC)])
+@pytest.mark.parametrize("serial", [1, 127, 128, random_serial(os.urandom)])
+def test_it_is_what_cryptographys_builder_writes(serial: int, end: datetime) -> None:
+    signer = ec.generate_private_key(ec.SECP256R1())
+    extensions: list[Extension] = [
+        extension(ski(KEY)),
+        extension(x509.BasicConstraints(True, 2), critical=True),
+        extension(x509.SubjectAlternativeName([x509.DNSName("a.example.org"), x509.RFC822Name("a@example.org")])),
+        extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])),
+        raw_extension("1.3.6.1.4.1.55555.1.2", b"\x0c\x01a" * 60),
+    ]
+    for key in (
+        KEY,
+        rsa.generate_private_key(65537, 2048).public_key(),
+        ed25519.Ed25519PrivateKey.generate().public_key(),
+    ):
+        for some in ([], extensions):
+            ours = build_draft(
+                issuer_der=ISSUER.public_bytes(),
+                subject=SUBJECT,
+                public_key=key,
+                serial=serial,
+                not_before=NOW,
+                not_after=end,
+                extensions=some,
+                scheme=SignatureScheme.parse("ecdsa-sha256"),
+            )
+            builder = x509.CertificateBuilder(ISSUER, SUBJECT, key, serial, NOW, end, some)
+            assert ours.tbs == builder.sign(signer, hashes.SHA256()).tbs_certificate_bytes
+
+
+def test_what_cannot_be_a_certificate_is_refused() -> None:
+    with pytest.raises(Rejected, match="ends before it begins"):
+        _draft(end=NOW - timedelta(seconds=1))
+    with pytest.raises(Rejected, match="twice"):
+        _draft(more=[extension(ski(KEY))])
 
 
 def test_a_name_keeps_its_string_types() -> None:

@@ -68,7 +68,6 @@ def try_request(
     try:
         content = build_content(template, Authorised(asked, record, "trial"), view, now)
         draft = build_draft(
-            issuer=issuing.name,
             issuer_der=issuing.name_der,
             subject=content.subject,
             public_key=request.public_key,
