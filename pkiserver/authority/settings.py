@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 import attrs
 
 from pkiserver.authority.ra_policy import ScepPolicy
@@ -9,12 +12,25 @@ from pkiserver.authority.status.policy import CrlPolicy, OcspPolicy
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import SignatureScheme
 
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
+_BASE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?")
+
 
 def _urls(instance: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     del instance
     for url in value:
-        if not url.isascii() or not url.startswith(("http://", "https://", "ldap://", "{base}")):
+        if not re.fullmatch(r"(http://|https://|ldap://|\{base\})[!-~]*", url):
             raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name)
+        if unknown := set(_PLACEHOLDER.findall(url)) - {"{base}", "{path}"}:
+            text = f"{url!r} has a placeholder that is not known: {', '.join(sorted(unknown))}"
+            raise Invalid(text, key=attribute.name, allowed="{base} and {path}")
+
+
+def _base_url(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    # best plain HTTP: whoever checks a certificate for TLS cannot use TLS to do so (RFC 5280 section 8)
+    del instance, attribute
+    if value and (not _BASE.fullmatch(value) or not urlsplit(value).hostname or "?" in value or "#" in value):
+        raise Invalid(f"{value!r} is not where answers are found", allowed="for instance http://pki.example.com")
 
 
 @attrs.frozen
@@ -26,11 +42,17 @@ class Publication:
     ``base_url``, URLs that need it are left out of certificates.
     """
 
-    base_url: str = attrs.field(default="", metadata={"comment": "plain HTTP, for instance http://pki.example.com"})
+    base_url: str = attrs.field(
+        default="", validator=_base_url, metadata={"comment": "plain HTTP, for instance http://pki.example.com"}
+    )
     crl: tuple[str, ...] = attrs.field(default=("{base}/crl/{path}.crl",), validator=_urls)
     delta: tuple[str, ...] = attrs.field(default=("{base}/crl/{path}/delta.crl",), validator=_urls)
     ca_issuers: tuple[str, ...] = attrs.field(default=("{base}/ca/{path}.cer",), validator=_urls)
     ocsp: tuple[str, ...] = attrs.field(default=("{base}/ocsp",), validator=_urls)
+
+    def __attrs_post_init__(self) -> None:
+        if same := set(self.crl) & set(self.delta):
+            raise Invalid(f"a complete list and a delta cannot both be at {min(same)!r}", key="delta")
 
     def urls(self, patterns: tuple[str, ...], path: str) -> tuple[str, ...]:
         """The URLs of a generation; those that need a base that is not set are left out."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from datetime import timedelta
 
 import attrs
 
 from pkiserver.authority.status.points import Bounded, DeltaPolicy, Point, check_points
+from pkiserver.foundation.durations import format_duration
+from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.keys.algorithms import KeyType
 
 _SECOND = timedelta(seconds=1)
 
@@ -49,10 +53,26 @@ class OcspSigning(enum.StrEnum):
     """A responder certificate of its own; the authority's key while none exists."""
 
 
-def _at_least_a_second(instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
-    del instance
-    if value < _SECOND:
-        raise ValueError(f"{attribute.name} must be at least one second")
+def _lasting(least: timedelta, most: timedelta) -> Callable[[object, attrs.Attribute[timedelta], timedelta], None]:
+    """A validator: a longer time would run over the end of the calendar, or is a slip of the pen."""
+    allowed = f"{format_duration(least)} to {format_duration(most)}"
+
+    def check(instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
+        del instance
+        if not least <= value <= most:
+            raise Invalid(f"{attribute.name} is too {'short' if value < least else 'long'}", allowed=allowed)
+
+    return check
+
+
+def _key_type(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    del instance, attribute
+    if value:
+        KeyType.parse(value)
+
+
+_of_a_signature = _lasting(_SECOND, timedelta(days=3650))
+_of_a_record = _lasting(timedelta(0), timedelta(days=36500))
 
 
 @attrs.frozen
@@ -75,12 +95,12 @@ class CrlPolicy:
     """
 
     enabled: bool = True
-    interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_at_least_a_second)
-    validity: timedelta = attrs.field(default=timedelta(hours=24), validator=_at_least_a_second)
+    interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_of_a_signature)
+    validity: timedelta = attrs.field(default=timedelta(hours=24), validator=_of_a_signature)
     on_revocation: bool = True
-    gather: timedelta = timedelta(seconds=10)
-    max_age: timedelta = timedelta(minutes=5)
-    keep: timedelta = timedelta(days=30)
+    gather: timedelta = attrs.field(default=timedelta(seconds=10), validator=_lasting(timedelta(0), timedelta(days=1)))
+    max_age: timedelta = attrs.field(default=timedelta(minutes=5), validator=_of_a_record)
+    keep: timedelta = attrs.field(default=timedelta(days=30), validator=_of_a_record)
     keep_expired: bool = False
     bounded: Bounded = Bounded.LATER_KEYS
     delta: DeltaPolicy | None = None
@@ -95,8 +115,8 @@ class CrlPolicy:
             raise ValueError("deltas that are not issued more often than complete lists are of no use")
         if self.validity <= self.interval:
             raise ValueError("validity must be longer than interval, or the list is out of date before the next one")
-        if self.gather < timedelta(0):
-            raise ValueError("gather must not be negative")
+        if self.enabled and not self.points:
+            raise Invalid("without a distribution point no list is issued: say enabled = false", key="points")
 
 
 @attrs.frozen
@@ -126,16 +146,18 @@ class OcspPolicy:
 
     enabled: bool = True
     signing: OcspSigning = OcspSigning.DELEGATED_OR_AUTHORITY
-    key_type: str = ""
-    further_key_types: tuple[str, ...] = ()
-    certificate_validity: timedelta = attrs.field(default=timedelta(days=30), validator=_at_least_a_second)
+    key_type: str = attrs.field(default="", validator=_key_type)
+    further_key_types: tuple[str, ...] = attrs.field(
+        default=(), validator=attrs.validators.deep_iterable(member_validator=_key_type)
+    )
+    certificate_validity: timedelta = attrs.field(default=timedelta(days=30), validator=_of_a_signature)
     renew_before: timedelta = timedelta(days=10)
-    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_at_least_a_second)
-    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_at_least_a_second)
+    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_of_a_signature)
+    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_of_a_signature)
     nonce: NoncePolicy = NoncePolicy.ANSWER
     identity: ResponderIdentity = ResponderIdentity.KEY
     include_certificate: bool = True
-    archive: timedelta = timedelta(days=365)
+    archive: timedelta = attrs.field(default=timedelta(days=365), validator=_of_a_record)
     archive_cutoff: bool = False
     invalidity_date: bool = True
     crl_reference: bool = False
@@ -144,5 +166,7 @@ class OcspPolicy:
     def __attrs_post_init__(self) -> None:
         if not timedelta(0) <= self.renew_before < self.certificate_validity:
             raise ValueError("renew_before must lie within certificate_validity")
-        if self.renew_before < self.validity:
-            raise ValueError("renew_before must not be shorter than validity: an answer must not outlive its signer")
+        for name in ("validity", "unknown_validity"):
+            if self.renew_before < getattr(self, name):
+                text = f"renew_before must not be shorter than {name}: an answer must not outlive its signer"
+                raise Invalid(text, key="renew_before")
