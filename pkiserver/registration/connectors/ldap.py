@@ -85,8 +85,7 @@ class LdapConnector:
             Rejected: the user is gone, or the directory refuses.
             Unavailable: it cannot be asked now.
         """
-        rules = self.settings.publish
-        if rules is None:
+        if not self.publishes:
             return
         try:
             async with opened(self.settings.service(writing=True), self._servers) as connection:
@@ -94,7 +93,7 @@ class LdapConnector:
                 found = await ldapuser.find(connection, self.settings, name)
                 if isinstance(found, Denied):
                     raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {found.text}")
-                await ldappublish.publish(connection, found.entry.dn, rules, certificate, replaced)
+                await ldappublish.publish(connection, found.entry.dn, self.settings, certificate, replaced)
         except LdapError as error:
             raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {error}") from error
         except (OutboundError, SecretUnreadable) as error:
