@@ -17,8 +17,9 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 
 from tests.support.postgres import empty_url, postgres_server, postgres_url, url
+from tests.support.samba import domain_controller
 
-__all__ = ["empty_url", "postgres_server", "postgres_url", "url"]
+__all__ = ["domain_controller", "empty_url", "postgres_server", "postgres_url", "url"]
 reactor: Any = _reactor
 REAP_SECONDS = 0.05
 ASYNC_TEST_SECONDS = 120

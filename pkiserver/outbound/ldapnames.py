@@ -42,6 +42,15 @@ def same(one: str, other: str) -> bool:
         return False
 
 
+def within(dn: str, base: str) -> bool:
+    """Whether an entry is the base or below it; what is no DN is nowhere."""
+    try:
+        inner, outer = normal(dn), normal(base)
+    except ValueError:
+        return False
+    return inner == outer or inner.endswith(f",{outer}")
+
+
 def first_value(dn: str) -> str | None:
     """The value of the first RDN, such as a group's common name."""
     try:

@@ -85,8 +85,7 @@ class LdapConnector:
             Rejected: the user is gone, or the directory refuses.
             Unavailable: it cannot be asked now.
         """
-        rules = self.settings.publish
-        if rules is None:
+        if not self.publishes:
             return
         try:
             async with opened(self.settings.service(writing=True), self._servers) as connection:
@@ -94,7 +93,7 @@ class LdapConnector:
                 found = await ldapuser.find(connection, self.settings, name)
                 if isinstance(found, Denied):
                     raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {found.text}")
-                await ldappublish.publish(connection, found.entry.dn, rules, certificate, replaced)
+                await ldappublish.publish(connection, found.entry.dn, self.settings, certificate, replaced)
         except LdapError as error:
             raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {error}") from error
         except (OutboundError, SecretUnreadable) as error:
@@ -153,7 +152,12 @@ class LdapConnector:
         return fill(split(text, USER_PLACES), {"userid": value})
 
     async def _bind_user(self, connection: LdapConnection, dn: str, password: Secret) -> int | Denied | None:
-        """Seconds until the password expires, or None; or why it was refused."""
+        """Seconds until the password expires, or None; or why it was refused.
+
+        Raises:
+            LdapError: the server refuses to try, whoever it is.
+            OutboundError: it cannot be talked to any more.
+        """
         try:
             bound = await connection.bind(dn, password, policy=True)
         except LdapError as error:
@@ -166,24 +170,30 @@ class LdapConnector:
             await connection.bind(name, reference.read())
 
     async def _change_password(self, connection: LdapConnection, name: str, old: Secret, new: Secret) -> Denied | None:
-        if self.settings.bind_name is None or self.can_look_up:
+        by_search = self.settings.bind_name is None or self.can_look_up
+        dn = self._bind_name(name)
+        if by_search:
             await self._bind_service(connection)
             found = await ldapuser.find(connection, self.settings, name)
             if isinstance(found, Denied):
                 return found
             dn = found.entry.dn
-        else:
-            dn = self._bind_name(name)
         bound = await self._bind_user(connection, dn, old)
         expired = isinstance(bound, Denied) and bound.step is Step.EXPIRED
         if isinstance(bound, Denied):
             if not expired or not self.can_look_up:
                 return bound
             await self._bind_service(connection)
+        elif not by_search and not ldapnames.looks_like_dn(dn):
+            # user@domain is a name to bind with; what is changed is an entry, which its owner may find
+            found = await ldapuser.find(connection, self.settings, name)
+            if isinstance(found, Denied):
+                return found
+            dn = found.entry.dn
         try:
             await self._write_password(connection, dn, None if expired else old, new)
         except LdapError as error:
-            return Denied(Step.PASSWORD, f"the directory refuses the new password: {error}", proved=True)
+            return ldappolicy.change_denial(error)
         return None
 
     async def _write_password(self, connection: LdapConnection, dn: str, old: Secret | None, new: Secret) -> None:
@@ -204,16 +214,22 @@ class LdapConnector:
         server = str(connection.server)
         try:
             await self._bind_service(connection)
-            if name is None:
-                how = f"bound as {self.settings.service_name}" if self.can_look_up else "connected"
-                return Finding(Step.FINE, server, how)
+        except LdapError as error:
+            return Finding(Step.BIND, server, f"the service account {self.settings.service_name!r}: {error}")
+        if name is None:
+            how = f"bound as {self.settings.service_name}" if self.can_look_up else "connected"
+            return Finding(Step.FINE, server, how)
+        try:
             if password is not None:
                 outcome = credential_problem(name, password) or await self._authenticate(connection, name, password)
             else:
                 found = await ldapuser.find(connection, self.settings, name)
                 outcome = found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
         except LdapError as error:
-            return Finding(Step.BIND, server, f"the service account {self.settings.service_name!r}: {error}")
+            if self.can_look_up or password is not None:
+                return Finding(Step.ANSWER, server, f"the directory refuses to be asked: {error}")
+            text = f"nobody may search here without a service account; give the user's password too: {error}"
+            return Finding(Step.BIND, server, text)
         return outcome_finding(server, outcome)
 
     def _unavailable(self, error: Exception) -> Unavailable:

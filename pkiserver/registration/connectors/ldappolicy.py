@@ -16,6 +16,8 @@ _AD_DATA = re.compile(r"\bdata ([0-9a-f]{1,8})\b")
 _AD = {
     "532": (Step.EXPIRED, "the password has expired"),
     "773": (Step.EXPIRED, "the password must be changed before it can be used"),
+    "530": (Step.PASSWORD, "the account may not log on at this time"),
+    "531": (Step.PASSWORD, "the account may not log on here"),
     "533": (Step.PASSWORD, "the account is disabled"),
     "701": (Step.PASSWORD, "the account has expired"),
     "775": (Step.PASSWORD, "the account is locked"),
@@ -24,6 +26,16 @@ _ERRORS = {
     0: (Step.EXPIRED, "the password has expired"),
     1: (Step.PASSWORD, "the account is locked"),
     2: (Step.EXPIRED, "the password must be changed before it can be used"),
+}
+# Bind results that say something about the server or its settings, not about the credential (RFC 4511 section A.2):
+# operationsError, protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, adminLimitExceeded,
+# confidentialityRequired, busy, unavailable, loopDetect, other.
+_NOT_THE_USER = frozenset({1, 2, 3, 7, 8, 11, 13, 51, 52, 54, 80})
+# Windows' error codes ([MS-ERREF] 2.2) with which Active Directory's text begins when it refuses a new password
+_AD_CHANGE = {
+    "0000052D": "it does not meet the domain's policy: length, complexity, history or minimum age",
+    "00000056": "the old password is wrong",
+    "00000775": "the account is locked",
 }
 _FILETIME = datetime(1601, 1, 1, tzinfo=UTC)
 
@@ -47,7 +59,13 @@ def policy_of(controls: tuple[tuple[bytes, bytes], ...]) -> tuple[int | None, in
 
 
 def bind_denial(error: LdapError) -> Denied:
-    """Why a user's bind was refused. An expired password was the right one: saying so helps only its owner."""
+    """Why a user's bind was refused. An expired password was the right one: saying so helps only its owner.
+
+    Raises:
+        LdapError: the same again, where it says nothing about the user: nobody can be asked now.
+    """
+    if error.code in _NOT_THE_USER:
+        raise error
     found = _AD_DATA.search(error.text)
     step, text = _AD.get(found.group(1), (Step.PASSWORD, "")) if found else (Step.PASSWORD, "")
     number = policy_of(error.controls)[1]
@@ -62,6 +80,13 @@ def must_change(controls: tuple[tuple[bytes, bytes], ...]) -> Denied | None:
     if number in {0, 2}:
         return Denied(*_ERRORS[number], proved=True)
     return None
+
+
+def change_denial(error: LdapError) -> Denied:
+    """Why a new password was refused; whoever is told has proved the old one."""
+    why = _AD_CHANGE.get(error.text[:8].upper())
+    text = f"the directory refuses the new password: {f'{why}: ' if why else ''}{error}"
+    return Denied(Step.PASSWORD, text, proved=True)
 
 
 def expiry_note(seconds: int | None, warning: timedelta) -> tuple[str, ...]:

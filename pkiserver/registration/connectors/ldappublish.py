@@ -6,9 +6,9 @@ from cryptography import x509
 
 from pkiserver.outbound.ldap import ATTRIBUTE_EXISTS, NO_SUCH_ATTRIBUTE, LdapConnection, LdapError
 from pkiserver.outbound.ldapwire import Change, ChangeKind
-from pkiserver.registration.connectors.ldapsettings import AltSecurity, LdapPublish
+from pkiserver.registration.connectors.ldapsettings import AltSecurity, LdapSettings
 
-USER_CERTIFICATE = "userCertificate;binary"
+USER_CERTIFICATE = "userCertificate"
 ALT_SECURITY = "altSecurityIdentities"
 _SHORT = {
     "2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "S", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.4": "SN",
@@ -17,17 +17,23 @@ _SHORT = {
 
 
 async def publish(
-    connection: LdapConnection, dn: str, rules: LdapPublish, certificate: bytes, replaced: tuple[bytes, ...]
+    connection: LdapConnection, dn: str, settings: LdapSettings, certificate: bytes, replaced: tuple[bytes, ...]
 ) -> None:
     """Add the DER certificate to the entry and remove ``replaced``; what is as it should be already is fine.
+
+    RFC 4523 section 2.1 wants ``;binary``; Active Directory does without the option, and Samba's knows no options.
 
     Raises:
         LdapError: the directory refuses.
         OutboundError: the connection was lost.
     """
+    rules = settings.publish
+    if rules is None:
+        return
     gone = replaced if rules.remove_replaced else ()
     if rules.user_certificate:
-        await _set(connection, dn, USER_CERTIFICATE, certificate, gone)
+        attribute = USER_CERTIFICATE if settings.active_directory else f"{USER_CERTIFICATE};binary"
+        await _set(connection, dn, attribute, certificate, gone)
     if rules.alt_security_identities is not AltSecurity.NONE:
         kind = rules.alt_security_identities
         new = alt_security(certificate, kind)

@@ -6,7 +6,7 @@ import attrs
 
 from pkiserver.outbound import ldapnames
 from pkiserver.outbound.ldap import SIZE_LIMIT, LdapConnection, LdapError
-from pkiserver.outbound.ldapfilter import filled
+from pkiserver.outbound.ldapfilter import Filter, Kind, filled
 from pkiserver.outbound.ldapwire import Entry, Scope
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.mapping import mapped
@@ -15,6 +15,8 @@ from pkiserver.registration.connectors.values import Denied, Shown, Step
 MAX_DEPTH = 10
 MAX_GROUPS = 500
 EXPIRY = "msDS-UserPasswordExpiryTimeComputed"
+SID, PRIMARY_GROUP = "objectSid", "primaryGroupID"
+_ANYTHING = Filter(Kind.PRESENT, name="objectClass")
 
 
 @attrs.frozen
@@ -31,7 +33,7 @@ def wanted(settings: LdapSettings) -> tuple[str, ...]:
     if settings.groups.base is None:
         names.append(settings.groups.attribute)
     if settings.active_directory:
-        names.append(EXPIRY)
+        names += [EXPIRY, SID, PRIMARY_GROUP]
     return tuple(dict.fromkeys(names))
 
 
@@ -52,12 +54,16 @@ async def find(connection: LdapConnection, settings: LdapSettings, userid: str) 
 
 
 async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> tuple[str, ...]:
-    """The DNs of the groups of an entry; through groups of groups where nested."""
+    """The DNs of the groups of an entry; through groups of groups where nested.
+
+    Active Directory's primary group has no ``member`` for its users and is not in their ``memberOf``: it is added.
+    """
     rules = settings.groups
+    primary = await _primary_group(connection, entry) if settings.active_directory else ()
     if rules.base is None:
-        return entry.texts(rules.attribute)[:MAX_GROUPS]
-    found: dict[str, str] = {}
-    edge = [entry.dn]
+        return (*primary, *entry.texts(rules.attribute))[:MAX_GROUPS]
+    found = {dn.lower(): dn for dn in primary if ldapnames.within(dn, rules.base)}
+    edge = [entry.dn, *primary]
     for _ in range(MAX_DEPTH if rules.nested else 1):
         above: list[str] = []
         for dn in edge:
@@ -71,6 +77,18 @@ async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: E
         if not edge:
             break
     return tuple(found.values())
+
+
+async def _primary_group(connection: LdapConnection, entry: Entry) -> tuple[str, ...]:
+    """The DN of the group that ``primaryGroupID`` names: a RID in the domain of the user's SID ([MS-DTYP] 2.4.2)."""
+    sid, rid = next(iter(entry.values(SID)), b""), next(iter(entry.texts(PRIMARY_GROUP)), "")
+    # revision, number of parts, authority in 6 octets, parts of 4 octets of which the last is the user's own
+    if len(sid) < 12 or len(sid) != 8 + 4 * sid[1] or not rid.isdecimal() or int(rid) >= 2**32:
+        return ()
+    group = sid[:-4] + int(rid).to_bytes(4, "little")
+    # [MS-ADTS] 3.1.1.3.1.2.4: a SID in hexadecimal digits is a name for its object, in a Global Catalog too
+    found = await connection.search(f"<SID={group.hex()}>", Scope.BASE, _ANYTHING, (), limit=1)
+    return tuple(one.dn for one in found)
 
 
 def shown(settings: LdapSettings, userid: str, user: User, notes: tuple[str, ...] = ()) -> Shown | Denied:
