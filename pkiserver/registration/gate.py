@@ -163,7 +163,7 @@ class Gate:
         """Whom the evidence shows; where a part of it can be guessed, wrong guesses are counted and slow down."""
         guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
         if guessable:
-            self.guesses.check(template.name, request.source)
+            await self.guesses.check(template.name, request.source)
         evidence = tuple(
             attrs.evolve(one, csr=one.csr or request.csr, transaction=request.transaction_id or "")
             if isinstance(one, ChallengeEvidence)
@@ -172,15 +172,15 @@ class Gate:
         )
         findings = await self.identifier.identify(template, request.protocol, evidence)
         if guessable:
-            self._count(template, request, findings)
+            await self._count(template, request, findings)
         return findings
 
-    def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
+    async def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
         """Whether the evidence was a wrong guess or a right one; a challenge in return is neither."""
         # nobody's password is empty: asking for one by mail costs an address as much as a wrong one
         empty = any(isinstance(one, PasswordEvidence) and not one.password.reveal() for one in request.evidence)
         if empty or any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
-            self.guesses.wrong(template.name, request.source)
+            await self.guesses.wrong(template.name, request.source)
         elif not findings.challenges:
             self.guesses.right(request.source)
 

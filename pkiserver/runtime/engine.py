@@ -271,7 +271,7 @@ def _assemble(
         seats=Seats(database, audit, templates, clock),
         operations=Operations(database, audit, clock, votes, settings.approvals.dual_control),
         administrators=Administrators(database, audit, clock),
-        gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
+        gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, database, clock)),
         connectors=connectors,
         copies=CertificateCopies(database, audit, connectors),
         directories=Directories(database, templates, clock),
