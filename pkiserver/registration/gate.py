@@ -17,13 +17,22 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     RegistrationRecord,
 )
-from pkiserver.authority.templates.model import INTERNAL, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
-from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending, request_fingerprint
+from pkiserver.registration.approvals import (
+    AlreadyIssued,
+    ApprovalClaim,
+    Approvals,
+    DeniedBefore,
+    Pending,
+    request_fingerprint,
+)
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.connectors.questions import told_to
+from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
@@ -95,6 +104,23 @@ class Gate:
         if request.renewal_of is not None:
             return await self._renewal(request, template, request.renewal_of)
         findings = await self._identify(template, request)
+        request = self._noting(request, findings)
+        try:
+            return await self._judge(request, template, findings)
+        except DeniedBefore:
+            raise
+        except Rejected as error:
+            await tell_at_once(self.database, request, error, self.clock.now())
+            raise
+
+    def _noting(self, request: EnrollmentRequest, findings: Findings) -> EnrollmentRequest:
+        """The request, with the service that took its challenge where that wants to be told of the end."""
+        connectors = self.identifier.connectors
+        by = (one.connector for one in findings.identities if one.kind is EvidenceKind.SHARED_SECRET)
+        tells = next((name for name in by if name != INTERNAL and connectors.wants_reports(name)), None)
+        return request if tells is None else told_to(request, tells)
+
+    async def _judge(self, request: EnrollmentRequest, template: Template, findings: Findings) -> Decision:
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
             raise _refusal(found, findings)

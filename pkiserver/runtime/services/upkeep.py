@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from pkiserver.authority.certify import Actor
 from pkiserver.authority.status.turns import Turn, Turns
+from pkiserver.registration import approvals
 from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import codes, guesses, onetime, operations, outbox, requests
@@ -58,7 +59,7 @@ async def clean(engine: Engine, turns: Turns) -> None:
 
     def work(connection: Connection, turn: Turn) -> None:
         turn.guard(connection)
-        requests.expire(connection, now=now)
+        approvals.expire(connection, now=now)
         operations.expire(connection, now=now)
         requests.forget_ended(connection, ended_before=now - KEEP_ENDED)
         operations.forget_ended(connection, ended_before=now - KEEP_ENDED)
