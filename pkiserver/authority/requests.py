@@ -91,11 +91,13 @@ class ChallengeEvidence:
 
     ``csr`` is the PKCS#10 request (DER) that it stands in, which a service compares with what it was given out for. It
     is here, and not in the request, where that is kept for officers to see: the challenge is no business of theirs.
+    ``tells`` is the connector that took it and wants to be told what comes of the request; the gate finds it.
     """
 
     challenge: Secret
     csr: bytes | None = attrs.field(default=None, repr=False)
     transaction: str = ""
+    tells: str = ""
 
 
 @attrs.frozen

@@ -20,6 +20,8 @@ from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.framing import framed
+from pkiserver.registration.connectors import questions
+from pkiserver.registration.connectors.questions import Kept
 from pkiserver.registration.votes import Matter, Person, Votes, person_of
 from pkiserver.store import certificates, codes, requests
 from pkiserver.store import votes as rows
@@ -30,6 +32,7 @@ from pkiserver.store.votes import VoteRow
 
 MATTER = "request"
 CODE_PREFIX = "enroll-code:"
+_QUESTION = "question"
 DEFAULT_RULE = EvidenceRule(all=(EvidenceKind.OPERATOR,), approval=True)
 """One approval, by anybody who may."""
 RETRY_AFTER = 60
@@ -49,6 +52,10 @@ class AlreadyIssued:
     """The very same request has its certificate; ``certificate_id`` is its number in the store."""
 
     certificate_id: int
+
+
+class DeniedBefore(Rejected):
+    """An officer denied the very same request; whoever is to be told of the end was told then."""
 
 
 @attrs.frozen
@@ -104,7 +111,7 @@ class Approvals:
             checks: What was found about it, a line each, for the officers.
 
         Raises:
-            Rejected: an officer denied it, with the officer's reasons.
+            DeniedBefore: an officer denied it, with the officer's reasons.
         """
         new = self._new(request, record, rule, checks)
         event = AuditEvent(
@@ -121,8 +128,10 @@ class Approvals:
             if known is not None and _is_open(known, new.created):
                 self._revive(connection, known)
                 return requests.get(connection, known.id) or known
-            requests.expire(connection, now=new.created)
-            opened = requests.open_request(connection, new, reasons=reasons)
+            expire(connection, now=new.created)
+            question = questions.keep(connection, request, now=new.created)
+            kept = new if question is None else attrs.evolve(new, payload=_with(new.payload, question))
+            opened = requests.open_request(connection, kept, reasons=reasons)
             self.audit.append(connection, event)
             return opened
 
@@ -134,7 +143,7 @@ class Approvals:
                 return AlreadyIssued(found.certificate_id)
             case RequestState.DENIED:
                 why = "; ".join(found.reasons) or "no reason was given"
-                raise Rejected.because(Refusal.NOT_AUTHORISED, f"request {found.id} was denied: {why}")
+                raise DeniedBefore.because(Refusal.NOT_AUTHORISED, f"request {found.id} was denied: {why}")
             case _:
                 return Pending(found.id)
 
@@ -186,6 +195,8 @@ class Approvals:
             if tally.denied or tally.approved:
                 told = (reason,) if reason else ()
                 requests.decide(connection, number, approved=tally.approved, by=person.actor, at=now, reasons=told)
+            if tally.denied:
+                _tell_refused(connection, number, found.payload, f"denied{f': {reason}' if reason else ''}")
             self.audit.append(connection, _voted(found, person, approved, reason, f"{tally.approvals}/{tally.needed}"))
             return requests.get(connection, number) or found
 
@@ -260,6 +271,36 @@ def matter_of(connection: Connection, request: PendingRequest) -> Matter:
         approvers=request.approvers,
         asked_by=frozenset(asked_by),
     )
+
+
+def question_of(payload: bytes) -> Kept | None:
+    """The question behind the challenge that a request came with, where a service is to be told of the end."""
+    found = json.loads(payload).get(_QUESTION)
+    return found if isinstance(found, dict) else None
+
+
+def expire(connection: Connection, *, now: datetime) -> None:
+    """Let requests past their time expire; who gave out their challenges is told."""
+    for number, payload in requests.expire(connection, now=now):
+        _tell_refused(connection, number, payload, "its time was over before it was decided and fetched")
+
+
+def drop_question(connection: Connection, number: int) -> None:
+    """The service behind a request's challenge has been told of the end: what it was asked is not kept longer."""
+    found = requests.get(connection, number)
+    if found is not None and question_of(found.payload) is not None:
+        rest = {name: value for name, value in json.loads(found.payload).items() if name != _QUESTION}
+        requests.replace_payload(connection, number, json.dumps(rest).encode())
+
+
+def _tell_refused(connection: Connection, number: int, payload: bytes, why: str) -> None:
+    if (question := question_of(payload)) is not None:
+        questions.tell_refused(connection, question, why)
+        drop_question(connection, number)
+
+
+def _with(payload: bytes, question: Kept) -> bytes:
+    return json.dumps({**json.loads(payload), _QUESTION: question}).encode()
 
 
 def _is_open(known: PendingRequest, now: datetime) -> bool:

@@ -16,14 +16,23 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     RegistrationRecord,
 )
-from pkiserver.authority.templates.model import INTERNAL, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
-from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending, request_fingerprint
+from pkiserver.registration.approvals import (
+    AlreadyIssued,
+    ApprovalClaim,
+    Approvals,
+    DeniedBefore,
+    Pending,
+    request_fingerprint,
+)
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.connectors.questions import told_to
+from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
@@ -95,6 +104,23 @@ class Gate:
         if request.renewal_of is not None:
             return await self._renewal(request, template, request.renewal_of)
         findings = await self._identify(template, request)
+        request = self._noting(request, findings)
+        try:
+            return await self._judge(request, template, findings)
+        except DeniedBefore:
+            raise
+        except Rejected as error:
+            await tell_at_once(self.database, request, error, self.clock.now())
+            raise
+
+    def _noting(self, request: EnrollmentRequest, findings: Findings) -> EnrollmentRequest:
+        """The request, with the service that took its challenge where that wants to be told of the end."""
+        connectors = self.identifier.connectors
+        by = (one.connector for one in findings.identities if one.kind is EvidenceKind.SHARED_SECRET)
+        tells = next((name for name in by if name != INTERNAL and connectors.wants_reports(name)), None)
+        return request if tells is None else told_to(request, tells)
+
+    async def _judge(self, request: EnrollmentRequest, template: Template, findings: Findings) -> Decision:
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
             raise _refusal(found, findings)
@@ -163,7 +189,7 @@ class Gate:
         """Whom the evidence shows; where a part of it can be guessed, wrong guesses are counted and slow down."""
         guessable = any(isinstance(one, _GUESSABLE) for one in request.evidence)
         if guessable:
-            self.guesses.check(template.name, request.source)
+            await self.guesses.check(template.name, request.source)
         evidence = tuple(
             attrs.evolve(one, csr=one.csr or request.csr, transaction=request.transaction_id or "")
             if isinstance(one, ChallengeEvidence)
@@ -172,15 +198,15 @@ class Gate:
         )
         findings = await self.identifier.identify(template, request.protocol, evidence)
         if guessable:
-            self._count(template, request, findings)
+            await self._count(template, request, findings)
         return findings
 
-    def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
+    async def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
         """Whether the evidence was a wrong guess or a right one; a challenge in return is neither."""
         # nobody's password is empty: asking for one by mail costs an address as much as a wrong one
         empty = any(isinstance(one, PasswordEvidence) and not one.password.reveal() for one in request.evidence)
         if empty or any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
-            self.guesses.wrong(template.name, request.source)
+            await self.guesses.wrong(template.name, request.source)
         elif not findings.challenges:
             self.guesses.right(request.source)
 

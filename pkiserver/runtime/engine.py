@@ -28,9 +28,9 @@ from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
 from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
-from pkiserver.registration.connectors.challenges import Issued, Refused
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.publishing import CertificateCopies
+from pkiserver.registration.connectors.reports import ChallengeReports
 from pkiserver.registration.dualcontrol import DualControlDesk
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.gate import Gate
@@ -67,6 +67,7 @@ class Engine:
     gate: Gate
     connectors: Connectors
     copies: CertificateCopies
+    reports: ChallengeReports
     directories: Directories
 
     @property
@@ -120,12 +121,10 @@ class Engine:
     async def _issue_and_tell(self, authorised: Authorised) -> IssuedCertificate:
         """Issue; whoever gave out the challenge that the request came with is told how it ended."""
         try:
-            issued = await self._issue(authorised)
+            return await self._issue(authorised)
         except Rejected as error:
-            self.connectors.tell(authorised, Refused(str(error)))
+            await self.reports.refused(authorised, error)
             raise
-        self.connectors.tell(authorised, Issued(issued.der, issued.authority))
-        return issued
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
@@ -133,6 +132,7 @@ class Engine:
         with_it = (
             self.publisher.on_issue(authorised.request.template),
             self.copies.on_issue(authorised.record.name, replaced),
+            self.reports.on_issue(authorised),
         )
         try:
             issued = await self.road.issue(prepared, also=_all_of(with_it))
@@ -271,8 +271,9 @@ def _assemble(
         seats=Seats(database, audit, templates, clock),
         operations=Operations(database, audit, clock, votes, settings.approvals.dual_control),
         administrators=Administrators(database, audit, clock),
-        gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, clock)),
+        gate=Gate(database, templates, identifier, approvals, clock, Guesses(settings.guesses, database, clock)),
         connectors=connectors,
         copies=CertificateCopies(database, audit, connectors),
+        reports=ChallengeReports(database, audit, connectors, clock),
         directories=Directories(database, templates, clock),
     )

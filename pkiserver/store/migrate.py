@@ -14,6 +14,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import (  # noqa: F401  # parts of the schema
     schema_crls,
     schema_foreign,
+    schema_guesses,
     schema_management,
     schema_onetime,
     schema_outward,

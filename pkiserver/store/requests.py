@@ -170,10 +170,16 @@ def give_back(connection: Connection, request_id: int, certificate_id: int) -> b
     return connection.execute(change.values(state="approved", certificate_id=None)).rowcount == 1
 
 
-def expire(connection: Connection, *, now: datetime) -> int:
-    """Let pending and approved requests past their time expire; how many."""
+def expire(connection: Connection, *, now: datetime) -> tuple[tuple[int, bytes], ...]:
+    """Let pending and approved requests past their time expire; their numbers and payloads."""
     change = update(enrollment_request).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
-    return connection.execute(change.values(state="expired")).rowcount
+    ended = connection.execute(change.values(state="expired").returning(_c.id, _c.payload))
+    return tuple((row.id, row.payload) for row in ended)
+
+
+def replace_payload(connection: Connection, request_id: int, payload: bytes) -> None:
+    """Keep something else of a request."""
+    connection.execute(update(enrollment_request).where(_c.id == request_id).values(payload=payload))
 
 
 def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 1000) -> int:

@@ -210,7 +210,7 @@ async def test_a_request_is_decided_once_and_issued_once(url: str) -> None:
         assert again.id != waiting.id
         late = NOW + HOUR
         assert not await database.write(lambda c: requests.decide(c, again.id, approved=True, by="ra", at=late))
-        assert await database.write(lambda c: requests.expire(c, now=late)) == 1
+        assert await database.write(lambda c: requests.expire(c, now=late)) == ((again.id, new.payload),)
         assert await database.read(requests.list_page) == ()
         listed = await database.read(lambda c: requests.list_page(c, state=None))
         assert [one.state for one in listed] == [RequestState.EXPIRED, RequestState.ISSUED]

@@ -69,8 +69,12 @@ class ChallengeValidator(Protocol):
     async def resume(self, question: PollQuestion) -> Outcome:
         """Whether a request that was let in, to wait, may have its certificate now; raises :class:`Unavailable`."""
 
+    @property
+    def wants_reports(self) -> bool:
+        """Whether it is told what came of a request that it let in."""
+
     async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
-        """Tell what came of it; raises :class:`Unavailable`."""
+        """Tell what came of it; the question's challenge is empty, it stands in the CSR. Raises Unavailable."""
 
 
 class ChallengeService(ChallengeValidator, Protocol):

@@ -60,6 +60,11 @@ class IntuneValidator:
         """Yes: the service has no such question, and has said yes to the request when it came."""
         return Shown(question.name)
 
+    @property
+    def wants_reports(self) -> bool:
+        """Yes."""
+        return True
+
     async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Tell success or failure; raises :class:`Unavailable`."""
         common = {

@@ -7,12 +7,9 @@ from typing import TypeVar
 
 import attrs
 from cryptography import x509
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import Authorised, ChallengeEvidence
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
@@ -208,27 +205,17 @@ class Connectors:
         _note(connector, question.transaction, outcome)
         return outcome
 
-    def tell(self, authorised: Authorised, result: Issued | Refused) -> None:
-        """Tell the service behind a request's challenge, if there is one, in the background; failures are logged."""
-        request = authorised.request
-        connector = authorised.record.name.partition(":")[0]
-        piece = next((one for one in request.evidence if isinstance(one, ChallengeEvidence)), None)
-        csr = None if piece is None else piece.csr or request.csr
-        if piece is None or csr is None or connector not in self._all:
-            return
-        question = ChallengeQuestion(piece.challenge, csr, request.template, request.transaction_id or "")
-
-        def failed(failure: Failure) -> None:
-            text = "connector {connector} was not told of transaction {number}: {why}"
-            _log.warn(text, connector=connector, number=question.transaction, why=failure.getErrorMessage())
-
-        Deferred.fromCoroutine(self.report(connector, question, result)).addErrback(failed)
+    def wants_reports(self, connector: str) -> bool:
+        """Whether a connector is told what came of the requests that it let in."""
+        live = self._all.get(connector)
+        backend = live.backend if live is not None and live.settings.enabled else None
+        return isinstance(backend, ChallengeValidator) and backend.wants_reports
 
     async def report(self, connector: str, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Tell a service what came of its challenge; raises :class:`Unavailable`."""
-        live = self._all.get(connector)
-        backend = live.backend if live is not None and live.settings.enabled else None
-        if live is not None and isinstance(backend, ChallengeValidator):
+        live = self._usable(connector)
+        backend = live.backend
+        if isinstance(backend, ChallengeValidator):
             await live.ask(lambda: backend.report(question, result))
 
     async def change_password(self, connector: str, name: str, old: Secret, new: Secret, *, by: str) -> None:

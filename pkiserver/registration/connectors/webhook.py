@@ -87,6 +87,11 @@ class WebhookConnector:
         except (OutboundError, SecretUnreadable) as error:
             raise Unavailable(f"connector {self.name}: {error}", retry_after=30) from error
 
+    @property
+    def wants_reports(self) -> bool:
+        """No."""
+        return False
+
     async def report(self, question: ChallengeQuestion, result: Issued | Refused) -> None:
         """Nothing: a webhook is asked, not told."""
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pkiserver.authority.lint  # noqa: F401  # the first certificate would: here it is loaded faster, with the rest
 from pkiserver.authority.status.turns import Turns
+from pkiserver.registration.guesses import FLUSH_SECONDS
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.addressbook import AddressBookService
@@ -108,6 +109,7 @@ def _engine_jobs(engine: Engine, holder: str, follower: ConfigurationFollower) -
         Job("configuration", 0.5, follower.follow),
         Job("keys-at-fault", 15.0, follower.refresh),
         Job("upkeep", 3600.0, lambda: clean(engine, turns)),
+        Job("guesses", FLUSH_SECONDS, engine.gate.guesses.flush),
         Job("ended-keys", 3600.0, lambda: retire_ended(engine, turns)),
     )
 

@@ -102,6 +102,7 @@ class OutwardPublishing(Collector):
         engine = self._engine
         bearers: list[Bearer] = [one for one in engine.directories.list() if one.directory.enabled]
         bearers += engine.copies.bearers()
+        bearers += engine.reports.bearers()
         runners: dict[str, QueueRunner] = {}
         for one in bearers:
             known = self._runners.get(one.key)

@@ -27,6 +27,8 @@ from protocols.timestamp.service import TimestampService
 from protocols.web.values import Route
 
 _log = Logger(namespace="pkiserver.timestamping")
+_GUESSED = ":timestamp"
+"""Under which wrong guesses are counted; no template has such a name."""
 
 
 @attrs.frozen
@@ -38,10 +40,10 @@ class EngineClients:
     async def identify(self, evidence: ShownEvidence, source: str) -> Client:
         """Whom the evidence shows; raises :class:`Rejected` or :class:`Unavailable`."""
         gate = self.engine.gate
-        gate.guesses.check("timestamp", source)
+        await gate.guesses.check(_GUESSED, source)
         found = await gate.identifier.who(evidence)
         if not isinstance(found, Identity):
-            gate.guesses.wrong("timestamp", source)
+            await gate.guesses.wrong(_GUESSED, source)
             raise Rejected((found,))
         gate.guesses.right(source)
         return Client(found.name, found.groups)

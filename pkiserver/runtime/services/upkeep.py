@@ -8,8 +8,10 @@ from sqlalchemy import Connection
 
 from pkiserver.authority.certify import Actor
 from pkiserver.authority.status.turns import Turn, Turns
+from pkiserver.registration import approvals
+from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import codes, onetime, operations, outbox, requests
+from pkiserver.store import codes, guesses, onetime, operations, outbox, requests
 from pkiserver.store.authorities import GenerationState
 from pkiserver.store.outbox import Feed
 
@@ -57,12 +59,13 @@ async def clean(engine: Engine, turns: Turns) -> None:
 
     def work(connection: Connection, turn: Turn) -> None:
         turn.guard(connection)
-        requests.expire(connection, now=now)
+        approvals.expire(connection, now=now)
         operations.expire(connection, now=now)
         requests.forget_ended(connection, ended_before=now - KEEP_ENDED)
         operations.forget_ended(connection, ended_before=now - KEEP_ENDED)
         codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
         onetime.forget_expired(connection, expired_before=now - KEEP_ONE_TIME)
+        guesses.forget(connection, now=now, keep=MOST_ROWS)
 
     async with turns.turn("upkeep") as turn:
         if turn is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,23 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import Connection
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
 from pkiserver.authority.csr import parse_request
 from pkiserver.authority.profile import parse_name
-from pkiserver.authority.requests import ChallengeEvidence, EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.requests import ChallengeEvidence, EnrollmentRequest, IssuedCertificate, ResumedEvidence
+from pkiserver.authority.status.turns import Turns
+from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
-from pkiserver.runtime.engine import Engine
+from pkiserver.registration.approvals import Pending
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.services.outward import OutwardPublishing
+from pkiserver.runtime.services.upkeep import clean
 from pkiserver.store import templates
+from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.mdm import CLIENT_ID, CLIENT_SECRET, Mdm
 from tests.support.webhook import SECRET, Webhook
@@ -29,12 +38,18 @@ from tests.support.webhook import SECRET, Webhook
 reactor: Any = _reactor
 RULE = '[[evidence]]\nall = ["shared_secret"]\nconnectors = ["mdm"]\n'
 STATIC = '[[evidence]]\nall = ["shared_secret"]\n'
-TEXTS = {"phones": template_text("phones", RULE), "other": template_text("other", STATIC)}
+TEXTS = {
+    "phones": template_text("phones", RULE),
+    "slow": template_text("slow", RULE + 'approval = true\napproval_lifetime = "1h"\n'),
+    "other": template_text("other", STATIC),
+}
 
 
 @asynccontextmanager
-async def opened(folder: Path, connector: str) -> AsyncIterator[Engine]:
-    async with engine_with(folder, TEXTS) as engine:
+async def opened(
+    folder: Path, connector: str, *, url: str | None = None, clock: Clock | None = None
+) -> AsyncIterator[Engine]:
+    async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
         now = engine.clock.now()
         await engine.database.write(
             lambda c: templates.put(c, "mdm", connector, now=now, expected=None, kind="connector")
@@ -44,7 +59,9 @@ async def opened(folder: Path, connector: str) -> AsyncIterator[Engine]:
         yield engine
 
 
-def asked(name: str, challenge: str, template: str = "phones", host: str | None = None) -> EnrollmentRequest:
+def asked(
+    name: str, challenge: str, template: str = "phones", host: str | None = None, transaction: str = "T-1"
+) -> EnrollmentRequest:
     """What SCEP makes of a PKCSReq."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateSigningRequestBuilder().subject_name(parse_name(f"CN={name}"))
@@ -55,7 +72,12 @@ def asked(name: str, challenge: str, template: str = "phones", host: str | None 
     parsed = parse_request(csr)
     request = enrollment(template, ChallengeEvidence(Secret(challenge)))
     return attrs.evolve(
-        request, public_key=parsed.public_key, spki=parsed.spki, wishes=parsed.wishes, csr=csr, transaction_id="T-1"
+        request,
+        public_key=parsed.public_key,
+        spki=parsed.spki,
+        wishes=parsed.wishes,
+        csr=csr,
+        transaction_id=transaction,
     )
 
 
@@ -65,14 +87,17 @@ async def refusals(engine: Engine, request: EnrollmentRequest) -> set[Refusal]:
     return {reason.code for reason in caught.value.reasons}
 
 
-async def told(mdm: Mdm, action: str) -> dict[str, Any]:
-    """What the service was told in the background."""
-    for _ in range(100):
-        found = [request for name, request in mdm.calls if name == action]
-        if found:
-            return found[-1]
-        await deferLater(reactor, 0.02)
-    raise AssertionError(mdm.calls)
+async def report(engine: Engine) -> None:
+    """Let a process bring what stands in the queue, once."""
+    publishing = OutwardPublishing(engine, "a process")
+    await publishing.run_due()
+    while publishing.busy:
+        await deferLater(reactor, 0.01)
+
+
+def told(mdm: Mdm) -> list[tuple[str, str]]:
+    """All that the service was told: what, and of which transaction."""
+    return [(name, about["transactionId"]) for name, about in mdm.calls if name != "validateRequest"]
 
 
 def intune(port: int, secret: str = "env:MDM_SECRET") -> str:
@@ -94,7 +119,8 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monk
         async with opened(tmp_path, intune(mdm.port)) as engine:
             made = await engine.enroll(asked("phone-1", "C-1"))
             assert isinstance(made, IssuedCertificate)
-            success = await told(mdm, "successNotification")
+            await report(engine)
+            [success] = [about for name, about in mdm.calls if name == "successNotification"]
             assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
             assert (success["transactionId"], success["issuingCertificateAuthority"]) == ("T-1", "issuing")
             # row 4 (VU#971035): a challenge that was given out for one is no good for another
@@ -102,7 +128,8 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monk
             assert await refusals(engine, asked("phone-1", "guess")) == {Refusal.NOT_AUTHENTICATED}
             # good for the service, refused by the template: the service learns why
             assert Refusal.BAD_NAME in await refusals(engine, asked("phone-2", "C-2", host="not_a_host"))
-            failure = await told(mdm, "failureNotification")
+            await report(engine)
+            [failure] = [about for name, about in mdm.calls if name == "failureNotification"]
             assert "not_a_host" in failure["errorDescription"]
             # a token that was withdrawn is had anew; a service that is away is no refusal
             mdm.tokens.clear()
@@ -114,6 +141,83 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monk
             before = len(mdm.calls)
             assert await refusals(engine, asked("phone-1", "C-1", "other")) == {Refusal.NOT_AUTHENTICATED}
             assert len(mdm.calls) == before
+    finally:
+        mdm.close()
+
+
+def poll_of(request: EnrollmentRequest) -> EnrollmentRequest:
+    """What SCEP makes of a CertPoll for it: neither challenge nor CSR come again."""
+    name = f"mdm:{request.wishes.subject.rfc4514_string() if request.wishes.subject else ''}"
+    return attrs.evolve(request, csr=None, evidence=(ResumedEvidence(name, request.transaction_id or ""),))
+
+
+async def test_an_mdm_is_told_once_of_what_officers_decided_and_polls_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_url: str
+) -> None:
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    mdm = Mdm({f"C-{number}": f"phone-{number}" for number in range(5)})
+    clock = FakeClock()
+    requests = [asked(f"phone-{number}", f"C-{number}", "slow", transaction=f"T-{number}") for number in range(4)]
+    try:
+        async with opened(tmp_path, intune(mdm.port), url=empty_url, clock=clock) as engine:
+            numbers = []
+            for request in requests:
+                waiting = await engine.enroll(request)
+                assert isinstance(waiting, Pending)
+                numbers.append(waiting.request_number)
+                assert isinstance(await engine.enroll(poll_of(request)), Pending)
+            await engine.approvals.decide(numbers[0], approved=True, by="officer")
+            await engine.approvals.decide(numbers[1], approved=False, by="officer", reason="not this one")
+            await engine.approvals.decide(numbers[2], approved=True, by="officer")
+            mdm.status = 503  # the service is away while the certificate is fetched
+            made = await engine.enroll(poll_of(requests[0]))
+            assert isinstance(made, IssuedCertificate)
+            await report(engine)
+            settings = engine.settings
+        assert told(mdm) == []
+        mdm.status = 200
+        clock.advance(timedelta(minutes=2))
+        async with open_engine(settings, clock=clock) as restarted:
+            for _ in range(3):
+                await report(restarted)
+                assert await restarted.enroll(poll_of(requests[0])) == made
+            with pytest.raises(Rejected, match="not this one"):
+                await restarted.enroll(poll_of(requests[1]))
+            assert sorted(told(mdm)) == [("failureNotification", "T-1"), ("successNotification", "T-0")]
+            success = next(about for name, about in mdm.calls if name == "successNotification")
+            assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
+            assert success["certificateRequest"] == base64.b64encode(requests[0].csr or b"").decode()
+            # neither the third, which was agreed to and never fetched, nor the fourth, which nobody looked at
+            clock.advance(timedelta(hours=2))
+            await clean(restarted, Turns(restarted.database, clock, "cleaner"))
+            await report(restarted)
+            assert sorted(told(mdm))[:3] == [("failureNotification", f"T-{number}") for number in (1, 2, 3)]
+            rows = await restarted.approvals.list_page(state=None)
+            assert not [one for one in rows if b"sealed" in one.payload], "what was told of is not kept"
+    finally:
+        mdm.close()
+
+
+async def test_the_loser_of_two_equal_requests_is_no_failure_to_an_mdm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    mdm = Mdm({"C-1": "phone-1"})
+
+    class Taken:
+        def take(self, connection: Connection, certificate_id: int) -> None:
+            raise Rejected.because(Refusal.CONFLICT, "this transaction is being answered already; ask again")
+
+        def give_back(self, connection: Connection, certificate_id: int) -> None:
+            pass
+
+    try:
+        async with opened(tmp_path, intune(mdm.port)) as engine:
+            with pytest.raises(Rejected, match="being answered"):
+                await engine.enroll(asked("phone-1", "C-1"), claims=(Taken(),))
+            assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
+            await report(engine)
+            assert told(mdm) == [("successNotification", "T-1")]
     finally:
         mdm.close()
 
