@@ -25,7 +25,7 @@ from pkiserver.authority.templates.reach import unreachable
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, dump, load
+from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, dump, load
 from pkiserver.store import authorities as authority_rows
 from pkiserver.store import templates as object_rows
 from pkiserver.store.database import Database
@@ -40,6 +40,9 @@ class Kind(StrEnum):
     CONNECTOR = "connector"
     FOREIGN_CA = "foreign-ca"
     DIRECTORY = "directory"
+
+
+_KINDS = ", ".join(f'"{kind}"' for kind in Kind)
 
 
 class Named(Protocol):
@@ -165,9 +168,14 @@ def read_documents(files: Iterable[tuple[str, str]], readers: Readers | None = N
 
 def _read_document(file: str, text: str, readers: Readers) -> Document:
     try:
-        kind = tomllib.loads(text).get("kind", Kind.TEMPLATE)
+        kind = tomllib.loads(text).get("kind")
     except (tomllib.TOMLDecodeError, RecursionError):
         kind = Kind.TEMPLATE  # the loader says what is wrong, and where
+    if kind is None:
+        return _read_unmarked(file, text)
+    if not isinstance(kind, str) or kind not in set(Kind):
+        line = TomlIndex(text).line(("kind",))
+        raise ConfigurationError([Problem(file, line, "kind", f"{kind!r} is no kind of object", _KINDS)])
     if kind == Kind.AUTHORITY:
         authority = load(AuthorityDocument, text, file)
         return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority)
@@ -175,6 +183,16 @@ def _read_document(file: str, text: str, readers: Readers) -> Document:
         value = readers[Kind(kind)](text, file)
         return Document(Kind(kind), value.name, text, file, value)
     template = load_template(text, file)
+    return Document(Kind.TEMPLATE, template.name, text, file, template)
+
+
+def _read_unmarked(file: str, text: str) -> Document:
+    """A document without ``kind``: a template, or a mistake that says so before all that follows from it."""
+    try:
+        template = load_template(text, file)
+    except ConfigurationError as error:
+        said = Problem(file, 1, "kind", "is missing, so this was read as a template", _KINDS)
+        raise ConfigurationError([said, *error.problems]) from error
     return Document(Kind.TEMPLATE, template.name, text, file, template)
 
 

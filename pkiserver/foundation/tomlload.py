@@ -190,8 +190,7 @@ class _Reader:
             elif isinstance(single, Invalid):
                 self._bad((*table, single.key) if single.key else place, str(single), single.allowed)
             else:
-                # attrs' own validators put more than the message into args
-                self._bad(place, str(single.args[0]) if single.args else type(single).__name__)
+                self._bad(place, *_of_attrs(single))
 
     def value(self, kind: object, item: object, path: KeyPath) -> object:
         """A value of any type a field may have."""
@@ -243,7 +242,8 @@ class _Reader:
             try:
                 return parser[0](item)
             except (ValueError, Rejected) as error:
-                return self._bad(path, "; ".join(str(single) for single in _flatten(error)), allowed)
+                text = "; ".join(str(single) for single in _flatten(error))
+                return self._bad(path, text, None if "(allowed:" in text else allowed)
         return self._plain(kind, item, path)
 
     def _plain(self, kind: object, item: object, path: KeyPath) -> object:
@@ -264,6 +264,13 @@ def _flatten(error: Exception) -> Iterator[Exception]:
             yield from _flatten(inner)
     else:
         yield error
+
+
+def _of_attrs(error: Exception) -> tuple[str, str | None]:
+    """What one of attrs' own validators says, which puts more than the message into args, and what is allowed."""
+    if len(error.args) == 4 and isinstance(bounds := error.args[2], range):
+        return f"{_name(error.args[3])} is out of range", f"{bounds.start} to {bounds.stop - 1}"
+    return str(error.args[0]) if error.args else type(error).__name__, None
 
 
 def _distance(kind: type, data: dict[str, object]) -> int:

@@ -79,6 +79,11 @@ class KeyType:
     family: KeyFamily
     size: int
 
+    ALLOWED = (
+        "rsa-2048 to rsa-8192 in steps of 256, ec-p256, ec-p384, ec-p521, ed25519, ed448, "
+        "ml-dsa-44, ml-dsa-65, ml-dsa-87"
+    )
+
     @classmethod
     def parse(cls, text: str) -> KeyType:
         """From ``rsa-2048`` .. ``rsa-8192``, ``ec-p256|p384|p521``, ``ed25519``, ``ed448``, ``ml-dsa-44|65|87``.
@@ -91,8 +96,7 @@ class KeyType:
                 return known
         raise Rejected.because(
             Refusal.CONFIGURATION,
-            f"unknown key type {text!r} (allowed: rsa-2048 to rsa-8192 in steps of 256, ec-p256, ec-p384, ec-p521, "
-            "ed25519, ed448, ml-dsa-44, ml-dsa-65, ml-dsa-87)",
+            f"unknown key type {text!r} (allowed: {cls.ALLOWED})",
         )
 
     @classmethod

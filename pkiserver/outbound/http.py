@@ -25,7 +25,7 @@ from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.dial import connect, within
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.outbound.trust import TlsClient, TlsTrust
+from pkiserver.outbound.trust import TlsClient, TlsTrust, unusable
 
 
 @attrs.frozen
@@ -138,8 +138,7 @@ def _client(address: WebAddress, trust: TlsTrust | None) -> TlsClient | None:
     try:
         return trust.creator(address.host)
     except (Invalid, OSError, SSL.Error) as error:
-        why = f"the trust anchors or the key cannot be used: {error}"
-        raise OutboundError(Trouble.TLS, str(address), why) from error
+        raise unusable(str(address), error) from error
 
 
 def _lost(address: WebAddress, error: Exception) -> OutboundError:

@@ -37,7 +37,7 @@ from pkiserver.outbound.ldapwire import (
     wire_filter,
 )
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.outbound.trust import TlsTrust
+from pkiserver.outbound.trust import TlsTrust, unusable
 
 MAX_MESSAGE = 8 * 1024 * 1024
 """Octets of one message from a server."""
@@ -344,9 +344,7 @@ async def _secure(client: _Client, service: LdapService, server: LdapServer) -> 
     try:
         creator = service.trust.creator(server.host)
     except (Invalid, OSError, SSL.Error) as error:
-        raise OutboundError(
-            Trouble.TLS, str(server), f"the trust anchors or the key cannot be used: {error}"
-        ) from error
+        raise unusable(str(server), error) from error
     cast("ITLSTransport", client.transport).startTLS(creator)
     silent = OutboundError(Trouble.TLS, str(server), "the handshake does not end")
     try:

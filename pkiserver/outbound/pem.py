@@ -1,4 +1,4 @@
-"""Certificates named in settings: PEM text itself, or ``file:/absolute/path`` of a PEM file."""
+"""Certificates and keys named in settings: PEM text, or a PEM file as ``file:/absolute/path`` or by its path alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class PemCertificates:
 
     ALLOWED = "PEM certificates, or file:/absolute/path of a file with them"
 
+    @property
+    def path(self) -> Path | None:
+        """The file, where it is one."""
+        return Path(self.text.removeprefix("file:")) if self.text.startswith(("file:", "/")) else None
+
     @classmethod
     def parse(cls, text: str) -> PemCertificates:
         """From a setting.
@@ -28,11 +33,10 @@ class PemCertificates:
             Invalid: neither PEM certificates nor a reference to an absolute path.
         """
         made = cls(text)
-        if text.startswith("file:"):
-            if not Path(text.removeprefix("file:")).is_absolute():
-                raise Invalid("is not an absolute path", allowed=cls.ALLOWED)
-        else:
+        if made.path is None:
             made.load()
+        elif not made.path.is_absolute():
+            raise Invalid("is not an absolute path", allowed=cls.ALLOWED)
         return made
 
     def load(self) -> tuple[x509.Certificate, ...]:
@@ -42,19 +46,40 @@ class PemCertificates:
             Invalid: the file cannot be read, or holds no certificate.
         """
         try:
-            octets = (
-                Path(self.text.removeprefix("file:")).read_bytes()
-                if self.text.startswith("file:")
-                else self.text.encode()
-            )
+            octets = self.text.encode() if self.path is None else self.path.read_bytes()
             found = tuple(x509.load_pem_x509_certificates(octets)) if _BEGIN.encode() in octets else ()
         except OSError as error:
-            raise Invalid(f"{self.text.removeprefix('file:')}: {error.strerror}", allowed=self.ALLOWED) from error
+            raise Invalid(f"{self.path}: {error.strerror}", allowed=self.ALLOWED) from error
         except ValueError as error:
             raise Invalid(f"holds no readable certificate: {error}", allowed=self.ALLOWED) from error
         if not found:
             raise Invalid("holds no certificate", allowed=self.ALLOWED)
         return found
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@attrs.frozen
+class PemFile:
+    """A PEM file that is read when it is needed, so that it can be replaced in place."""
+
+    text: str
+
+    ALLOWED = "file:/absolute/path, or /absolute/path"
+
+    @classmethod
+    def parse(cls, text: str) -> PemFile:
+        """From a setting; raises :class:`Invalid` where it is no absolute path."""
+        made = cls(text)
+        if not made.path.is_absolute():
+            raise Invalid("is not an absolute path", allowed=cls.ALLOWED)
+        return made
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.text.removeprefix("file:"))
 
     def __str__(self) -> str:
         return self.text

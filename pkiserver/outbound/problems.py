@@ -8,6 +8,7 @@ import enum
 class Trouble(enum.StrEnum):
     """How far a connection came."""
 
+    SETTINGS = "settings"
     RESOLVE = "cannot resolve"
     CONNECT = "cannot connect"
     TLS = "TLS not trusted"

@@ -20,7 +20,7 @@ from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import SmtpServer, Timeouts
 from pkiserver.outbound.dial import Servers, connect, once, within
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.outbound.trust import TlsClient, TlsTrust
+from pkiserver.outbound.trust import TlsClient, TlsTrust, unusable
 
 MAX_LINES = 200
 """Lines of all answers in one conversation."""
@@ -170,8 +170,7 @@ async def _talk(service: MailService, server: SmtpServer, mail: _Mail | None) ->
         try:
             tls = service.trust.creator(server.host)
         except (Invalid, OSError, SSL.Error) as error:
-            text = f"the trust anchors or the key cannot be used: {error}"
-            raise OutboundError(Trouble.TLS, str(server), text) from error
+            raise unusable(str(server), error) from error
     sender = _Sender(service, server, tls, mail)
     await connect(once(lambda: sender), server.host, server.port, service.timeouts.connect)
     silent = OutboundError(Trouble.SILENT, str(server), "the conversation does not end")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound.pem import PemCertificates
+from pkiserver.outbound.pem import PemCertificates, PemFile
 
 if TYPE_CHECKING:
     from pkiserver.outbound.trust import TlsTrust
@@ -23,11 +22,14 @@ def positive(_instance: object, _attribute: object, value: timedelta) -> None:
 
 @attrs.frozen
 class TlsRules:
-    """Whom to trust, and how to show oneself. ``trust``: PEM text or ``file:/path``; there is no default."""
+    """Whom to trust, and how to show oneself. ``trust``: PEM text or ``file:/path``; there is no default.
+
+    ``certificate``, ``key``: PEM files, read when they are needed.
+    """
 
     trust: PemCertificates
-    certificate: Path | None = None
-    key: Path | None = None
+    certificate: PemFile | None = None
+    key: PemFile | None = None
 
     def __attrs_post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -38,5 +40,5 @@ class TlsRules:
         from pkiserver.outbound.trust import ClientIdentity, TlsTrust
 
         pair = (self.certificate, self.key)
-        identity = ClientIdentity(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
+        identity = ClientIdentity(pair[0].path, pair[1].path) if pair[0] is not None and pair[1] is not None else None
         return TlsTrust(self.trust, identity, alpn)

@@ -17,7 +17,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.pem import PemCertificates
+from pkiserver.outbound.problems import OutboundError, Trouble
 
 # X509_V_ERR values of OpenSSL's x509_vfy.h.
 _NO_ISSUER = frozenset({2, 18, 19, 20, 21})
@@ -51,6 +53,17 @@ class ClientIdentity:
     key: Path
 
 
+def unusable(server: str, error: Invalid | OSError | SSL.Error) -> OutboundError:
+    """What :meth:`TlsTrust.creator` raised, as the connection to ``server`` says it."""
+    if isinstance(error, OSError):
+        why = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, Invalid):
+        why = str(error)
+    else:
+        why = ", ".join(str(part[-1]) for part in (error.args[0] if error.args else []) if part) or "no reason given"
+    return OutboundError(Trouble.SETTINGS, server, f"the trust anchors, certificate or key cannot be used: {why}")
+
+
 @attrs.frozen
 class TlsTrust:
     """Whom to trust. There is no default: the machine's own list of public CAs does not count."""
@@ -73,6 +86,8 @@ class TlsTrust:
         for anchor in self.anchors.load():
             store.add_cert(X509.from_cryptography(anchor))
         if self.identity is not None:
+            for path in (self.identity.certificate, self.identity.key):
+                path.open("rb").close()  # OpenSSL's own error does not name the file
             context.use_certificate_chain_file(str(self.identity.certificate))
             context.use_privatekey_file(str(self.identity.key))
             context.check_privatekey()

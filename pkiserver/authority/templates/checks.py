@@ -95,7 +95,9 @@ def _names(template: Template) -> Iterator[Invalid]:
     sans = template.sans
     sources = [part for part in template.subject.parts if part.required or part.source is Source.FIXED]
     if not sources and not template.subject.required and not sans.min and not any(part.min for part in sans.parts):
-        yield Invalid("neither a subject nor a name is certain (set sans.min or subject.required)", key="subject")
+        text = "neither a subject nor a name is certain"
+        allowed = "required = true in one of [[subject.parts]], or min = 1 in one of [[sans.parts]]"
+        yield Invalid(text, key="subject", allowed=allowed)
     given = {part.attribute for part in template.subject.parts}
     if sans.copy_common_name and not any(name == "common_name" for name in given):
         yield Invalid("copy_common_name is on and the subject has no common_name", key="sans")

@@ -9,7 +9,6 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.resources import files
 from io import StringIO
 
 import attrs
@@ -27,7 +26,7 @@ from pkiserver.outbound.udp import ask
 from pkiserver.registration.connectors import mschap
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
-from pkiserver.registration.connectors.radiussettings import Method, RadiusServer, RadiusSettings
+from pkiserver.registration.connectors.radiussettings import Method, RadiusServer, RadiusSettings, dictionary_text
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
 
 MAX_PAP = 128
@@ -42,8 +41,7 @@ _RESOLVE_SECONDS = 3.0
 @cache
 def dictionary() -> Dictionary:
     """Our own dictionary of attributes; no file of the machine is read."""
-    text = files("pkiserver.registration.connectors").joinpath("radius.dictionary").read_text()
-    return Dictionary(StringIO(text))
+    return Dictionary(StringIO(dictionary_text()))
 
 
 @attrs.frozen

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
+from importlib.resources import files
 from urllib.parse import urlsplit
 
 import attrs
@@ -12,6 +15,27 @@ from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap
+
+_BY_NUMBER = re.compile(r"\d{1,10}/\d{1,3}")
+
+
+@cache
+def dictionary_text() -> str:
+    """Our own dictionary of attributes; no file of the machine is read."""
+    return files("pkiserver.registration.connectors").joinpath("radius.dictionary").read_text()
+
+
+@cache
+def known_names() -> tuple[str, ...]:
+    """The names of attributes that answers may have."""
+    return tuple(sorted(re.findall(r"^ATTRIBUTE\s+(\S+)", dictionary_text(), re.MULTILINE)))
+
+
+def _name_problem(name: str, key: str) -> list[Invalid]:
+    if name in known_names() or _BY_NUMBER.fullmatch(name):
+        return []
+    allowed = f"VENDOR/TYPE in numbers, {', '.join(known_names())}"
+    return [Invalid(f'"{name}" is no attribute that is known here', key=key, allowed=allowed)]
 
 
 @attrs.frozen
@@ -73,5 +97,8 @@ class RadiusSettings:
             problems.append(Invalid("is empty or too long", key="nas_identifier"))
         if self.required_groups and self.groups is None:
             problems.append(Invalid("needs to know which attribute names groups", key="groups"))
+        problems += [] if self.groups is None else _name_problem(self.groups, "groups")
+        for one in self.attributes:
+            problems += _name_problem(one.source, "attributes")
         if problems:
             raise ExceptionGroup("radius", problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,16 +47,21 @@ class SqlConnector:
         if problem := credential_problem(name, password):
             return problem
         try:
-            return await self._run(lambda: self._authenticate(name, password))
+            outcome = await self._run(lambda: self._authenticate(name, password))
         except (SQLAlchemyError, SecretUnreadable) as error:
             raise Unavailable(f"connector {self.name}: {_words(error)}", retry_after=30) from error
+        if isinstance(outcome, Denied) and outcome.step is Step.SETTINGS:
+            raise Unavailable(f"connector {self.name}: {outcome.text}", retry_after=30)
+        return outcome
 
     async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
         """Connect, run the query, verify the password."""
         server = make_url(self.settings.url).render_as_string(hide_password=True)
         try:
             if name is None:
-                await self._run(lambda: self._row("pkiserver-check"))
+                tried = await self._run(lambda: self._row("pkiserver-check"))
+                if isinstance(tried, Denied) and tried.step is Step.SETTINGS:
+                    return (outcome_finding(server, tried),)
                 return (Finding(Step.FINE, server, "the query runs"),)
             outcome: Outcome
             if password is None:
@@ -107,10 +113,18 @@ class SqlConnector:
         if isinstance(row, Denied):
             return row
         if not known:
-            return Denied(Step.PASSWORD, f"column {self.settings.password_column} holds no hash of an allowed format")
+            return Denied(Step.PASSWORD, self._unusable(stored))
         if not right:
             return Denied(Step.PASSWORD, "the password is another")
         return self._shown(name, row)
+
+    def _unusable(self, stored: object) -> str:
+        """Why what the password's column holds is not compared, without showing any of it."""
+        formats = ", ".join(self.settings.formats)
+        kind = hashes.format_of(stored.strip()) if isinstance(stored, str) else None
+        what = f"is a hash of the format {kind}" if kind is not None else "is no hash of a known format"
+        what = what if stored else "is empty"
+        return f"column {self.settings.password_column} {what} (allowed by formats: {formats})"
 
     def _decoy(self) -> str:
         """A hash like those of the table, so that a name that does not exist takes as long."""
@@ -118,10 +132,20 @@ class SqlConnector:
 
     def _row(self, name: str) -> Row | Denied:
         with self._connected().connect() as connection:
-            rows = connection.execute(text(self.settings.query), {"userid": name}).mappings().fetchmany(2)
+            result = connection.execute(text(self.settings.query), {"userid": name}).mappings()
+            given, rows = set(result.keys()), result.fetchmany(2)
+        if missing := [column for column in self._columns() if column not in given]:
+            what = f"the query gives no column {', '.join(missing)} (it gives: {', '.join(sorted(given))})"
+            return Denied(Step.SETTINGS, what)
         if len(rows) != 1:
             return Denied(Step.USER, "the query finds nobody" if not rows else "the query finds more than one row")
         return {str(key): value for key, value in rows[0].items()}
+
+    def _columns(self) -> tuple[str, ...]:
+        """Those that the settings name."""
+        settings = self.settings
+        groups = () if settings.groups is None else (settings.groups,)
+        return (settings.password_column, *groups, *(one.source for one in settings.attributes))
 
     def _shown(self, name: str, row: Row | Denied) -> Shown | Denied:
         if isinstance(row, Denied):
@@ -148,9 +172,11 @@ class SqlConnector:
         url: URL = make_url(settings.driver_url)
         if settings.password is not None:
             url = url.set(password=settings.password.read().reveal_text())
+        if settings.trust is not None and not os.access(settings.trust.path, os.R_OK):
+            raise SecretUnreadable(f"trust: {settings.trust.path} cannot be read")
         arguments: dict[str, object] = {"timeout": answer}
         if settings.scheme == "postgresql":
-            trust = {"sslmode": "verify-full", "sslrootcert": str(settings.trust)} if settings.trust else {}
+            trust = {"sslmode": "verify-full", "sslrootcert": str(settings.trust.path)} if settings.trust else {}
             arguments = {
                 "connect_timeout": max(2, round(connect)),
                 "options": f"-c statement_timeout={int(answer * 1000)} -c default_transaction_read_only=on",
@@ -159,7 +185,7 @@ class SqlConnector:
             }
         elif settings.scheme != "sqlite":
             timeouts = {"connect_timeout": max(1, round(connect)), "read_timeout": answer, "write_timeout": answer}
-            tls = {"ssl": {"ca": str(settings.trust), "check_hostname": True}} if settings.trust else {}
+            tls = {"ssl": {"ca": str(settings.trust.path), "check_hostname": True}} if settings.trust else {}
             arguments = {**timeouts, **tls}
         else:
             # a file that is not there must not be made by looking

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
@@ -13,6 +12,7 @@ import attrs
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import is_loopback
+from pkiserver.outbound.pem import PemFile
 from pkiserver.outbound.tlsrules import positive
 from pkiserver.registration.connectors.mapping import AttributeMap
 
@@ -68,7 +68,7 @@ class SqlSettings:
     url: str = attrs.field(validator=_url)
     query: str = attrs.field(validator=_query)
     password: SecretReference | None = None
-    trust: Path | None = None
+    trust: PemFile | None = None
     insecure: bool = False
     password_column: str = "password"  # noqa: S105 - a column's name
     formats: tuple[HashFormat, ...] = (HashFormat.ARGON2, HashFormat.BCRYPT, HashFormat.PBKDF2, HashFormat.CRYPT)

@@ -154,7 +154,13 @@ async def test_tls_with_own_anchors_and_service_identity(
 
     for host in ("127.0.0.1", "localhost"):
         assert isinstance(await over(host, ca.pem).authenticate("alice", RIGHT), Shown)
-    assert isinstance(await over("localhost", f"file:{ca.file}").authenticate("alice", RIGHT), Shown)
+    for file in (f"file:{ca.file}", str(ca.file)):
+        assert isinstance(await over("localhost", file).authenticate("alice", RIGHT), Shown)
+    (absent,) = await over("localhost", f"{ca.file}x").check(None, None)
+    assert absent.step is Step.SETTINGS
+    assert f"{ca.file}x: No such file or directory" in absent.text
+    with pytest.raises(ConfigurationError, match="is not an absolute path"):
+        over("localhost", "file:ca.pem")
     other = TestCa(tmp_path, "Another CA")
     with pytest.raises(Unavailable, match="TLS not trusted"):
         await over("localhost", other.pem).authenticate("alice", RIGHT)

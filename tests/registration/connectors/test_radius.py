@@ -203,3 +203,17 @@ def test_settings_that_cannot_be_meant() -> None:
     ):
         with pytest.raises(ConfigurationError, match=what):
             made(1812, more=more)
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ('groups = "Filter-ID"', "radius.groups"),
+        ('[[radius.attributes]]\nname = "mail"\nfrom = "E-Mail"', "radius.attributes"),
+        ('[[radius.attributes]]\nname = "mail"\nfrom = "9/x"', "radius.attributes"),
+    ],
+)
+def test_an_attribute_that_no_answer_can_have_is_refused_with_those_that_it_can(more: str, where: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{where}: .*is no attribute.*allowed: VENDOR/TYPE.*Filter-Id"):
+        made(1812, more=more)
+    made(1812, more='groups = "9/1"')

@@ -133,6 +133,39 @@ async def test_what_a_check_tells_apart(mariadb: MariaDb, monkeypatch: pytest.Mo
     assert await step("postgresql://reader@no.such.host.invalid/customer", "insecure = true\n") is Step.RESOLVE
     assert await step(f"sqlite:///{tmp_path}/absent.db") is Step.CONNECT
     assert not (tmp_path / "absent.db").exists()
+    absent = f'trust = "{tmp_path / "absent.pem"}"\n'
+    assert await step(f"mysql://reader@127.0.0.1:{mariadb.port}/customer", secret + absent) is Step.SETTINGS
+
+
+async def test_a_column_that_the_query_does_not_give_is_said_before_anybody_is_looked_for(
+    url_and_more: tuple[str, str],
+) -> None:
+    url, more = url_and_more
+    for wanted, text in (("password_column", "hsh"), ("groups", "tems")):
+        connector = made(url, more.replace(f'{wanted} = "{text[0]}', f'{wanted} = "{text}x'))
+        try:
+            [found] = await connector.check(None, None)
+            assert found.step is Step.SETTINGS
+            assert "(it gives: hash, mail, teams)" in found.text
+            with pytest.raises(Unavailable, match="gives no column"):  # no wrong guess of whoever asks
+                await connector.authenticate("alice", Secret(PASSWORD))
+        finally:
+            connector.close()
+
+
+async def test_a_hash_of_a_format_that_is_not_allowed_is_named_and_not_shown(url_and_more: tuple[str, str]) -> None:
+    url, more = url_and_more
+    connector = made(url, f'formats = ["argon2"]\n{more}')
+    try:
+        [bcrypt] = await connector.check("alice", Secret(PASSWORD))
+        assert (bcrypt.step, bcrypt.text) == (
+            Step.PASSWORD,
+            "column hash is a hash of the format bcrypt (allowed by formats: argon2)",
+        )
+        [plain] = await connector.check("plain", Secret(PASSWORD))
+        assert plain.text == "column hash is no hash of a known format (allowed by formats: argon2)"
+    finally:
+        connector.close()
 
 
 async def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +295,7 @@ async def test_tls_by_our_own_trust_anchors(
 ) -> None:
     monkeypatch.setenv("CRM_PASSWORD", "reader secret")
     login = 'password = "env:CRM_PASSWORD"\n'
-    trusting = made(secure_url, f'{login}trust = "{ca.file}"\n{SETTINGS}')
+    trusting = made(secure_url, f'{login}trust = "file:{ca.file}"\n{SETTINGS}')
     other = TestCa(tmp_path, "Other CA")
     distrusting = made(secure_url, f'{login}trust = "{other.file}"\n{SETTINGS}')
     wrong_name = made(secure_url.replace("127.0.0.1", "localhost"), f'{login}trust = "{ca.file}"\n{SETTINGS}')

@@ -107,7 +107,13 @@ async def test_mutual_tls_with_own_anchors(tmp_path: Path) -> None:
         assert why == "the certificate is for localhost, not for 127.0.0.1 (issued by 'CN=Test CA')"
         assert (await step("localhost", ca, ""))[0] is not Step.FINE
         absent = f'certificate = "{certificate}"\nkey = "{tmp_path}/absent"\n'
-        assert (await step("localhost", ca, absent))[0] is Step.TLS
+        unreadable, why = await step("localhost", ca, absent)
+        assert unreadable is Step.SETTINGS
+        assert why.endswith(f"cannot be used: {tmp_path}/absent: No such file or directory")
+        mixed = f'certificate = "file:{certificate}"\nkey = "file:{other.issue("other")[1]}"\n'
+        unfit, why = await step("localhost", ca, mixed)
+        assert unfit is Step.SETTINGS
+        assert "mismatch" in why
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,7 @@ async def test_what_a_check_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None
     tables = "[webhook.tls]\ntrust = 'file:/absent.pem'\n"
     monkeypatch.setenv("HOOK_SECRET", SECRET)
     (found,) = await made("https://no.such.host.invalid/", tables).check(None, None)
-    assert found.step is Step.TLS
+    assert found.step is Step.SETTINGS
 
 
 def test_settings_that_cannot_be_meant() -> None:
