@@ -154,6 +154,7 @@ def _template(engine: Engine, chosen: str) -> Template:
 
 async def _record(engine: Engine, account: str | None, attributes: tuple[str, ...]) -> RegistrationRecord:
     from pkiserver.authority.requests import RegistrationRecord
+    from pkiserver.registration.identities import record_attributes
 
     pairs = []
     for text in attributes:
@@ -164,7 +165,7 @@ async def _record(engine: Engine, account: str | None, attributes: tuple[str, ..
     if account is None:
         return RegistrationRecord("nobody", frozenset(), tuple(pairs))
     found = await engine.accounts.get(account)
-    return RegistrationRecord(found.name, frozenset(found.groups), (*found.attributes, *pairs))
+    return RegistrationRecord(found.name, frozenset(found.groups), (*record_attributes(found), *pairs))
 
 
 def _evidence(rules: Iterable[EvidenceRule]) -> Iterable[str]:

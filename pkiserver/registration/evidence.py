@@ -28,7 +28,7 @@ from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge
-from pkiserver.registration.identities import Findings, Identity
+from pkiserver.registration.identities import Findings, Identity, record_attributes
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store import accounts, certificates
 from pkiserver.store.accounts import Account
@@ -125,7 +125,7 @@ class Identifier:
         if found is None or not usable or not right:
             return WRONG_PASSWORD
         await self._strengthen(found, password)
-        return Identity(EvidenceKind.PASSWORD, found.name, found.groups, found.attributes)
+        return Identity(EvidenceKind.PASSWORD, found.name, found.groups, record_attributes(found))
 
     async def _strengthen(self, found: Account, password: Secret) -> None:
         """Hash again at today's cost, now that the password is at hand."""
@@ -175,7 +175,7 @@ class Identifier:
             EvidenceKind.CLIENT_CERTIFICATE,
             found.requester,
             owner.groups if owner is not None else frozenset(),
-            owner.attributes if owner is not None else (),
+            record_attributes(owner),
             authority=generation.authority if generation is not None else None,
             template=found.template,
         )

@@ -36,7 +36,7 @@ from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import Findings
+from pkiserver.registration.identities import USERID, Findings, record_attributes
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.accounts import Account
@@ -237,12 +237,12 @@ class Gate:
             text = "the holder of the certificate is not entitled any more where they are kept"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text)
         if isinstance(found, Shown):
-            groups, attributes = found.groups, (("userid", found.name), *found.attributes)
+            groups, attributes = found.groups, ((USERID, found.name), *found.attributes)
             return RegistrationRecord(current.requester, groups, attributes, old.subject, renewal.names_of(old))
         return RegistrationRecord(
             name=current.requester,
             groups=owner.groups if owner is not None else frozenset(),
-            attributes=owner.attributes if owner is not None else (),
+            attributes=record_attributes(owner),
             subject=old.subject,
             sans=renewal.names_of(old),
         )

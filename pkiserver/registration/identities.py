@@ -9,7 +9,10 @@ from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.values import Challenge
+from pkiserver.store.accounts import Account
 
+# the attribute with the plain name of a user, wherever they are kept
+USERID = "userid"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -37,6 +40,14 @@ class Identity:
     retry_after: int = 0
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+
+
+def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:
+    """What a template knows of an account: its attributes, and its name as ``userid``, as connectors give it."""
+    if account is None:
+        return ()
+    given = account.attributes
+    return given if any(key == USERID for key, _ in given) else ((USERID, account.name), *given)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ import attrs
 from pkiserver.authority.requests import Claim, RegistrationRecord
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule, Template
 from pkiserver.foundation.errors import Reason, Refusal
-from pkiserver.registration.identities import Findings, Identity
+from pkiserver.registration.identities import USERID, Findings, Identity
 
 
 @attrs.frozen
@@ -24,11 +24,17 @@ class Match:
         return RegistrationRecord(
             name=first.name,
             groups=frozenset().union(*(one.groups for one in self.identities)),
-            attributes=tuple(pair for one in self.identities for pair in one.attributes),
+            attributes=self._attributes(),
             subject=next((one.subject for one in self.identities if one.subject is not None), None),
             sans=next((one.sans for one in self.identities if one.sans is not None), None),
             notes=tuple(note for one in self.identities for note in one.notes),
         )
+
+    def _attributes(self) -> tuple[tuple[str, str], ...]:
+        """Those of all identities, each once; like the name, the plain user name is the first one's."""
+        named = next((one for one in self.identities if any(key == USERID for key, _ in one.attributes)), None)
+        pairs = ((one, pair) for one in self.identities for pair in one.attributes)
+        return tuple(dict.fromkeys(pair for one, pair in pairs if pair[0] != USERID or one is named))
 
     @property
     def claims(self) -> tuple[Claim, ...]:

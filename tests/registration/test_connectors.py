@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
@@ -23,6 +24,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.connectors.values import Challenged
 from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.store import templates
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
@@ -159,6 +161,57 @@ async def test_attributes_reach_the_certificate(tmp_path: Path, directory: Slapd
         assert isinstance(issued, IssuedCertificate)
         assert x509.load_der_x509_certificate(issued.der).subject.rfc4514_string() == "CN=alice"
         assert issued.notes == ("the password expires in 9 days",)
+
+
+async def test_the_plain_name_is_known_wherever_somebody_is_kept(tmp_path: Path, directory: Slapd) -> None:
+    def named(name: str, rules: str) -> str:
+        wish, fixed = (
+            'attribute = "common_name"\nfrom = "request"',
+            '"common_name"\nfrom = "record"\nvalue = "{record.userid}"',
+        )
+        return template_text(name, rules).replace(wish, f"attribute = {fixed}")
+
+    internal = PasswordEvidence("alice", Secret("an internal password"))
+    both = '[[evidence]]\nall = ["password", "client_certificate"]\n'
+    async with opened(tmp_path, {}, ldap(directory.url)) as engine:
+        for name, rules in (("any", by("internal", "staff")), ("both", both)):
+            text = named(name, rules)
+            await engine.database.write(
+                lambda c, n=name, t=text: templates.put(c, n, t, now=engine.clock.now(), expected=None)
+            )
+        await engine.refresh()
+        assert engine.templates.problems() == ()
+        for evidence, who in ((internal, "alice"), (ALICE, "staff:alice")):
+            issued = await engine.enroll(enrollment("any", evidence, name="alice"))
+            assert isinstance(issued, IssuedCertificate)
+            assert x509.load_der_x509_certificate(issued.der).subject.rfc4514_string() == "CN=alice"
+            assert await requester(engine, issued) == who
+        first = await engine.enroll(enrollment("any", internal, name="alice"))
+        assert isinstance(first, IssuedCertificate)
+        twice = await engine.enroll(enrollment("both", internal, ClientCertificateEvidence(first.der), name="alice"))
+        assert isinstance(twice, IssuedCertificate)  # shown twice, one name
+        assert x509.load_der_x509_certificate(twice.der).subject.rfc4514_string() == "CN=alice"
+
+
+async def test_what_connectors_answer_is_counted(tmp_path: Path, directory: Slapd) -> None:
+    dead = ldap(f"ldap://127.0.0.1:{free_port()}", "dead")
+    rules = {"staff": by("staff"), "dead": by("dead")}
+    async with opened(tmp_path, rules, ldap(directory.url), dead) as engine:
+        await engine.enroll(enrollment("staff", ALICE))
+        await refused(engine, enrollment("staff", PasswordEvidence("alice", Secret("wrong"))))
+        await refused(engine, enrollment("staff", PasswordEvidence("nobody", Secret("wrong"))))
+        with pytest.raises(Unavailable):
+            await engine.enroll(enrollment("dead", ALICE))
+        expected = {("staff", "shown"): 1, ("staff", "password refused"): 1, ("staff", "user not found"): 1}
+        assert engine.connectors.answers() == {**expected, ("dead", "unavailable"): 1}
+        assert engine.connectors.busy() == {"dead": 0, "staff": 0}
+        registry = CollectorRegistry()
+        registry.register(EngineMetrics(engine))
+        shown = generate_latest(registry).decode()
+        assert 'pkiserver_connector_answers_total{answer="unavailable",connector="dead"} 1.0' in shown
+        assert 'pkiserver_connector_busy{connector="staff"} 0.0' in shown
+        with pytest.raises(Rejected, match=r"named 'stuff' \(there are: dead, staff\)"):
+            engine.connectors.get("stuff")
 
 
 async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory: Slapd) -> None:

@@ -13,7 +13,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
-from pkiserver.registration.identities import Identity
+from pkiserver.registration.identities import USERID, Identity
 
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
@@ -135,7 +135,7 @@ def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason)
                 kind,
                 shown.name if shown.internal else f"{connector}:{shown.name}",
                 shown.groups,
-                (("userid", shown.name), *shown.attributes),
+                ((USERID, shown.name), *shown.attributes),
                 connector=connector,
                 retry_after=outcome.retry_after if isinstance(outcome, Undecided) else 0,
                 notes=shown.notes,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -32,7 +33,9 @@ from pkiserver.registration.connectors.values import (
     Outcome,
     PasswordConnector,
     Publishes,
+    Shown,
     Step,
+    Undecided,
 )
 from pkiserver.store import templates as rows
 from pkiserver.store.database import Database
@@ -89,6 +92,7 @@ class Connectors:
         self._clock = clock
         self._all: dict[str, LiveConnector] = {}
         self._problems: tuple[ConnectorProblem, ...] = ()
+        self._answers: Counter[tuple[str, str]] = Counter()
 
     async def refresh(self) -> None:
         """Read all connectors; those that did not change stay open. One that cannot be used stops no other."""
@@ -130,8 +134,19 @@ class Connectors:
         """The connector of that name; raises :class:`Rejected`."""
         found = self._all.get(name)
         if found is None:
-            raise Rejected.because(Refusal.CONFIGURATION, f"there is no usable connector named {name!r}")
+            known = f"there are: {', '.join(sorted(self._all))}" if self._all else "there is none at all"
+            text = f"there is no usable connector named {name!r} ({known})"
+            why = [one.text for one in self._problems if one.connector == name]
+            raise Rejected.because(Refusal.CONFIGURATION, "; ".join([text, *why]))
         return found
+
+    def answers(self) -> Mapping[tuple[str, str], int]:
+        """How often each connector, by name, gave each kind of answer, in the words of a check, since the start."""
+        return self._answers
+
+    def busy(self) -> Mapping[str, int]:
+        """How many questions each connector has before it."""
+        return {name: one.busy for name, one in self._all.items()}
 
     async def check(self, name: str, user: str | None, password: Secret | None) -> tuple[Finding, ...]:
         """Try out a connector; raises :class:`Rejected` where there is none."""
@@ -151,7 +166,7 @@ class Connectors:
             return None
         if not live.settings.enabled:
             return _switched_off(connector)
-        outcome = await live.ask(lambda: backend.authenticate(name, password, answering))
+        outcome = await self._ask(live, lambda: backend.authenticate(name, password, answering))
         _note(connector, name, outcome)
         return outcome
 
@@ -169,7 +184,7 @@ class Connectors:
             return None
         if not live.settings.enabled:
             return _switched_off(connector)
-        outcome = await live.ask(lambda: backend.identify(certificate, chain))
+        outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
         _note(connector, certificate.subject.rfc4514_string(), outcome)
         return outcome
 
@@ -185,7 +200,7 @@ class Connectors:
             return None
         if not live.settings.enabled:
             return _switched_off(connector)
-        outcome = await live.ask(lambda: backend.validate(question))
+        outcome = await self._ask(live, lambda: backend.validate(question))
         _note(connector, question.transaction, outcome)
         return outcome
 
@@ -201,7 +216,7 @@ class Connectors:
             return None
         if not live.settings.enabled:
             return _switched_off(connector)
-        outcome = await live.ask(lambda: backend.resume(question))
+        outcome = await self._ask(live, lambda: backend.resume(question))
         _note(connector, question.transaction, outcome)
         return outcome
 
@@ -263,7 +278,17 @@ class Connectors:
         backend = live.passwords if live is not None else None
         if live is None or not live.settings.enabled or not isinstance(backend, LooksUp) or not backend.can_look_up:
             return None
-        return await live.ask(lambda: backend.lookup(name))
+        return await self._ask(live, lambda: backend.lookup(name))
+
+    async def _ask(self, live: LiveConnector, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """One question about somebody, counted by what comes of it."""
+        answer = "unavailable"
+        try:
+            outcome = await live.ask(work)
+            answer = _word(outcome)
+        finally:
+            self._answers[live.settings.name, answer] += 1
+        return outcome
 
     def _usable(self, name: str) -> LiveConnector:
         found = self._all.get(name)
@@ -274,6 +299,18 @@ class Connectors:
 
 def _switched_off(connector: str) -> Denied:
     return Denied(Step.SETTINGS, f"connector {connector} is switched off")
+
+
+def _word(outcome: Outcome) -> str:
+    match outcome:
+        case Denied():
+            return str(outcome.step)
+        case Challenge():
+            return "asks for more"
+        case Undecided():
+            return "undecided"
+        case Shown():
+            return "shown"
 
 
 def _note(connector: str, name: str, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""The engine's figures for Prometheus. Labels: authorities' names and fixed words, so their number is bounded."""
+"""The engine's figures for Prometheus. Labels: names of what is configured and fixed words: their number is bounded."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ class EngineMetrics(Collector):
             cached.add_metric([outcome], count)
         yield cached
         yield from self._authorities()
+        yield from self._connectors()
+
+    def _connectors(self) -> Iterable[Metric]:
+        answers = CounterMetricFamily(
+            "pkiserver_connector_answers", "What connectors said of credentials", labels=["connector", "answer"]
+        )
+        for (connector, answer), count in sorted(self._engine.connectors.answers().items()):
+            answers.add_metric([connector, answer], count)
+        busy = GaugeMetricFamily(
+            "pkiserver_connector_busy", "Questions that a connector has not answered yet", labels=["connector"]
+        )
+        for connector, count in sorted(self._engine.connectors.busy().items()):
+            busy.add_metric([connector], count)
+        yield answers
+        yield busy
 
     def _authorities(self) -> Iterable[Metric]:
         ends = GaugeMetricFamily(
