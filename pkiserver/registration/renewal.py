@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from datetime import datetime
 
 from cryptography import x509
 
 from pkiserver.authority.requests import ClientCertificateEvidence, EnrollmentRequest
 from pkiserver.authority.templates.model import KeyReuse, Template
+from pkiserver.authority.templates.model_names import OtherWishes
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.store.certificates import Certificate, CertificateState
+
+_SCEP = "scep"
 
 
 def shows(request: EnrollmentRequest) -> bool:
@@ -55,19 +59,37 @@ def _standing(template: Template, current: Certificate, now: datetime) -> list[R
 
 
 def _sameness(request: EnrollmentRequest, template: Template, current: Certificate) -> list[Reason]:
-    """RFC 7030 section 4.2.2: subject and subject alternative names are identical to the current ones."""
+    """Subject and subject alternative names are the current ones, and the certificate gets no others.
+
+    EST wants them identical (RFC 7030 section 4.2.2). SCEP says nothing, and devices make each request from the same
+    settings: what the template left out of the first certificate (``others = "ignore"``) is there again, and left out
+    again.
+    """
     assert current.der is not None
     old = decoded(current.der)
     reasons = []
-    if request.wishes.subject != old.subject:
+    more = request.protocol == _SCEP
+    if not _same_subject(request.wishes.subject, old.subject, more=more and _ignores(template.subject.others)):
         reasons.append(Reason(Refusal.BAD_SUBJECT, "the subject differs from the certificate's that is to be renewed"))
-    if set(request.wishes.sans) != set(names_of(old)):
+    wished, names = set(request.wishes.sans), set(names_of(old))
+    if wished != names and not (more and _ignores(template.sans.others) and names <= wished):
         text = "the subject alternative names differ from those of the certificate that is to be renewed"
         reasons.append(Reason(Refusal.BAD_NAME, text))
     same_key = hashlib.sha256(request.spki).digest() == current.spki_sha256
     if same_key and template.renewal.same_key is KeyReuse.REFUSE:
         reasons.append(Reason(Refusal.BAD_KEY, f"template {template.name} wants a new key at renewal"))
     return reasons
+
+
+def _ignores(others: OtherWishes) -> bool:
+    return others is OtherWishes.IGNORE
+
+
+def _same_subject(wished: x509.Name | None, old: x509.Name, *, more: bool) -> bool:
+    """Whether a request asks for the old subject; with ``more``, for whatever else besides."""
+    if wished == old:
+        return True
+    return more and wished is not None and not Counter(old) - Counter(wished)
 
 
 def names_of(certificate: x509.Certificate) -> tuple[x509.GeneralName, ...]:

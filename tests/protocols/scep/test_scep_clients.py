@@ -59,6 +59,21 @@ def test_scepclient_enrols_and_renews_with_des_and_sha1(scep: World, tmp_path: P
     assert (second.subject, second.serial_number == first.serial_number) == (first.subject, False)
 
 
+def test_scepclient_renews_where_the_template_leaves_out_what_it_adds(scep: World, tmp_path: Path) -> None:
+    """As docs/protocols/scep.md sets it up: organisation and country are ignored, the second time as the first."""
+    scep.put(*template("plain", scep='legacy = ["des", "sha1"]\nca_certificates = "ra_only"'))
+    scepclient(scep, "plain", tmp_path, "-cn scepper", f"-challenge {scep.code('plain')}")
+    first = certificate(tmp_path, "c.pem")
+    assert first.subject.rfc4514_string() == "CN=scepper"
+    assert "O = scep-client" in shell(tmp_path, "openssl req -in csr.pem -noout -subject")
+    assert "SUCCESS" in scepclient(scep, "plain", tmp_path, "-cn scepper")
+    second = certificate(tmp_path, "c.pem")
+    assert (second.subject, second.serial_number == first.serial_number) == (first.subject, False)
+    shell(tmp_path, "rm csr.pem")
+    said = scepclient(scep, "plain", tmp_path, "-cn somebody", code=1)  # another name is none to be left out
+    assert "badRequest" in said
+
+
 def test_scepclient_is_told_why_not(scep: World, tmp_path: Path) -> None:
     said = scepclient(scep, "single", tmp_path, "-cn scepper", f"-challenge {scep.code('single')}", code=1)
     assert "badAlg (0)" in said, "DES is not switched on"
@@ -87,6 +102,18 @@ def test_strongswan_enrols_and_renews_with_aes_and_sha2(scep: World, tmp_path: P
     shell(tmp_path, renew)
     second = certificate(tmp_path, "c2.pem")
     assert (second.subject, second.public_key() == first.public_key()) == (first.subject, False)
+
+
+def test_strongswan_renews_where_the_template_leaves_out_one_of_its_names(scep: World, tmp_path: Path) -> None:
+    name, text = template("hosts")
+    scep.put(name, text.replace("[[sans.parts]]", '[sans]\nothers = "ignore"\n[[sans.parts]]', 1))
+    begin = f"{swan(scep, 'hosts', tmp_path)} --dn CN=swan --san s.ex --san a@b.ex"
+    shell(tmp_path, "openssl genrsa -traditional -out k.pem 2048 && openssl genrsa -traditional -out k2.pem 2048")
+    shell(tmp_path, f"{begin} --in k.pem --password {scep.code('hosts')} > c.pem")
+    shell(tmp_path, f"{begin} --in k2.pem --cert c.pem --key k.pem > c2.pem")
+    for file in ("c.pem", "c2.pem"):
+        names = certificate(tmp_path, file).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names == x509.SubjectAlternativeName([x509.DNSName("s.ex")])
 
 
 def test_strongswan_polls_until_an_officer_agrees(
