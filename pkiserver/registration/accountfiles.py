@@ -1,7 +1,8 @@
 """Accounts as CSV (RFC 4180) and as LDIF (RFC 2849): read from a file with every problem at its line, and written.
 
 CSV: the first line names the columns: ``name``; and, where wanted, ``password``, ``groups`` (separated by semicolons),
-``disabled`` (yes or no); every other column is an attribute, and a column may stand twice for a second value.
+``disabled`` (yes or no), in capitals or not; every other column is an attribute, and a column may stand twice for a
+second value.
 
 LDIF: one entry is one account. ``uid`` is the name, ``userPassword`` the password (in the clear, or argon2id as
 ``{ARGON2}``), ``memberOf`` names groups by DN; ``pkiserverDisabled`` is TRUE or FALSE; others are attributes.
@@ -29,6 +30,7 @@ MAX_ACCOUNTS = 1_000_000
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,7},t=\d{1,3},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _YES, _NO = frozenset({"yes", "true", "1"}), frozenset({"no", "false", "0"})
 _LDIF_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9.;_-]*)(::|:<|:) *(.*)", re.DOTALL)
+_COLUMNS = ("name", "password", "groups", "disabled")
 _SPECIAL = frozenset({"uid", "userpassword", "memberof", "pkiserverdisabled"})
 # what directories add to every entry and that describes nobody
 _IGNORED = frozenset({"objectclass", "dn", "structuralobjectclass", "entryuuid", "entrycsn", "creatorsname",
@@ -80,9 +82,9 @@ def read(text: str, file: str, form: Format) -> tuple[Imported, ...]:
 def _read_csv(text: str, file: str, problems: list[Problem]) -> Iterator[Imported]:
     rows = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     try:
-        header = [column.strip() for column in next(rows, [])]
-        if "name" not in header:
-            problems.append(Problem(file, 1, "name", "the first line names no column name"))
+        header = [_column(column.strip()) for column in next(rows, [])]
+        if wrong := _header_problems(header):
+            problems += [Problem(file, 1, column, text) for column, text in wrong]
             return
         for row in rows:
             if not any(cell.strip() for cell in row):
@@ -100,8 +102,20 @@ def _read_csv(text: str, file: str, problems: list[Problem]) -> Iterator[Importe
         problems.append(Problem(file, rows.line_num, "", f"is no CSV: {error}"))
 
 
+def _column(text: str) -> str:
+    """A column's name; ours however they are written, so that no password becomes an attribute for a capital."""
+    return text.lower() if text.lower() in _COLUMNS else text
+
+
+def _header_problems(header: list[str]) -> list[tuple[str, str]]:
+    found = [(column, "is there twice") for column in _COLUMNS if header.count(column) > 1]
+    if "name" not in header:
+        found.append(("name", "the first line names no column name"))
+    return found
+
+
 def _from_cells(cells: list[tuple[str, str]], line: int) -> Imported:
-    known = {key: value.strip() for key, value in cells if key in {"name", "password", "groups", "disabled"}}
+    known = {key: value.strip() for key, value in cells if key in _COLUMNS}
     password, hashed = _password(known.get("password", ""))
     groups = known.get("groups", "")
     return Imported(

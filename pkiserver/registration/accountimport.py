@@ -51,9 +51,13 @@ class AccountChange:
         before, after = _lines(self.before), _lines(self.after)
         gone = tuple(f"- {line}" for line in before if line not in after)
         new = tuple(f"+ {line}" for line in after if line not in before)
-        if self.before is not None and self.after is not None and self.before.password_hash != self.after.password_hash:
-            new = (*new, "+ a new password")
-        return (*gone, *new)
+        return (*gone, *new, *self._password())
+
+    def _password(self) -> tuple[str, ...]:
+        hashed = None if self.after is None else self.after.password_hash
+        if hashed is None or (self.before is not None and self.before.password_hash == hashed):
+            return ()
+        return ("+ a password",) if self.before is None else ("+ a new password",)
 
 
 @attrs.frozen

@@ -48,6 +48,7 @@ async def test_an_import_adds_and_updates_and_replaces_only_when_told(tmp_path: 
                 "+ mail = alice@example.org",
                 "+ mail = a@example.org",
                 "+ display_name = Alice Example",
+                "+ a password",
             ),
         )
         assert shown["bob"] == (
@@ -114,6 +115,7 @@ def test_ldif_with_everything_it_may_have() -> None:
         (Format.CSV, "name,password\na,short\nb,tiny\n", r"x:3: b: .*at least 12"),
         (Format.CSV, "name,disabled\na,perhaps\n", "neither yes nor no"),
         (Format.CSV, "name\na\na\n", "is on line 2 already"),
+        (Format.CSV, "name,password,Password\na,,\n", r"x:1: password: is there twice"),
         (Format.CSV, "name\na:b\n", "no colon"),
         (Format.CSV, "name,bad name\na,x\n", "cannot be an attribute's name"),
         (Format.CSV, "name,password\na,{SSHA}abc\n", "not argon2id"),
@@ -126,6 +128,17 @@ def test_ldif_with_everything_it_may_have() -> None:
 def test_every_problem_has_its_line(form: Format, text: str, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         read(text, "x", form)
+
+
+def test_a_spreadsheets_capitals_make_no_attribute_of_a_password() -> None:
+    (alice,) = read("Name,PASSWORD, Groups ,Disabled,Room\nalice,a long password,staff,yes,7\n", "x.csv", Format.CSV)
+    assert (alice.name, alice.password, alice.groups, alice.disabled) == (
+        "alice",
+        Secret("a long password"),
+        {"staff"},
+        True,
+    )
+    assert alice.attributes == (("Room", "7"),)
 
 
 _WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=90).map(str.strip)
