@@ -27,6 +27,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, dump, load
 from pkiserver.store import authorities as authority_rows
+from pkiserver.store import foreign
 from pkiserver.store import templates as object_rows
 from pkiserver.store.database import Database
 
@@ -280,6 +281,8 @@ class Configuration:
                 raise Rejected.because(Refusal.CONFLICT, f"{change.key} was changed meanwhile; look at it again")
             authority_rows.update_authority(connection, name, config=change.after, state=row.state)
             return 0
+        if change.key.kind is Kind.FOREIGN_CA and _certificate(change.before) != _certificate(change.after):
+            foreign.forget(connection, name)  # the lists of one authority say nothing of another's certificates
         if change.after is None:
             assert change.revision is not None
             object_rows.remove(connection, name, expected=change.revision, kind=change.key.kind)
@@ -307,6 +310,11 @@ def _exported(key: tuple[Kind, str], text: str) -> str:
     if key[0] in _KEPT_AS_TEXT:
         return text
     return dump(AuthorityDocument(key[1], settings=load(AuthoritySettings, text, f"authority {key[1]}")))
+
+
+def _certificate(text: str | None) -> object:
+    """Of which authority a document tells."""
+    return None if text is None else tomllib.loads(text).get("certificate")
 
 
 def _reason(text: str) -> Reason:

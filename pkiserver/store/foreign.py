@@ -158,6 +158,12 @@ def remove(connection: Connection, authority: str, source: str) -> None:
     connection.execute(delete(foreign_list).where(_l.authority == authority, _l.source == source))
 
 
+def forget(connection: Connection, authority: str) -> None:
+    """Forget all sources of an authority and their lists."""
+    connection.execute(delete(foreign_part).where(_p.authority == authority))
+    connection.execute(delete(foreign_list).where(_l.authority == authority))
+
+
 def install_responder(connection: Connection, responder: InstalledResponder) -> None:
     """Keep a responder's certificate, in the place of an earlier one for the same key; every process learns of it."""
     connection.execute(delete(foreign_responder).where(_r.key_name == responder.key_name))

@@ -53,7 +53,7 @@ class OcspSigning(enum.StrEnum):
     """A responder certificate of its own; the authority's key while none exists."""
 
 
-def _lasting(least: timedelta, most: timedelta) -> Callable[[object, attrs.Attribute[timedelta], timedelta], None]:
+def lasting(least: timedelta, most: timedelta) -> Callable[[object, attrs.Attribute[timedelta], timedelta], None]:
     """A validator: a longer time would run over the end of the calendar, or is a slip of the pen."""
     allowed = f"{format_duration(least)} to {format_duration(most)}"
 
@@ -71,8 +71,8 @@ def _key_type(instance: object, attribute: attrs.Attribute[str], value: str) -> 
         KeyType.parse(value)
 
 
-_of_a_signature = _lasting(_SECOND, timedelta(days=3650))
-_of_a_record = _lasting(timedelta(0), timedelta(days=36500))
+_of_a_signature = lasting(_SECOND, timedelta(days=3650))
+_of_a_record = lasting(timedelta(0), timedelta(days=365_000))
 
 
 @attrs.frozen
@@ -98,7 +98,7 @@ class CrlPolicy:
     interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_of_a_signature)
     validity: timedelta = attrs.field(default=timedelta(hours=24), validator=_of_a_signature)
     on_revocation: bool = True
-    gather: timedelta = attrs.field(default=timedelta(seconds=10), validator=_lasting(timedelta(0), timedelta(days=1)))
+    gather: timedelta = attrs.field(default=timedelta(seconds=10), validator=lasting(timedelta(0), timedelta(days=1)))
     max_age: timedelta = attrs.field(default=timedelta(minutes=5), validator=_of_a_record)
     keep: timedelta = attrs.field(default=timedelta(days=30), validator=_of_a_record)
     keep_expired: bool = False

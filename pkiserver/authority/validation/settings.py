@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.authority.model import CaCertificate
-from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity, lasting
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.outbound.ldapfilter import Filter
@@ -23,6 +23,8 @@ KIND = "foreign-ca"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _ALLOWED = "http://HOST/PATH, file:///PATH, or ldap://HOST/DN?ATTRIBUTE[?base[?FILTER]]"
 _EVER = timedelta(days=365_000)
+_YEAR = timedelta(days=365)
+_time = lasting(timedelta(seconds=1), _YEAR)
 
 
 class Unlisted(enum.StrEnum):
@@ -32,16 +34,6 @@ class Unlisted(enum.StrEnum):
     UNKNOWN = "unknown"
     ALLOW_LIST = "allow-list"
     """Good when it is on the list of issued serial numbers, unknown when it is not."""
-
-
-def _longer_than_zero(_instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
-    if value <= timedelta(0):
-        raise ValueError(f"{attribute.name} must be longer than 0s")
-
-
-def _not_negative(_instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
-    if value < timedelta(0):
-        raise ValueError(f"{attribute.name} must not be negative")
 
 
 def _name(_instance: object, _attribute: object, value: str) -> None:
@@ -104,8 +96,8 @@ def _feeds(_instance: object, _attribute: object, value: tuple[str, ...]) -> Non
 class ForeignAnswers:
     """How answers look; as the fields of that name of an authority's ``ocsp`` table."""
 
-    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_longer_than_zero)
-    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_longer_than_zero)
+    validity: timedelta = attrs.field(default=timedelta(hours=1), validator=_time)
+    unknown_validity: timedelta = attrs.field(default=timedelta(minutes=5), validator=_time)
     nonce: NoncePolicy = NoncePolicy.ANSWER
     identity: ResponderIdentity = ResponderIdentity.KEY
     include_certificate: bool = True
@@ -115,7 +107,7 @@ class ForeignAnswers:
 
     def policy(self) -> OcspPolicy:
         """The same as the policy of an authority of ours, with no end to the archive."""
-        longest = max(self.validity, OcspPolicy().renew_before)
+        longest = max(self.validity, self.unknown_validity, OcspPolicy().renew_before)
         return OcspPolicy(
             **attrs.asdict(self, recurse=False),
             renew_before=longest,
@@ -144,8 +136,8 @@ class ForeignCa:
     kind: Literal["foreign-ca"] = "foreign-ca"
     description: str = ""
     enabled: bool = True
-    interval: timedelta = attrs.field(default=timedelta(minutes=5), validator=_longer_than_zero)
-    tolerance: timedelta = attrs.field(default=timedelta(hours=1), validator=_not_negative)
+    interval: timedelta = attrs.field(default=timedelta(minutes=5), validator=_time)
+    tolerance: timedelta = attrs.field(default=timedelta(hours=1), validator=lasting(timedelta(0), _YEAR))
     unlisted: Unlisted = Unlisted.UNKNOWN
     ocsp: ForeignAnswers = attrs.field(factory=ForeignAnswers)
 

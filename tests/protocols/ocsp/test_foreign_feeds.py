@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.authority.validation.settings import LdapFeed, Unlisted, load_foreign
+from pkiserver.authority.configuration import Configuration, Kind, read_documents
+from pkiserver.authority.validation.settings import ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
 from tests.protocols.ocsp.foreign_site import GOOD, REVOKED, Other, Site, site
@@ -106,3 +110,22 @@ def test_a_stranger_with_the_same_name_changes_nothing(site: Site, tmp_path: Pat
     ca = site.describe(f"file://{file}", unlisted=Unlisted.GOOD)
     assert site.fetch(ca) == 0
     assert any("signature is not the issuer's" in one.text for one in site.services.authorities.problems())
+
+
+def test_lists_are_forgotten_with_the_authority_that_they_were_of(site: Site) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 1
+    world, [feed] = site.server.at.world, ca.feeds
+    configuration = Configuration(world.database, world.audit, site.server.at.clock)
+    stranger = Other(site.other.now).certificate().public_bytes(Encoding.PEM).decode()
+
+    async def apply(new: ForeignCa) -> None:
+        documents = read_documents([("other.toml", dump(new))], {Kind.FOREIGN_CA: load_foreign})
+        await configuration.apply(await configuration.plan(documents), by="tester")
+        await site.services.authorities.refresh()
+
+    site.server.run(lambda: apply(attrs.evolve(ca, tolerance=timedelta(minutes=5))))
+    assert site.services.authorities.state("other", feed) is not None, "the authority is the same"
+    site.server.run(lambda: apply(attrs.evolve(ca, certificate=stranger)))
+    assert site.services.authorities.state("other", feed) is None
