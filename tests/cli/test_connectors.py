@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
+from pkiserver.authority.templates.library import load_template
 from pkiserver.foundation import tomltypes
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from tests.support.commands import configured, run
@@ -100,7 +100,7 @@ def test_accounts_from_a_file_and_back(config: Path, tmp_path: Path) -> None:
     people = tmp_path / "people.csv"
     people.write_text("name,password,groups,mail\nalice,a long password,staff,alice@example.org\nbob,,,\n")
     shown = run(config, "account", "import", people, "--dry-run")
-    assert "add account alice\n+ group staff\n+ mail = alice@example.org" in shown
+    assert "add account alice\n+ group staff\n+ mail = alice@example.org\n+ a password" in shown
     assert json.loads(run(config, "account", "list", "--json")) == []
     assert "2 changed" in run(config, "account", "import", people, "--yes")
     assert "nothing to change (2 as they should be)" in run(config, "account", "import", people, "--yes")
@@ -117,17 +117,26 @@ def test_a_script_that_gives_no_password_is_told_the_option(config: Path) -> Non
     assert "nobody is there to be asked: give --password-file" in said
 
 
-def examples() -> list[str]:
-    return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if text.startswith('kind = "connector"')]
+KINDS = ("ldap", "radius", "sql", "mail", "webhook", "certificate", "intune")
+
+
+def examples(kind: str = "connector") -> list[str]:
+    return [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if text.startswith(f'kind = "{kind}"')]
 
 
 def test_the_page_s_examples_are_connectors() -> None:
     kinds = {load_connector(text, "page").connects_to for text in examples()}
-    assert kinds >= {"ldap", "radius", "sql", "webhook", "certificate"}
+    assert kinds == set(KINDS)
 
 
-@pytest.mark.parametrize("field", [one.name for one in attrs.fields(Connector) if one.name in
-                                   {"ldap", "radius", "sql", "webhook", "certificate"}])  # fmt: skip
+def test_the_page_s_template_is_taken_with_the_page_s_connectors(config: Path, tmp_path: Path) -> None:
+    (text,) = examples("template")
+    (tmp_path / "people.toml").write_text(text)
+    load_template(text, "page")
+    assert "add template people" in run(config, "apply", tmp_path / "people.toml", "--dry-run")
+
+
+@pytest.mark.parametrize("field", KINDS)
 def test_the_page_explains_every_key(field: str) -> None:
     def keys(kind: object) -> Iterator[str]:
         found = next((one for one in tomltypes.union_members(kind) if tomltypes.attrs_class(one)), None)
