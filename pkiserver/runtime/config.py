@@ -19,7 +19,7 @@ from pkiserver.authority.delivery.settings import CrlTarget
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
-from pkiserver.registration.guesses import GuessSettings
+from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind

@@ -9,7 +9,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.registration.guesses import Guesses, GuessSettings
+from pkiserver.registration.guesses import Guesses
+from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.store.database import Database
 from tests.support.clock import FakeClock
 

@@ -22,7 +22,8 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration import guesses
-from pkiserver.registration.guesses import Guesses, GuessSettings
+from pkiserver.registration.guesses import Guesses
+from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.runtime.engine import open_engine
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate

@@ -32,7 +32,7 @@ from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
-from pkiserver.registration.guesses import GuessSettings
+from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.scepport import ScepPort
