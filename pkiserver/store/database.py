@@ -50,6 +50,7 @@ class Database:
         self._reading = 0
         self._closed = False
         self._read_engine: Engine = reading_engine(url, readers + 1)
+        self._read_connections: list[Connection] = []
         self._write_engine: Engine = writing_engine(url)
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="store-readers")
         self._ahead = ThreadPool(minthreads=0, maxthreads=1, name="store-ahead")
@@ -187,6 +188,7 @@ class Database:
             self._writer.close()
             self._pool.stop()
             self._ahead.stop()
+            self._forget_connections()
             self._read_engine.dispose()
             self._write_engine.dispose()
         finally:
@@ -200,13 +202,32 @@ class Database:
                 if kind_of(error) is not Kind.LOST:
                     raise
             # The connections were lost while they lay idle; a new one shows whether the database is there.
+            self._forget_connections()
             return self._read_once(work)
         except SQLAlchemyError as error:
             raise as_domain_error(error) from error
 
     def _read_once(self, work: Callable[[Connection], T]) -> T:
-        with self._read_engine.connect() as connection:
-            return work(connection)
+        # handed from read to read: going through the engine's pool costs as much as looking up one row
+        connection = self._idle() or self._read_engine.connect()
+        try:
+            value = work(connection)
+            connection.rollback()
+        except BaseException:
+            connection.close()  # the pool makes it usable again, or throws it away
+            raise
+        self._read_connections.append(connection)
+        return value
+
+    def _idle(self) -> Connection | None:
+        try:
+            return self._read_connections.pop()
+        except IndexError:
+            return None
+
+    def _forget_connections(self) -> None:
+        while (connection := self._idle()) is not None:
+            connection.close()
 
     def _outcomes(self, outcomes: Sequence[Outcome]) -> None:
         self._reactor.callFromThread(_deliver, outcomes)

@@ -98,7 +98,10 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
 
 
 def _begin_to_read(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    """Begin a snapshot; it locks nothing that could fail, so SQLAlchemy's own way around the driver is spared."""
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN")
 
 
 def _begin_to_write(connection: Connection) -> None:
