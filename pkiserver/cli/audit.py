@@ -6,7 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 
@@ -16,8 +16,8 @@ from pkiserver.cli.voting import who
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from pkiserver.audit.verify import VerifySignature
-    from pkiserver.store.audit import CheckpointRow, EventRow
+    from pkiserver.keys.algorithms import PublicKey
+    from pkiserver.store.audit import EventRow
     from pkiserver.store.database import Database
 
 POLL_SECONDS = 0.5
@@ -41,10 +41,11 @@ async def verify_(session: Session, *, key_file: BinaryIO | None) -> None:
     """Check every chain and checkpoint; exit code 1 and a line for each thing that is wrong."""
     from pkiserver.audit.verify import verify
     from pkiserver.foundation.errors import Reason, Refusal, Rejected
+    from pkiserver.keys.checkpoints import checkpoint_verify
 
     outside = None if key_file is None else key_file.read()
     async with _database(session) as database:
-        report = await database.read(lambda c: verify(c, verify_signature=_verifier(c, outside)))
+        report = await database.read(lambda c: verify(c, verify_signature=checkpoint_verify(_public_keys(c, outside))))
     if report.problems:
         raise Rejected(Reason(Refusal.CONFLICT, problem) for problem in report.problems)
     session.output.record(
@@ -130,31 +131,21 @@ async def _database(session: Session) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _verifier(connection: Connection, outside: bytes | None) -> VerifySignature:
-    """Checks checkpoints with the key that was given, or with the public keys that the database records."""
-    from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
-
-    from pkiserver.foundation.errors import PkiError
-    from pkiserver.keys.algorithms import SignatureScheme
+def _public_keys(connection: Connection, outside: bytes | None) -> Callable[[str], PublicKey | None]:
+    """Finds the keys of checkpoints: the one that was given, or those that the database records."""
+    from pkiserver.keys.algorithms import load_spki
     from pkiserver.store import keys
 
-    known: dict[str, Any] = {}
+    if outside is not None:
+        given = load_spki(outside, pem=True)
+        return lambda _name: given
 
-    def public_key(name: str) -> Any:
-        if name not in known:
-            record = None if outside is not None else keys.get(connection, name)
-            der = None if record is None else load_der_public_key(record.spki)
-            known[name] = load_pem_public_key(outside) if outside is not None else der
-        return known[name]
+    @functools.cache
+    def recorded(name: str) -> PublicKey | None:
+        record = keys.get(connection, name)
+        return None if record is None else load_spki(record.spki)
 
-    def check(row: CheckpointRow, octets: bytes) -> bool:
-        key = public_key(row.key_name)
-        try:
-            return key is not None and SignatureScheme.parse(row.scheme).verify(key, row.signature, octets)
-        except PkiError:
-            return False
-
-    return check
+    return recorded
 
 
 def _utc(moment: datetime | None) -> datetime | None:

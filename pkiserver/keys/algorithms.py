@@ -291,10 +291,10 @@ def spki(public_key: PublicKeyTypes) -> bytes:
     return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def load_spki(octets: bytes) -> PublicKey:
-    """A supported public key from SubjectPublicKeyInfo DER; raises :class:`Rejected` (BAD_KEY)."""
+def load_spki(octets: bytes, *, pem: bool = False) -> PublicKey:
+    """A supported public key from SubjectPublicKeyInfo, DER or ``pem``; raises :class:`Rejected` (BAD_KEY)."""
     try:
-        key = serialization.load_der_public_key(octets)
+        key = (serialization.load_pem_public_key if pem else serialization.load_der_public_key)(octets)
     except (ValueError, TypeError) as error:
         raise Rejected.because(Refusal.BAD_KEY, "the public key cannot be read") from error
     KeyType.of(key)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pkiserver.audit.log import CheckpointSignature
 from pkiserver.foundation.errors import Rejected
-from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.algorithms import PublicKey, SignatureScheme
 
 if TYPE_CHECKING:
     from pkiserver.keys.keyring import KeyRing
@@ -25,14 +25,14 @@ def checkpoint_sign(ring: KeyRing, name: str) -> Callable[[bytes], Awaitable[Che
     return sign
 
 
-def checkpoint_verify(ring: KeyRing) -> Callable[[CheckpointRow, bytes], bool]:
-    """Checks checkpoints with registered public halves; False for a key or scheme that is not known."""
+def checkpoint_verify(public_key: Callable[[str], PublicKey | None]) -> Callable[[CheckpointRow, bytes], bool]:
+    """Checks checkpoints with the public keys that ``public_key`` finds by name; False for what is not known."""
 
     def verify(row: CheckpointRow, octets: bytes) -> bool:
         try:
-            scheme, public_key = SignatureScheme.parse(row.scheme), ring.public_key(row.key_name)
+            key = public_key(row.key_name)
+            return key is not None and SignatureScheme.parse(row.scheme).verify(key, row.signature, octets)
         except Rejected:
             return False
-        return scheme.verify(public_key, row.signature, octets)
 
     return verify

@@ -72,6 +72,10 @@ async def test_verify_tail_and_export(tmp_path: Path) -> None:
         pem.write_bytes(one.public_key().public_bytes(serialization.Encoding.PEM, *PUBLIC))
         said = await deferToThread(run, tmp_path, "audit", "verify", "--key", str(pem), code=code)
         assert ("does not bear the signature of key 'check'" in said) is bool(code)
+    pem.write_text("nothing")
+    said = await deferToThread(run, tmp_path, "audit", "verify", "--key", str(pem), code=1)
+    assert "the public key cannot be read" in said
+    assert "signature" not in said
 
     await alter(url, "UPDATE audit_event SET actor = 'mallory' WHERE seq = 2")
     await alter(url, "DELETE FROM signing_key")

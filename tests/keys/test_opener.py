@@ -74,7 +74,11 @@ async def test_key_agreement(ec_opener: EnvelopeOpener) -> None:
         named: dict[str, Any] = {"shared_info": info, "kek_length": 32, "digest": SHA256}
         assert await ec_opener.ecdh(ephemeral.public_key(), wrapped, 16, **named) == key
     other = ec.generate_private_key(ec.SECP384R1()).public_key()
-    for originator, octets in ((ephemeral.public_key(), wrapped[:-1] + bytes([wrapped[-1] ^ 1])), (other, wrapped), (public, b"")):
+    for originator, octets in (
+        (ephemeral.public_key(), wrapped[:-1] + bytes([wrapped[-1] ^ 1])),
+        (other, wrapped),
+        (public, b""),
+    ):
         opened = await ec_opener.ecdh(originator, octets, 16, **named)
         assert len(opened) == 16
         assert opened != key

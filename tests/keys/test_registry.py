@@ -91,7 +91,7 @@ async def test_checkpoints_are_signed_and_checked(url: str, tmp_path: Path) -> N
     with pytest.raises(Rejected, match="bound to crl"):
         await audit.checkpoint(checkpoint_sign(ring, "other"))
     check: Callable[[Connection], Any] = lambda connection: verify(  # noqa: E731
-        connection, verify_signature=checkpoint_verify(ring)
+        connection, verify_signature=checkpoint_verify(ring.public_key)
     )
     report = await database.read(check)
     assert report.problems == ()
