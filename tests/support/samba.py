@@ -142,6 +142,13 @@ class DomainController:
         self.load(_PERSON.format(dn=dn, name=name, realm=REALM, coded=coded(password), control=control, more=more))
         return dn
 
+    def allow(self, dn: str, *rights: str) -> None:
+        """Give the account ``pki`` rights to an entry: ACEs in SDDL, without the trustee."""
+        (sid,) = self.values(f"CN=pki,CN=Users,{SUFFIX}", "objectSid")
+        sddl = "".join(f"({one};{_sid_text(sid)})" for one in rights)
+        database = str(self.folder / "private/sam.ldb")
+        self._samba_tool("dsacl", "set", "-H", database, f"--objectdn={dn}", f"--sddl={sddl}")
+
     def discard(self) -> None:
         """End it and remove its files."""
         if self._process is not None:
@@ -166,11 +173,7 @@ class DomainController:
                 guesses=GUESSES, people=PEOPLE, groups=GROUPS, suffix=SUFFIX, coded=coded(SERVICE_PASSWORD)
             )
         )
-        (sid,) = self.values(f"CN=pki,CN=Users,{SUFFIX}", "objectSid")
-        who = _sid_text(sid)
-        sddl = "".join(f"({one};{who})" for one in _RIGHTS)
-        database = str(self.folder / "private/sam.ldb")
-        self._samba_tool("dsacl", "set", "-H", database, f"--objectdn={PEOPLE}", f"--sddl={sddl}")
+        self.allow(PEOPLE, *_RIGHTS)
         for name, more in _PEOPLE.items():
             self.person(name, more=more)
         self.load(_GROUPS.format(people=PEOPLE, groups=GROUPS, suffix=SUFFIX))

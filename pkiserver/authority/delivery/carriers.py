@@ -19,6 +19,7 @@ from pkiserver.outbound.addresses import LdapServer, Timeouts, WebAddress
 from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.http import fetch
 from pkiserver.outbound.ldap import NO_SUCH_OBJECT, LdapConnection, LdapError, LdapService, opened
+from pkiserver.outbound.ldapattributes import certificate_attribute
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.problems import OutboundError
@@ -144,7 +145,7 @@ class LdapCarrier:
     async def _replace(self, connection: LdapConnection, parcel: Parcel) -> None:
         name = parcel.path.replace("/", ".")
         entry = self._target.entry.replace("{name}", name)
-        attribute = _attribute(parcel)
+        attribute = certificate_attribute(_attribute(parcel), active_directory=self._target.active_directory)
         try:
             await connection.modify(entry, (Change(ChangeKind.REPLACE, attribute, (parcel.der,)),))
         except LdapError as error:
@@ -160,7 +161,7 @@ class LdapCarrier:
 
 def _attribute(parcel: Parcel) -> str:
     if parcel.kind is CrlKind.DELTA:
-        return "deltaRevocationList;binary"
+        return "deltaRevocationList"
     if parcel.covers is Covers.AUTHORITIES:
-        return "authorityRevocationList;binary"
-    return "certificateRevocationList;binary"
+        return "authorityRevocationList"
+    return "certificateRevocationList"
