@@ -159,3 +159,11 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
     assert "does not rise" in node.run("crl", "import", "issuing", signed, code=1)
     assert len(node.json("crl", "list", "issuing", "--all")) == 2
     assert "there is no authority" in node.run("crl", "issue", "nobody", code=1)
+
+    assert node.json("crl", "advance", "issuing", "--past", signed)["number"] == number
+    assert node.json("crl", "advance", "issuing", "--by", 1000)["number"] == number + 1000
+    assert node.json("crl", "advance", "issuing", "--to", 5)["number"] == number + 1000, "never back"
+    assert node.json("crl", "issue", "issuing")["number"] == number + 1001
+    assert "say one of" in node.run("crl", "advance", "issuing", "--to", 5, "--by", 3, code=2)
+    assert "say one of" in node.run("crl", "advance", "issuing", code=2)
+    assert "not a certificate revocation list" in node.run("crl", "advance", "issuing", "--past", issuer, code=1)

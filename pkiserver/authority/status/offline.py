@@ -9,7 +9,7 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.certparts import signature_identifier
-from pkiserver.authority.model import CaCertificate, Duty
+from pkiserver.authority.model import Authority, CaCertificate, Duty
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation import der
@@ -72,6 +72,27 @@ def read_crl(data: bytes, issuer: CaCertificate) -> CrlView:
         raise Rejected(reasons)
     number = next((one.value.crl_number for one in extensions if isinstance(one.value, x509.CRLNumber)), None)
     return CrlView(data, crl, number, crl.last_update_utc, crl.next_update_utc)
+
+
+def number_of(authority: Authority, data: bytes) -> int:
+    """The number of a list that one of an authority's keys signed.
+
+    Raises:
+        Rejected: none did, or it has no number.
+    """
+    refused = Rejected.because(Refusal.CONFLICT, f"authority {authority.name} has no certificate yet")
+    for generation in authority.generations:
+        if generation.ca is None:
+            continue
+        try:
+            number = read_crl(data, generation.ca).number
+        except Rejected as error:
+            refused = error
+            continue
+        if number is None:
+            raise Rejected.because(Refusal.UNSUPPORTED, "the list has no CRL number")
+        return number
+    raise refused
 
 
 def _issuer_octets(tbs: bytes) -> bytes:

@@ -52,6 +52,7 @@ class _Seen:
 
     tag: str
     number: int
+    this_update: datetime
     next_update: datetime
 
 
@@ -98,7 +99,8 @@ class SelfCheck:
     async def _is_due(self) -> bool:
         found = await self.findings()
         newest = max((one.at for one in found), default=None)
-        return newest is None or self._clock.now() - newest >= self._interval
+        # one from the future was made before the clock was set back
+        return newest is None or not newest <= self._clock.now() < newest + self._interval
 
     async def _look(self) -> AsyncIterator[Finding]:
         for authority in self._authorities.list():
@@ -159,9 +161,21 @@ class SelfCheck:
             raise WrongAnswerError(
                 f"number {now.number} is served, but {number} was issued at {issued:%Y-%m-%d %H:%M:%SZ}"
             )
+        if now.this_update > self._clock.now() + _SKEW:
+            raise WrongAnswerError(f"it is from the future ({now.this_update:%Y-%m-%d %H:%M:%SZ})")
+        await self._known_here(authority.name, point, now.number)
         if now.next_update <= self._clock.now():
             raise WrongAnswerError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
         self._seen[url] = now
+
+    async def _known_here(self, authority: str, point: DistributionPoint, number: int) -> None:
+        """Raises where a list is out that this database did not issue: it is older than the list."""
+        found = await self._database.read(lambda connection: crls.find(connection, point.generation_id, point.scope))
+        if found is not None and number > found.last_number:
+            raise WrongAnswerError(
+                f"number {number} is served, but here {found.last_number} is the last: the database is older than that "
+                f"list; move the numbers forward (pkiserver crl advance {authority} --to {number}) and issue a new one"
+            )
 
     async def _read_list(self, answer: Answer, ca: CaCertificate, kind: CrlKind) -> _Seen:
         if answer.status != _OK:
@@ -171,12 +185,10 @@ class SelfCheck:
             view = await deferToThread(read_crl, answer.body, ca) if big else read_crl(answer.body, ca)
         except Rejected as error:
             raise WrongAnswerError(str(error)) from error
-        if view.this_update > self._clock.now() + _SKEW:
-            raise WrongAnswerError(f"it is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ})")
         is_delta = any(one.oid == x509.DeltaCRLIndicator.oid for one in view.crl.extensions)
         if view.number is None or view.next_update is None or is_delta is not (kind is CrlKind.DELTA):
             raise WrongAnswerError("it is another kind of list")
-        return _Seen(answer.header("ETag") or "", view.number, view.next_update)
+        return _Seen(answer.header("ETag") or "", view.number, view.this_update, view.next_update)
 
     async def _look_at_ocsp(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
         publication = authority.settings.publication
