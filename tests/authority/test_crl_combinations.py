@@ -207,7 +207,7 @@ async def test_expiry_during_a_hold(at: StatusWorld) -> None:
             assert combine(base, lists.delta) == {}, lists.path
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 async def test_whatever_happens_all_lists_agree_with_the_records(at: StatusWorld, tmp_path: Path, seed: int) -> None:
     await everything_configured(at)
     await at.world.template(TEMPLATE.replace('"device"', '"phone"'), "phone")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
@@ -60,14 +62,24 @@ class DirectoryCarrier:
 
     def __init__(self, target: DirectoryTarget) -> None:
         self._directory = target.directory
+        self._one_at_a_time = threading.Lock()
 
     async def deliver(self, parcel: Parcel) -> None:
         """Put the list in its place."""
         place = self._directory / parcel.file
         try:
-            await deferToThread(_write, place, parcel.der)
+            await deferToThread(self._put, place, parcel.der)
         except OSError as error:
             raise DeliveryError(f"{place}: {error.strerror}") from error
+
+    def _put(self, place: Path, octets: bytes) -> None:
+        # A file system that does not answer keeps the one thread that waits for it, and no more of them.
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise OSError(errno.EBUSY, "an earlier list is still being written")
+        try:
+            _write(place, octets)
+        finally:
+            self._one_at_a_time.release()
 
 
 def _write(place: Path, octets: bytes) -> None:
