@@ -152,6 +152,7 @@ class SelfCheck:
             now = seen
         else:
             now = await self._read_list(answer, generation.certificate, kind)
+            await self._ours(point, kind, now.number, answer.body)
         if seen is not None and now.number < seen.number:
             raise WrongAnswerError(f"the CRL number fell back from {seen.number} to {now.number}")
         # What a cache on the way may keep, and the moment in which a process looks whether there is a newer list.
@@ -167,6 +168,17 @@ class SelfCheck:
         if now.next_update <= self._clock.now():
             raise WrongAnswerError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
         self._seen[url] = now
+
+    async def _ours(self, point: DistributionPoint, kind: CrlKind, number: int, octets: bytes) -> None:
+        """Raises where it is another list than the one of that number and scope that is kept here."""
+
+        def differs(connection: Connection) -> bool:
+            scope = crl_history.find_scope(connection, point.generation_id, point.scope)
+            kept = None if scope is None else crls.get(connection, scope, number, kind)
+            return kept is not None and kept.der != octets
+
+        if await self._database.read(differs):
+            raise WrongAnswerError(f"it is not the list that was issued here with the number {number}")
 
     async def _known_here(self, authority: str, point: DistributionPoint, number: int) -> None:
         """Raises where a list is out that this database did not issue: it is older than the list."""
