@@ -236,10 +236,11 @@ async def test_an_sftp_server_with_another_host_key(at: StatusWorld, sftp: SftpS
     [
         (b"HTTP/1.1 500 Sorry\r\nContent-Length: 0\r\n\r\n", "status 500"),
         (b"HTTP/1.1 302 Over there\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", "status 302"),
+        (b"SSH-2.0-x\r\n\r\n", "bad answer"),
         (b"", "no answer within|not taken within"),
         (None, "no answer within|not taken within"),
     ],
-    ids=["error", "redirect", "silent", "trickle"],
+    ids=["error", "redirect", "no http", "silent", "trickle"],
 )
 async def test_a_web_server_that_does_not_take_lists(
     at: StatusWorld, web: Web, tmp_path: Path, answer: bytes | None, why: str

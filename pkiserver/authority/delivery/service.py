@@ -123,7 +123,13 @@ class TargetDeliveries:
         """One time limit for all of it, whatever the carrier's steps have; raises :class:`DeliveryError`."""
         limit = self._target.timeout
         silent = DeliveryError(f"{parcel.file} was not taken within {limit.total_seconds():g} s")
-        await within(self._carrier.deliver(parcel), limit.total_seconds(), lambda: silent)
+        try:
+            await within(self._carrier.deliver(parcel), limit.total_seconds(), lambda: silent)
+        except DeliveryError:
+            raise
+        except Exception as error:  # what a carrier did not foresee is a failure like any other, with its pauses
+            self._log.failure("CRL target {name}", name=self._target.name)
+            raise DeliveryError(f"unexpected: {type(error).__name__}: {error}") from error
 
     async def _note(self, delivery: Delivery, turn: Turn) -> None:
         def work(connection: Connection) -> None:

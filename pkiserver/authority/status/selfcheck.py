@@ -7,8 +7,11 @@ CRL numbers do not fall back, that both say what the records say. One process of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
+from urllib.parse import urlsplit
 
 import attrs
 from cryptography import x509
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from sqlalchemy import Connection
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from pkiserver.authority import certparts
 from pkiserver.authority.authorities import Authorities
@@ -27,11 +31,11 @@ from pkiserver.authority.status.answersigner import WrongAnswerError, check_sign
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import PkiError, Rejected
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import Answer, fetch
-from pkiserver.outbound.problems import OutboundError
+from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.store import certificates, crl_history, crls, deliveries
 from pkiserver.store.crls import CrlKind
 from pkiserver.store.database import Database
@@ -42,6 +46,9 @@ _TIMEOUTS = Timeouts(connect=timedelta(seconds=3), answer=timedelta(seconds=20))
 _SKEW = timedelta(seconds=5)
 _OK = 200
 _NOT_MODIFIED = 304
+_NO_ANSWER = frozenset({Trouble.CONNECT, Trouble.SILENT})
+_SILENT = 2
+"""A host that did not answer so many times is asked no more in this look: one that hangs must not hold up the rest."""
 _BIG = 1 << 20
 """A list from this length on is verified in a thread."""
 
@@ -58,6 +65,8 @@ class _Seen:
 
 class SelfCheck:
     """Looks at everything once in each ``interval``, in one process of the node."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -76,6 +85,7 @@ class SelfCheck:
         self._clock = clock
         self._interval = interval
         self._seen: dict[str, _Seen] = {}
+        self._silent: Counter[str] = Counter()
 
     async def run_due(self) -> tuple[Finding, ...]:
         """Look, unless a process of this node did within the interval; what was found, empty where nothing was due.
@@ -103,6 +113,7 @@ class SelfCheck:
         return newest is None or not newest <= self._clock.now() < newest + self._interval
 
     async def _look(self) -> AsyncIterator[Finding]:
+        self._silent.clear()
         for authority in self._authorities.list():
             for generation in authority.generations:
                 if generation.ca is None or generation.state is GenerationState.RETIRED:
@@ -124,18 +135,29 @@ class SelfCheck:
             for kind, urls in ((CrlKind.COMPLETE, point.urls), (CrlKind.DELTA, point.delta_urls)):
                 for url in urls:
                     if url.startswith("http"):
-                        yield await self._finding(url, self._list_problem(authority, generation, point, kind, url))
+                        yield await self._finding(
+                            url, partial(self._list_problem, authority, generation, point, kind, url)
+                        )
 
-    async def _finding(self, subject: str, looking: Awaitable[None]) -> Finding:
+    async def _finding(self, subject: str, look: Callable[[], Awaitable[None]]) -> Finding:
         problem: str | None = None
+        host = urlsplit(subject).netloc
         try:
-            await looking
+            if self._silent[host] >= _SILENT:
+                raise OutboundError(Trouble.SILENT, host, "it did not answer twice just now and is not asked again")
+            await look()
         except WrongAnswerError as error:
             problem = str(error)
         except (OutboundError, Invalid) as error:
             problem = f"cannot be read: {error}"
+            self._silent[host] += isinstance(error, OutboundError) and error.trouble in _NO_ANSWER
         except (Rejected, ValueError, x509.ExtensionNotFound) as error:
             problem = f"cannot be understood: {error}"
+        except PkiError:  # of our own database
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever one answer does to us, the others are looked at
+            self._log.failure("{subject} cannot be checked", subject=subject)
+            problem = f"cannot be checked: {type(error).__name__}: {error}"
         return Finding(self._node, subject, self._clock.now(), problem)
 
     async def _list_problem(
@@ -210,7 +232,9 @@ class SelfCheck:
             return
         for url in publication.urls(publication.ocsp, generation.crl_path):
             if url.startswith("http"):
-                yield await self._finding(f"{url} {generation.crl_path}", self._ocsp_problem(generation, asked, url))
+                yield await self._finding(
+                    f"{url} {generation.crl_path}", partial(self._ocsp_problem, generation, asked, url)
+                )
 
     async def _ocsp_problem(self, generation: Generation, asked: int, url: str) -> None:
         """Raises where a client would not be content."""

@@ -11,8 +11,11 @@ import attrs
 import pytest
 from cryptography.x509 import ocsp
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
 
+from pkiserver.authority.status import selfcheck
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import fetch
@@ -40,6 +43,7 @@ class Front:
         self._behind = behind.url
         self.instead: dict[str, Response] = {}
         self.seen: dict[str, list[Response]] = {}
+        self.hangs = False
         methods = {Method.GET, Method.POST}
         route = Route("front", "/", methods, self._answer, prefix=True, max_body=1 << 20)
         factory = HttpServerFactory(Router([route]), WebLimits(), behind.at.clock, reactor)
@@ -47,6 +51,8 @@ class Front:
         self.url = f"http://127.0.0.1:{self._port.getHost().port}"
 
     async def _answer(self, request: Request) -> Response:
+        if self.hangs:
+            await Deferred()
         if request.path in self.instead:
             return self.instead[request.path]
         found = await fetch(
@@ -194,6 +200,43 @@ def test_a_list_that_is_not_as_it_should_be(watch: Watch, path: str, break_: Bre
     watch.server.run(watch.server.at.status.schedule.run_due)
     watch.server.at.clock.advance(timedelta(seconds=2))
     assert watch.alarms() == {}
+
+
+def test_a_front_that_hangs_holds_up_no_alarm(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions wait for their answers in vain, not one for each of the lists behind it."""
+    assert watch.alarms() == {}
+    short = timedelta(seconds=0.2)
+    monkeypatch.setattr(selfcheck, "_TIMEOUTS", Timeouts(short, short))
+    front = watch.front
+    front.hangs = True
+    found = watch.alarms()
+    assert len(found) == 14, "all lists and answers"
+    assert sum("no answer within" in text for text in found.values()) == 2
+    assert sum("is not asked again" in text for text in found.values()) == 12
+    front.hangs = False
+    monkeypatch.undo()
+    assert watch.alarms() == {}
+
+
+@pytest.mark.parametrize("octets", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 what\r\n\r\n"])
+def test_a_front_that_speaks_no_http(watch: Watch, octets: bytes) -> None:
+    """Everything else is looked at all the same."""
+
+    class Garbled(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            self.transport.write(octets)
+            self.transport.loseConnection()
+
+    port = blockingCallFromThread(reactor, reactor.listenTCP, 0, Factory.forProtocol(Garbled), 50, "127.0.0.1")
+    url = f"http://127.0.0.1:{port.getHost().port}"
+    watch.server.run(lambda: configure(watch.server.at, "root", base_url=url, points=POINTS))
+    found = watch.alarms()
+    blockingCallFromThread(reactor, port.stopListening)
+    assert {subject.removeprefix(f"self-check:{url}") for subject in found} == {
+        "/crl/root-1.crl", "/crl/root-1/shards/0.crl", "/crl/root-1/shards/1.crl", "/ocsp root-1",
+    }  # fmt: skip
+    assert all("cannot be read" in text for text in found.values())
 
 
 def test_answers_of_ocsp_that_are_not_as_they_should_be(watch: Watch) -> None:
