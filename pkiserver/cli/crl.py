@@ -275,7 +275,7 @@ async def sign(
 ) -> None:
     """Sign a CRL from files alone, on a machine without network and database.
 
-    The configuration is read for its key stores only.
+    The configuration is read for its key stores only, and may have nothing else.
     """
     from pkiserver.authority.model import CaCertificate
     from pkiserver.authority.status.offline import OfflineCrl, read_crl, sign_offline
@@ -297,7 +297,7 @@ async def sign(
         revoked=tuple(_revoked(text, now) for text in revoke),
         released=frozenset(int(parse_hex(text), 16) for text in release),
     )
-    signed = await sign_offline(wanted, session.settings().key_store, uri, SystemClock())
+    signed = await sign_offline(wanted, session.key_stores(), uri, SystemClock())
     write_file(out, signed.der)
     session.output.done(
         f"CRL {signed.number} with {signed.entries} entries is in {out}",
