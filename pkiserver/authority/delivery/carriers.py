@@ -13,6 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.delivery.settings import CrlTarget, DirectoryTarget, LdapTarget, PutTarget
 from pkiserver.authority.delivery.values import Carrier, DeliveryError, Parcel
+from pkiserver.authority.settings import entry_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
@@ -155,7 +156,7 @@ class LdapCarrier:
             raise DeliveryError(str(error)) from error
 
     async def _replace(self, connection: LdapConnection, parcel: Parcel) -> None:
-        name = parcel.path.replace("/", ".")
+        name = entry_name(parcel.path)
         entry = self._target.entry.replace("{name}", name)
         attribute = certificate_attribute(_attribute(parcel), active_directory=self._target.active_directory)
         try:
