@@ -17,6 +17,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.status import selfcheck
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import fetch
 from pkiserver.runtime.config import SelfCheckSettings
@@ -29,10 +30,11 @@ from protocols.web.router import Router
 from protocols.web.values import Method, Request, Response, Route
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
-from tests.protocols.status_server import StatusServer
+from tests.protocols.status_server import StatusServer, status_server
 
 reactor: Any = _reactor
 MAIN, SHARD, DELTA = "/crl/issuing-1.crl", "/crl/issuing-1/shards/0.crl", "/crl/issuing-1/delta.crl"
+DELTAS = DeltaPolicy(interval=10 * MINUTE, validity=2 * HOUR)
 POINTS = (Point(), Point(partition=Partition.SHARDS, shards=2))
 
 
@@ -118,15 +120,26 @@ class Watch:
         self.front.instead[path] = answer if isinstance(answer, Response) else Response(200, answer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory,
+    status_stores: tuple[ProviderSettings, ...],
+    on_reactor: Callable[[Any], Any],
+) -> Iterator[StatusServer]:
+    """One for all: every test leaves it as it should be."""
+    with status_server(tmp_path_factory.mktemp("server"), status_stores, on_reactor) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def watch(server: StatusServer) -> Iterator[Watch]:
+    """Authorities whose URLs lead to the front."""
     front = Front(server)
     at = server.at
 
     async def prepare() -> None:
-        delta = DeltaPolicy(interval=10 * MINUTE, validity=2 * HOUR)
         for name in ("root", "issuing"):
-            await configure(at, name, base_url=front.url, delta=delta, points=POINTS)
+            await configure(at, name, base_url=front.url, delta=DELTAS, points=POINTS)
         await at.certificate()
         await at.status.schedule.run_due()
         await at.status.directory.refresh()
@@ -179,10 +192,10 @@ def instead(path: str, answer: Response | bytes) -> Break:
 
 LISTS: list[tuple[str, str, Break, str]] = [
     ("withheld", MAIN, instead(MAIN, Response(404)), "answered with status 404"),
-    ("never changing", MAIN, never_changing, "number 1 is served, but [23] was issued"),
+    ("never changing", MAIN, never_changing, r"number \d+ is served, but \d+ was issued"),
     ("garbage", MAIN, instead(MAIN, b"<html>sorry</html>"), "not a certificate revocation list"),
-    ("old", MAIN, old_list, "number 1 is served, but [23] was issued"),
-    ("fallen back", MAIN, fallen_back, "fell back from [23] to 1"),
+    ("old", MAIN, old_list, r"number \d+ is served, but \d+ was issued"),
+    ("fallen back", MAIN, fallen_back, r"fell back from \d+ to \d+"),
     ("another issuer's", MAIN, swap(MAIN, "/crl/root-1.crl"), "the list names another issuer"),
     ("another shard's", SHARD, swap(SHARD, "/crl/issuing-1/shards/1.crl"), "not the list that was issued here"),
     ("another kind", DELTA, swap(DELTA, MAIN), "another kind of list"),
@@ -230,9 +243,11 @@ def test_a_front_that_speaks_no_http(watch: Watch, octets: bytes) -> None:
 
     port = blockingCallFromThread(reactor, reactor.listenTCP, 0, Factory.forProtocol(Garbled), 50, "127.0.0.1")
     url = f"http://127.0.0.1:{port.getHost().port}"
-    watch.server.run(lambda: configure(watch.server.at, "root", base_url=url, points=POINTS))
+    at = watch.server.at
+    watch.server.run(lambda: configure(at, "root", base_url=url, points=POINTS))
     found = watch.alarms()
     blockingCallFromThread(reactor, port.stopListening)
+    watch.server.run(lambda: configure(at, "root", base_url=watch.front.url, delta=DELTAS, points=POINTS))
     assert {subject.removeprefix(f"self-check:{url}") for subject in found} == {
         "/crl/root-1.crl", "/crl/root-1/shards/0.crl", "/crl/root-1/shards/1.crl", "/ocsp root-1",
     }  # fmt: skip
