@@ -16,7 +16,7 @@ from pkiserver.authority.distribution import Distribution, scope_path
 from pkiserver.authority.model import Authority, Duty, Generation, GenerationState
 from pkiserver.authority.status.crlder import EncodedCrl
 from pkiserver.authority.status.crlmaking import WantedCrl, make, scope_range
-from pkiserver.authority.status.offline import read_crl
+from pkiserver.authority.status.offline import read_complete, read_crl
 from pkiserver.authority.status.policy import CLOCK_STEP
 from pkiserver.authority.status.turns import Guard
 from pkiserver.authority.validation.lists import read_head
@@ -31,7 +31,6 @@ from pkiserver.store.database import Database
 
 _VERIFY_INLINE = 1 << 20
 """A list up to this length is read back where it was made; of a longer one a thread reads all but the entries."""
-_LARGEST_NUMBER = (1 << 63) - 2
 _HIGHEST_FLOOR = 1 << 62
 
 
@@ -240,21 +239,19 @@ class CrlIssuer:
         """Keep and serve a list that was signed elsewhere, as for an offline root.
 
         Raises:
-            Rejected: It is not this generation's, not complete, lacks number or nextUpdate, or does not rise.
+            Rejected: It is not this generation's, not complete, from the future, lacks number or nextUpdate, does not
+                rise, or is older than the list before.
         """
-        view = read_crl(data, generation.certificate)
-        if not view.is_complete:
-            raise Rejected.because(Refusal.UNSUPPORTED, "the list is not a complete one")
-        if view.number is None or view.next_update is None:
-            raise Rejected.because(Refusal.UNSUPPORTED, "the list lacks a CRL number or nextUpdate")
-        if view.number > _LARGEST_NUMBER:
-            raise Rejected.because(Refusal.UNSUPPORTED, "CRL numbers above 63 bits are not kept here")
-        number, next_update = view.number, view.next_update
+        view, number, next_update = read_complete(data, generation.certificate, self._clock.now())
 
         def work(connection: Connection) -> Crl:
             scope = crls.scope_for(connection, authority.issuer_id, generation.id)
             if not crl_history.use_issuer_number(connection, authority.issuer_id, scope.id, FULL_SCOPE, number):
                 raise Rejected.because(Refusal.CONFLICT, f"CRL number {number} does not rise")
+            last = crl_history.newest_time(connection, scope.id)
+            if last is not None and view.this_update < last:
+                text = f"the list is older than the one that is served ({last:%Y-%m-%d %H:%M:%SZ})"
+                raise Rejected.because(Refusal.CONFLICT, text)
             return Crl(
                 scope_id=scope.id,
                 kind=CrlKind.COMPLETE,
