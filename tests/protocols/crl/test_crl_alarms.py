@@ -215,6 +215,19 @@ def test_a_list_that_is_not_as_it_should_be(watch: Watch, path: str, break_: Bre
     assert watch.alarms() == {}
 
 
+@pytest.mark.parametrize(("interval", "quiet", "overdue"), [(timedelta(seconds=1), 20, 30), (MINUTE, 240, 360)])
+def test_a_check_that_is_not_made_is_told(watch: Watch, interval: timedelta, quiet: int, overdue: int) -> None:
+    at = watch.server.at
+    assert watch.alarms() == {}
+    parts = Parts(at.world.database, at.world.road.authorities, at.clock, Node(SelfCheckSettings(interval=interval)))
+    checking = SelfChecking(cast("Engine", parts), "test")
+    for seconds, health in ((quiet, Health.OK), (overdue - quiet, Health.WARNING)):
+        at.clock.advance(timedelta(seconds=seconds))
+        [told] = watch.server.run(checking.check().run)
+        assert told.health is health, told
+    assert watch.alarms() == {}
+
+
 def test_a_front_that_hangs_holds_up_no_alarm(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two questions wait for their answers in vain, not one for each of the lists behind it."""
     assert watch.alarms() == {}
