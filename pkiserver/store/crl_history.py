@@ -134,10 +134,12 @@ def advance(connection: Connection, issuer_id: int, number: int) -> None:
 
 
 def newest_time(connection: Connection, scope_id: int) -> datetime | None:
-    """The thisUpdate of the scope's newest list of either kind."""
-    query = select(crl.c.this_update).where(crl.c.scope_id == scope_id).order_by(crl.c.number.desc()).limit(1)
-    found = connection.execute(query).scalar()
-    return None if found is None else from_micros(found)
+    """The thisUpdate of the scope's newest list, of whichever kind."""
+    numbers = []
+    for kind in CrlKind:  # each by the primary key
+        query = select(crl.c.number, crl.c.this_update).where(crl.c.scope_id == scope_id, crl.c.kind == kind.value)
+        numbers += [tuple(row) for row in connection.execute(query.order_by(crl.c.number.desc()).limit(1))]
+    return from_micros(max(numbers)[1]) if numbers else None
 
 
 def use_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str, number: int) -> bool:
