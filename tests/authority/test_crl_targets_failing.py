@@ -283,6 +283,17 @@ async def test_a_directory_server_that_refuses_us(at: StatusWorld, slapd: Slapd,
     assert "certificateRevocationList;binary:: " in slapd.search(f"cn=issuing-1,{SUFFIX}")
 
 
+async def test_a_target_for_an_authority_that_is_not_there(at: StatusWorld, tmp_path: Path) -> None:
+    """A name with a slip of the pen would else be a target that has all it wants."""
+    await at.status.schedule.run_due()
+    target = DirectoryTarget(name="bad", directory=tmp_path / "www", authorities=("issuing", "isuing"))
+    watched = Watched(at, target, tmp_path)
+    await watched.look()
+    assert await watched.told() == (Health.WARNING, "lists to be delivered: 0: there is no authority isuing")
+    assert (tmp_path / "www" / "issuing-1.crl").exists()
+    assert watched.figures() == (0, 0)
+
+
 async def test_a_slow_target_ends_within_its_turn(at: StatusWorld, tmp_path: Path) -> None:
     """However long each list takes: what failed is known, and the pauses grow."""
     await at.status.schedule.run_due()

@@ -34,7 +34,7 @@ _WORKING = timedelta(seconds=55)
 
 @attrs.frozen
 class TargetStanding:
-    """How a target is: how many lists it lacks, and why the last try failed, if it did."""
+    """How a target is: how many lists it lacks, and why the last try failed, or what else is wrong."""
 
     name: str
     waiting: int = 0
@@ -175,9 +175,15 @@ class TargetDeliveries:
             self._target.name,
             waiting=len(found),
             failing_for=0 if worst is None else worst.attempts,
-            problem=None if worst is None else worst.problem,
+            problem=self._nobodys() if worst is None else worst.problem,
         )
         return found
+
+    def _nobodys(self) -> str | None:
+        """What is wrong with whose lists the target is to have; authorities may come later than a node's file."""
+        known = {authority.name for authority in self._authorities.list()}
+        unknown = [name for name in self._target.authorities if name not in known]
+        return f"there is no authority {', '.join(unknown)}" if unknown else None
 
     def _wanted(self) -> Mapping[int, str]:
         """The paths of the key generations whose lists are delivered."""
