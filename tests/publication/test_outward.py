@@ -248,20 +248,6 @@ async def test_a_directory_that_is_away_is_served_when_it_is_back_and_delays_no_
         }
 
 
-async def test_a_clock_that_is_set_back_does_not_prolong_a_pause(tmp_path: Path, slapd: Slapd) -> None:
-    async with outside(tmp_path, slapd) as at:
-        issued = await enrolled(at.engine, "Alice", ALICE)
-        assert await at.settled() == {issued.der}
-        at.clock.advance(timedelta(hours=1))
-        slapd.stop()
-        await at.engine.status.revocations.revoke(which(issued.der), RevocationReason.SUPERSEDED, ORDER)
-        (standing,) = await deliver(at.engine)
-        assert standing.attempts == 1
-        slapd.start()
-        at.clock.step(-timedelta(minutes=30))
-        assert await at.settled() == set()
-
-
 async def test_a_refused_entry_is_told_of_and_tried_again_later(tmp_path: Path, slapd: Slapd) -> None:
     async with outside(tmp_path, slapd) as at:
         issued = await enrolled(at.engine, "Nobody Yet", ("new@example.org",))

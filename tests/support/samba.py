@@ -275,11 +275,11 @@ read only = no
 """
 # Rights as docs/registration.md tells to delegate them:
 # write userCertificate and altSecurityIdentities of users, reset their passwords.
-_USER_CLASS = "bf967aba-0de6-11d0-a285-00aa003049e2"
+USER_CLASS = "bf967aba-0de6-11d0-a285-00aa003049e2"
 _RIGHTS = (
-    f"OA;CIIO;RPWP;bf967a7f-0de6-11d0-a285-00aa003049e2;{_USER_CLASS}",
-    f"OA;CIIO;RPWP;00fbf30c-91fe-11d1-aebc-0000f80367c1;{_USER_CLASS}",
-    f"OA;CIIO;CR;00299570-246d-11d0-a768-00aa006e0529;{_USER_CLASS}",
+    f"OA;CIIO;RPWP;bf967a7f-0de6-11d0-a285-00aa003049e2;{USER_CLASS}",
+    f"OA;CIIO;RPWP;00fbf30c-91fe-11d1-aebc-0000f80367c1;{USER_CLASS}",
+    f"OA;CIIO;CR;00299570-246d-11d0-a768-00aa006e0529;{USER_CLASS}",
 )
 _PERSON = """dn: {dn}
 objectClass: user
