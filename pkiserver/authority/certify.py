@@ -30,6 +30,7 @@ _MADE_ANEW = frozenset(
         x509.AuthorityKeyIdentifier.oid,
         x509.SubjectKeyIdentifier.oid,
         x509.CRLDistributionPoints.oid,
+        x509.FreshestCRL.oid,
         x509.AuthorityInformationAccess.oid,
     )
 )

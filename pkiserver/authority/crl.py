@@ -16,7 +16,8 @@ from pkiserver.authority.distribution import Distribution, scope_path
 from pkiserver.authority.model import Authority, Duty, Generation, GenerationState
 from pkiserver.authority.status.crlder import EncodedCrl
 from pkiserver.authority.status.crlmaking import WantedCrl, make, scope_range
-from pkiserver.authority.status.offline import read_crl
+from pkiserver.authority.status.offline import read_complete, read_crl
+from pkiserver.authority.status.policy import CLOCK_STEP
 from pkiserver.authority.status.turns import Guard
 from pkiserver.authority.validation.lists import read_head
 from pkiserver.foundation.clock import Clock
@@ -30,7 +31,7 @@ from pkiserver.store.database import Database
 
 _VERIFY_INLINE = 1 << 20
 """A list up to this length is read back where it was made; of a longer one a thread reads all but the entries."""
-_LARGEST_NUMBER = (1 << 63) - 2
+_HIGHEST_FLOOR = 1 << 62
 
 
 class Cause(enum.StrEnum):
@@ -66,6 +67,15 @@ def issues_crls(authority: Authority, generation: Generation) -> bool:
         and generation.key_name is not None
         and Duty.CRLS in generation.duties
     )
+
+
+@attrs.frozen
+class _Taken:
+    """A number, the scope that it is for, and the time of that scope's last list."""
+
+    scope: CrlScope
+    number: int
+    last_update: datetime | None
 
 
 @attrs.frozen
@@ -180,19 +190,17 @@ class CrlIssuer:
         """
         key_name = _signing_key(authority, generation)
         distribution = self._authorities.distribution(authority, generation)
-        found, number = await self._database.write(
-            lambda connection: _take_number(connection, distribution, scope, guard)
-        )
+        taken = await self._database.write(lambda connection: _take_number(connection, distribution, scope, guard))
         scheme = authority.scheme(generation)
         policy = authority.settings.crl
         wanted = WantedCrl(
             ca=generation.certificate,
             algorithm=scheme.algorithm_identifier(),
-            scope=found,
-            number=number,
-            this_update=self._clock.now().replace(microsecond=0),
+            scope=taken.scope,
+            number=taken.number,
+            this_update=issue_time(self._clock.now(), taken.last_update),
             policy=policy,
-            delta_urls=distribution.of_scope(found).delta_urls,
+            delta_urls=distribution.of_scope(taken.scope).delta_urls,
             complete=parts is Parts.COMPLETE,
             delta=policy.delta is not None,
         )
@@ -231,21 +239,19 @@ class CrlIssuer:
         """Keep and serve a list that was signed elsewhere, as for an offline root.
 
         Raises:
-            Rejected: It is not this generation's, not complete, lacks number or nextUpdate, or does not rise.
+            Rejected: It is not this generation's, not complete, from the future, lacks number or nextUpdate, does not
+                rise, or is older than the list before.
         """
-        view = read_crl(data, generation.certificate)
-        if not view.is_complete:
-            raise Rejected.because(Refusal.UNSUPPORTED, "the list is not a complete one")
-        if view.number is None or view.next_update is None:
-            raise Rejected.because(Refusal.UNSUPPORTED, "the list lacks a CRL number or nextUpdate")
-        if view.number > _LARGEST_NUMBER:
-            raise Rejected.because(Refusal.UNSUPPORTED, "CRL numbers above 63 bits are not kept here")
-        number, next_update = view.number, view.next_update
+        view, number, next_update = read_complete(data, generation.certificate, self._clock.now())
 
         def work(connection: Connection) -> Crl:
             scope = crls.scope_for(connection, authority.issuer_id, generation.id)
             if not crl_history.use_issuer_number(connection, authority.issuer_id, scope.id, FULL_SCOPE, number):
                 raise Rejected.because(Refusal.CONFLICT, f"CRL number {number} does not rise")
+            last = crl_history.newest_time(connection, scope.id)
+            if last is not None and view.this_update < last:
+                text = f"the list is older than the one that is served ({last:%Y-%m-%d %H:%M:%SZ})"
+                raise Rejected.because(Refusal.CONFLICT, text)
             return Crl(
                 scope_id=scope.id,
                 kind=CrlKind.COMPLETE,
@@ -261,6 +267,37 @@ class CrlIssuer:
         issued = await self._database.write(work)
         await self._keep(_Event(authority, generation, FULL_SCOPE, actor, Cause.IMPORT), [issued], None)
         return issued
+
+    async def highest_number(self, authority: Authority) -> int:
+        """The highest number that a list under the authority's name may have."""
+        issuer_id = authority.issuer_id
+        return await self._database.read(lambda connection: crl_history.highest_number(connection, issuer_id))
+
+    async def advance(self, authority: Authority, number: int, *, actor: str) -> int:
+        """Let every new list under the authority's name have a number above this one; above which they are now.
+
+        For a database that is older than the lists that were published from it.
+
+        Raises:
+            Rejected: The number leaves too few above it.
+            Unavailable: The database is away.
+        """
+        if number > _HIGHEST_FLOOR:
+            raise Rejected.because(Refusal.CONFIGURATION, f"CRL numbers can be moved to {_HIGHEST_FLOOR} at most")
+        issuer_id = authority.issuer_id
+
+        def work(connection: Connection) -> int:
+            before = crl_history.floor(connection, issuer_id)
+            crl_history.advance(connection, issuer_id, number)
+            after = crl_history.floor(connection, issuer_id)
+            if after != before:
+                details = (("operation", "numbers moved forward"), ("number", str(after)))
+                about = f"authority {authority.name}"
+                event = AuditEvent(AuditKind.CRL, actor, about, outcome="ok", request_id=None, details=details)
+                self._audit.append(connection, event)
+            return crl_history.highest_number(connection, issuer_id)
+
+        return await self._database.write(work)
 
     async def _keep(self, what: _Event, issued: Iterable[Crl], guard: Guard | None) -> None:
         events = [(one, _event(what, one)) for one in issued]
@@ -320,14 +357,18 @@ def _event(what: _Event, issued: Crl) -> AuditEvent:
     )
 
 
-def _take_number(
-    connection: Connection, distribution: Distribution, name: str, guard: Guard | None
-) -> tuple[CrlScope, int]:
+def _take_number(connection: Connection, distribution: Distribution, name: str, guard: Guard | None) -> _Taken:
     if guard is not None:
         guard(connection)
     scope = define(connection, distribution, name)
     number = crl_history.next_issuer_number(connection, scope.issuer_id, scope.id, scope.scope)
-    return scope, number
+    return _Taken(scope, number, crl_history.newest_time(connection, scope.id))
+
+
+def issue_time(now: datetime, last: datetime | None) -> datetime:
+    """thisUpdate, in whole seconds: not before that of the list before, unless the clock was far ahead then."""
+    now = now.replace(microsecond=0)
+    return now if last is None or last > now + CLOCK_STEP else max(now, last)
 
 
 def define(connection: Connection, distribution: Distribution, name: str) -> CrlScope:

@@ -21,9 +21,9 @@ def _urls(instance: object, attribute: attrs.Attribute[tuple[str, ...]], value: 
     for url in value:
         if not re.fullmatch(r"(http://|https://|ldap://|\{base\})[!-~]*", url):
             raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name)
-        if unknown := set(_PLACEHOLDER.findall(url)) - {"{base}", "{path}"}:
+        if unknown := set(_PLACEHOLDER.findall(url)) - {"{base}", "{path}", "{name}"}:
             text = f"{url!r} has a placeholder that is not known: {', '.join(sorted(unknown))}"
-            raise Invalid(text, key=attribute.name, allowed="{base} and {path}")
+            raise Invalid(text, key=attribute.name, allowed="{base}, {path} and {name}")
 
 
 def _base_url(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -38,8 +38,9 @@ class Publication:
     """Where what an authority publishes is found, as it stands in certificates (RFC 5280 section 4.2.1.13, 4.2.2.1).
 
     In each URL ``{base}`` stands for ``base_url`` and ``{path}`` for the path of the key generation, which every
-    generation has of its own; for CRLs with what tells the distribution point from others of the generation. Without
-    ``base_url``, URLs that need it are left out of certificates.
+    generation has of its own; for CRLs with what tells the distribution point from others of the generation.
+    ``{name}`` is the same in one piece, ``.`` for ``/``, as CRL targets name LDAP entries. Without ``base_url``, URLs
+    that need it are left out of certificates.
     """
 
     base_url: str = attrs.field(
@@ -58,10 +59,15 @@ class Publication:
         """The URLs of a generation; those that need a base that is not set are left out."""
         base = self.base_url.rstrip("/")
         return tuple(
-            pattern.replace("{base}", base).replace("{path}", path)
+            pattern.replace("{base}", base).replace("{path}", path).replace("{name}", entry_name(path))
             for pattern in patterns
             if base or "{base}" not in pattern
         )
+
+
+def entry_name(path: str) -> str:
+    """A list's path as the name of an LDAP entry."""
+    return path.replace("/", ".")
 
 
 def _known_scheme(instance: object, attribute: attrs.Attribute[str], value: str) -> None:

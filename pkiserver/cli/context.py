@@ -17,6 +17,7 @@ from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.output import Output
 
 if TYPE_CHECKING:
+    from pkiserver.keys.settings import ProviderSettings
     from pkiserver.runtime.config import NodeSettings
     from pkiserver.runtime.engine import Engine
 
@@ -65,6 +66,16 @@ class Session:
         from pkiserver.runtime.config import load_settings
 
         return load_settings(self.config_path())
+
+    def key_stores(self) -> tuple[ProviderSettings, ...]:
+        """The key stores alone, of a file that may have nothing else.
+
+        Raises:
+            ConfigurationError: with every problem of the file.
+        """
+        from pkiserver.runtime.config import load_key_stores
+
+        return load_key_stores(self.config_path())
 
 
 def _set_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command, reactor_command
-from pkiserver.cli.options import OUT_FILE, file_argument
+from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
 from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem, write_file
 
 if TYPE_CHECKING:
@@ -187,6 +187,31 @@ async def import_(session: Session, engine: Engine, *, name: str, file: Path, nu
     )
 
 
+@group.command()
+@authority_argument
+@click.option("--to", "number", type=click.IntRange(1), metavar="NUMBER", help="Above this number.")
+@click.option("--by", type=click.IntRange(1), metavar="COUNT", help="By so many, from the highest that is known here.")
+@click.option("--past", type=IN_FILE, multiple=True, metavar="FILE", help="Above the number of a list that is out.")
+@async_command
+async def advance(
+    session: Session, engine: Engine, *, name: str, number: int | None, by: int | None, past: tuple[Path, ...]
+) -> None:
+    """Move the CRL numbers of an authority forward, of all its lists: after an older database was restored."""
+    from pkiserver.authority.status.offline import number_of
+    from pkiserver.cli.voting import who
+
+    if sum(map(bool, (number, by, past))) != 1:
+        raise click.UsageError("say one of --to, --by and --past")
+    authority = engine.authorities.get(name)
+    crls = engine.status.crls
+    if by is not None:
+        number = await crls.highest_number(authority) + by
+    for file in past:
+        number = max(number or 0, number_of(authority, load_crl(file)))
+    last = await crls.advance(authority, number or 0, actor=who())
+    session.output.done(f"Every new CRL of {name} has a number above {last}", authority=name, number=last)
+
+
 @group.command("target-key")
 @click.argument("name")
 @reactor_command
@@ -250,7 +275,7 @@ async def sign(
 ) -> None:
     """Sign a CRL from files alone, on a machine without network and database.
 
-    The configuration is read for its key stores only.
+    The configuration is read for its key stores only, and may have nothing else.
     """
     from pkiserver.authority.model import CaCertificate
     from pkiserver.authority.status.offline import OfflineCrl, read_crl, sign_offline
@@ -272,7 +297,7 @@ async def sign(
         revoked=tuple(_revoked(text, now) for text in revoke),
         released=frozenset(int(parse_hex(text), 16) for text in release),
     )
-    signed = await sign_offline(wanted, session.settings().key_store, uri, SystemClock())
+    signed = await sign_offline(wanted, session.key_stores(), uri, SystemClock())
     write_file(out, signed.der)
     session.output.done(
         f"CRL {signed.number} with {signed.entries} entries is in {out}",

@@ -15,7 +15,7 @@ from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import URI, RequestTransmissionFailed, ResponseDone, ResponseNeverReceived
+from twisted.web.client import URI, RequestTransmissionFailed, ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
@@ -124,7 +124,7 @@ async def fetch(
         return await within(run(), seconds, lambda: silent)
     except OutboundError:
         raise
-    except (ResponseNeverReceived, RequestTransmissionFailed, SSL.Error, ValueError) as error:
+    except (ResponseFailed, RequestTransmissionFailed, SSL.Error, ValueError) as error:
         if client is not None and client.check.problem:
             raise OutboundError(Trouble.TLS, str(address), client.check.problem) from error
         raise _lost(address, error) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -306,7 +307,38 @@ def load_settings(path: Path) -> NodeSettings:
         ConfigurationError: with every problem, its line and what is allowed.
     """
     text = _read(path)
-    settings = load(NodeSettings, text, str(path))
+    return _checked(load(NodeSettings, text, str(path)), text, path)
+
+
+@attrs.frozen
+class _KeyStores:
+    """A file of a machine that only has keys: no node, no database."""
+
+    key_store: tuple[ProviderSettings, ...]
+
+
+def load_key_stores(path: Path) -> tuple[ProviderSettings, ...]:
+    """The key stores of a node's file, or of one that has nothing but key stores.
+
+    Raises:
+        ConfigurationError: as :func:`load_settings`.
+    """
+    text = _read(path)
+    if _tables(text) != {"key_store"}:
+        return load_settings(path).key_store
+    stores = load(_KeyStores, text, str(path)).key_store
+    nowhere = NodeSettings(DatabaseSettings("sqlite:///none.db"), Path(), key_store=stores)
+    return _checked(nowhere, text, path).key_store
+
+
+def _tables(text: str) -> set[str]:
+    try:
+        return set(tomllib.loads(text))
+    except tomllib.TOMLDecodeError:  # which loading it as a node's will tell
+        return set()
+
+
+def _checked(settings: NodeSettings, text: str, path: Path) -> NodeSettings:
     index = TomlIndex(text)
     settings = resolve_paths(settings, path.absolute().parent)
     problems = [

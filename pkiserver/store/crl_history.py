@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from pkiserver.store.crls import CrlKind, next_number, raise_number
 from pkiserver.store.schema import issuer
-from pkiserver.store.schema_crls import crl, crl_scope
+from pkiserver.store.schema_crls import crl, crl_floor, crl_scope
 from pkiserver.store.times import from_micros, to_micros
 
 _COLUMNS = (
@@ -21,6 +21,10 @@ _COLUMNS = (
     crl.c.entries,
     crl.c.status_seq,
     func.length(crl.c.der).label("octets"),
+)
+_ADVANCE = text(
+    "INSERT INTO crl_floor (issuer_id, number) VALUES (:issuer, :number)"
+    " ON CONFLICT (issuer_id) DO UPDATE SET number = excluded.number WHERE crl_floor.number < excluded.number"
 )
 
 
@@ -106,10 +110,36 @@ def oldest_in_force(connection: Connection, scope_id: int, moment: datetime, sin
 
 
 def next_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str) -> int:
-    """Take the next CRL number of an issuer name and scope, above what any of its keys has used."""
+    """Take the next CRL number of an issuer name and scope, above what any of its keys has used, and the floor."""
     _lock_issuer(connection, issuer_id)
-    raise_number(connection, scope_id, _highest(connection, issuer_id, scope))
+    raise_number(connection, scope_id, max(_highest(connection, issuer_id, scope), floor(connection, issuer_id)))
     return next_number(connection, scope_id)
+
+
+def floor(connection: Connection, issuer_id: int) -> int:
+    """The number above which all new lists of an issuer name are; 0 where that was never moved."""
+    return connection.execute(select(crl_floor.c.number).where(crl_floor.c.issuer_id == issuer_id)).scalar() or 0
+
+
+def highest_number(connection: Connection, issuer_id: int) -> int:
+    """The highest number that any list of an issuer name has taken, or that the floor has."""
+    query = select(func.max(crl_scope.c.last_number)).where(crl_scope.c.issuer_id == issuer_id)
+    return max(connection.execute(query).scalar() or 0, floor(connection, issuer_id))
+
+
+def advance(connection: Connection, issuer_id: int, number: int) -> None:
+    """Let every new list of an issuer name have a number above this one, also lists that come to be later."""
+    _lock_issuer(connection, issuer_id)
+    connection.execute(_ADVANCE, {"issuer": issuer_id, "number": number})
+
+
+def newest_time(connection: Connection, scope_id: int) -> datetime | None:
+    """The thisUpdate of the scope's newest list, of whichever kind."""
+    numbers = []
+    for kind in CrlKind:  # each by the primary key
+        query = select(crl.c.number, crl.c.this_update).where(crl.c.scope_id == scope_id, crl.c.kind == kind.value)
+        numbers += [tuple(row) for row in connection.execute(query.order_by(crl.c.number.desc()).limit(1))]
+    return from_micros(max(numbers)[1]) if numbers else None
 
 
 def use_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str, number: int) -> bool:

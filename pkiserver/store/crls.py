@@ -122,9 +122,11 @@ def define_scope(
     """The scope of that name, which from now on covers this; made if it is new.
 
     Names that its distribution point once had stay behind the present ones: certificates carry them. What was announced
-    stays so.
+    stays so, and whom it covered it goes on covering.
     """
     found = scope_for(connection, issuer_id, generation_id, scope)
+    if found.announced and found.cover.covers is not cover.covers:
+        cover = attrs.evolve(cover, covers=Covers.ALL)
     urls = (*cover.urls, *(url for url in found.cover.urls if url not in cover.urls)) if cover.bounded else ()
     wanted = attrs.evolve(found, cover=attrs.evolve(cover, urls=urls), announced=announced or found.announced)
     if wanted.cover != found.cover:

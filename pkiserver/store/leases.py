@@ -29,9 +29,10 @@ class Lease:
 _ACQUIRE = text(
     "INSERT INTO lease (name, holder, expires, fence) VALUES (:name, :holder, :expires, 1)"
     " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires = excluded.expires, fence = lease.fence + 1"
-    " WHERE lease.expires <= :now OR lease.holder = excluded.holder"
+    " WHERE lease.expires <= :now OR lease.expires > :beyond OR lease.holder = excluded.holder"
     " RETURNING fence"
 )
+_NEVER = (1 << 63) - 1
 _mine = (
     lease.c.name == bindparam("lease_name"),
     lease.c.holder == bindparam("lease_holder"),
@@ -41,7 +42,15 @@ _RENEW = update(lease).where(*_mine).values(expires=bindparam("until"))
 _GUARD = update(lease).where(*_mine, lease.c.expires > bindparam("now")).values(fence=lease.c.fence)
 
 
-def acquire(connection: Connection, name: str, holder: str, *, now: datetime, lasting: timedelta) -> Lease | None:
+def acquire(
+    connection: Connection,
+    name: str,
+    holder: str,
+    *,
+    now: datetime,
+    lasting: timedelta,
+    longest: timedelta | None = None,
+) -> Lease | None:
     """Take a lease that is free, has expired, or is the holder's own; None where another holds it.
 
     Args:
@@ -50,9 +59,16 @@ def acquire(connection: Connection, name: str, holder: str, *, now: datetime, la
         holder: Names this process and start among all nodes.
         now: This node's time; nodes' clocks must agree far better than ``lasting``.
         lasting: How long the lease holds unless it is renewed.
+        longest: One that would hold for longer from now on was taken before the clock was set back, and is free.
     """
     expires = now + lasting
-    values = {"name": name, "holder": holder, "expires": to_micros(expires), "now": to_micros(now)}
+    values = {
+        "name": name,
+        "holder": holder,
+        "expires": to_micros(expires),
+        "now": to_micros(now),
+        "beyond": _NEVER if longest is None else to_micros(now + longest),
+    }
     fence = connection.execute(_ACQUIRE, values).scalar_one_or_none()
     return None if fence is None else Lease(name, holder, expires, fence)
 

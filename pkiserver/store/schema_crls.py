@@ -24,6 +24,13 @@ crl_scope = Table(
     UniqueConstraint("issuer_id", "generation_id", "scope"),
 )
 
+crl_floor = Table(
+    "crl_floor",
+    metadata,
+    identity("issuer_id", of="issuer.id", key=True),
+    number("number"),
+)
+
 crl = Table(
     "crl",
     metadata,

@@ -18,12 +18,16 @@ from tests.authority.status_world import StatusWorld, lint_crl
 MINUTE = timedelta(minutes=1)
 
 
-async def configure(at: StatusWorld, name: str = "issuing", *, base_url: str | None = None, **crl: Any) -> None:
+async def configure(
+    at: StatusWorld, name: str = "issuing", *, base_url: str | None = None, urls: tuple[str, ...] = (), **crl: Any
+) -> None:
     """Give an authority other CRL settings, as ``pkiserver apply`` does."""
     authority = at.world.road.authorities.get(name)
     settings = attrs.evolve(authority.settings, crl=CrlPolicy(**crl))
     if base_url is not None:
         settings = attrs.evolve(settings, publication=attrs.evolve(settings.publication, base_url=base_url))
+    if urls:
+        settings = attrs.evolve(settings, publication=attrs.evolve(settings.publication, crl=urls))
     text = dump(settings)
     await at.world.database.write(lambda c: authorities.update_authority(c, name, config=text, state="active"))
     await at.world.road.authorities.refresh()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.keys import Key
 from twisted.internet import reactor as _reactor
@@ -29,8 +30,8 @@ from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
 from protocols.web.values import Method, Request, Response, Route
-from tests.authority.crl_world import MINUTE, configure, published
-from tests.authority.status_world import StatusWorld, status_world
+from tests.authority.crl_world import MINUTE, configure, path_of, point_urls, published, serials, value
+from tests.authority.status_world import StatusWorld, lint_crl, status_world
 from tests.support.sftpserver import USER, SftpServer
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
@@ -161,6 +162,39 @@ async def test_an_ldap_directory_has_them_as_rfc_4523_says(at: StatusWorld, slap
     values = dict(re.findall(r"^(\w+);binary:: (\S+)$", shown, re.MULTILINE))
     assert b64decode(values["certificateRevocationList"]) == await published(at, "issuing-1")
     assert b64decode(values["deltaRevocationList"]) == await published(at, "issuing-1", CrlKind.DELTA)
+
+
+async def test_a_list_is_where_the_ldap_url_of_its_certificates_leads(
+    at: StatusWorld, slapd: Slapd, tmp_path: Path
+) -> None:
+    """Also that of a shard, whose path has slashes; and its name is encoded in it as in the certificate."""
+    place = f"{slapd.url}/cn={{name}},{SUFFIX}?certificateRevocationList;binary"
+    shards = Point(partition=Partition.SHARDS, shards=2)
+    await configure(at, points=(shards,), urls=("{base}/crl/{path}.crl", place))
+    issued = await at.certificate()
+    await at.revoke(issued)
+    await at.status.schedule.run_due()
+    password = tmp_path / "password"
+    password.write_text(ADMIN_PASSWORD)
+    target = LdapTarget(
+        name="directory",
+        ldap=(slapd.url,),
+        entry=f"cn={{name}},{SUFFIX}",
+        bind_dn=ADMIN,
+        password_source=f"file:{password}",
+    )
+    assert await to(at, target).run_due() == 3
+    http, ldap = point_urls(issued.der)
+    dn, _, attribute = ldap.removeprefix(f"{slapd.url}/").partition("?")
+    shown = slapd.search(dn, attribute)
+    [text] = re.findall(r"^certificateRevocationList;binary:: (\S+)$", shown, re.MULTILINE)
+    crl = x509.load_der_x509_crl(b64decode(text))
+    assert {one.partition(":")[0] for one in lint_crl(b64decode(text))} == {"pkix.ldap_uri_not_validated"}
+    assert b64decode(text) == await published(at, path_of(http))
+    assert serials(crl) == {issued.serial}
+    parsed = x509.load_der_x509_certificate(issued.der)
+    point = value(parsed, x509.CRLDistributionPoints).public_bytes()
+    assert point[point.index(b"\xa0") :] in value(crl, x509.IssuingDistributionPoint).public_bytes()
 
 
 async def test_a_target_that_fails_is_left_alone_longer_and_longer(at: StatusWorld, tmp_path: Path) -> None:

@@ -211,8 +211,8 @@ async def test_an_offline_roots_list_is_signed_elsewhere_and_served_here(at: Sta
     scheme = SignatureScheme.default_for(signer.public_key)
     ca = root.current.certificate
 
-    async def sign(number: int) -> bytes:
-        wanted = OfflineCrl(ca, scheme, at.clock.now(), timedelta(days=90), number=number)
+    async def sign(number: int, later: timedelta = timedelta()) -> bytes:
+        wanted = OfflineCrl(ca, scheme, at.clock.now() + later, timedelta(days=90), number=number)
         return await signer.sign(encode_offline(wanted).der, scheme)
 
     await at.status.crls.install(root, root.current, await sign(50), actor="tester")
@@ -222,6 +222,9 @@ async def test_an_offline_roots_list_is_signed_elsewhere_and_served_here(at: Sta
             await at.status.crls.install(root, root.current, await sign(number), actor="tester")
     with pytest.raises(Rejected, match="another issuer"):
         await at.status.crls.install(at.issuing, at.issuing.current, await sign(51), actor="tester")
+    for later, why in ((timedelta(hours=1), "from the future"), (-timedelta(seconds=1), "older than the one")):
+        with pytest.raises(Rejected, match=why):
+            await at.status.crls.install(root, root.current, await sign(51, later), actor="tester")
     issued = await at.status.crls.issue(root, root.current, actor="tester", cause=Cause.DEMAND)
     assert issued.number == 51
 

@@ -83,6 +83,8 @@ def test_the_number_rises_or_there_is_no_list() -> None:
     assert view(make(previous=first, number=100)).number == 100
     with pytest.raises(Rejected, match="does not rise"):
         encode_offline(make(previous=first, number=40))
+    with pytest.raises(Rejected, match="the clock here is behind"):
+        encode_offline(make(previous=first, this_update=NOW - timedelta(seconds=1)))
 
 
 def test_every_senseless_change_is_named() -> None:

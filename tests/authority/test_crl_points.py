@@ -119,6 +119,28 @@ async def test_users_and_authorities_have_lists_of_their_own(at: StatusWorld) ->
     assert serials(old) == serials(cas), "what certificates named before goes on"
 
 
+async def test_a_list_that_certificates_name_never_covers_less(at: StatusWorld, tmp_path: Path) -> None:
+    """The same name with other certificates covered: those that name it already are still on it."""
+    await configure(at, "root", points=(Point("some"),))
+    await at.world.road.succession.renew("issuing", ACTOR)
+    leaf = await at.certificate()
+    assert point_urls(leaf.chain[0]) == ["http://pki.example/crl/root-1/some.crl"]
+    await configure(at, "root", points=(Point("some", covers=Covers.USERS), AUTHORITIES))
+    for _ in range(2):
+        await at.status.schedule.run_due()
+        lists = [await published(at, path) for path in ("issuing-1", "root-1/some")]
+        now = ("-attime", f"{at.clock.now().timestamp():.0f}")
+        assert openssl_crl_check(tmp_path, leaf.der, leaf.chain, lists, *now).endswith(": OK")
+        at.clock.advance(90 * MINUTE)
+    order = Order("tester", approved_by="another")
+    await at.status.revocations.revoke(ByCertificate(leaf.chain[0]), RevocationReason.SUPERSEDED, order)
+    at.clock.advance(MINUTE)
+    await at.status.schedule.run_due()
+    lists = [await published(at, path) for path in ("issuing-1", "root-1/some")]
+    now = ("-attime", f"{at.clock.now().timestamp():.0f}")
+    assert "certificate revoked" in openssl_crl_check(tmp_path, leaf.der, leaf.chain, lists, *now)
+
+
 async def test_lists_bounded_to_their_key_from_the_first(at: StatusWorld) -> None:
     await configure(at, bounded=Bounded.ALWAYS)
     first = await at.certificate("first")

@@ -33,7 +33,7 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
         ("publication", 'base_url = "localhost"', "allowed: for instance http://pki.example.com"),
         ("publication", 'base_url = "ftp://pki.example.com"', "is not where answers are found"),
         ("publication", 'base_url = "http://pki.example.com/ x"', "is not where answers are found"),
-        ("publication", 'crl = ["{base}/crl/{paht}.crl"]', "{paht} (allowed: {base} and {path})"),
+        ("publication", 'crl = ["{base}/crl/{paht}.crl"]', "{paht} (allowed: {base}, {path} and {name})"),
         ("publication", 'ocsp = ["{base}/o csp"]', "is not an http or ldap URL"),
         ("publication", 'delta = ["{base}/crl/{path}.crl"]', "a complete list and a delta cannot both be at"),
     ],
@@ -62,7 +62,7 @@ def test_what_works_is_taken() -> None:
     text = """
 [publication]
 base_url = "http://[2001:db8::1]:8080/pki"
-crl = ["{base}/crl/{path}.crl", "ldap://ldap.example.com/cn={path},dc=example?certificateRevocationList;binary"]
+crl = ["{base}/crl/{path}.crl", "ldap://ldap.example.com/cn={name},dc=example?certificateRevocationList;binary"]
 [crl]
 gather = "0s"
 [ocsp]

@@ -146,7 +146,11 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
     issuer = node.directory / "issuer.der"
     issuer.write_bytes(node.issuer)
     signed = node.directory / "offline.crl"
-    node.run(
+    stores = node.directory / "stores.toml"  # of a machine that has keys and no database
+    stores.write_text(node.config.read_text()[node.config.read_text().index("[[key_store]]") :])
+    stores.chmod(0o600)
+    run(
+        stores,
         *("crl", "sign", "--certificate", issuer, "--key", node.key_uri, "--previous", out, "--out", signed),
         *("--revoke", f"{node.serial(1)}=cessationOfOperation", "--days", "30"),
     )
@@ -159,3 +163,8 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
     assert "does not rise" in node.run("crl", "import", "issuing", signed, code=1)
     assert len(node.json("crl", "list", "issuing", "--all")) == 2
     assert "there is no authority" in node.run("crl", "issue", "nobody", code=1)
+
+    assert node.json("crl", "advance", "issuing", "--past", signed)["number"] == number
+    assert node.json("crl", "advance", "issuing", "--by", 1000)["number"] == number + 1000
+    assert node.json("crl", "issue", "issuing")["number"] == number + 1001
+    assert "say one of" in node.run("crl", "advance", "issuing", code=2)

@@ -377,7 +377,7 @@ async def test_a_long_directory_is_read_in_pages(tmp_path: Path, slapd: Slapd, m
 )
 def test_settings_that_cannot_work_are_refused(change: tuple[str, str], wanted: str) -> None:
     text = directory_text("ldap://127.0.0.1:389")
-    assert load_directory(text, "corporate.toml").certificate_attribute == "userCertificate;binary"
+    assert load_directory(text, "corporate.toml").user_certificate == "userCertificate;binary"
     with pytest.raises(ConfigurationError, match=wanted):
         load_directory(text.replace(*change), "corporate.toml")
 
@@ -387,6 +387,6 @@ def test_the_documented_directory_is_one() -> None:
     (text,) = [one for one in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if 'kind = "directory"' in one]
     documented = load_directory(text, "addressbook.md")
     default = load_directory(directory_text("ldap://127.0.0.1"), "x")
-    for name in ("filter", "mail_attributes", "certificate_attribute", "templates"):
+    for name in ("filter", "mail_attributes", "user_certificate", "active_directory", "templates"):
         assert getattr(documented, name) == getattr(default, name)
     assert default.smime_attribute is None

@@ -142,6 +142,13 @@ class DomainController:
         self.load(_PERSON.format(dn=dn, name=name, realm=REALM, coded=coded(password), control=control, more=more))
         return dn
 
+    def allow(self, dn: str, *rights: str) -> None:
+        """Give the account ``pki`` rights to an entry: ACEs in SDDL, without the trustee."""
+        (sid,) = self.values(f"CN=pki,CN=Users,{SUFFIX}", "objectSid")
+        sddl = "".join(f"({one};{_sid_text(sid)})" for one in rights)
+        database = str(self.folder / "private/sam.ldb")
+        self._samba_tool("dsacl", "set", "-H", database, f"--objectdn={dn}", f"--sddl={sddl}")
+
     def discard(self) -> None:
         """End it and remove its files."""
         if self._process is not None:
@@ -166,11 +173,7 @@ class DomainController:
                 guesses=GUESSES, people=PEOPLE, groups=GROUPS, suffix=SUFFIX, coded=coded(SERVICE_PASSWORD)
             )
         )
-        (sid,) = self.values(f"CN=pki,CN=Users,{SUFFIX}", "objectSid")
-        who = _sid_text(sid)
-        sddl = "".join(f"({one};{who})" for one in _RIGHTS)
-        database = str(self.folder / "private/sam.ldb")
-        self._samba_tool("dsacl", "set", "-H", database, f"--objectdn={PEOPLE}", f"--sddl={sddl}")
+        self.allow(PEOPLE, *_RIGHTS)
         for name, more in _PEOPLE.items():
             self.person(name, more=more)
         self.load(_GROUPS.format(people=PEOPLE, groups=GROUPS, suffix=SUFFIX))
@@ -272,11 +275,11 @@ read only = no
 """
 # Rights as docs/registration.md tells to delegate them:
 # write userCertificate and altSecurityIdentities of users, reset their passwords.
-_USER_CLASS = "bf967aba-0de6-11d0-a285-00aa003049e2"
+USER_CLASS = "bf967aba-0de6-11d0-a285-00aa003049e2"
 _RIGHTS = (
-    f"OA;CIIO;RPWP;bf967a7f-0de6-11d0-a285-00aa003049e2;{_USER_CLASS}",
-    f"OA;CIIO;RPWP;00fbf30c-91fe-11d1-aebc-0000f80367c1;{_USER_CLASS}",
-    f"OA;CIIO;CR;00299570-246d-11d0-a768-00aa006e0529;{_USER_CLASS}",
+    f"OA;CIIO;RPWP;bf967a7f-0de6-11d0-a285-00aa003049e2;{USER_CLASS}",
+    f"OA;CIIO;RPWP;00fbf30c-91fe-11d1-aebc-0000f80367c1;{USER_CLASS}",
+    f"OA;CIIO;CR;00299570-246d-11d0-a768-00aa006e0529;{USER_CLASS}",
 )
 _PERSON = """dn: {dn}
 objectClass: user

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.delivery.settings import CrlTarget, DirectoryTarget, LdapTarget, PutTarget
 from pkiserver.authority.delivery.values import Carrier, DeliveryError, Parcel
+from pkiserver.authority.settings import entry_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
@@ -19,6 +22,7 @@ from pkiserver.outbound.addresses import LdapServer, Timeouts, WebAddress
 from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.http import fetch
 from pkiserver.outbound.ldap import NO_SUCH_OBJECT, LdapConnection, LdapError, LdapService, opened
+from pkiserver.outbound.ldapattributes import certificate_attribute
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.problems import OutboundError
@@ -59,14 +63,24 @@ class DirectoryCarrier:
 
     def __init__(self, target: DirectoryTarget) -> None:
         self._directory = target.directory
+        self._one_at_a_time = threading.Lock()
 
     async def deliver(self, parcel: Parcel) -> None:
         """Put the list in its place."""
         place = self._directory / parcel.file
         try:
-            await deferToThread(_write, place, parcel.der)
+            await deferToThread(self._put, place, parcel.der)
         except OSError as error:
             raise DeliveryError(f"{place}: {error.strerror}") from error
+
+    def _put(self, place: Path, octets: bytes) -> None:
+        # A file system that does not answer keeps the one thread that waits for it, and no more of them.
+        if not self._one_at_a_time.acquire(blocking=False):
+            raise OSError(errno.EBUSY, "an earlier list is still being written")
+        try:
+            _write(place, octets)
+        finally:
+            self._one_at_a_time.release()
 
 
 def _write(place: Path, octets: bytes) -> None:
@@ -142,9 +156,9 @@ class LdapCarrier:
             raise DeliveryError(str(error)) from error
 
     async def _replace(self, connection: LdapConnection, parcel: Parcel) -> None:
-        name = parcel.path.replace("/", ".")
+        name = entry_name(parcel.path)
         entry = self._target.entry.replace("{name}", name)
-        attribute = _attribute(parcel)
+        attribute = certificate_attribute(_attribute(parcel), active_directory=self._target.active_directory)
         try:
             await connection.modify(entry, (Change(ChangeKind.REPLACE, attribute, (parcel.der,)),))
         except LdapError as error:
@@ -160,7 +174,7 @@ class LdapCarrier:
 
 def _attribute(parcel: Parcel) -> str:
     if parcel.kind is CrlKind.DELTA:
-        return "deltaRevocationList;binary"
+        return "deltaRevocationList"
     if parcel.covers is Covers.AUTHORITIES:
-        return "authorityRevocationList;binary"
-    return "certificateRevocationList;binary"
+        return "authorityRevocationList"
+    return "certificateRevocationList"

@@ -104,7 +104,9 @@ class QueueRunner:
                 outward.due(connection, key, now=now, limit=_BATCH),
             )
         )
-        return () if self.standing.next_try > to_micros(now) else found
+        # beyond the longest pause the clock was set back
+        resting = to_micros(now) < self.standing.next_try <= to_micros(now + LONGEST_PAUSE)
+        return () if resting else found
 
     async def _work(self, turn: Turn) -> int:
         begun = self._clock.monotonic()

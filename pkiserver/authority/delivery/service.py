@@ -17,6 +17,7 @@ from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import GenerationState
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
+from pkiserver.outbound.dial import within
 from pkiserver.store import crl_history, crls, deliveries
 from pkiserver.store.crls import CrlKind, CrlScope
 from pkiserver.store.database import Database
@@ -27,11 +28,13 @@ LONGEST_PAUSE = timedelta(minutes=10)
 """Between two tries at a target that fails; each pause is twice the last."""
 _DOWN = 2
 """A target that failed for so many lists is taken to be down."""
+_WORKING = timedelta(seconds=55)
+"""Of a turn (a minute) so much is worked: what is begun ends within it, however long the target takes."""
 
 
 @attrs.frozen
 class TargetStanding:
-    """How a target is: how many lists it lacks, and why the last try failed, if it did."""
+    """How a target is: how many lists it lacks, and why the last try failed, or what else is wrong."""
 
     name: str
     waiting: int = 0
@@ -94,14 +97,17 @@ class TargetDeliveries:
     async def _deliver(self, outstanding: Sequence[_Outstanding], turn: Turn) -> int:
         taken = failures = 0
         begun = self._clock.monotonic()
-        for one in outstanding:
+        for position, one in enumerate(outstanding):
+            worked = timedelta(seconds=self._clock.monotonic() - begun)
+            if position and worked + self._target.timeout > _WORKING:
+                break
             issued = await self._database.read(
                 lambda connection, one=one: crls.get(connection, one.scope.id, one.number, one.kind)  # type: ignore[misc]
             )
             if issued is None:
                 continue
             try:
-                await self._carrier.deliver(Parcel(one.path, one.kind, one.scope.cover.covers, one.number, issued.der))
+                await self._bring(Parcel(one.path, one.kind, one.scope.cover.covers, one.number, issued.der))
             except DeliveryError as error:
                 await self._note(self._failure(one, str(error)), turn)
                 self._log.warn("CRL target {name}: {why}", name=self._target.name, why=str(error))
@@ -111,9 +117,19 @@ class TargetDeliveries:
                 continue
             await self._note(self._success(one), turn)
             taken += 1
-            if self._clock.monotonic() - begun > self._target.timeout.total_seconds() / 2:
-                break
         return taken
+
+    async def _bring(self, parcel: Parcel) -> None:
+        """One time limit for all of it, whatever the carrier's steps have; raises :class:`DeliveryError`."""
+        limit = self._target.timeout
+        silent = DeliveryError(f"{parcel.file} was not taken within {limit.total_seconds():g} s")
+        try:
+            await within(self._carrier.deliver(parcel), limit.total_seconds(), lambda: silent)
+        except DeliveryError:
+            raise
+        except Exception as error:  # what a carrier did not foresee is a failure like any other, with its pauses
+            self._log.failure("CRL target {name}", name=self._target.name)
+            raise DeliveryError(f"unexpected: {type(error).__name__}: {error}") from error
 
     async def _note(self, delivery: Delivery, turn: Turn) -> None:
         def work(connection: Connection) -> None:
@@ -142,7 +158,8 @@ class TargetDeliveries:
         """
         now = self._clock.now()
         failed = [one for one in outstanding if one.before is not None and one.before.problem is not None]
-        waiting = [one for one in failed if one.before is not None and one.before.next_try > now]
+        # beyond the longest pause the clock was set back
+        waiting = [one for one in failed if one.before is not None and now < one.before.next_try <= now + LONGEST_PAUSE]
         if waiting and (len(failed) >= _DOWN or len(failed) == len(self._known)):
             return []
         fresh = [one for one in outstanding if one not in failed]
@@ -158,9 +175,15 @@ class TargetDeliveries:
             self._target.name,
             waiting=len(found),
             failing_for=0 if worst is None else worst.attempts,
-            problem=None if worst is None else worst.problem,
+            problem=self._nobodys() if worst is None else worst.problem,
         )
         return found
+
+    def _nobodys(self) -> str | None:
+        """What is wrong with whose lists the target is to have; authorities may come later than a node's file."""
+        known = {authority.name for authority in self._authorities.list()}
+        unknown = [name for name in self._target.authorities if name not in known]
+        return f"there is no authority {', '.join(unknown)}" if unknown else None
 
     def _wanted(self) -> Mapping[int, str]:
         """The paths of the key generations whose lists are delivered."""

@@ -109,6 +109,7 @@ class LdapTarget(Target):
     """An LDAP directory (RFC 4523): one entry for each list; ``{name}`` in its DN stands for the list's path.
 
     ``trust`` is a PEM file; without it there is no TLS, for a server on this machine. Missing entries are made.
+    ``active_directory``: attributes are called as there, without ``;binary``.
     """
 
     ldap: tuple[str, ...] = attrs.field(validator=attrs.validators.min_len(1))
@@ -117,6 +118,7 @@ class LdapTarget(Target):
     password_source: str = attrs.field(validator=_needed_reference)
     trust: Path | None = None
     start_tls: bool = False
+    active_directory: bool = False
 
 
 CrlTarget = DirectoryTarget | SftpTarget | PutTarget | LdapTarget

@@ -9,8 +9,9 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.certparts import signature_identifier
-from pkiserver.authority.model import CaCertificate, Duty
+from pkiserver.authority.model import Authority, CaCertificate, Duty
 from pkiserver.authority.status.crlder import CrlEntry, CrlHead, EncodedCrl, encode_tbs
+from pkiserver.authority.status.policy import CLOCK_STEP
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
@@ -24,6 +25,7 @@ from pkiserver.store.certificates.values import RevocationReason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
+_LARGEST_NUMBER = (1 << 63) - 2
 _UNDERSTOOD = frozenset((x509.CRLReason.oid, x509.InvalidityDate.oid))
 
 
@@ -72,6 +74,46 @@ def read_crl(data: bytes, issuer: CaCertificate) -> CrlView:
         raise Rejected(reasons)
     number = next((one.value.crl_number for one in extensions if isinstance(one.value, x509.CRLNumber)), None)
     return CrlView(data, crl, number, crl.last_update_utc, crl.next_update_utc)
+
+
+def read_complete(data: bytes, issuer: CaCertificate, now: datetime) -> tuple[CrlView, int, datetime]:
+    """A list that can be served as this issuer's complete one, with its number and nextUpdate.
+
+    Raises:
+        Rejected: It is not this issuer's, not complete, from the future, or lacks one of the two.
+    """
+    view = read_crl(data, issuer)
+    if not view.is_complete:
+        raise Rejected.because(Refusal.UNSUPPORTED, "the list is not a complete one")
+    if view.number is None or view.next_update is None:
+        raise Rejected.because(Refusal.UNSUPPORTED, "the list lacks a CRL number or nextUpdate")
+    if view.number > _LARGEST_NUMBER:
+        raise Rejected.because(Refusal.UNSUPPORTED, "CRL numbers above 63 bits are not kept here")
+    if view.this_update > now + CLOCK_STEP:
+        text = f"the list is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ}): by the clock of its signer"
+        raise Rejected.because(Refusal.CONFLICT, text)
+    return view, view.number, view.next_update
+
+
+def number_of(authority: Authority, data: bytes) -> int:
+    """The number of a list that one of an authority's keys signed.
+
+    Raises:
+        Rejected: none did, or it has no number.
+    """
+    refused = Rejected.because(Refusal.CONFLICT, f"authority {authority.name} has no certificate yet")
+    for generation in authority.generations:
+        if generation.ca is None:
+            continue
+        try:
+            number = read_crl(data, generation.ca).number
+        except Rejected as error:
+            refused = error
+            continue
+        if number is None:
+            raise Rejected.because(Refusal.UNSUPPORTED, "the list has no CRL number")
+        return number
+    raise refused
 
 
 def _issuer_octets(tbs: bytes) -> bytes:
@@ -166,6 +208,11 @@ def encode_offline(wanted: OfflineCrl) -> EncodedCrl:
         raise Rejected.because(Refusal.CONFIGURATION, "the issuer's certificate does not permit signing CRLs (cRLSign)")
     if wanted.previous is not None and not wanted.previous.is_complete:
         raise Rejected.because(Refusal.UNSUPPORTED, "the previous list is not a complete one")
+    if wanted.previous is not None and wanted.previous.this_update > wanted.this_update:
+        text = (
+            f"the previous list is of {wanted.previous.this_update:%Y-%m-%d %H:%M:%SZ}: the clock here is behind that"
+        )
+        raise Rejected.because(Refusal.CONFLICT, text)
     entries = _merge(entries_of(wanted.previous) if wanted.previous is not None else (), wanted)
     return encode_tbs(
         CrlHead(

@@ -13,6 +13,8 @@ from pkiserver.foundation.durations import format_duration
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import KeyType
 
+CLOCK_STEP = timedelta(minutes=1)
+"""So far a clock may be set back without a list being older than the one before: it keeps that one's thisUpdate."""
 _SECOND = timedelta(seconds=1)
 
 

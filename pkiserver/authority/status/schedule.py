@@ -13,7 +13,7 @@ from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import Cause, CrlIssuer, CrlStanding, Parts, issues_crls
 from pkiserver.authority.model import Authority, Generation
 from pkiserver.authority.status.crlmaking import scope_range
-from pkiserver.authority.status.policy import CrlPolicy
+from pkiserver.authority.status.policy import CLOCK_STEP, CrlPolicy
 from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
@@ -31,7 +31,7 @@ _TURN_SECONDS = 30.0
 def due(policy: CrlPolicy, standing: CrlStanding, now: datetime) -> tuple[Cause, Parts] | None:
     """Why a list is to be issued now, and which; None when it is not yet time."""
     newest = standing.newest
-    if newest is None or not newest.this_update <= now < newest.this_update + policy.interval:
+    if newest is None or not newest.this_update - CLOCK_STEP <= now < newest.this_update + policy.interval:
         # A list from the future, after the clock was set back, is of no use to anybody whose clock is right.
         return Cause.SCHEDULE, Parts.COMPLETE
     if policy.delta is not None:

@@ -7,8 +7,11 @@ CRL numbers do not fall back, that both say what the records say. One process of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
+from urllib.parse import urlsplit
 
 import attrs
 from cryptography import x509
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from sqlalchemy import Connection
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from pkiserver.authority import certparts
 from pkiserver.authority.authorities import Authorities
@@ -27,11 +31,11 @@ from pkiserver.authority.status.answersigner import WrongAnswerError, check_sign
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import PkiError, Rejected
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import Answer, fetch
-from pkiserver.outbound.problems import OutboundError
+from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.store import certificates, crl_history, crls, deliveries
 from pkiserver.store.crls import CrlKind
 from pkiserver.store.database import Database
@@ -42,6 +46,9 @@ _TIMEOUTS = Timeouts(connect=timedelta(seconds=3), answer=timedelta(seconds=20))
 _SKEW = timedelta(seconds=5)
 _OK = 200
 _NOT_MODIFIED = 304
+_NO_ANSWER = frozenset({Trouble.CONNECT, Trouble.SILENT})
+_SILENT = 2
+"""A host that did not answer so many times is asked no more in this look: one that hangs must not hold up the rest."""
 _BIG = 1 << 20
 """A list from this length on is verified in a thread."""
 
@@ -52,11 +59,14 @@ class _Seen:
 
     tag: str
     number: int
+    this_update: datetime
     next_update: datetime
 
 
 class SelfCheck:
     """Looks at everything once in each ``interval``, in one process of the node."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -75,6 +85,7 @@ class SelfCheck:
         self._clock = clock
         self._interval = interval
         self._seen: dict[str, _Seen] = {}
+        self._silent: Counter[str] = Counter()
 
     async def run_due(self) -> tuple[Finding, ...]:
         """Look, unless a process of this node did within the interval; what was found, empty where nothing was due.
@@ -98,9 +109,11 @@ class SelfCheck:
     async def _is_due(self) -> bool:
         found = await self.findings()
         newest = max((one.at for one in found), default=None)
-        return newest is None or self._clock.now() - newest >= self._interval
+        # one from the future was made before the clock was set back
+        return newest is None or not newest <= self._clock.now() < newest + self._interval
 
     async def _look(self) -> AsyncIterator[Finding]:
+        self._silent.clear()
         for authority in self._authorities.list():
             for generation in authority.generations:
                 if generation.ca is None or generation.state is GenerationState.RETIRED:
@@ -122,18 +135,29 @@ class SelfCheck:
             for kind, urls in ((CrlKind.COMPLETE, point.urls), (CrlKind.DELTA, point.delta_urls)):
                 for url in urls:
                     if url.startswith("http"):
-                        yield await self._finding(url, self._list_problem(authority, generation, point, kind, url))
+                        yield await self._finding(
+                            url, partial(self._list_problem, authority, generation, point, kind, url)
+                        )
 
-    async def _finding(self, subject: str, looking: Awaitable[None]) -> Finding:
+    async def _finding(self, subject: str, look: Callable[[], Awaitable[None]]) -> Finding:
         problem: str | None = None
+        host = urlsplit(subject).netloc
         try:
-            await looking
+            if self._silent[host] >= _SILENT:
+                raise OutboundError(Trouble.SILENT, host, "it did not answer twice just now and is not asked again")
+            await look()
         except WrongAnswerError as error:
             problem = str(error)
         except (OutboundError, Invalid) as error:
             problem = f"cannot be read: {error}"
+            self._silent[host] += isinstance(error, OutboundError) and error.trouble in _NO_ANSWER
         except (Rejected, ValueError, x509.ExtensionNotFound) as error:
             problem = f"cannot be understood: {error}"
+        except PkiError:  # of our own database
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever one answer does to us, the others are looked at
+            self._log.failure("{subject} cannot be checked", subject=subject)
+            problem = f"cannot be checked: {type(error).__name__}: {error}"
         return Finding(self._node, subject, self._clock.now(), problem)
 
     async def _list_problem(
@@ -150,6 +174,7 @@ class SelfCheck:
             now = seen
         else:
             now = await self._read_list(answer, generation.certificate, kind)
+            await self._ours(point, kind, now.number, answer.body)
         if seen is not None and now.number < seen.number:
             raise WrongAnswerError(f"the CRL number fell back from {seen.number} to {now.number}")
         # What a cache on the way may keep, and the moment in which a process looks whether there is a newer list.
@@ -159,9 +184,32 @@ class SelfCheck:
             raise WrongAnswerError(
                 f"number {now.number} is served, but {number} was issued at {issued:%Y-%m-%d %H:%M:%SZ}"
             )
+        if now.this_update > self._clock.now() + _SKEW:
+            raise WrongAnswerError(f"it is from the future ({now.this_update:%Y-%m-%d %H:%M:%SZ})")
+        await self._known_here(authority.name, point, now.number)
         if now.next_update <= self._clock.now():
             raise WrongAnswerError(f"it ended at {now.next_update:%Y-%m-%d %H:%M:%SZ}")
         self._seen[url] = now
+
+    async def _ours(self, point: DistributionPoint, kind: CrlKind, number: int, octets: bytes) -> None:
+        """Raises where it is another list than the one of that number and scope that is kept here."""
+
+        def differs(connection: Connection) -> bool:
+            scope = crl_history.find_scope(connection, point.generation_id, point.scope)
+            kept = None if scope is None else crls.get(connection, scope, number, kind)
+            return kept is not None and kept.der != octets
+
+        if await self._database.read(differs):
+            raise WrongAnswerError(f"it is not the list that was issued here with the number {number}")
+
+    async def _known_here(self, authority: str, point: DistributionPoint, number: int) -> None:
+        """Raises where a list is out that this database did not issue: it is older than the list."""
+        found = await self._database.read(lambda connection: crls.find(connection, point.generation_id, point.scope))
+        if found is not None and number > found.last_number:
+            raise WrongAnswerError(
+                f"number {number} is served, but here {found.last_number} is the last: the database is older than that "
+                f"list; move the numbers forward (pkiserver crl advance {authority} --to {number}) and issue a new one"
+            )
 
     async def _read_list(self, answer: Answer, ca: CaCertificate, kind: CrlKind) -> _Seen:
         if answer.status != _OK:
@@ -171,12 +219,10 @@ class SelfCheck:
             view = await deferToThread(read_crl, answer.body, ca) if big else read_crl(answer.body, ca)
         except Rejected as error:
             raise WrongAnswerError(str(error)) from error
-        if view.this_update > self._clock.now() + _SKEW:
-            raise WrongAnswerError(f"it is from the future ({view.this_update:%Y-%m-%d %H:%M:%SZ})")
         is_delta = any(one.oid == x509.DeltaCRLIndicator.oid for one in view.crl.extensions)
         if view.number is None or view.next_update is None or is_delta is not (kind is CrlKind.DELTA):
             raise WrongAnswerError("it is another kind of list")
-        return _Seen(answer.header("ETag") or "", view.number, view.next_update)
+        return _Seen(answer.header("ETag") or "", view.number, view.this_update, view.next_update)
 
     async def _look_at_ocsp(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
         publication = authority.settings.publication
@@ -186,7 +232,9 @@ class SelfCheck:
             return
         for url in publication.urls(publication.ocsp, generation.crl_path):
             if url.startswith("http"):
-                yield await self._finding(f"{url} {generation.crl_path}", self._ocsp_problem(generation, asked, url))
+                yield await self._finding(
+                    f"{url} {generation.crl_path}", partial(self._ocsp_problem, generation, asked, url)
+                )
 
     async def _ocsp_problem(self, generation: Generation, asked: int, url: str) -> None:
         """Raises where a client would not be content."""

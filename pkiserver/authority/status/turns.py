@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
@@ -19,6 +19,8 @@ Guard = Callable[[Connection], None]
 
 TURN = timedelta(seconds=60)
 """How long a turn lasts; a process that died in it delays the others by that much."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a turn that was given back ended, so that a clock that is set back meanwhile finds it free."""
 
 
 @attrs.frozen
@@ -54,7 +56,9 @@ class Turns:
         # A name of its own for each turn: a lease that is the holder's already would be given a second time.
         holder = f"{self._holder} {secrets.token_hex(4)}"
         lease = await self._database.write(
-            lambda connection: leases.acquire(connection, name, holder, now=self._clock.now(), lasting=TURN)
+            lambda connection: leases.acquire(
+                connection, name, holder, now=self._clock.now(), lasting=TURN, longest=2 * TURN
+            )
         )
         if lease is None:
             yield None
@@ -66,4 +70,4 @@ class Turns:
         try:
             yield Turn(guard)
         finally:
-            await self._database.write(lambda connection: leases.release(connection, lease, now=self._clock.now()))
+            await self._database.write(lambda connection: leases.release(connection, lease, now=_LONG_AGO))

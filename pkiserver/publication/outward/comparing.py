@@ -19,6 +19,7 @@ from pkiserver.authority.delivery.queue import TargetDown
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.outbound.ldap import LdapError
+from pkiserver.outbound.ldapattributes import bare
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.ldapwire import Scope
 from pkiserver.outbound.problems import OutboundError
@@ -185,7 +186,5 @@ def _shown_after(connection: Connection, after: str, now: datetime) -> tuple[str
 
 def _holding(directory: Directory) -> Filter:
     """Entries that hold anything of the kind that we write."""
-    names = [
-        name.removesuffix(";binary") for name in (directory.certificate_attribute, directory.smime_attribute or "")
-    ]
+    names = [bare(name) for name in (directory.user_certificate, directory.smime_attribute or "")]
     return Filter.parse(f"(|{''.join(f'({name}=*)' for name in names if name)})")

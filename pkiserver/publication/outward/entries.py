@@ -7,6 +7,7 @@ import attrs
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.foundation.clock import Clock
 from pkiserver.outbound.ldap import ATTRIBUTE_EXISTS, NO_SUCH_ATTRIBUTE, SIZE_LIMIT, LdapConnection, LdapError
+from pkiserver.outbound.ldapattributes import bare, with_option
 from pkiserver.outbound.ldapwire import Change, ChangeKind, Entry, Scope
 from pkiserver.publication.outward.settings import Directory
 from pkiserver.publication.outward.wanted import Wanted, read_wanted, rules_for
@@ -51,7 +52,7 @@ class Entries:
     def attributes(self) -> tuple[str, ...]:
         """What is read of an entry."""
         more = (self.directory.smime_attribute,) if self.directory.smime_attribute else ()
-        return (*self.directory.mail_attributes, self.directory.certificate_attribute, *more)
+        return (*self.directory.mail_attributes, self.directory.user_certificate, *more)
 
     async def compare(self, address: str) -> Comparison:
         """The entry of an address key against the store.
@@ -84,7 +85,7 @@ class Entries:
             for name in self.directory.mail_attributes
             for text in entry.texts(name)
         ]
-        held = _values(entry, self.directory.certificate_attribute)
+        held = _values(entry, self.directory.user_certificate)
         smime = self.directory.smime_attribute
         held_smime = _values(entry, smime) if smime else ()
         wanted = await self._wanted(tuple(addresses), held, held_smime)
@@ -105,7 +106,7 @@ class Entries:
             LdapError: the directory refuses; NO_SUCH_ATTRIBUTE or ATTRIBUTE_EXISTS where somebody else changed it.
             OutboundError: it cannot be talked to any more.
         """
-        attribute, smime = self.directory.certificate_attribute, self.directory.smime_attribute
+        attribute, smime = self.directory.user_certificate, self.directory.smime_attribute
         changes = []
         if found.wanted.surplus:
             changes.append(Change(ChangeKind.DELETE, attribute, found.wanted.surplus))
@@ -140,5 +141,4 @@ class Entries:
 
 def _values(entry: Entry, attribute: str) -> tuple[bytes, ...]:
     """The values of an attribute, which some servers call without ``;binary`` and some with."""
-    bare = attribute.removesuffix(";binary")
-    return tuple(dict.fromkeys((*entry.values(bare), *entry.values(f"{bare};binary"))))
+    return tuple(dict.fromkeys((*entry.values(bare(attribute)), *entry.values(with_option(attribute)))))

@@ -11,6 +11,7 @@ import attrs
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import LdapServer, Timeouts
+from pkiserver.outbound.ldapattributes import certificate_attribute
 from pkiserver.outbound.ldapfilter import Filter, filled
 from pkiserver.outbound.tlsrules import TlsRules
 
@@ -60,7 +61,8 @@ class Directory:
         templates: Whose certificates; empty for all templates that publish.
         enabled: Whether it is brought anything now. Changes are gathered in any case.
         mail_attributes: Where an entry's addresses stand; a ``smtp:`` before one (proxyAddresses) is no part of it.
-        certificate_attribute: Where certificates go; Active Directory calls it ``userCertificate``.
+        active_directory: Attributes are called as there: without ``;binary``.
+        certificate_attribute: Where certificates go; by default ``userCertificate``, with ``;binary`` or without.
         smime_attribute: Where people's own SignedData goes (``userSMIMECertificate;binary``); not published without it.
     """
 
@@ -75,7 +77,8 @@ class Directory:
     templates: tuple[str, ...] = ()
     filter: MailFilter = attrs.field(factory=lambda: MailFilter.parse("(mail=$(mail))"))
     mail_attributes: tuple[str, ...] = ("mail",)
-    certificate_attribute: str = "userCertificate;binary"
+    active_directory: bool = False
+    certificate_attribute: str | None = None
     smime_attribute: str | None = None
     tls: TlsRules | None = None
     start_tls: bool = False
@@ -91,13 +94,21 @@ class Directory:
             problems.append(Invalid("is empty: nobody writes to a directory anonymously", key="bind_name"))
         for key, names in (
             ("mail_attributes", self.mail_attributes),
-            ("certificate_attribute", (self.certificate_attribute,)),
+            ("certificate_attribute", (self.user_certificate,)),
             ("smime_attribute", (self.smime_attribute or "unset",)),
         ):
             if not names or not all(map(_ATTRIBUTE.fullmatch, names)):
                 problems.append(Invalid("is no attribute", key=key, allowed="names such as userCertificate;binary"))
+            elif self.active_directory and any(";" in name for name in names):
+                problems.append(Invalid("has an option, and Active Directory takes none", key=key, allowed="the name"))
         if problems:
             raise ExceptionGroup("directory", problems)
+
+    @property
+    def user_certificate(self) -> str:
+        """The attribute that certificates go to, as it is written."""
+        default = certificate_attribute("userCertificate", active_directory=self.active_directory)
+        return self.certificate_attribute or default
 
     def _transport_problems(self) -> list[Invalid]:
         problems = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cryptography import x509
 
 from pkiserver.outbound.ldap import ATTRIBUTE_EXISTS, NO_SUCH_ATTRIBUTE, LdapConnection, LdapError
+from pkiserver.outbound.ldapattributes import certificate_attribute
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.registration.connectors.ldapsettings import AltSecurity, LdapSettings
 
@@ -21,8 +22,6 @@ async def publish(
 ) -> None:
     """Add the DER certificate to the entry and remove ``replaced``; what is as it should be already is fine.
 
-    RFC 4523 section 2.1 wants ``;binary``; Active Directory does without the option, and Samba's knows no options.
-
     Raises:
         LdapError: the directory refuses.
         OutboundError: the connection was lost.
@@ -32,7 +31,7 @@ async def publish(
         return
     gone = replaced if rules.remove_replaced else ()
     if rules.user_certificate:
-        attribute = USER_CERTIFICATE if settings.active_directory else f"{USER_CERTIFICATE};binary"
+        attribute = certificate_attribute(USER_CERTIFICATE, active_directory=settings.active_directory)
         await _set(connection, dn, attribute, certificate, gone)
     if rules.alt_security_identities is not AltSecurity.NONE:
         kind = rules.alt_security_identities

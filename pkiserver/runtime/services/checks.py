@@ -19,6 +19,8 @@ from pkiserver.store.database import Database
 CLOCK_WARNING = timedelta(seconds=2)
 CLOCK_FAILED = timedelta(seconds=60)
 """How far this node's clock may be from the database's, or step by itself."""
+STEP_TOLD = timedelta(minutes=10)
+"""A clock that was wrong when the node started, and was then set right, must not be told for ever."""
 
 
 def database_check(database: Database) -> NamedCheck:
@@ -98,13 +100,36 @@ def _crl_finding(authority: str, next_update: datetime, now: datetime) -> Findin
     return Finding(name, Health.OK, f"valid until {next_update:%Y-%m-%d %H:%M:%SZ}")
 
 
+class _Steady:
+    """The wall clock's steady run. A step is told for :data:`STEP_TOLD`; then the clock as it is counts as right."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._start, self._steady = self._clock.now(), self._clock.monotonic()
+        self._step = timedelta()
+        self._noticed = self._steady
+
+    def step(self) -> timedelta:
+        """How far the clock is from its steady run, without the sign."""
+        now = self._clock.monotonic()
+        found = self._clock.now() - self._start - timedelta(seconds=now - self._steady)
+        if abs(found - self._step) >= CLOCK_WARNING:
+            self._step, self._noticed = found, now
+        elif abs(found) >= CLOCK_WARNING and now - self._noticed >= STEP_TOLD.total_seconds():
+            self._begin()
+            return timedelta()
+        return abs(found)
+
+
 def clock_check(database: Database, clock: Clock, *, is_sqlite: bool) -> NamedCheck:
-    """The wall clock against its own steady run since the start and, on PostgreSQL, against the database's."""
-    start, steady = clock.now(), clock.monotonic()
+    """The wall clock against its own steady run and, on PostgreSQL, against the database's."""
+    steady = _Steady(clock)
 
     async def run() -> Sequence[Finding]:
-        expected = start + timedelta(seconds=clock.monotonic() - steady)
-        findings = [_clock_finding("clock", abs(clock.now() - expected), "it stepped since the start")]
+        findings = [_clock_finding("clock", steady.step(), "it stepped")]
         if not is_sqlite:
             query = text("SELECT clock_timestamp()")
             theirs = await database.read(lambda connection: connection.execute(query).scalar_one())

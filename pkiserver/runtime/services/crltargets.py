@@ -52,7 +52,8 @@ class CrlTargets(Collector):
         name = f"crl-target:{standing.name}"
         if standing.problem is None:
             return Finding(name, Health.OK, f"lists to be delivered: {standing.waiting}")
-        text = f"failed {standing.failing_for} times, lists to be delivered: {standing.waiting}: {standing.problem}"
+        failed = f"failed {standing.failing_for} times, " if standing.failing_for else ""
+        text = f"{failed}lists to be delivered: {standing.waiting}: {standing.problem}"
         return Finding(name, Health.WARNING, text)
 
     def collect(self) -> Iterable[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -61,7 +62,8 @@ class SelfChecking(Collector):
                 if one.problem is not None
             ]
             newest = max((one.at for one in found), default=self._started)
-            if found and self._clock.now() - newest > _OVERDUE * self._interval:
+            between = max(self._interval, timedelta(seconds=_SECONDS))
+            if found and self._clock.now() - newest > _OVERDUE * between:
                 wrong.append(Finding("self-check", Health.WARNING, f"not done since {newest:%Y-%m-%d %H:%M:%SZ}"))
             return wrong or [Finding("self-check", Health.OK, f"{len(found)} answers of ours are as they should be")]
 

@@ -9,7 +9,7 @@ from pkiserver.authority.crl import Cause
 from pkiserver.authority.status.points import DeltaPolicy
 from pkiserver.authority.status.selfcheck import SelfCheck
 from pkiserver.authority.status.turns import Turns
-from pkiserver.store.schema_crls import crl
+from pkiserver.store.schema_crls import crl, crl_scope
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
 from tests.protocols.status_server import StatusServer
@@ -84,6 +84,48 @@ def test_a_number_that_fell_back(server: StatusServer) -> None:
     server.run(lambda: at.world.database.write(lambda c: c.execute(crl.delete().where(crl.c.number > 1))))
     at.clock.advance(timedelta(seconds=2))
     assert "fell back from 2 to 1" in (look(server, check)["/crl/issuing-1.crl"] or "")
+
+
+def test_a_list_that_this_database_does_not_know(server: StatusServer) -> None:
+    """As after an older database was restored, while a cache still has what was published before."""
+    check = prepared(server)
+    at = server.at
+
+    async def lose() -> None:
+        issued = await at.status.crls.issue(at.issuing, at.issuing.current, actor="t", cause=Cause.DEMAND)
+        published = await at.status.publications.crl("issuing-1")
+
+        async def always(*_: object) -> object:
+            return published
+
+        at.status.publications.crl, at.status.publications.crl_now = always, at.status.publications.crl  # type: ignore[attr-defined,method-assign]
+        await at.world.database.write(lambda c: c.execute(crl.delete().where(crl.c.number == issued.number)))
+        await at.world.database.write(lambda c: c.execute(crl_scope.update().values(last_number=1)))
+
+    server.run(lose)
+    problem = look(server, check)["/crl/issuing-1.crl"] or ""
+    assert "number 2 is served, but here 1 is the last" in problem
+    assert "crl advance issuing --to 2" in problem
+
+    async def mend() -> None:
+        await at.status.crls.advance(at.issuing, 2, actor="t")
+        at.status.publications.crl = at.status.publications.crl_now  # type: ignore[attr-defined,method-assign]
+        await at.status.schedule.issue_now(at.issuing, at.issuing.current, actor="t")
+
+    server.run(mend)
+    at.clock.advance(timedelta(seconds=2))
+    assert look(server, check)["/crl/issuing-1.crl"] is None
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_check(server: StatusServer) -> None:
+    check = prepared(server)
+    assert look(server, check)["/crl/issuing-1.crl"] is None
+    server.at.clock.step(-2 * HOUR)
+    found = look(server, check)
+    assert "from the future" in (found["/crl/issuing-1.crl"] or "")
+    server.run(server.at.status.schedule.run_due)
+    server.at.clock.advance(timedelta(seconds=2))
+    assert look(server, check)["/crl/issuing-1.crl"] is None
 
 
 def test_a_newer_list_that_is_not_served(server: StatusServer) -> None:
