@@ -150,6 +150,22 @@ async def fetch(session: Session, engine: Engine, name: str) -> None:
 
 @group.command()
 @name_argument
+@click.option("--feed", "urls", multiple=True, metavar="URL", help="Only this feed; may be repeated.")
+@async_command
+async def reset(session: Session, engine: Engine, *, name: str, urls: tuple[str, ...]) -> None:
+    """Take what the feeds of a CA give now, even if its CRL numbers began anew or a list became another kind."""
+    from pkiserver.cli.voting import who
+
+    services = await _services(engine)
+    ca = services.authorities.get(name)
+    chosen = tuple(dict.fromkeys(urls)) or ca.feeds
+    changed = await services.feeds.reset(ca, chosen, actor=who())
+    text = f"{changed} of {len(chosen)} feeds gave another list, which counts from now on"
+    session.output.done(text, changed=changed, feeds=len(chosen))
+
+
+@group.command()
+@name_argument
 @file_argument
 @async_command
 async def issued(session: Session, engine: Engine, *, name: str, file: Path) -> None:
