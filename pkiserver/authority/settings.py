@@ -20,7 +20,8 @@ def _urls(instance: object, attribute: attrs.Attribute[tuple[str, ...]], value: 
     del instance
     for url in value:
         if not re.fullmatch(r"(http://|https://|ldap://|\{base\})[!-~]*", url):
-            raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name)
+            allowed = "http://..., https://..., ldap://... or {base}/..., without blanks"
+            raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name, allowed=allowed)
         if unknown := set(_PLACEHOLDER.findall(url)) - {"{base}", "{path}"}:
             text = f"{url!r} has a placeholder that is not known: {', '.join(sorted(unknown))}"
             raise Invalid(text, key=attribute.name, allowed="{base} and {path}")

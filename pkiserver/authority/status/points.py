@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import attrs
 
+from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.store.crls import FULL_SCOPE, Covers
 
 MOST_SHARDS = 4096
@@ -41,7 +42,8 @@ class Bounded(enum.StrEnum):
 def _point_name(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
     del instance, attribute
     if not _NAME.fullmatch(value) or value in _RESERVED:
-        raise ValueError(f'"{value}" is no name of a distribution point (a-z, 0-9, -; not "full" or "delta")')
+        allowed = 'up to 32 of a-z, 0-9 and "-", beginning with a letter; not "full" or "delta"'
+        raise Invalid(f"{value!r} is no name of a distribution point", allowed=allowed)
 
 
 @attrs.frozen

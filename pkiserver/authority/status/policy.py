@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from datetime import timedelta
 
 import attrs
 
 from pkiserver.authority.status.points import Bounded, DeltaPolicy, Point, check_points
-from pkiserver.foundation.durations import format_duration
+from pkiserver.foundation.bounds import lasting
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import KeyType
 
@@ -51,18 +50,6 @@ class OcspSigning(enum.StrEnum):
     """The authority's own key, always."""
     DELEGATED_OR_AUTHORITY = "delegated-or-authority"
     """A responder certificate of its own; the authority's key while none exists."""
-
-
-def lasting(least: timedelta, most: timedelta) -> Callable[[object, attrs.Attribute[timedelta], timedelta], None]:
-    """A validator: a longer time would run over the end of the calendar, or is a slip of the pen."""
-    allowed = f"{format_duration(least)} to {format_duration(most)}"
-
-    def check(instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
-        del instance
-        if not least <= value <= most:
-            raise Invalid(f"{attribute.name} is too {'short' if value < least else 'long'}", allowed=allowed)
-
-    return check
 
 
 def _key_type(instance: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -79,6 +79,7 @@ def test_only_urls_that_mean_one_list_are_taken(site: Site) -> None:
     )
     text = dump(site.describe("full.crl"))
     good = f"{site.base}full.crl"
+    line = text[: text.index("feeds =")].count("\n") + 1
     for bad in (
         "ldap://h/dc=x",
         "ldap://h/dc=x?a,b",
@@ -88,9 +89,30 @@ def test_only_urls_that_mean_one_list_are_taken(site: Site) -> None:
         "ldap:///dc=x?a",
         "https://h/a.crl",
         "file://host/a.crl",
+        "file:///a.crl#b",
+        "file:///a.crl?b",
+        "file:///",
+        "http://h:99999/a.crl",
+        "http://h:0/a.crl",
+        "http://h:/a.crl",
+        "http://h:http/a.crl",
+        "http://ann@h/a.crl",
+        "http://ann:hunter2@h/a.crl",
+        "http://@h/a.crl",
+        "http://h/a.crl#b",
+        "http://h/a.crl#",
+        "http:///a.crl",
+        "ldap://h:65536/dc=x?a",
+        "ldap://cn=a:hunter2@h/dc=x?a",
+        "ldap://h/dc=x?a#b",
     ):
-        with pytest.raises(Rejected, match="is not where a list can be had"):
+        with pytest.raises(Rejected, match="is not where a list can be had") as refused:
             load_foreign(text.replace(good, bad), "foreign.toml")
+        assert str(refused.value).startswith(f"foreign.toml:{line}: feeds: ")
+        assert "(allowed: http://HOST[:PORT]/PATH, file:///PATH, or ldap://" in str(refused.value)
+        assert "hunter2" not in str(refused.value)
+    for fine in ("http://[::1]:8080/a.crl?b=c", "http://h/a%20b", "file:///a%23b.crl", "ldap://h:1389/dc=x?a"):
+        assert load_foreign(text.replace(good, fine), "foreign.toml").feeds == (fine,)
 
 
 def test_numbers_of_twenty_octets_are_understood(site: Site) -> None:
