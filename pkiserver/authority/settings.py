@@ -53,7 +53,8 @@ class Publication:
 
     def __attrs_post_init__(self) -> None:
         if same := set(self.crl) & set(self.delta):
-            raise Invalid(f"a complete list and a delta cannot both be at {min(same)!r}", key="delta")
+            text = f"a complete list and a delta cannot both be at {min(same)!r}"
+            raise Invalid(text, key="delta", allowed="URLs that are not those of crl")
 
     def urls(self, patterns: tuple[str, ...], path: str) -> tuple[str, ...]:
         """The URLs of a generation; those that need a base that is not set are left out."""
