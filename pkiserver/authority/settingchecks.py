@@ -6,14 +6,18 @@ Not when they are read: an authority that was set up before a rule was known goe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from datetime import timedelta
 
 import attrs
 
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.status.points import Partition
+from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.foundation.durations import format_duration
 from pkiserver.foundation.tomlfile import Problem, TomlIndex, format_path
 
+_LOOKS = timedelta(minutes=1)
+"""From one look whether a responder is to be made, in each process, to the next."""
 _SHOWN = 20
 """Names that a message lists at most."""
 
@@ -37,6 +41,13 @@ def contradictions(settings: AuthoritySettings) -> Iterator[Contradiction]:
                 "lists in parts are known by their URLs, and these have none",
                 "with publication.base_url, or with URLs in publication.crl that need no {base}",
             )
+    ocsp = settings.ocsp
+    if ocsp.signing is not OcspSigning.AUTHORITY and ocsp.renew_before < _LOOKS * 2:
+        yield Contradiction(
+            ("ocsp", "renew_before"),
+            "a responder would end before its successor signs everywhere: each process looks once a minute",
+            f"{format_duration(_LOOKS * 2)} and more",
+        )
     if crl.delta is not None and crl.delta.validity > crl.validity:
         yield Contradiction(
             ("crl", "delta", "validity"),

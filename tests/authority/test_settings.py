@@ -118,6 +118,13 @@ BASE = '[settings.publication]\nbase_url = "http://pki.example.com"\n'
             ),
         ),
         (
+            '[settings.ocsp]\nvalidity = "10s"\nunknown_validity = "10s"\nrenew_before = "1m"\n',
+            (
+                "a.toml:6: settings.ocsp.renew_before: a responder would end before its successor signs everywhere:"
+                " each process looks once a minute (allowed: 2m and more)"
+            ),
+        ),
+        (
             BASE
             + 'delta = ["{base}/delta.crl"]\n[settings.crl.delta]\n[[settings.crl.points]]\npartition = "templates"\n',
             (
