@@ -121,7 +121,9 @@ class ForeignAuthorities:
         # From here on nothing is waited for: who asks meanwhile sees the old or the new.
         self._cas, self._problems = cas, problems
         self._states = {(one.authority, one.source): one for one in rows.states}
-        self._lists = {key: one for key, one in lists if one is not None}
+        before = {key[:2]: (key, one) for key, one in self._lists.items()}
+        loaded = [(key, one) if one is not None else before.get(key[:2]) for key, one in lists]
+        self._lists = dict(pair for pair in loaded if pair is not None)
         self._serve(rows.responders)
         self._seen = None if any(one is None for _, one in lists) else (rows, keys)
 
@@ -133,7 +135,7 @@ class ForeignAuthorities:
             return key, known
         parts = await self._database.read(lambda connection: foreign.parts(connection, *key))
         index = Index(parts)
-        # Two newer lists may have come in meanwhile, and these parts be gone.
+        # Two newer lists may have come in meanwhile, and these parts be gone: the next look finds the newest.
         return key, LoadedList(state.source, state.head, index) if len(index) == state.head.entries else None
 
     def _serve(self, responders: Sequence[InstalledResponder]) -> None:
