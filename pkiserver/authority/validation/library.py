@@ -92,6 +92,10 @@ class ForeignAuthorities:
             if served.issuer(now).signer is None:
                 text = "there is no valid responder certificate: pkiserver responder csr | install"
                 found.append(StatusProblem(served.ca.name, text))
+            elif (end := served.ends_soon(now)) is not None:
+                text = f"the last responder certificate ends at {end:%Y-%m-%d %H:%M:%SZ}"
+                text = f"{text}: pkiserver responder csr | install"
+                found.append(StatusProblem(served.ca.name, text))
             standing = served.records.standing
             if not served.records.problems and standing.until <= now:
                 found.append(StatusProblem(served.ca.name, "its lists are out of date"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import attrs
 from cryptography import x509
@@ -16,6 +16,8 @@ from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.certificates.values import CertificateStatus
 from pkiserver.store.foreign import InstalledResponder
 
+_NOTICE = timedelta(days=7)
+"""How long before nobody can sign any more that is told; the last tenth of a certificate's life if that is shorter."""
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -68,6 +70,19 @@ class Serving:
             valid = [one for one in self._responders if one.start <= now < one.end]
             self._issuer = self._with(tuple(signer for one in valid for signer in one.signers))
         return self._issuer
+
+    def ends_soon(self, now: datetime) -> datetime | None:
+        """When nobody will be able to sign any more, if that is near: somebody has to see to a successor by hand."""
+        last = max(
+            (one for one in self._responders if one.start <= now < one.end), key=lambda one: one.end, default=None
+        )
+        if last is None:
+            return None
+        until = last.end
+        for one in sorted(self._responders, key=lambda one: one.start):
+            if one.start <= until < one.end:
+                last, until = one, one.end
+        return until if until - now < min(_NOTICE, (last.end - last.start) / 10) else None
 
     def _with(self, signers: tuple[AnswerSigner, ...]) -> ServedIssuer:
         return ServedIssuer(

@@ -46,9 +46,11 @@ def test_the_newest_that_is_valid_now_signs_and_time_alone_changes_who_that_is(s
     install(site, ca, 101, end=now + 8 * HOUR)
     install(site, ca, 102, end=now + 2 * HOUR)
     install(site, ca, 103, start=now + 4 * HOUR, end=now + 6 * HOUR)
-    for expected in (102, 102, 101, 101, 103, 103, 101, 101):
+    for hour, expected in enumerate((102, 102, 101, 101, 103, 103, 101, 101)):
         assert signer(site) == expected
-        assert site.services.authorities.problems() == ()
+        told = [one.text for one in site.services.authorities.problems()]
+        soon = f"the last responder certificate ends at {now + 8 * HOUR:%Y-%m-%d %H:%M:%SZ}"
+        assert [text.partition(": pkiserver responder")[0] for text in told] == [soon] * (hour >= 5), "a tenth of 32 h"
         advance(site, HOUR)
     answer, found = site.answer(4)
     assert found.response_status is TRY_LATER
