@@ -42,7 +42,7 @@ class ScepPolicy:
     ra: RaKeys = RaKeys.ONE
     key_type: str = attrs.field(default="rsa-2048", validator=_rsa)
     certificate_validity: timedelta = attrs.field(
-        default=timedelta(days=365), validator=lasting(timedelta(hours=1), timedelta(days=3650))
+        default=timedelta(days=365), validator=lasting(timedelta(hours=1), timedelta(days=36_500))
     )
     renew_before: timedelta = timedelta(days=60)
 

@@ -168,7 +168,7 @@ async def reset(session: Session, engine: Engine, *, name: str, urls: tuple[str,
     ca = services.authorities.get(name)
     chosen = tuple(dict.fromkeys(urls)) or ca.feeds
     changed = await services.feeds.reset(ca, chosen, actor=who())
-    text = f"{changed} of {len(chosen)} feeds gave another list, which counts from now on"
+    text = f"{changed} of {len(chosen)} feeds gave another list" + (", which counts from now on" if changed else "")
     session.output.done(text, changed=changed, feeds=len(chosen))
 
 

@@ -33,6 +33,8 @@ from tests.protocols.status_server import Answer, StatusServer
 
 reactor: Any = _reactor
 DAY = timedelta(days=1)
+ELSEWHERE = "/lists/elsewhere.crl"
+"""What is there leads to another list."""
 
 
 @attrs.define
@@ -209,6 +211,8 @@ def site(
 
         def list_at(request: Request) -> Response:
             asked.append(request.path)
+            if request.path == ELSEWHERE:
+                return Response(302, b"", "text/plain", (("Location", "/lists/full.crl"),))
             data = served.get(request.path)
             if data is None:
                 return Response(404)

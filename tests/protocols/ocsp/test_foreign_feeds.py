@@ -16,7 +16,7 @@ from pkiserver.authority.configuration import Configuration, Kind, read_document
 from pkiserver.authority.validation.settings import ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
-from tests.protocols.ocsp.foreign_site import GOOD, REVOKED, TRY_LATER, Other, Site, site
+from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
 
 __all__ = ["site"]
@@ -93,6 +93,14 @@ def test_sources_that_go_away_are_told_and_followed_again_when_they_are_back(
     assert site.server.run(site.services.feeds.run_due) == 2, "after a failure it is tried again soon"
     assert site.services.authorities.problems() == ()
     assert [site.status(serial) for serial in (20, 21, 30, 31)] == [REVOKED] * 4
+
+
+def test_no_redirect_is_followed(site: Site) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    ca = site.describe("elsewhere.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 0
+    assert site.asked == [ELSEWHERE]
+    assert f"{ca.feeds[0]}: the answer has status 302" in [one.text for one in site.services.authorities.problems()]
 
 
 def test_without_the_database_lists_in_memory_go_on_answering_until_they_end(site: Site) -> None:
