@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterator
 from datetime import timedelta
@@ -30,11 +29,9 @@ ABSURD: dict[type, tuple[Any, ...]] = {
 
 
 def members(kind: object) -> Iterator[object]:
-    """The types within a type."""
-    arguments = typing.get_args(kind)
-    if not arguments or isinstance(kind, types.GenericAlias) or typing.get_origin(kind) is not None or arguments:
-        yield kind
-    for one in arguments:
+    """A type and the types within it."""
+    yield kind
+    for one in typing.get_args(kind):
         yield from members(one)
 
 
