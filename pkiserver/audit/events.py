@@ -70,7 +70,10 @@ _ALLOWED: dict[AuditKind, frozenset[str]] = {
     AuditKind.LOGIN: frozenset({"method", "account"}),
     AuditKind.EXPORT: frozenset({"what", "from", "until", "file"}),
     AuditKind.CRL: frozenset(
-        {"number", "base_number", "entries", "cause", "next_update", "this_update", "scope", "generation", "kind"}
+        {
+            *("number", "base_number", "entries", "cause", "next_update", "this_update", "scope", "generation", "kind"),
+            "before",
+        }
     ),
     AuditKind.RESPONDER: _CERTIFICATE,
     AuditKind.START: frozenset({"version", "pid", "listeners", "workers", "database"}),

@@ -17,6 +17,7 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.settingchecks import as_problems, contradictions, unknown_templates
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.library import load_template
@@ -56,6 +57,8 @@ class Named(Protocol):
 
 Readers = Mapping[Kind, Callable[[str, str], Named]]
 """How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
+_SETTINGS = "settings"
+"""The table of an authority's document that has its settings."""
 _KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA, Kind.DIRECTORY)
 
 
@@ -74,13 +77,14 @@ class AuthorityDocument:
 
 @attrs.frozen
 class Document:
-    """One object as read from a file. ``text`` is what the database keeps."""
+    """One object as read from a file. ``text`` is what the database keeps; ``source`` is what the file says."""
 
     kind: Kind
     name: str
     text: str
     file: str
     value: Named
+    source: str = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -179,12 +183,14 @@ def _read_document(file: str, text: str, readers: Readers) -> Document:
         raise ConfigurationError([Problem(file, line, "kind", f"{kind!r} is no kind of object", _KINDS)])
     if kind == Kind.AUTHORITY:
         authority = load(AuthorityDocument, text, file)
-        return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority)
+        if problems := as_problems(contradictions(authority.settings), text, file, _SETTINGS):
+            raise ConfigurationError(problems)
+        return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority, text)
     if kind in readers:
         value = readers[Kind(kind)](text, file)
-        return Document(Kind(kind), value.name, text, file, value)
+        return Document(Kind(kind), value.name, text, file, value, text)
     template = load_template(text, file)
-    return Document(Kind.TEMPLATE, template.name, text, file, template)
+    return Document(Kind.TEMPLATE, template.name, text, file, template, text)
 
 
 def _read_unmarked(file: str, text: str) -> Document:
@@ -194,7 +200,7 @@ def _read_unmarked(file: str, text: str) -> Document:
     except ConfigurationError as error:
         said = Problem(file, 1, "kind", "is missing, so this was read as a template", _KINDS)
         raise ConfigurationError([said, *error.problems]) from error
-    return Document(Kind.TEMPLATE, template.name, text, file, template)
+    return Document(Kind.TEMPLATE, template.name, text, file, template, text)
 
 
 @attrs.frozen
@@ -233,8 +239,8 @@ class Configuration:
             prune: Remove templates that are not among ``documents``.
 
         Raises:
-            Rejected: an object to be removed does not exist, an authority does not exist or would be removed, or an
-                object is both given and removed; with every reason.
+            Rejected: an object to be removed does not exist, an authority does not exist or would be removed, names a
+                template that will not be there, or an object is both given and removed; with every reason.
         """
         state = await self._database.read(_state)
         given = {(document.kind, document.name): document for document in documents}
@@ -324,11 +330,15 @@ def _reason(text: str) -> Reason:
 def _check(
     state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
 ) -> None:
-    problems = [
-        Problem(document.file, 1, "name", f'there is no authority "{name}"; make it with pkiserver ca')
-        for (kind, name), document in given.items()
-        if kind is Kind.AUTHORITY and (kind, name) not in state
-    ]
+    templates = {name for kind, name in (*state, *given) if kind is Kind.TEMPLATE and (kind, name) not in unwanted}
+    problems = []
+    for (kind, name), document in given.items():
+        if kind is Kind.AUTHORITY and (kind, name) not in state:
+            text = f'there is no authority "{name}"; make it with pkiserver ca'
+            problems.append(Problem(document.file, 1, "name", text))
+        elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
+            found = unknown_templates(document.value.settings, templates)
+            problems += as_problems(found, document.source, document.file, _SETTINGS)
     if problems:
         raise ConfigurationError(problems)
     reasons = []

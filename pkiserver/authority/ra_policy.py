@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import attrs
 
+from pkiserver.foundation.bounds import lasting
+from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 
 
@@ -23,12 +25,7 @@ class RaKeys(enum.StrEnum):
 
 def _rsa(_instance: object, _attribute: object, value: str) -> None:
     if KeyType.parse(value).family is not KeyFamily.RSA:
-        raise ValueError("must be an RSA key type: envelopes are opened with it")
-
-
-def _lasting(_instance: object, _attribute: object, value: timedelta) -> None:
-    if value < timedelta(hours=1):
-        raise ValueError("must be an hour or more")
+        raise Invalid("envelopes are opened with an RSA key", allowed="rsa-2048 to rsa-8192")
 
 
 @attrs.frozen
@@ -44,9 +41,12 @@ class ScepPolicy:
 
     ra: RaKeys = RaKeys.ONE
     key_type: str = attrs.field(default="rsa-2048", validator=_rsa)
-    certificate_validity: timedelta = attrs.field(default=timedelta(days=365), validator=_lasting)
+    certificate_validity: timedelta = attrs.field(
+        default=timedelta(days=365), validator=lasting(timedelta(hours=1), timedelta(days=36_500))
+    )
     renew_before: timedelta = timedelta(days=60)
 
     def __attrs_post_init__(self) -> None:
         if not timedelta() <= self.renew_before < self.certificate_validity:
-            raise ValueError("renew_before must be shorter than certificate_validity")
+            allowed = f"0s to less than {format_duration(self.certificate_validity)}"
+            raise Invalid("must be shorter than certificate_validity", key="renew_before", allowed=allowed)

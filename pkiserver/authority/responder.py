@@ -117,8 +117,9 @@ class ResponderKeeper:
             return True
         if latest - self._own.clock.now() > authority.settings.ocsp.renew_before:
             return False
+        end = self._end(authority, generation)
         # Near the end of the authority itself a new one would live no longer.
-        return self._end(authority, generation) > latest + BACKDATE
+        return end < generation.certificate.not_after or end > latest + BACKDATE
 
     def _end(self, authority: Authority, generation: Generation) -> datetime:
         return min(self._own.now() + authority.settings.ocsp.certificate_validity, generation.certificate.not_after)

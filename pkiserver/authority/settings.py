@@ -20,7 +20,8 @@ def _urls(instance: object, attribute: attrs.Attribute[tuple[str, ...]], value: 
     del instance
     for url in value:
         if not re.fullmatch(r"(http://|https://|ldap://|\{base\})[!-~]*", url):
-            raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name)
+            allowed = "http://..., https://..., ldap://... or {base}/..., without blanks"
+            raise Invalid(f"{url!r} is not an http or ldap URL", key=attribute.name, allowed=allowed)
         if unknown := set(_PLACEHOLDER.findall(url)) - {"{base}", "{path}", "{name}"}:
             text = f"{url!r} has a placeholder that is not known: {', '.join(sorted(unknown))}"
             raise Invalid(text, key=attribute.name, allowed="{base}, {path} and {name}")
@@ -53,7 +54,8 @@ class Publication:
 
     def __attrs_post_init__(self) -> None:
         if same := set(self.crl) & set(self.delta):
-            raise Invalid(f"a complete list and a delta cannot both be at {min(same)!r}", key="delta")
+            text = f"a complete list and a delta cannot both be at {min(same)!r}"
+            raise Invalid(text, key="delta", allowed="URLs that are not those of crl")
 
     def urls(self, patterns: tuple[str, ...], path: str) -> tuple[str, ...]:
         """The URLs of a generation; those that need a base that is not set are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pkiserver.cli.options import OUT_FILE, file_argument
 from pkiserver.cli.selectors import load_certificates, pem, read_octets, write_file
 
 if TYPE_CHECKING:
+    from pkiserver.authority.status.source import ServedIssuer
     from pkiserver.authority.validation.services import ValidationServices
     from pkiserver.runtime.engine import Engine
 
@@ -77,6 +79,12 @@ async def install(session: Session, engine: Engine, *, name: str, file: Path) ->
     )
 
 
+def _lists_until(issuer: ServedIssuer) -> datetime | None:
+    """How far the lists of a CA reach; None where they say nothing yet."""
+    standing = issuer.standing
+    return standing.until if standing is not None and standing.until > standing.this_update else None
+
+
 @group.command("list")
 @async_command
 async def list_(session: Session, engine: Engine) -> None:
@@ -92,7 +100,7 @@ async def list_(session: Session, engine: Engine) -> None:
             {
                 "name": ca.name,
                 "responder until": None if issuer.signer is None else issuer.signer.not_after,
-                "lists until": None if issuer.standing is None else issuer.standing.until,
+                "lists until": _lists_until(issuer),
                 "unlisted": ca.unlisted.value,
                 "problems": "; ".join(wrong.get(ca.name, ())),
             }
@@ -146,6 +154,22 @@ async def fetch(session: Session, engine: Engine, name: str) -> None:
     if wrong:
         raise click.ClickException("; ".join(wrong))
     session.output.done(f"{changed} of {len(ca.feeds)} feeds gave a new list", changed=changed, feeds=len(ca.feeds))
+
+
+@group.command()
+@name_argument
+@click.option("--feed", "urls", multiple=True, metavar="URL", help="Only this feed; may be repeated.")
+@async_command
+async def reset(session: Session, engine: Engine, *, name: str, urls: tuple[str, ...]) -> None:
+    """Take what the feeds of a CA give now, even if its CRL numbers began anew or a list became another kind."""
+    from pkiserver.cli.voting import who
+
+    services = await _services(engine)
+    ca = services.authorities.get(name)
+    chosen = tuple(dict.fromkeys(urls)) or ca.feeds
+    changed = await services.feeds.reset(ca, chosen, actor=who())
+    text = f"{changed} of {len(chosen)} feeds gave another list" + (", which counts from now on" if changed else "")
+    session.output.done(text, changed=changed, feeds=len(chosen))
 
 
 @group.command()

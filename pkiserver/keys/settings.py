@@ -8,10 +8,13 @@ from pathlib import Path
 
 import attrs
 
+from pkiserver.foundation.bounds import seconds, spelled
+from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secrets_by_reference import check_reference
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MOST_THREADS = 256
+_name = spelled("[a-z0-9][a-z0-9._-]{0,63}", "1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
+_threads = attrs.validators.in_(range(1, MOST_THREADS + 1))
 
 
 class InPlace(enum.StrEnum):
@@ -22,29 +25,14 @@ class InPlace(enum.StrEnum):
     NEVER = "never"
 
 
-def _name(_instance: object, _attribute: object, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must be 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit")
-
-
 def _reference(_instance: object, _attribute: object, value: str) -> None:
     check_reference(value)
-
-
-def _threads(_instance: object, _attribute: object, value: int) -> None:
-    if not 1 <= value <= MOST_THREADS:
-        raise ValueError(f"must be 1 to {MOST_THREADS}")
-
-
-def _positive(_instance: object, _attribute: object, value: float) -> None:
-    if value <= 0:
-        raise ValueError("must be more than 0 seconds")
 
 
 def _assignments(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
     for line in value:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", line):
-            raise ValueError(f"{line!r} must be NAME=VALUE")
+            raise Invalid(f"{line!r} sets nothing", allowed="NAME=VALUE")
 
 
 @attrs.frozen
@@ -63,9 +51,9 @@ class TokenSettings:
     threads: int = attrs.field(default=1, validator=_threads)
     os_locking: bool = False
     in_place: InPlace = InPlace.AUTO
-    operation_timeout: float = attrs.field(default=20.0, validator=_positive)
+    operation_timeout: float = attrs.field(default=20.0, validator=seconds)
     """Seconds that a signature may take, waiting included, before its request is answered "try later"."""
-    retry_longest: float = attrs.field(default=30.0, validator=_positive)
+    retry_longest: float = attrs.field(default=30.0, validator=seconds)
     """Seconds between two tries to get back a lost token, at most (they begin at 0.25 s and double)."""
     softhsm_config: Path | None = None
     """Exported as SOFTHSM2_CONF before the module is loaded."""
@@ -76,9 +64,10 @@ class TokenSettings:
 
     def __attrs_post_init__(self) -> None:
         if self.token_label is None and self.token_serial is None:
-            raise ValueError("one of token_label and token_serial must be given")
+            raise Invalid("says of no token which", allowed="token_label, token_serial or both")
         if self.threads > 1 and not self.os_locking and "p11-kit-proxy" not in self.module.name:
-            raise ValueError("threads above 1 need os_locking = true or the module p11-kit-proxy.so")
+            text = "threads above 1 need os_locking = true or the module p11-kit-proxy.so"
+            raise Invalid(text, key="threads", allowed="1")
 
     @property
     def exported(self) -> tuple[tuple[str, str], ...]:

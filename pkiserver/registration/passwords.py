@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from pkiserver.foundation.bounds import counting
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 
@@ -32,11 +33,11 @@ class PasswordSettings:
     ``queue`` more may wait.
     """
 
-    memory_kib: int = attrs.field(default=19456, validator=attrs.validators.ge(8192))
-    passes: int = attrs.field(default=2, validator=attrs.validators.ge(1))
-    lanes: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    memory_kib: int = attrs.field(default=19456, validator=attrs.validators.in_(range(8192, 16 * 1024 * 1024 + 1)))
+    passes: int = attrs.field(default=2, validator=attrs.validators.in_(range(1, 1001)))
+    lanes: int = attrs.field(default=1, validator=attrs.validators.in_(range(1, 257)))
     threads: int = attrs.field(default=2, validator=attrs.validators.in_(range(1, 65)))
-    queue: int = attrs.field(default=64, validator=attrs.validators.ge(1))
+    queue: int = attrs.field(default=64, validator=counting)
 
 
 class PasswordHasher:

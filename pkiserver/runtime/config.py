@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import attrs
 
 from pkiserver.authority.delivery.settings import CrlTarget
+from pkiserver.foundation.bounds import node_like_name, some_time
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
 from pkiserver.keys.settings import ProviderSettings
@@ -32,17 +33,6 @@ from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
 from pkiserver.timestamping.timesettings import TimeSettings
 
 MOST_WORKERS = 256
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-def _node_name(_instance: object, _attribute: object, value: str) -> None:
-    if not _NODE.fullmatch(value):
-        raise ValueError("must be 1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
-
-
-def _positive(_instance: object, _attribute: object, value: timedelta) -> None:
-    if value <= timedelta():
-        raise ValueError("must be longer than 0s")
 
 
 def _workers(_instance: object, _attribute: object, value: int | str) -> None:
@@ -178,7 +168,7 @@ class ApiSettings:
     """Connections of each worker at the same time; further ones are closed at once."""
     body_bytes: int = attrs.field(default=1024 * 1024, validator=attrs.validators.in_(range(1024, 64 * 1024 * 1024)))
     """What a request may carry."""
-    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=some_time)
     """From the beginning of a connection or request to its end."""
 
 
@@ -208,7 +198,7 @@ class PublicSettings:
 class AuditSettings:
     """The audit log, which is in the database."""
 
-    checkpoint_interval: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
+    checkpoint_interval: timedelta = attrs.field(default=timedelta(hours=1), validator=some_time)
     """How often a key that is bound to checkpoints signs the heads of the log's chains."""
 
 
@@ -219,13 +209,13 @@ class NodeSettings:
     database: DatabaseSettings
     state_dir: Path
     """Where the node keeps what is its own: run-time sockets, lock files, reports."""
-    node: str = attrs.field(factory=lambda: socket.gethostname()[:63] or "node", validator=_node_name)
+    node: str = attrs.field(factory=lambda: socket.gethostname()[:63] or "node", validator=node_like_name)
     """Its name in the audit log and on leases: another for each machine of a site."""
     workers: int | Literal["cores"] = attrs.field(default="cores", validator=_workers)
     user: str | None = None
     """Whom to become once the sockets are bound, when started as root."""
     group: str | None = None
-    drain: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    drain: timedelta = attrs.field(default=timedelta(seconds=30), validator=some_time)
     """How long running requests may take to end after SIGTERM."""
     key_store: tuple[ProviderSettings, ...] = ()
     crl_target: tuple[CrlTarget, ...] = ()

@@ -11,42 +11,34 @@ from typing import Literal
 
 import attrs
 
+from pkiserver.foundation.bounds import counting, some_time
+
 KIB = 1024
-
-
-def _positive_int(_instance: object, _attribute: object, value: int) -> None:
-    if value < 1:
-        raise ValueError("must be at least 1")
-
-
-def _positive(_instance: object, _attribute: object, value: timedelta) -> None:
-    if value <= timedelta():
-        raise ValueError("must be longer than 0s")
 
 
 @attrs.frozen
 class HttpLimits:
     """What each HTTP listener of each worker puts up with."""
 
-    header_bytes: int = attrs.field(default=16 * KIB, validator=_positive_int)
+    header_bytes: int = attrs.field(default=16 * KIB, validator=counting)
     """Request line and headers of one request, in bytes."""
-    header_count: int = attrs.field(default=64, validator=_positive_int)
-    pipelining_depth: int = attrs.field(default=16, validator=_positive_int)
+    header_count: int = attrs.field(default=64, validator=counting)
+    pipelining_depth: int = attrs.field(default=16, validator=counting)
     """Requests of one connection that may wait for their answers."""
-    requests_per_connection: int = attrs.field(default=100_000, validator=_positive_int)
-    connections: int = attrs.field(default=8192, validator=_positive_int)
+    requests_per_connection: int = attrs.field(default=100_000, validator=counting)
+    connections: int = attrs.field(default=8192, validator=counting)
     """Open connections of one listener of one worker."""
-    connections_per_address: int = attrs.field(default=256, validator=_positive_int)
+    connections_per_address: int = attrs.field(default=256, validator=counting)
     """Open connections of one IPv4 address or one IPv6 /64."""
-    running: int = attrs.field(default=1024, validator=_positive_int)
+    running: int = attrs.field(default=1024, validator=counting)
     """Requests being worked on; more are told to come again."""
-    request: timedelta = attrs.field(default=timedelta(seconds=20), validator=_positive)
+    request: timedelta = attrs.field(default=timedelta(seconds=20), validator=some_time)
     """From a request's first byte to its last."""
-    idle: timedelta = attrs.field(default=timedelta(seconds=60), validator=_positive)
+    idle: timedelta = attrs.field(default=timedelta(seconds=60), validator=some_time)
     """How long a kept connection may be silent between requests."""
-    handler: timedelta = attrs.field(default=timedelta(seconds=60), validator=_positive)
+    handler: timedelta = attrs.field(default=timedelta(seconds=60), validator=some_time)
     """How long an answer may take to be made."""
-    write_stall: timedelta = attrs.field(default=timedelta(seconds=60), validator=_positive)
+    write_stall: timedelta = attrs.field(default=timedelta(seconds=60), validator=some_time)
     """How long a client may go without taking any of its answer."""
     access_log: Literal["all", "problems"] = "all"
     """Which answers get a log line: every one, or those of status 400 and above."""

@@ -12,12 +12,15 @@ from typing import Literal
 
 import attrs
 
+from pkiserver.foundation.bounds import lasting
+from pkiserver.foundation.tomlfile import Invalid
+
 Base64 = Literal["auto", "wrapped", "single_line"]
 
 
 def _realm(_instance: object, _attribute: object, value: str) -> None:
     if not value.isascii() or not value.isprintable() or '"' in value or "\\" in value:
-        raise ValueError("must be printable ASCII without quotes and backslashes")
+        raise Invalid(f"{value!r} cannot be shown", allowed="printable ASCII without quotes and backslashes")
 
 
 @attrs.frozen
@@ -57,14 +60,11 @@ class ScepNodeSettings:
     """Such answers that may wait; more clients are told to come back."""
 
 
-def _often(_instance: object, _attribute: object, value: timedelta) -> None:
-    if not timedelta(seconds=1) <= value <= timedelta(days=1):
-        raise ValueError("must be 1s to 24h")
-
-
 @attrs.frozen
 class SelfCheckSettings:
     """Reading our own CRLs and OCSP answers back, as a client does, from the URLs in our certificates."""
 
     enabled: bool = True
-    interval: timedelta = attrs.field(default=timedelta(minutes=1), validator=_often)
+    interval: timedelta = attrs.field(
+        default=timedelta(minutes=1), validator=lasting(timedelta(seconds=1), timedelta(days=1))
+    )

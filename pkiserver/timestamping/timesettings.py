@@ -8,7 +8,8 @@ from enum import StrEnum
 
 import attrs
 
-from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.foundation.bounds import some_time
+from pkiserver.foundation.tomlfile import Invalid, format_duration
 
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 
@@ -20,11 +21,6 @@ class TimeSourceKind(StrEnum):
     NTP = "ntp"
     SYSTEM = "system"
     """Nothing: the clock is believed. For trying things out only."""
-
-
-def _positive(_instance: object, _attribute: object, value: timedelta) -> None:
-    if value <= timedelta():
-        raise ValueError("must be longer than 0s")
 
 
 def _servers(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
@@ -43,12 +39,12 @@ class TimeSettings:
     """Asked by ``ntp``; a majority must agree. Three or more are wise."""
     chronyc: str = "chronyc"
     """The command that ``chrony`` asks by."""
-    poll: timedelta = attrs.field(default=timedelta(seconds=16), validator=_positive)
-    timeout: timedelta = attrs.field(default=timedelta(seconds=1), validator=_positive)
+    poll: timedelta = attrs.field(default=timedelta(seconds=16), validator=some_time)
+    timeout: timedelta = attrs.field(default=timedelta(seconds=1), validator=some_time)
     """How long one source may take to answer."""
-    verdict_validity: timedelta = attrs.field(default=timedelta(seconds=64), validator=_positive)
+    verdict_validity: timedelta = attrs.field(default=timedelta(seconds=64), validator=some_time)
     """How long the last good verdict counts while no new one can be had."""
-    step: timedelta = attrs.field(default=timedelta(milliseconds=100), validator=_positive)
+    step: timedelta = attrs.field(default=timedelta(milliseconds=100), validator=some_time)
     """By how much the clock may move against its steady run between two polls."""
     leap_window: timedelta | None = None
     """While a leap second is announced no time-stamps are made; with this, only so long before and after it."""
@@ -60,6 +56,12 @@ class TimeSettings:
         if len(set(self.sources)) != len(self.sources):
             problems.append(Invalid("names a source twice", key="sources"))
         if self.verdict_validity <= self.poll:
-            problems.append(Invalid("must be longer than poll", key="verdict_validity"))
+            problems.append(
+                Invalid(
+                    "must be longer than poll",
+                    key="verdict_validity",
+                    allowed=f"more than {format_duration(self.poll)}",
+                )
+            )
         if problems:
             raise ExceptionGroup("impossible combinations", problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,14 +12,15 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.profile import parse_name
+from pkiserver.foundation.bounds import networks, some_time, spelled
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.foundation.tomlfile import Invalid, load
+from pkiserver.foundation.tomlfile import Invalid, format_duration, load
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 
 KIND = "timestamp-unit"
 MAX_SERIAL_OCTETS = 20
 """RFC 3161 section 2.4.2: clients must be ready for serial numbers of up to 160 bits."""
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_path_name = spelled("[a-z0-9][a-z0-9-]{0,31}", "1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")
 _OID = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,9})){1,31}")
 _DAY = timedelta(days=1)
 
@@ -88,16 +88,14 @@ class Who(StrEnum):
     CERTIFICATE = "certificate"
 
 
-def _path_name(_instance: object, _attribute: object, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must be 1 to 32 of a-z, 0-9 and '-', beginning with a letter or digit")
-
-
 def _oids(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
     if not value:
-        raise ValueError("needs at least one policy OID")
+        raise Invalid("names no policy", allowed="dotted object identifiers, one or more")
     for one in value:
-        check_oid(one)
+        try:
+            check_oid(one)
+        except ValueError as error:
+            raise Invalid(str(error), allowed="for instance 1.3.6.1.4.1.99999.1") from error
 
 
 def check_oid(text: str) -> None:
@@ -128,24 +126,18 @@ def _check(parse: Callable[[str], object], value: str) -> None:
 
 def _subject(_instance: object, _attribute: object, value: str) -> None:
     if value:
-        parse_name(value)
-
-
-def _positive(_instance: object, _attribute: object, value: timedelta) -> None:
-    if value <= timedelta():
-        raise ValueError("must be longer than 0s")
-
-
-def _networks(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
-    for one in value:
-        ipaddress.ip_network(one)
+        try:
+            parse_name(value)
+        except ValueError as error:
+            text = str(error) or "is no distinguished name"
+            raise Invalid(text, allowed="RFC 4514, for instance CN=Time-stamping,O=Example,C=CH") from error
 
 
 @attrs.frozen
 class Access:
     """Who may ask this unit, and how often. All that is set must be met."""
 
-    addresses: tuple[str, ...] = attrs.field(default=(), validator=_networks)
+    addresses: tuple[str, ...] = attrs.field(default=(), validator=networks)
     """Networks such as ``10.0.0.0/8``; empty: from anywhere."""
     who: Who = Who.ANYBODY
     groups: frozenset[str] = frozenset()
@@ -187,11 +179,11 @@ class TimestampUnit:
     """Where its keys are made; empty: where the issuer's key is."""
     scheme: str = attrs.field(default="", validator=_scheme)
     """How it signs, such as ``rsa-pss-sha256``; empty: the usual scheme of its key."""
-    key_usage_period: timedelta = attrs.field(default=timedelta(days=365), validator=_positive)
+    key_usage_period: timedelta = attrs.field(default=timedelta(days=365), validator=some_time)
     """How long one key signs (RFC 5280's private key usage period)."""
-    certificate_validity: timedelta = attrs.field(default=timedelta(days=3650), validator=_positive)
+    certificate_validity: timedelta = attrs.field(default=timedelta(days=3650), validator=some_time)
     """How long its tokens can be checked by the certificate; cut at the issuer's own end."""
-    renew_before: timedelta = attrs.field(default=timedelta(days=30), validator=_positive)
+    renew_before: timedelta = attrs.field(default=timedelta(days=30), validator=some_time)
     """How long before the end of a key's period its successor takes over."""
     hashes: tuple[ImprintHash, ...] = STRONG_HASHES
     accuracy: timedelta = timedelta(seconds=1)
@@ -230,9 +222,21 @@ class TimestampUnit:
             text = "tokens that are ordered by genTime need a genTime of their own each"
             problems.append(Invalid(text, key="ordering", allowed='precision = "microseconds"'))
         if self.renew_before >= self.key_usage_period:
-            problems.append(Invalid("must be shorter than key_usage_period", key="renew_before"))
+            problems.append(
+                Invalid(
+                    "must be shorter than key_usage_period",
+                    key="renew_before",
+                    allowed=f"less than {format_duration(self.key_usage_period)}",
+                )
+            )
         if self.key_usage_period > self.certificate_validity:
-            problems.append(Invalid("must not be longer than certificate_validity", key="key_usage_period"))
+            problems.append(
+                Invalid(
+                    "must not be longer than certificate_validity",
+                    key="key_usage_period",
+                    allowed=f"up to {format_duration(self.certificate_validity)}",
+                )
+            )
         if not QUANTUM[self.precision] < self.accuracy < _DAY:
             text = f"cannot be kept: genTime is cut to whole {self.precision}"
             problems.append(Invalid(text, key="accuracy", allowed="more than one of them, less than 1d"))

@@ -271,7 +271,7 @@ async def test_two_processes_deliver_once_and_one_that_slept_records_nothing(at:
         ('name = "x"\nput = "http://cdn.example/crl/"', "no URL to put below"),
         ('name = "x"\nsftp = "mirror.example"\nkey = "k"\nknown_hosts = "h"', "no account"),
         ('name = "x"\nldap = ["ldap://h"]\nentry = "cn=crl"\nbind_dn = "cn=a"\npassword_source = "file:/p"', "name"),
-        ('name = "../x"\ndirectory = "d"', "must be 1 to 63"),
+        ('name = "../x"\ndirectory = "d"', "allowed: 1 to 63"),
         ('name = "x"\ndirectory = "d"\n[[crl_target]]\nname = "x"\ndirectory = "e"', "two CRL targets"),
     ],
 )

@@ -297,7 +297,7 @@ async def test_two_stores_with_one_name_are_refused(store: SoftwareStoreSettings
     [
         ({"pin_source": "1234"}, "file:"),
         ({"threads": 2}, "os_locking"),
-        ({"threads": 0}, "1 to"),
+        ({"threads": 0}, "range(1, 257)"),
         ({"name": "A B"}, "a-z"),
         ({"token_label": None}, "token_label"),
         ({"environment": ("x",)}, "NAME=VALUE"),
@@ -305,8 +305,9 @@ async def test_two_stores_with_one_name_are_refused(store: SoftwareStoreSettings
     ],
 )
 def test_settings_that_cannot_work_are_refused(token: TokenSettings, change: dict[str, Any], why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=r"\S") as caught:
         attrs.evolve(token, **change)
+    assert why in f"{caught.value} {getattr(caught.value, 'allowed', '')}"
 
 
 def test_the_start_lock_keeps_others_out(token: TokenSettings) -> None:

@@ -69,8 +69,8 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
             "[[key_store]]\nname = 'a'\ndirectory = 'd'\npassphrase_source = 'hunter2'",
             "8: key_store[0].passphrase_source:",
         ),
-        ("[limits]\nidle = '0s'", "6: limits.idle: must be longer than 0s"),
-        ("[passwords]\nmemory_kib = 1", "6: passwords.memory_kib: 'memory_kib' must be >= 8192"),
+        ("[limits]\nidle = '0s'", "6: limits.idle: idle is too short (allowed: 1us to 100y)"),
+        ("[passwords]\nmemory_kib = 1", "6: passwords.memory_kib: 1 is out of range (allowed: 8192 to 16777216)"),
     ],
 )
 def test_problems(tmp_path: Path, more: str, expected: str) -> None:

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import attrs
 
+from pkiserver.foundation.bounds import lasting, node_like_name
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secrets_by_reference import check_reference
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SFTP = re.compile(r"(?P<user>[^@:\s]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
-
-
-def _target_name(_instance: object, _attribute: object, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must be 1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
 
 
 def _reference(_instance: object, _attribute: object, value: str | None) -> None:
@@ -44,9 +39,8 @@ def _entry(_instance: object, _attribute: object, value: str) -> None:
         raise Invalid("does not say where the name of the list goes", allowed="a DN with {name} in it")
 
 
-def _timeout(_instance: object, _attribute: object, value: timedelta) -> None:
-    if not timedelta(seconds=1) <= value <= timedelta(seconds=50):
-        raise ValueError("must be 1s to 50s: a target's turn lasts a minute")
+_within_a_turn = lasting(timedelta(seconds=1), timedelta(seconds=50))
+"""A target's turn lasts a minute."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,9 +53,9 @@ class Target:
         timeout: For one list.
     """
 
-    name: str = attrs.field(validator=_target_name)
+    name: str = attrs.field(validator=node_like_name)
     authorities: tuple[str, ...] = ()
-    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=_timeout)
+    timeout: timedelta = attrs.field(default=timedelta(seconds=30), validator=_within_a_turn)
 
 
 @attrs.frozen(kw_only=True)

@@ -15,16 +15,16 @@ from pkiserver.authority import certparts
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
 from pkiserver.authority.status.cache import StatusCache
-from pkiserver.authority.status.policy import OcspPolicy, OcspSigning
+from pkiserver.authority.status.policy import CrlPolicy, OcspPolicy, OcspSigning
 from pkiserver.authority.status.signing import answer_signers
 from pkiserver.authority.status.source import AnswerSigner, CrlReference, ServedIssuer, Statuses
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import certificates, crl_history
+from pkiserver.store import certificates, crl_history, crls
 from pkiserver.store import keys as key_rows
 from pkiserver.store.certificates import Certificate, CertificateState, CertificateStatus
-from pkiserver.store.crls import FULL_SCOPE
+from pkiserver.store.crls import FULL_SCOPE, CrlScope
 from pkiserver.store.database import Database
 
 RESPONDER_TEMPLATE = "ocsp-signing"
@@ -118,7 +118,7 @@ class StatusDirectory:
         numbers = [one.id for group in groups for one in group.generations]
         now = self._clock.now()
         found, lists = await self._database.read(
-            lambda connection: (responders(connection, numbers, now), _references(connection, groups))
+            lambda connection: (responders(connection, numbers, now), _references(connection, groups, now))
         )
         known = {key.name for key in self._keys.list()}
         if any(one.key_name not in known for some in found.values() for one in some):
@@ -239,21 +239,30 @@ def _groups(authorities: Iterable[Authority]) -> list[_Group]:
     return groups
 
 
-def _references(connection: Connection, groups: Iterable[_Group]) -> dict[int, CrlReference]:
-    """The newest complete list of each key whose authority's answers name it."""
+def _references(connection: Connection, groups: Iterable[_Group], now: datetime) -> dict[int, CrlReference]:
+    """The newest complete list of each key whose authority's answers name it, if it is one to go by."""
     found = {}
     for group in groups:
         settings, generation = group.authority.settings, group.generations[-1]
-        scope_id = crl_history.find_scope(connection, generation.id, FULL_SCOPE)
-        if not settings.ocsp.crl_reference or scope_id is None or generation.crl_path is None:
+        if not settings.ocsp.crl_reference or generation.crl_path is None:
             continue
-        newest = crl_history.newest(connection, scope_id)
-        if newest is not None:
+        scope = crls.find(connection, generation.id, FULL_SCOPE)
+        if scope is None or not _goes_on(settings.crl, generation, scope):
+            continue
+        newest = crl_history.newest(connection, scope.id)
+        if newest is not None and newest.next_update > now:
             publication = settings.publication
             urls = publication.urls(publication.crl, generation.crl_path)
             url = next((one for one in urls if one.startswith("http")), "")
             found[generation.id] = CrlReference(url, newest.number, newest.this_update)
     return found
+
+
+def _goes_on(policy: CrlPolicy, generation: Generation, scope: CrlScope) -> bool:
+    """Whether lists are still to come at the path of the key itself: issued here, or brought in from where it is."""
+    if generation.key_name is None:
+        return True
+    return policy.enabled and (scope.announced or any(not point.label for point in policy.points))
 
 
 def issuer_hashes(ca: CaCertificate, hash_name: str) -> tuple[bytes, bytes]:

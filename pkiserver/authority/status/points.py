@@ -8,10 +8,13 @@ from datetime import timedelta
 
 import attrs
 
+from pkiserver.foundation.bounds import lasting
+from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.store.crls import FULL_SCOPE, Covers
 
 MOST_SHARDS = 4096
 _NAME = re.compile(r"(?:[a-z][a-z0-9-]{0,31})?")
+_of_a_delta = lasting(timedelta(seconds=1), timedelta(days=3650))
 _RESERVED = frozenset({FULL_SCOPE, "delta"})
 
 
@@ -41,7 +44,8 @@ class Bounded(enum.StrEnum):
 def _point_name(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
     del instance, attribute
     if not _NAME.fullmatch(value) or value in _RESERVED:
-        raise ValueError(f'"{value}" is no name of a distribution point (a-z, 0-9, -; not "full" or "delta")')
+        allowed = 'up to 32 of a-z, 0-9 and "-", beginning with a letter; not "full" or "delta"'
+        raise Invalid(f"{value!r} is no name of a distribution point", allowed=allowed)
 
 
 @attrs.frozen
@@ -67,7 +71,8 @@ class Point:
 
     def __attrs_post_init__(self) -> None:
         if self.templates and self.partition is not Partition.TEMPLATES:
-            raise ValueError('templates belong to partition = "templates"')
+            text = "are for a partition by template"
+            raise Invalid(text, key="templates", allowed='with partition = "templates"')
 
     @property
     def coverage(self) -> Covers:
@@ -104,20 +109,23 @@ class DeltaPolicy:
         complete_on_revocation: Whether a change of status brings a complete list too, and not only a delta.
     """
 
-    interval: timedelta = timedelta(minutes=15)
-    validity: timedelta = timedelta(hours=2)
+    interval: timedelta = attrs.field(default=timedelta(minutes=15), validator=_of_a_delta)
+    validity: timedelta = attrs.field(default=timedelta(hours=2), validator=_of_a_delta)
     complete_on_revocation: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if not timedelta(seconds=1) <= self.interval < self.validity:
-            raise ValueError("the validity of a delta must be longer than its interval, and that at least one second")
+        if self.interval >= self.validity:
+            text = "a delta would be out of date before the next one"
+            raise Invalid(text, key="validity", allowed=f"more than its interval, {format_duration(self.interval)}")
 
 
 def check_points(points: tuple[Point, ...]) -> None:
-    """Raise ValueError where two distribution points cannot be together."""
+    """Raise :class:`Invalid` where two distribution points cannot be together."""
     labels = [point.label for point in points]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise ValueError(f"two distribution points have the same name: {', '.join(twice) or '(empty)'}")
+        text = f"two distribution points have the same name: {', '.join(twice) or '(empty)'}"
+        raise Invalid(text, key="points", allowed="each with a name of its own")
     if sum(point.partition is Partition.SHARDS for point in points) > 1:
-        raise ValueError("a certificate can be in one shard only: there may be one distribution point with shards")
+        text = "a certificate can be in one shard only"
+        raise Invalid(text, key="points", allowed='one distribution point with partition = "shards"')

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from datetime import timedelta
 
 import attrs
 
 from pkiserver.authority.status.points import Bounded, DeltaPolicy, Point, check_points
-from pkiserver.foundation.durations import format_duration
-from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.foundation.bounds import lasting
+from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyType
 
 CLOCK_STEP = timedelta(minutes=1)
@@ -53,18 +52,6 @@ class OcspSigning(enum.StrEnum):
     """The authority's own key, always."""
     DELEGATED_OR_AUTHORITY = "delegated-or-authority"
     """A responder certificate of its own; the authority's key while none exists."""
-
-
-def lasting(least: timedelta, most: timedelta) -> Callable[[object, attrs.Attribute[timedelta], timedelta], None]:
-    """A validator: a longer time would run over the end of the calendar, or is a slip of the pen."""
-    allowed = f"{format_duration(least)} to {format_duration(most)}"
-
-    def check(instance: object, attribute: attrs.Attribute[timedelta], value: timedelta) -> None:
-        del instance
-        if not least <= value <= most:
-            raise Invalid(f"{attribute.name} is too {'short' if value < least else 'long'}", allowed=allowed)
-
-    return check
 
 
 def _key_type(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -112,13 +99,18 @@ class CrlPolicy:
         check_points(self.points)
         if self.delta is not None and self.bounded is Bounded.NEVER:
             # RFC 5280 section 5.2.4: a delta is signed by the key of every complete list that it can update.
-            raise ValueError('deltas need lists that are bounded to their key: bounded = "never" does not go with them')
+            text = 'deltas need lists that are bounded to their key: bounded = "never" does not go with them'
+            raise Invalid(text, key="bounded", allowed='"later-keys", "always", or no delta')
         if self.delta is not None and self.delta.interval >= self.interval:
-            raise ValueError("deltas that are not issued more often than complete lists are of no use")
+            text = "deltas that are not issued more often than complete lists are of no use"
+            allowed = f"an interval of less than crl.interval, {format_duration(self.interval)}"
+            raise Invalid(text, key="delta", allowed=allowed)
         if self.validity <= self.interval:
-            raise ValueError("validity must be longer than interval, or the list is out of date before the next one")
+            text = "validity must be longer than interval, or the list is out of date before the next one"
+            raise Invalid(text, key="validity", allowed=f"more than {format_duration(self.interval)}")
         if self.enabled and not self.points:
-            raise Invalid("without a distribution point no list is issued: say enabled = false", key="points")
+            text = "without a distribution point no list is issued"
+            raise Invalid(text, key="points", allowed="one or more, or enabled = false")
 
 
 @attrs.frozen
@@ -167,8 +159,9 @@ class OcspPolicy:
 
     def __attrs_post_init__(self) -> None:
         if not timedelta(0) <= self.renew_before < self.certificate_validity:
-            raise ValueError("renew_before must lie within certificate_validity")
+            allowed = f"0s to less than certificate_validity, {format_duration(self.certificate_validity)}"
+            raise Invalid("renew_before must lie within certificate_validity", key="renew_before", allowed=allowed)
         for name in ("validity", "unknown_validity"):
-            if self.renew_before < getattr(self, name):
+            if self.renew_before < (lasts := getattr(self, name)):
                 text = f"renew_before must not be shorter than {name}: an answer must not outlive its signer"
-                raise Invalid(text, key="renew_before")
+                raise Invalid(text, key="renew_before", allowed=f"{format_duration(lasts)} and more")

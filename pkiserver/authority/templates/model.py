@@ -26,7 +26,7 @@ from pkiserver.authority.templates.model_extensions import (
 from pkiserver.authority.templates.model_names import SanRules, SubjectRules
 from pkiserver.authority.templates.model_registration import MOST_APPROVALS, SeatRules
 from pkiserver.authority.templates.values import Oid
-from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyType
 
 # Operation paths of RFC 7030 section 3.2.2 and RFC 8295 section 2: a label may not be one of them.
@@ -93,11 +93,17 @@ class ValidityRules:
         if self.duration is not None and not timedelta(minutes=1) <= self.duration <= timedelta(days=365 * 8000):
             problems.append(Invalid("is out of range", key="duration", allowed="1m to 8000y"))
         if self.duration is not None and self.backdate >= self.duration:
-            problems.append(Invalid("reaches back further than the certificate lasts", key="backdate"))
+            problems.append(
+                Invalid(
+                    "reaches back further than the certificate lasts",
+                    key="backdate",
+                    allowed=f"less than {format_duration(self.duration)}",
+                )
+            )
         if not timedelta() <= self.backdate <= timedelta(days=366):
             problems.append(Invalid("is out of range", key="backdate", allowed="0s to 366d"))
         if self.private_key_usage is not None and self.private_key_usage <= timedelta():
-            problems.append(Invalid("is not positive", key="private_key_usage"))
+            problems.append(Invalid("is out of range", key="private_key_usage", allowed="more than 0s"))
         if problems:
             raise ExceptionGroup("template", problems)
 
@@ -240,7 +246,7 @@ class LegacyAlgorithm(StrEnum):
 
 def _argon2id(_instance: object, _attribute: object, value: str) -> None:
     if value and not _ARGON2ID.fullmatch(value):
-        raise ValueError("is no argon2id hash: make one with `pkiserver scep hash-challenge`")
+        raise Invalid("is no argon2id hash", allowed="what `pkiserver scep hash-challenge` prints")
 
 
 @attrs.frozen

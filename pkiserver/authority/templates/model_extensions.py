@@ -191,7 +191,7 @@ class QcLimit:
         if not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isupper()):
             raise Invalid("is not an ISO 4217 code of three letters", key="currency")
         if self.amount < 0:
-            raise Invalid("is negative", key="amount")
+            raise Invalid("is negative", key="amount", allowed="0 and more")
 
 
 @attrs.frozen

@@ -205,9 +205,10 @@ class SanRules:
         if not 0 <= self.min <= self.max <= MAX_SANS:
             problems.append(Invalid("are out of range", key="max", allowed=f"0 <= min <= max <= {MAX_SANS}"))
         if self.min and not self.parts and not self.copy_common_name and not self.copy_mail:
-            problems.append(Invalid("names are required and nothing gives any", key="min"))
-        if sum(part.min for part in self.parts) > self.max:
-            problems.append(Invalid("is less than the parts need together", key="max"))
+            problems.append(Invalid("names are required and nothing gives any", key="min", allowed="0, or with parts"))
+        if (needed := sum(part.min for part in self.parts)) > self.max:
+            text = "is less than the parts need together"
+            problems.append(Invalid(text, key="max", allowed=f"{needed} to {MAX_SANS}"))
         _raise(problems)
 
 

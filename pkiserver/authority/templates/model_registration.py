@@ -61,7 +61,11 @@ class SeatRules:
             problems.append(Invalid("goes with learn = true", key="learn_from" if self.learn_from else "learn_until"))
         if self.learn_from and self.learn_until and self.learn_until <= self.learn_from:
             problems.append(Invalid("is not after learn_from", key="learn_until"))
-        problems += [Invalid("is negative", key=key) for key in ("limit", "certificates") if getattr(self, key) < 0]
+        problems += [
+            Invalid("is negative", key=key, allowed="0 (no limit) and more")
+            for key in ("limit", "certificates")
+            if getattr(self, key) < 0
+        ]
         problems += [
             Invalid("is out of range", key=key, allowed="0s to 366d")
             for key in ("learn_once_window", "reopen_window")

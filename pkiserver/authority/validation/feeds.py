@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -13,7 +14,7 @@ from pkiserver.authority.validation.importing import ISSUED, Importer
 from pkiserver.authority.validation.library import ForeignAuthorities
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import PkiError
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.store import foreign
 from pkiserver.store.database import Database
 from pkiserver.store.foreign import SourceState
@@ -61,8 +62,36 @@ class FeedKeeper:
             return 0
 
     async def look_now(self, ca: ForeignCa) -> int:
-        """Look at all sources of one authority, whatever the time; how many gave a new list."""
+        """Look at all sources of one authority, whatever the time; how many gave a new list.
+
+        Raises:
+            Unavailable: another process is looking at them, or the database is away.
+        """
         changed = await self._look(ca, everything=True)
+        await self._authorities.refresh()
+        return changed
+
+    async def reset(self, ca: ForeignCa, urls: Sequence[str], *, actor: str) -> int:
+        """Fetch from these sources and let what they give count, whatever they gave before; how many gave another list.
+
+        For an authority whose numbers began anew, or whose list became one of another kind or scope. All or none; what
+        was there goes on counting until then.
+
+        Raises:
+            Rejected: one of them is no source of this authority, or gives what would be refused from a new source too.
+            Unavailable: one cannot be had, another process is looking at them, or the database is away.
+        """
+        if strange := [url for url in urls if url not in ca.feeds]:
+            text = f"{strange[0]} is no feed of {ca.name} (allowed: {', '.join(ca.feeds)})"
+            raise Rejected.because(Refusal.CONFIGURATION, text)
+        async with self._turns.turn(_turn_of(ca)) as turn:
+            if turn is None:
+                raise _busy(ca)
+            fetched = [(url, await fetch_list(url, "")) for url in urls]
+            given = [(url, one.data) for url, one in fetched if one.data is not None]
+            changed = await self._importer.take_anew(ca, given, actor=actor)
+            for url, one in fetched:
+                await self._note(ca, url, "", one.etag)
         await self._authorities.refresh()
         return changed
 
@@ -75,8 +104,10 @@ class FeedKeeper:
 
     async def _look(self, ca: ForeignCa, *, everything: bool = False) -> int:
         changed = 0
-        async with self._turns.turn(f"foreign:{ca.name}") as turn:
+        async with self._turns.turn(_turn_of(ca)) as turn:
             if turn is None:
+                if everything:
+                    raise _busy(ca)
                 return 0
             states = {one.source: one for one in await self._database.read(foreign.states) if one.authority == ca.name}
             for gone in set(states) - {*ca.feeds, ISSUED}:
@@ -96,14 +127,25 @@ class FeedKeeper:
                 changed = (await self._importer.take(ca, url, fetched.data, actor=_ACTOR)).changed
             etag = fetched.etag
         except PkiError as error:
-            problem, etag = f"{url}: {error}"[:1000], ""
+            problem, etag = str(error)[:1000], ""
             if state is None or state.problem != problem:
                 self._log.warn("foreign CA {name}: {why}", name=ca.name, why=problem)
+        await self._note(ca, url, problem, etag)
+        return changed
+
+    async def _note(self, ca: ForeignCa, url: str, problem: str, etag: str) -> None:
         now = self._clock.now()
         await self._database.write(
             lambda connection: foreign.note(connection, ca.name, url, checked=now, problem=problem, etag=etag)
         )
-        return changed
+
+
+def _turn_of(ca: ForeignCa) -> str:
+    return f"foreign:{ca.name}"
+
+
+def _busy(ca: ForeignCa) -> Unavailable:
+    return Unavailable(f"another process is looking at the feeds of {ca.name} this moment", retry_after=5)
 
 
 def _is_over(state: SourceState, now: datetime) -> bool:

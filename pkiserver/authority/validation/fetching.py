@@ -42,7 +42,9 @@ async def fetch_list(url: str, etag: str) -> Fetched:
         if scheme == "ldap":
             return Fetched(await _from_ldap(LdapFeed.parse(url)))
         return Fetched(await deferToThread(_from_file, Path(unquote(urlsplit(url).path))))
-    except (OutboundError, LdapError, OSError) as error:
+    except OSError as error:
+        raise Unavailable(f"{url}: cannot be read: {error.strerror or error}") from error
+    except (OutboundError, LdapError) as error:
         raise Unavailable(f"{url}: {error}") from error
 
 

@@ -9,11 +9,11 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.authority.status.directory import HASH_NAMES, issuer_hashes
-from pkiserver.authority.status.signing import answer_signers
 from pkiserver.authority.status.source import ServedIssuer, Statuses
 from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.validation.importing import ISSUED
 from pkiserver.authority.validation.index import Index
+from pkiserver.authority.validation.serving import Serving, usable
 from pkiserver.authority.validation.settings import KIND, ForeignCa, Unlisted, load_foreign
 from pkiserver.authority.validation.standing import ForeignRecords, LoadedList
 from pkiserver.foundation.clock import Clock
@@ -25,13 +25,6 @@ from pkiserver.store.database import Database
 from pkiserver.store.foreign import InstalledResponder, SourceState
 
 _Key = tuple[str, bytes, bytes]
-
-
-@attrs.frozen(eq=False)
-class _Served:
-    ca: ForeignCa
-    records: ForeignRecords
-    issuer: ServedIssuer
 
 
 @attrs.frozen
@@ -65,8 +58,8 @@ class ForeignAuthorities:
         self._cas: dict[str, ForeignCa] = {}
         self._states: dict[tuple[str, str], SourceState] = {}
         self._lists: dict[tuple[str, str, int], LoadedList] = {}
-        self._by_number: Mapping[int, _Served] = {}
-        self._served: Mapping[_Key, ServedIssuer] = {}
+        self._by_number: Mapping[int, Serving] = {}
+        self._served: Mapping[_Key, Serving] = {}
         self._problems: dict[str, tuple[str, ...]] = {}
         self._changes = 0
         self._seen: tuple[_Rows, tuple[str, ...]] | None = None
@@ -87,17 +80,21 @@ class ForeignAuthorities:
         return self._states.get((name, source))
 
     def served(self, name: str) -> ServedIssuer:
-        """How an authority is served; raises as :meth:`get`."""
+        """How an authority is served now; raises as :meth:`get`."""
         self.get(name)
-        return self._by_number[number_of(name)].issuer
+        return self._by_number[number_of(name)].issuer(self._clock.now())
 
     def problems(self) -> tuple[StatusProblem, ...]:
         """Why some authorities' status cannot be told, or not for long any more."""
         now = self._clock.now()
         found = [StatusProblem(name, text) for name, texts in sorted(self._problems.items()) for text in texts]
         for served in self._by_number.values():
-            if served.issuer.signer is None or served.issuer.signer.not_after <= now:
+            if served.issuer(now).signer is None:
                 text = "there is no valid responder certificate: pkiserver responder csr | install"
+                found.append(StatusProblem(served.ca.name, text))
+            elif (end := served.ends_soon(now)) is not None:
+                text = f"the last responder certificate ends at {end:%Y-%m-%d %H:%M:%SZ}"
+                text = f"{text}: pkiserver responder csr | install"
                 found.append(StatusProblem(served.ca.name, text))
             standing = served.records.standing
             if not served.records.problems and standing.until <= now:
@@ -128,7 +125,9 @@ class ForeignAuthorities:
         # From here on nothing is waited for: who asks meanwhile sees the old or the new.
         self._cas, self._problems = cas, problems
         self._states = {(one.authority, one.source): one for one in rows.states}
-        self._lists = {key: one for key, one in lists if one is not None}
+        before = {key[:2]: (key, one) for key, one in self._lists.items()}
+        loaded = [(key, one) if one is not None else before.get(key[:2]) for key, one in lists]
+        self._lists = dict(pair for pair in loaded if pair is not None)
         self._serve(rows.responders)
         self._seen = None if any(one is None for _, one in lists) else (rows, keys)
 
@@ -140,44 +139,30 @@ class ForeignAuthorities:
             return key, known
         parts = await self._database.read(lambda connection: foreign.parts(connection, *key))
         index = Index(parts)
-        # Two newer lists may have come in meanwhile, and these parts be gone.
+        # Two newer lists may have come in meanwhile, and these parts be gone: the next look finds the newest.
         return key, LoadedList(state.source, state.head, index) if len(index) == state.head.entries else None
 
     def _serve(self, responders: Sequence[InstalledResponder]) -> None:
-        by_number, served = {}, {}
+        by_number: dict[int, Serving] = {}
+        served: dict[_Key, Serving] = {}
         for ca in self._cas.values():
             records = ForeignRecords(ca, [one for (name, _, _), one in self._lists.items() if name == ca.name])
             told = [state.problem for (name, _), state in self._states.items() if name == ca.name and state.problem]
             if ca.unlisted is Unlisted.ALLOW_LIST and self._states.get((ca.name, ISSUED)) is None:
                 told.append("there is no list of issued serial numbers: pkiserver responder issued")
             self._problems[ca.name] = (*records.problems, *told)
-            signers = [
-                signer
-                for one in responders
-                if one.authority == ca.name
-                for signer in answer_signers(self._keys, one.key_name, one.certificate, delegated=True)
-                if signer.not_after > self._clock.now()
-            ]
             number = number_of(ca.name)
-            issuer = ServedIssuer(
-                authority=ca.name,
-                issuer_id=number,
-                generations=frozenset((number,)),
-                policy=ca.ocsp.policy(),
-                signer=signers[0] if signers else None,
-                others=tuple(signers[1:]),
-                crl=records.reference,
-                standing=records.standing,
-            )
-            by_number[number] = _Served(ca, records, issuer)
+            installed = [one for one in responders if one.authority == ca.name]
+            by_number[number] = serving = Serving(ca, number, records, tuple(usable(self._keys, installed)))
             for hash_name in HASH_NAMES:
-                served[(hash_name, *issuer_hashes(ca.ca(), hash_name))] = issuer
+                served[(hash_name, *issuer_hashes(ca.ca(), hash_name))] = serving
         self._by_number, self._served = by_number, served
         self._changes += 1
 
     def issuer_now(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
-        """The issuer with these hashes."""
-        return self._served.get((hash_name, name_hash, key_hash))
+        """The issuer with these hashes, with who may sign for it now."""
+        found = self._served.get((hash_name, name_hash, key_hash))
+        return None if found is None else found.issuer(self._clock.now())
 
     def statuses_now(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses | None:
         """What the lists say; None for an issuer that is not known here."""

@@ -13,17 +13,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.authority.model import CaCertificate
-from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity, lasting
+from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspPolicy, ResponderIdentity
+from pkiserver.foundation.bounds import lasting, spelled
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.outbound.ldapfilter import Filter
 
 KIND = "foreign-ca"
 """Its kind among the configuration objects."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_ALLOWED = "http://HOST/PATH, file:///PATH, or ldap://HOST/DN?ATTRIBUTE[?base[?FILTER]]"
+_ALLOWED = (
+    "http://HOST[:PORT]/PATH, file:///PATH, or ldap://HOST[:PORT]/DN?ATTRIBUTE[?base[?FILTER]],"
+    " without user, password and fragment"
+)
+_USER = re.compile(r"//[^/]*@")
+"""What a message does not repeat."""
 _EVER = timedelta(days=365_000)
 _YEAR = timedelta(days=365)
+_name = spelled(
+    "[A-Za-z0-9][A-Za-z0-9._-]{0,31}", "1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+)
 _time = lasting(timedelta(seconds=1), _YEAR)
 
 
@@ -34,11 +42,6 @@ class Unlisted(enum.StrEnum):
     UNKNOWN = "unknown"
     ALLOW_LIST = "allow-list"
     """Good when it is on the list of issued serial numbers, unknown when it is not."""
-
-
-def _name(_instance: object, _attribute: object, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ValueError("must be 1 to 32 of letters, digits, '.', '_' and '-', beginning with a letter or digit")
 
 
 _EVERYTHING = "(objectClass=*)"
@@ -77,19 +80,34 @@ class LdapFeed:
 
 def _feeds(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
     if not value or len(set(value)) != len(value):
-        raise Invalid("at least one feed is needed, and none twice", key="feeds")
-    for url in value:
-        try:
-            parts = urlsplit(url)
-            fits = {
-                "http": bool(parts.hostname),
-                "file": not parts.netloc and parts.path.startswith("/"),
-                "ldap": bool(parts.hostname) and len(parts.path) > 1 and LdapFeed.parse(url).is_one_list,
-            }.get(parts.scheme, False)
-        except (ValueError, Invalid):
-            fits = False
-        if not fits or not url.isascii() or any(char.isspace() for char in url):
-            raise Invalid(f'"{url}" is not where a list can be had', key="feeds", allowed=_ALLOWED)
+        raise Invalid("has no feed, or one twice", key="feeds", allowed="one feed or more, each once")
+    wrong = [
+        Invalid(f'"{_USER.sub("//...@", url)}" is not where a list can be had', key="feeds", allowed=_ALLOWED)
+        for url in value
+        if not _can_be_fetched(url)
+    ]
+    if wrong:
+        raise ExceptionGroup("feeds", wrong)
+
+
+def _can_be_fetched(url: str) -> bool:
+    """Whether a URL means one list, and nothing in it would be left out when it is fetched."""
+    if not url.isascii() or not url.isprintable() or " " in url or "#" in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.netloc.endswith(":") or parts.port == 0:
+            return False
+        match parts.scheme:
+            case "http":
+                return bool(parts.hostname)
+            case "file":
+                return not parts.netloc and "?" not in url and parts.path.startswith("/") and parts.path[-1] != "/"
+            case "ldap":
+                return bool(parts.hostname) and len(parts.path) > 1 and LdapFeed.parse(url).is_one_list
+    except (ValueError, Invalid):
+        pass
+    return False
 
 
 @attrs.frozen
@@ -152,7 +170,7 @@ class ForeignCa:
         except Rejected as error:
             raise Invalid(str(error), key="certificate") from error
         except ValueError as error:
-            raise Invalid("is not one certificate in PEM", key="certificate") from error
+            raise Invalid("is not one certificate", key="certificate", allowed="one certificate in PEM") from error
 
 
 def load_foreign(text: str, file: str) -> ForeignCa:

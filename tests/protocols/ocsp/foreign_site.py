@@ -33,6 +33,8 @@ from tests.protocols.status_server import Answer, StatusServer
 
 reactor: Any = _reactor
 DAY = timedelta(days=1)
+ELSEWHERE = "/lists/elsewhere.crl"
+"""What is there leads to another list."""
 
 
 @attrs.define
@@ -63,10 +65,18 @@ class Other:
             self.key, hashes.SHA256()
         )
 
-    def responder(self, request: bytes, *, usage: bool = True, end: datetime | None = None) -> bytes:
+    def responder(
+        self,
+        request: bytes,
+        *,
+        usage: bool = True,
+        serial: int = 77,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> bytes:
         asked = x509.load_der_x509_csr(request)
         assert asked.is_signature_valid
-        builder = self._builder(asked.subject, asked.public_key(), 77, end)
+        builder = self._builder(asked.subject, asked.public_key(), serial, start, end)
         for extension in asked.extensions:
             if usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
                 builder = builder.add_extension(extension.value, extension.critical)
@@ -105,7 +115,12 @@ class Other:
         return builder.sign(key or self.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def _builder(
-        self, subject: x509.Name, public_key: Any, serial: int, end: datetime | None = None
+        self,
+        subject: x509.Name,
+        public_key: Any,
+        serial: int,
+        start: datetime | None = None,
+        end: datetime | None = None,
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
@@ -113,7 +128,7 @@ class Other:
             .issuer_name(self.name)
             .public_key(public_key)
             .serial_number(serial)
-            .not_valid_before(self.now - DAY)
+            .not_valid_before(start or self.now - DAY)
             .not_valid_after(end or self.now + 365 * DAY)
         )
 
@@ -148,13 +163,14 @@ class Site:
         self.server.run(put)
         return ca
 
-    def install(self, ca: ForeignCa) -> None:
+    def install(self, ca: ForeignCa, **more: Any) -> None:
+        """A responder of ours for it; ``more`` as :meth:`Other.responder` has it."""
         made = self.server.run(
             lambda: self.services.responders.request(
                 ca, key_type=KeyType.parse("ec-p256"), store="softhsm", actor="tester"
             )
         )
-        certificate = self.other.responder(made.der)
+        certificate = self.other.responder(made.der, **more)
         self.server.run(lambda: self.services.responders.install(ca, certificate, actor="tester"))
         self.server.run(self.services.authorities.refresh)
 
@@ -195,6 +211,8 @@ def site(
 
         def list_at(request: Request) -> Response:
             asked.append(request.path)
+            if request.path == ELSEWHERE:
+                return Response(302, b"", "text/plain", (("Location", "/lists/full.crl"),))
             data = served.get(request.path)
             if data is None:
                 return Response(404)

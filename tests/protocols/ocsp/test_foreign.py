@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -16,6 +17,7 @@ from pkiserver.authority.validation.reading import IN_PLACE
 from pkiserver.authority.validation.settings import Unlisted
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
+from pkiserver.store import foreign
 from tests.authority.status_world import lint_ocsp
 from tests.authority.world import ACTOR
 from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, site
@@ -219,3 +221,18 @@ def test_a_long_list_comes_in_at_once_and_whole(site: Site) -> None:
         assert site.status(3500) is REVOKED
     assert seen <= {(True, False), (False, True)}
     assert [site.status(serial) is REVOKED for serial in probes] == [serial in second for serial in probes]
+
+
+def test_a_list_whose_parts_went_while_they_were_read_leaves_the_one_before(site: Site, monkeypatch: Any) -> None:
+    """Two newer ones came in between this process's look at what there is and its reading of it."""
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    site.fetch(ca)
+    site.install(ca)
+    with monkeypatch.context() as patched:
+        patched.setattr(foreign, "parts", lambda *_: ())
+        site.served["/lists/full.crl"] = site.other.crl({6: None})
+        assert site.fetch(ca) == 1
+        assert (site.status(5), site.status(6)) == (REVOKED, GOOD)
+    site.server.run(site.services.authorities.refresh)
+    assert (site.status(5), site.status(6)) == (GOOD, REVOKED)

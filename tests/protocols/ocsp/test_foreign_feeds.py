@@ -16,7 +16,7 @@ from pkiserver.authority.configuration import Configuration, Kind, read_document
 from pkiserver.authority.validation.settings import ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
-from tests.protocols.ocsp.foreign_site import GOOD, REVOKED, Other, Site, site
+from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
 
 __all__ = ["site"]
@@ -64,6 +64,57 @@ def test_parts_and_deltas_come_from_web_directory_and_file(site: Site, slapd: Sl
     assert site.status(20) is GOOD, "the delta took it off"
 
 
+def test_sources_that_go_away_are_told_and_followed_again_when_they_are_back(
+    site: Site, slapd: Slapd, tmp_path: Path
+) -> None:
+    """Meanwhile the last lists count; nothing is asked twice within the interval but what failed."""
+    entry, on_disk = f"cn=one,{SUFFIX}", tmp_path / "one.crl"
+    points = [f"http://other.example/{number}.crl" for number in range(2)]
+    put(slapd, "one", certificateRevocationList=site.other.crl({20: None}, point=points[0]))
+    on_disk.write_bytes(site.other.crl({30: None}, point=points[1]))
+    ca = site.describe(f"{slapd.url}/{entry}?certificateRevocationList", f"file://{on_disk}", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 2
+    site.install(ca)
+    slapd.stop()
+    on_disk.unlink()
+    assert site.fetch(ca) == 0
+    file_gone, directory_gone = (one.text for one in site.services.authorities.problems())
+    assert file_gone == f"file://{on_disk}: cannot be read: No such file or directory"
+    assert "cannot connect" in directory_gone
+    assert [site.status(serial) for serial in (20, 21, 30, 31)] == [REVOKED, GOOD, REVOKED, GOOD]
+    slapd.start()
+    slapd.load(
+        f"dn: {entry}\nchangetype: modify\nreplace: certificateRevocationList;binary\n"
+        f"certificateRevocationList;binary:: "
+        f"{b64encode(site.other.crl({20: None, 21: None}, point=points[0])).decode()}\n"
+    )
+    on_disk.write_bytes(site.other.crl({30: None, 31: None}, point=points[1]))
+    site.server.at.clock.advance(timedelta(seconds=30))
+    assert site.server.run(site.services.feeds.run_due) == 2, "after a failure it is tried again soon"
+    assert site.services.authorities.problems() == ()
+    assert [site.status(serial) for serial in (20, 21, 30, 31)] == [REVOKED] * 4
+
+
+def test_no_redirect_is_followed(site: Site) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    ca = site.describe("elsewhere.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 0
+    assert site.asked == [ELSEWHERE]
+    assert f"{ca.feeds[0]}: the answer has status 302" in [one.text for one in site.services.authorities.problems()]
+
+
+def test_without_the_database_lists_in_memory_go_on_answering_until_they_end(site: Site) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None}, lasting=timedelta(hours=2))
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD, tolerance=timedelta(0))
+    site.fetch(ca)
+    site.install(ca)
+    site.server.run(site.server.at.world.database.close)
+    site.server.at.clock.advance(timedelta(hours=1))
+    assert (site.status(4), site.status(5)) == (GOOD, REVOKED)
+    site.server.at.clock.advance(timedelta(hours=1))
+    assert (site.status(4), site.status(5)) == (TRY_LATER, TRY_LATER)
+
+
 def test_a_directory_that_has_no_list_is_told(site: Site, slapd: Slapd) -> None:
     ca = site.describe(f"{slapd.url}/{SUFFIX}?certificateRevocationList")
     assert site.fetch(ca) == 0
@@ -79,6 +130,7 @@ def test_only_urls_that_mean_one_list_are_taken(site: Site) -> None:
     )
     text = dump(site.describe("full.crl"))
     good = f"{site.base}full.crl"
+    line = text[: text.index("feeds =")].count("\n") + 1
     for bad in (
         "ldap://h/dc=x",
         "ldap://h/dc=x?a,b",
@@ -88,9 +140,30 @@ def test_only_urls_that_mean_one_list_are_taken(site: Site) -> None:
         "ldap:///dc=x?a",
         "https://h/a.crl",
         "file://host/a.crl",
+        "file:///a.crl#b",
+        "file:///a.crl?b",
+        "file:///",
+        "http://h:99999/a.crl",
+        "http://h:0/a.crl",
+        "http://h:/a.crl",
+        "http://h:http/a.crl",
+        "http://ann@h/a.crl",
+        "http://ann:hunter2@h/a.crl",
+        "http://@h/a.crl",
+        "http://h/a.crl#b",
+        "http://h/a.crl#",
+        "http:///a.crl",
+        "ldap://h:65536/dc=x?a",
+        "ldap://cn=a:hunter2@h/dc=x?a",
+        "ldap://h/dc=x?a#b",
     ):
-        with pytest.raises(Rejected, match="is not where a list can be had"):
+        with pytest.raises(Rejected, match="is not where a list can be had") as refused:
             load_foreign(text.replace(good, bad), "foreign.toml")
+        assert str(refused.value).startswith(f"foreign.toml:{line}: feeds: ")
+        assert "(allowed: http://HOST[:PORT]/PATH, file:///PATH, or ldap://" in str(refused.value)
+        assert "hunter2" not in str(refused.value)
+    for fine in ("http://[::1]:8080/a.crl?b=c", "http://h/a%20b", "file:///a%23b.crl", "ldap://h:1389/dc=x?a"):
+        assert load_foreign(text.replace(good, fine), "foreign.toml").feeds == (fine,)
 
 
 def test_numbers_of_twenty_octets_are_understood(site: Site) -> None:

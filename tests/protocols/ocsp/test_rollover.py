@@ -1,0 +1,78 @@
+"""Responders that end and begin while clients ask: every answer can be believed when it is given, and to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ocsp
+
+from pkiserver.authority.status.policy import OcspSigning
+from pkiserver.keys.settings import ProviderSettings
+from tests.protocols.ocsp.asking import change, in_target, post, read, request
+from tests.protocols.status_server import StatusServer, status_server
+
+STEP = timedelta(minutes=1)
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
+) -> Iterator[StatusServer]:
+    with status_server(tmp_path, status_stores, on_reactor) as opened:
+        yield opened
+
+
+def believed(found: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime) -> int:
+    """Check an answer as a client does that trusts the issuer alone; the serial number of who signed it."""
+    assert found.certificate_status is ocsp.OCSPCertStatus.GOOD
+    [signer] = found.certificates
+    signer.verify_directly_issued_by(issuer)
+    assert signer.not_valid_before_utc <= now < signer.not_valid_after_utc
+    key = signer.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert found.signature_hash_algorithm is not None
+    key.verify(found.signature, found.tbs_response_bytes, ec.ECDSA(found.signature_hash_algorithm))
+    assert found.next_update_utc is not None
+    assert found.this_update_utc <= now < found.next_update_utc <= signer.not_valid_after_utc
+    return signer.serial_number
+
+
+@pytest.mark.parametrize(("life", "overlap", "answers"), [(40, 10, 8), (4, 3, 1)])
+def test_responders_roll_over_under_steady_requests_without_a_wrong_answer(
+    server: StatusServer, life: int, overlap: int, answers: int
+) -> None:
+    """Four lives of a responder, in minutes; asked each minute, and the task that renews them runs as rarely."""
+    issued = server.issue()
+    issuer = x509.load_der_x509_certificate(issued.chain[0])
+    short = {
+        "certificate_validity": timedelta(minutes=life),
+        "renew_before": timedelta(minutes=overlap),
+        "validity": timedelta(minutes=answers),
+        "unknown_validity": timedelta(minutes=1),
+        "signing": OcspSigning.DELEGATED,
+        "key_type": "ec-p384",  # of which there is none yet with a longer life
+    }
+    change(server, **short)
+    server.run(server.at.status.responders.run_due)
+    server.run(server.at.status.directory.refresh)
+    plain = request(issued.der, issued.chain[0])
+    signers: list[int] = []
+    for _ in range(4 * life):
+        now = server.at.clock.now()
+        asked = request(issued.der, issued.chain[0], nonce=os.urandom(32))
+        for answer in (post(server, asked), post(server, plain), server.ask("GET", in_target(plain))):
+            signer = believed(read(answer), issuer, now)
+            if signer not in signers[-2:]:
+                signers.append(signer)
+        server.at.clock.advance(STEP)
+        if server.run(server.at.status.responders.run_due):
+            server.run(server.at.status.directory.refresh)
+    assert len(signers) == len(set(signers)), "each took over once"
+    assert len(signers) == -(-4 * life // (life - overlap)), "and as long before the end as was set"
