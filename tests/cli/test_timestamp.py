@@ -76,7 +76,7 @@ def wait_for_unit(instance: Instance, data: Path, unit: str, folder: Path) -> No
     post = f"curl -fsS -H 'Content-Type: application/timestamp-query' --data-binary @q {url(instance, unit)} -o r"
     verify = f"openssl ts -verify -data {data} -in r -CAfile {instance.layout.root_certificate}"
     # Both workers take it up by themselves.
-    script = f"{query}; for n in $(seq 60); do {post} && {verify} && exit 0; sleep 0.1; done; exit 1"
+    script = f"{query}; for n in $(seq 300); do {post} && {verify} && exit 0; sleep 0.1; done; exit 1"
     done = instance.shell(script, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
