@@ -264,12 +264,28 @@ async def test_two_processes_deliver_once_and_one_that_slept_records_nothing(at:
     assert await to(at, target).run_due() == 2
 
 
+LDAP = 'name = "x"\nentry = "cn={name}"\nbind_dn = "cn=a"\npassword_source = "file:/p"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ('name = "x"\nput = "https://cdn.example/crl"', "whom to trust"),
         ('name = "x"\nput = "http://cdn.example/crl/"', "no URL to put below"),
         ('name = "x"\nsftp = "mirror.example"\nkey = "k"\nknown_hosts = "h"', "no account"),
+        ('name = "x"\nput = "https://me:secret@cdn.example/crl"\ntrust = "t"', r"is no URL .*settings of their own"),
+        ('name = "x"\nput = "http://cdn.example:0/crl"', "no URL to put below"),
+        (
+            'name = "x"\nput = "http://cdn.example/crl"\nuser = "u"\npassword_source = "file:/p"',
+            "in the clear .allowed: https",
+        ),
+        ('name = "x"\nsftp = "me@mirror.example:70000"\nkey = "k"\nknown_hosts = "h"', r"no account.*USER@HOST\[:PORT"),
+        (f'{LDAP}ldap = ["ldap://localhost/dc=x"]', r"no LDAP server .allowed: ldap://HOST\[:PORT"),
+        (f"{LDAP}ldap = []", "names no server"),
+        (f'{LDAP}ldap = ["ldap://localhost:3268"]', "Global Catalog"),
+        (f'{LDAP}ldap = ["ldap://directory.example"]', "in the clear .allowed: ldaps"),
+        (f'{LDAP}ldap = ["ldaps://directory.example"]', "whom to trust"),
+        (f'{LDAP}ldap = ["ldaps://directory.example"]\nstart_tls = true\ntrust = "t"', "goes with an ldap"),
         ('name = "x"\nldap = ["ldap://h"]\nentry = "cn=crl"\nbind_dn = "cn=a"\npassword_source = "file:/p"', "name"),
         ('name = "../x"\ndirectory = "d"', "allowed: 1 to 63"),
         ('name = "x"\ndirectory = "d"\n[[crl_target]]\nname = "x"\ndirectory = "e"', "two CRL targets"),
@@ -278,8 +294,9 @@ async def test_two_processes_deliver_once_and_one_that_slept_records_nothing(at:
 def test_targets_that_cannot_be_are_refused(tmp_path: Path, text: str, why: str) -> None:
     file = tmp_path / "node.toml"
     file.write_text(f'state_dir = "s"\n[database]\nurl = "sqlite:///x.db"\n[[crl_target]]\n{text}\n')
-    with pytest.raises(ConfigurationError, match=why):
+    with pytest.raises(ConfigurationError, match=why) as refused:
         load_settings(file)
+    assert "secret" not in str(refused.value)
 
 
 class PutServer:

@@ -11,7 +11,9 @@ import attrs
 from pkiserver.foundation.bounds import lasting, node_like_name
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secrets_by_reference import check_reference
+from pkiserver.outbound.addresses import LdapServer, WebAddress, is_loopback
 
+_LAST_PORT = 65535
 _SFTP = re.compile(r"(?P<user>[^@:\s]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -25,13 +27,28 @@ def _needed_reference(_instance: object, _attribute: object, value: str) -> None
 
 
 def _sftp(_instance: object, _attribute: object, value: str) -> None:
-    if not _SFTP.fullmatch(value):
+    found = _SFTP.fullmatch(value)
+    if found is None or not 1 <= int(found["port"] or 22) <= _LAST_PORT:
         raise Invalid(f'"{value}" is no account at an SFTP server', allowed="USER@HOST[:PORT]")
 
 
 def _put(_instance: object, _attribute: object, value: str) -> None:
-    if not re.fullmatch(r"https?://[!-~]+", value) or value.endswith("/") or "?" in value or "#" in value:
-        raise Invalid(f'"{value}" is no URL to put below', allowed="http(s)://HOST[:PORT][/PATH], no slash at the end")
+    allowed = "http(s)://HOST[:PORT][/PATH], no slash at the end; user and password have settings of their own"
+    try:
+        WebAddress.parse(value)
+        good = re.fullmatch(r"[!-~]+", value) and not value.endswith("/") and "?" not in value
+    except Invalid:
+        good = None
+    if not good:
+        raise Invalid("is no URL to put below", allowed=allowed)
+
+
+def _servers(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
+    if not value:
+        raise Invalid("names no server", allowed=LdapServer.ALLOWED)
+    for text in value:
+        if LdapServer.parse(text).read_only:
+            raise Invalid(f'"{text}" is a Global Catalog, which takes no changes', allowed="another port")
 
 
 def _entry(_instance: object, _attribute: object, value: str) -> None:
@@ -96,6 +113,9 @@ class PutTarget(Target):
             raise Invalid("https needs to know whom to trust", key="trust", allowed="a PEM file")
         if (self.user is None) != (self.password_source is None):
             raise Invalid("user and password_source go together", key="user")
+        address = WebAddress.parse(self.put)
+        if self.user is not None and address.scheme == "http" and not address.is_local:
+            raise Invalid("the password would be in the clear", key="put", allowed="https, or this very machine")
 
 
 @attrs.frozen(kw_only=True)
@@ -106,13 +126,24 @@ class LdapTarget(Target):
     ``active_directory``: attributes are called as there, without ``;binary``.
     """
 
-    ldap: tuple[str, ...] = attrs.field(validator=attrs.validators.min_len(1))
+    ldap: tuple[str, ...] = attrs.field(validator=_servers)
     entry: str = attrs.field(validator=_entry)
     bind_dn: str
     password_source: str = attrs.field(validator=_needed_reference)
     trust: Path | None = None
     start_tls: bool = False
     active_directory: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        servers = [LdapServer.parse(text) for text in self.ldap]
+        plain = [one for one in servers if one.scheme == "ldap"]
+        if self.start_tls and not plain:
+            raise Invalid("goes with an ldap:// server", key="start_tls")
+        if self.trust is None and (self.start_tls or len(plain) < len(servers)):
+            raise Invalid("TLS needs to know whom to trust", key="trust", allowed="a PEM file")
+        if not self.start_tls and any(not is_loopback(one.host) for one in plain):
+            text = "the password would be in the clear"
+            raise Invalid(text, key="ldap", allowed="ldaps://, ldap:// with start_tls, or this very machine")
 
 
 CrlTarget = DirectoryTarget | SftpTarget | PutTarget | LdapTarget
