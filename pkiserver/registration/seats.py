@@ -189,11 +189,18 @@ class Seats:
         owner: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        templates: frozenset[str] | None = None,
     ) -> tuple[Seat, ...]:
-        """Seats that meet what is given, newest first; those with numbers below ``before``."""
+        """Seats that meet what is given, newest first; those with numbers below ``before``, of these templates."""
         return await self.database.read(
             lambda connection: rows.search(
-                connection, template=template, identity=identity, owner=owner, before=before, limit=limit
+                connection,
+                template=template,
+                identity=identity,
+                owner=owner,
+                before=before,
+                limit=limit,
+                templates=templates,
             )
         )
 

@@ -136,6 +136,8 @@ class Api:
             if call.body is not Nothing and not _is_json(request):
                 text = "the body must be application/json"
                 return _send_problem(request, problem(415, "media-type", text, request_id))
+            if call.body is Nothing and octets:
+                raise Rejected.because(Refusal.MALFORMED, "this call takes no body")
             body = codec.read(call.body, octets) if call.body is not Nothing else Nothing()
             ask = Ask(self._engine, who, request_id, path, query, body)
             answer = await call.handler(ask)

@@ -30,16 +30,20 @@ async def search(ask: Ask[SeatQuery, Nothing]) -> views.SeatList:
     """Seats, newest first; those of templates in the caller's scope."""
     query = ask.query
     page = await ask.engine.seats.search(
-        template=query.template, identity=query.identity, owner=query.owner, before=query.before, limit=query.limit
+        template=query.template,
+        identity=query.identity,
+        owner=query.owner,
+        before=query.before,
+        limit=query.limit,
+        templates=ask.templates,
     )
-    shown = tuple(_seat(one) for one in page if ask.covers(template=one.template))
-    return views.SeatList(shown, next_before([one.id for one in page], query.limit))
+    return views.SeatList(tuple(map(_seat, page)), next_before([one.id for one in page], query.limit))
 
 
 async def make(ask: Ask[Nothing, views.NewSeat]) -> views.SeatView:
     """A seat before its first certificate."""
     new = ask.body
-    ask.require(template=new.template)
+    ask.require(new.template)
     return _seat(await ask.engine.seats.create(new.template, new.identity, owner=new.owner, by=ask.who.actor))
 
 
@@ -85,7 +89,7 @@ async def change_slot(ask: Ask[Nothing, views.SlotChange]) -> views.SlotView:
 
 
 def _require(ask: Ask[Nothing, object], seat: Seat) -> None:
-    if not ask.covers(template=seat.template):
+    if not ask.covers(seat.template):
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no seat {seat.id}")
 
 

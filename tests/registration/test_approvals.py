@@ -17,6 +17,7 @@ from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, Passwo
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.approvals import Approvals, Pending
 from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
@@ -45,6 +46,10 @@ def officer(name: str, account: str | None = None) -> Person:
 async def opened(folder: Path, url: str, clock: FakeClock | None = None) -> AsyncIterator[Engine]:
     async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
         await engine.accounts.create("alice", ALICE.password, by="tester")
+        for name in ("bob", "carol", "dave", "ruth"):
+            one = Administrator(name, frozenset({Role.RA_OFFICER}), groups=OFFICERS)
+            await engine.administrators.create(one, by="tester")
+        await engine.administrators.create(Administrator("ada", frozenset({Role.ADMINISTRATOR})), by="tester")
         yield engine
 
 
