@@ -36,7 +36,7 @@ from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import USERID, Findings, record_attributes
+from pkiserver.registration.identities import USERID, Findings, account_is_gone, record_attributes
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.accounts import Account
@@ -236,6 +236,8 @@ class Gate:
         old = decoded(current.der)
         if owner is not None and owner.disabled:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
+        if account_is_gone(current.requester, owner):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
         found = await self.identifier.connectors.current(current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"

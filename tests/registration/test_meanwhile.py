@@ -13,7 +13,13 @@ from cryptography.hazmat.primitives import hashes
 from sqlalchemy import select, update
 
 from pkiserver.authority.ceremonies import KeyChoice
-from pkiserver.authority.requests import CodeEvidence, EnrollmentRequest, IssuedCertificate, PasswordEvidence
+from pkiserver.authority.requests import (
+    ClientCertificateEvidence,
+    CodeEvidence,
+    EnrollmentRequest,
+    IssuedCertificate,
+    PasswordEvidence,
+)
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
@@ -27,7 +33,12 @@ from tests.support.engines import ACTOR, engine_with, enrollment, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\ngroups = ["staff"]\napproval = true\n'
 CODE = '[[evidence]]\nall = ["code"]\napproval = true\n[[evidence]]\nall = ["password"]\n'
-TEXTS = {"held": template_text("held", PASSWORD), "code": template_text("code", CODE)}
+CERTIFICATE = '[[evidence]]\nall = ["client_certificate"]\n'
+TEXTS = {
+    "held": template_text("held", PASSWORD),
+    "code": template_text("code", CODE),
+    "certified": template_text("certified", CERTIFICATE),
+}
 GOOD = Secret("a long password")
 ALICE = PasswordEvidence("alice", GOOD)
 
@@ -240,3 +251,18 @@ async def test_a_code_that_was_spent_or_withdrawn_elsewhere_meanwhile_brings_not
                 await engine.database.write(lambda c, p=past: c.execute(p).rowcount)
             assert await refused(engine, request) <= {Refusal.NOT_AUTHENTICATED, Refusal.NOT_AUTHORISED}, how
             assert (await engine.approvals.get(pending.request_number)).certificate_id is None
+
+
+@pytest.mark.parametrize("lose", [disable, delete])
+async def test_a_certificate_is_not_renewed_for_an_account_that_is_gone(
+    tmp_path: Path, lose: Callable[[Engine], Awaitable[None]]
+) -> None:
+    async with opened(tmp_path) as engine:
+        made = await engine.enroll(enrollment("code", ALICE))
+        assert isinstance(made, IssuedCertificate)
+        own = ClientCertificateEvidence(made.der)
+        assert isinstance(await engine.enroll(enrollment("code", own, renewal_of=made.der)), IssuedCertificate)
+        await lose(engine)
+        assert await refused(engine, enrollment("code", own, renewal_of=made.der)) == {Refusal.NOT_AUTHORISED}
+        shown = enrollment("certified", own)
+        assert Refusal.NOT_AUTHORISED in await refused(engine, shown)
