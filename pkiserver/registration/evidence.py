@@ -183,6 +183,16 @@ class Identifier:
         )
 
 
+def codes_in(evidence: tuple[Evidence, ...]) -> tuple[Secret, ...]:
+    """What of the evidence may be an enrolment code: one that is said to be, or a password in a code's form."""
+    shown = (one.code if isinstance(one, CodeEvidence) else _password_of(one) for one in evidence)
+    return tuple(one for one in shown if one is not None and canonical(one) is not None)
+
+
+def _password_of(piece: Evidence) -> Secret | None:
+    return piece.password if isinstance(piece, PasswordEvidence) else None
+
+
 def _granted(template: str, grant: CodeGrant | None) -> Identity | Reason:
     """The identity behind a code that is good for the template."""
     if grant is None:

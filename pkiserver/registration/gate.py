@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -34,9 +35,10 @@ from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
-from pkiserver.registration.evidence import Identifier
+from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import USERID, Findings, account_is_gone, record_attributes
+from pkiserver.registration.requestmatter import CODE_PREFIX
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.accounts import Account
@@ -123,6 +125,8 @@ class Gate:
     async def _judge(self, request: EnrollmentRequest, template: Template, findings: Findings) -> Decision:
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
+            if (fetched := await self._fetched(request)) is not None:
+                return fetched
             raise _refusal(found, findings)
         claims = (*(CodeClaim(number, self.clock) for number in found.codes), *found.claims)
         waits = found.undecided
@@ -166,6 +170,19 @@ class Gate:
         identity = identity_of(decision.request, decision.record)
         device = decision.request.device
         return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
+
+    async def _fetched(self, request: EnrollmentRequest) -> AlreadyIssued | None:
+        """What the very same request brought after an approval: its enrolment code is spent on that certificate."""
+        for code in codes_in(request.evidence):
+            grant = await self.identifier.codes.find(code)
+            if grant is None or grant.usable:
+                continue
+            fingerprint = request_fingerprint(request, RegistrationRecord(f"{CODE_PREFIX}{grant.id}"))
+            known = await self.database.read(partial(requests.by_fingerprint, fingerprint=fingerprint))
+            over = known is None or known.expires <= self.clock.now()
+            if known is not None and not over and known.state is RequestState.ISSUED and known.certificate_id:
+                return AlreadyIssued(known.certificate_id)
+        return None
 
     async def _settled(
         self, request: EnrollmentRequest, found: rules.Match

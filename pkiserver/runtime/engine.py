@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
@@ -26,7 +30,7 @@ from pkiserver.publication.outward.library import Directories
 from pkiserver.publication.publisher import Publisher
 from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
-from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
+from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.publishing import CertificateCopies
@@ -40,10 +44,14 @@ from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.registration.seats import Seats
 from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
-from pkiserver.store import certificates
+from pkiserver.store import certificates, requests
 from pkiserver.store.database import Database
+from pkiserver.store.requests import RequestState
 
 _log = Logger(namespace="pkiserver.engine")
+reactor: Any = _reactor
+_PATIENCE, _PAUSE = 40, 0.05
+"""How often, and after how many seconds each, to look for a certificate that is being made for another."""
 
 
 @attrs.frozen
@@ -123,8 +131,30 @@ class Engine:
         try:
             return await self._issue(authorised)
         except Rejected as error:
+            if (brought := await self._brought_by_another(authorised)) is not None:
+                return brought
             await self.reports.refused(authorised, error)
             raise
+
+    async def _brought_by_another(self, authorised: Authorised) -> IssuedCertificate | None:
+        """The certificate of the same approval, which another copy of the request has spent at this moment.
+
+        Raises:
+            Unavailable: it takes that one longer than anybody waits here.
+        """
+        numbers = [one.request_number for one in authorised.claims if isinstance(one, ApprovalClaim)]
+        for _ in range(_PATIENCE if numbers else 0):
+            known = await self.database.read(lambda connection: requests.get(connection, numbers[0]))
+            if known is None or known.state is not RequestState.ISSUED or known.certificate_id is None:
+                return None
+            number = known.certificate_id
+            made = await self.database.read(partial(certificates.get, certificate_id=number))
+            if made is not None and made.der is not None:
+                return await self._issued_before(number)
+            await deferLater(reactor, _PAUSE)
+        if numbers:
+            raise Unavailable("the certificate of this request is still being made", retry_after=2)
+        return None
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
