@@ -176,20 +176,16 @@ async def make_account(ask: Ask[Nothing, views.NewAccount]) -> views.AccountView
 async def change_account(ask: Ask[Nothing, views.AccountChange]) -> views.AccountView:
     """Change an account; what is not given stays."""
     ask.require_everything()
-    name, change, accounts = ask.path["name"], ask.body, ask.engine.accounts
-    await accounts.get(name)
-    if change.password is not None:
-        await accounts.set_password(name, Secret(change.password), by=ask.who.actor)
-    if change.groups is not None or change.attributes is not None:
-        await accounts.set_details(
-            name,
-            groups=None if change.groups is None else frozenset(change.groups),
-            attributes=None if change.attributes is None else tuple(change.attributes.items()),
-            by=ask.who.actor,
-        )
-    if change.disabled is not None:
-        await accounts.set_disabled(name, change.disabled, by=ask.who.actor)
-    return _account(await accounts.get(name))
+    change = ask.body
+    changed = await ask.engine.accounts.change(
+        ask.path["name"],
+        password=None if change.password is None else Secret(change.password),
+        groups=None if change.groups is None else frozenset(change.groups),
+        attributes=None if change.attributes is None else tuple(change.attributes.items()),
+        disabled=change.disabled,
+        by=ask.who.actor,
+    )
+    return _account(changed)
 
 
 async def delete_account(ask: Ask[Nothing, Nothing]) -> None:

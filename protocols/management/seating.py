@@ -66,15 +66,19 @@ async def show(ask: Ask[Nothing, Nothing]) -> views.SeatDetailView:
 
 async def change(ask: Ask[Nothing, views.SeatChange]) -> views.SeatView:
     """Change a seat's owner, notes or state; what is not given stays."""
-    seats, number, wanted, by = ask.engine.seats, ask.number, ask.body, ask.who.actor
-    _require(ask, await seats.get(number))
-    if wanted.owner is not None:
-        await seats.set_owner(number, wanted.owner, by=by)
-    if wanted.metadata is not None:
-        await seats.set_metadata(number, tuple(wanted.metadata.items()), by=by)
-    if wanted.archived is not None:
-        await seats.set_archived(number, wanted.archived, by=by)
-    return _seat(await seats.get(number))
+    _require(ask, await ask.engine.seats.get(ask.number))
+    wanted = ask.body
+    if wanted == views.SeatChange():
+        return _seat(await ask.engine.seats.get(ask.number))
+    return _seat(
+        await ask.engine.seats.change(
+            ask.number,
+            owner=wanted.owner,
+            metadata=None if wanted.metadata is None else tuple(wanted.metadata.items()),
+            archived=wanted.archived,
+            by=ask.who.actor,
+        )
+    )
 
 
 async def change_slot(ask: Ask[Nothing, views.SlotChange]) -> views.SlotView:

@@ -46,6 +46,26 @@ async def test_accounts(tmp_path: Path) -> None:
         assert (await world.call("ruth", "GET", "/accounts/alice")).status == 404
 
 
+async def test_a_change_of_several_things_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.ok("ruth", "POST", "/accounts", {"name": "alice", "password": GOOD})
+        bad = {"password": "another long password", "groups": ["vip"], "attributes": {"no name": "x"}, "disabled": True}
+        assert (await world.call("ruth", "PATCH", "/accounts/alice", bad)).status == 400
+        shown = await world.ok("ruth", "GET", "/accounts/alice")
+        assert (shown["groups"], shown["disabled"]) == ([], False)
+        assert await issue(world), "the password is the old one"
+        seat = await world.ok("ruth", "POST", "/seats", {"template": "seated", "identity": "x", "owner": "bob"})
+        path = f"/seats/{seat['number']}"
+        bad = {"owner": "carol", "archived": True, "metadata": {str(number): "x" for number in range(65)}}
+        assert (await world.call("ruth", "PATCH", path, bad)).status == 422
+        assert (await world.ok("ruth", "GET", path))["seat"] == seat
+        await world.ok("ruth", "PATCH", "/accounts/alice", {"groups": ["vip"], "disabled": True})
+        await world.ok("ruth", "PATCH", path, {"owner": "carol", "archived": True})
+        events = [one["details"]["change"] for one in (await world.ok("aud", "GET", "/audit?limit=2"))["items"]]
+        assert events == ["changed, disabled", "owner carol, archived"]
+
+
 async def test_a_challenge_for_an_mdm(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
