@@ -88,7 +88,10 @@ class Accounts:
         Raises:
             Rejected: with every reason; there is no such account, or the password or the attributes will not do.
         """
-        reasons = [*_attribute_reasons(attributes or ()), *(_password_reasons(password) if password else ())]
+        reasons = [
+            *_attribute_reasons(attributes or ()),
+            *(_password_reasons(password) if password is not None else ()),
+        ]
         if reasons:
             raise Rejected(reasons)
         await self.get(name)  # nothing is hashed for one that is not there

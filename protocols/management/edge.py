@@ -34,6 +34,7 @@ WebRequest = Any
 """Twisted Web's request, which has no types to speak of; none of it goes further than this module."""
 _HEADERS = (
     (b"Cache-Control", b"no-store"),
+    (b"Server", b"pkiserver"),  # nobody's version is told to whoever shows no certificate
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
 )

@@ -139,6 +139,23 @@ async def test_row_29_a_scope_is_not_left_by_an_operation(tmp_path: Path) -> Non
         assert (refused.status, refused.codes) == (403, {"not-authorised"})
 
 
+async def test_a_template_that_is_named_out_of_scope_looks_like_one_that_does_not_exist(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await world.person("rita", Role.RA_OFFICER, templates=frozenset({"other"}))
+        await world.person("rolf", Role.RA_OFFICER, authorities=frozenset({"root"}))
+        for who in ("rita", "rolf"):
+            for path, body in (
+                ("/challenges", {"template": "code"}),
+                ("/challenges", {"template": "open"}),  # which takes no codes
+                ("/seats", {"template": "seated", "identity": "x"}),
+                ("/seats", {"template": "open", "identity": "x"}),  # which has no seats
+            ):
+                hidden = await world.call(who, "POST", path, body)
+                absent = await world.call(who, "POST", path, {**body, "template": "nothing"})
+                told = absent.json["detail"].replace("nothing", body["template"])
+                assert (hidden.status, hidden.json["detail"]) == (absent.status, told) == (403, told)
+
+
 async def test_whoever_manages_a_template_sees_the_authority_behind_it_and_no_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await world.person("tess", Role.ADMINISTRATOR, templates=frozenset({"open"}))
