@@ -137,23 +137,12 @@ class Engine:
             raise
 
     async def _brought_by_another(self, authorised: Authorised) -> IssuedCertificate | None:
-        """The certificate of the same approval, which another copy of the request has spent at this moment.
-
-        Raises:
-            Unavailable: it takes that one longer than anybody waits here.
-        """
-        numbers = [one.request_number for one in authorised.claims if isinstance(one, ApprovalClaim)]
-        for _ in range(_PATIENCE if numbers else 0):
-            known = await self.database.read(lambda connection: requests.get(connection, numbers[0]))
-            if known is None or known.state is not RequestState.ISSUED or known.certificate_id is None:
-                return None
-            number = known.certificate_id
-            made = await self.database.read(partial(certificates.get, certificate_id=number))
-            if made is not None and made.der is not None:
-                return await self._issued_before(number)
-            await deferLater(reactor, _PAUSE)
-        if numbers:
-            raise Unavailable("the certificate of this request is still being made", retry_after=2)
+        """The certificate of the same approval, which another copy of the request has spent at this moment."""
+        for claim in authorised.claims:
+            if isinstance(claim, ApprovalClaim):
+                known = await self.database.read(partial(requests.get, request_id=claim.request_number))
+                if known is not None and known.state is RequestState.ISSUED and known.certificate_id is not None:
+                    return await self._issued_before(known.certificate_id)
         return None
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
@@ -186,7 +175,18 @@ class Engine:
             _log.error("what certificate {id} was to cost stays spent: {why}", id=certificate_id, why=str(error))
 
     async def _issued_before(self, certificate_id: int) -> IssuedCertificate:
-        found = await self.database.read(lambda connection: certificates.get(connection, certificate_id))
+        """The certificate of that number, which may be in the making at this moment: signing takes little time.
+
+        Raises:
+            Unavailable: it takes longer than anybody waits here, or nothing came of it.
+        """
+        look = partial(certificates.get, certificate_id=certificate_id)
+        found = await self.database.read(look)
+        for _ in range(_PATIENCE):
+            if found is not None:
+                break
+            await deferLater(reactor, _PAUSE)
+            found = await self.database.read(look)
         if found is None or found.der is None:
             raise Unavailable("the certificate of this request is still being made", retry_after=2)
         generation = self.authorities.generation(found.generation_id)

@@ -30,7 +30,7 @@ from tests.protocols.scep.support import CERT_POLL, PENDING, PKCS_REQ, PKI_STATU
 from tests.support.instance import Instance
 
 pytestmark = [pytest.mark.blackbox, pytest.mark.postgresql]
-SERVERS = ["postgres_instance", "instance"] if os.environ.get("PKISERVER_TEST_FULL") else ["postgres_instance"]
+ENGINES = ["postgresql", "sqlite"] if os.environ.get("PKISERVER_TEST_FULL") else ["postgresql"]
 TEMPLATE = """
 kind = "template"
 name = "{name}"
@@ -126,10 +126,19 @@ class Site:
             connection.close()
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    instance: Instance = request.getfixturevalue(request.param)
+@pytest.fixture(scope="module", params=ENGINES)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("at-once")
+    if request.param == "postgresql":
+        yield prepared(request.getfixturevalue("postgres_instance"), folder)
+        return
+    instance = Instance(folder, workers=3)
+    instance.start()
+    yield prepared(instance, folder)
+    instance.stop()
+
+
+def prepared(instance: Instance, folder: Path) -> Site:
     files = []
     for name, rules in RULES.items():
         file = folder / f"{name}.toml"
