@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.distribution import DistributionPoint
+from pkiserver.authority.issuerstanding import IssuerStanding
 from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.model import Authority
 from pkiserver.authority.nameconstraints import limits_along
@@ -110,7 +111,8 @@ class Preparer:
                 lambda connection: _key_reasons(connection, spki_der(request.public_key))
             )
             raise Rejected((*error.reasons, *key_reasons, *blocked)) from None
-        return await self._prepare(order, key_reasons, authorised.claims)
+        standing = IssuerStanding(order.issuing.authority, order.issuing.chain)
+        return await self._prepare(order, key_reasons, (standing, *authorised.claims))
 
     async def prepare_order(self, order: Order) -> PreparedCertificate:
         """The same for contents that are decided already: CA certificates, a responder's certificate."""

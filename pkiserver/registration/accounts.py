@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from typing import Any
 
 import attrs
 from sqlalchemy import Connection
@@ -61,31 +61,63 @@ class Accounts:
 
     async def set_password(self, name: str, password: Secret, *, by: str) -> None:
         """A new password; raises :class:`Rejected`."""
-        if reasons := _password_reasons(password):
-            raise Rejected(reasons)
-        hashed = await self.hasher.hash(password)
-        await self._change(name, "password set", by, lambda found: attrs.evolve(found, password_hash=hashed))
+        await self.change(name, password=password, by=by)
 
     async def set_disabled(self, name: str, disabled: bool, *, by: str) -> None:
         """Disable or enable; a disabled account's certificates do not show anybody either."""
-        what = "disabled" if disabled else "enabled"
-        await self._change(name, what, by, lambda found: attrs.evolve(found, disabled=disabled))
+        await self.change(name, disabled=disabled, by=by)
 
     async def set_details(
         self, name: str, *, groups: frozenset[str] | None, attributes: tuple[tuple[str, str], ...] | None, by: str
     ) -> None:
         """Replace groups or attributes, where given."""
-        if attributes is not None and (reasons := _attribute_reasons(attributes)):
+        await self.change(name, groups=groups, attributes=attributes, by=by)
+
+    async def change(
+        self,
+        name: str,
+        *,
+        password: Secret | None = None,
+        groups: frozenset[str] | None = None,
+        attributes: tuple[tuple[str, str], ...] | None = None,
+        disabled: bool | None = None,
+        by: str,
+    ) -> Account:
+        """Change what is given, all of it or nothing; the account as it is then.
+
+        Raises:
+            Rejected: with every reason; there is no such account, or the password or the attributes will not do.
+        """
+        reasons = [
+            *_attribute_reasons(attributes or ()),
+            *(_password_reasons(password) if password is not None else ()),
+        ]
+        if reasons:
             raise Rejected(reasons)
+        await self.get(name)  # nothing is hashed for one that is not there
+        told = {
+            "password set": password is not None,
+            "changed": groups is not None or attributes is not None,
+            "disabled": disabled is True,
+            "enabled": disabled is False,
+        }
+        given: dict[str, Any] = {"groups": groups, "attributes": attributes, "disabled": disabled}
+        if password is not None:
+            given["password_hash"] = await self.hasher.hash(password)
+        new = {field: value for field, value in given.items() if value is not None}
 
-        def change(found: Account) -> Account:
-            return attrs.evolve(
-                found,
-                groups=found.groups if groups is None else groups,
-                attributes=found.attributes if attributes is None else attributes,
-            )
+        def store(connection: Connection) -> Account:
+            found = rows.get(connection, name)
+            if found is None:
+                raise _unknown(name)
+            changed = attrs.evolve(found, **new)
+            if new:
+                rows.update_account(connection, changed)
+                what = ", ".join(one for one, is_so in told.items() if is_so)
+                self.audit.append(connection, _event(what, name, by))
+            return changed
 
-        await self._change(name, "changed", by, change)
+        return await self.database.write(store)
 
     async def delete(self, name: str, *, by: str) -> None:
         """Remove an account; its certificates stay what they are. Raises :class:`Rejected` where there is none."""
@@ -107,15 +139,6 @@ class Accounts:
     async def list_page(self, *, after: str = "", limit: int = 100) -> tuple[Account, ...]:
         """Accounts by name."""
         return await self.database.read(lambda connection: rows.list_page(connection, after=after, limit=limit))
-
-    async def _change(self, name: str, what: str, by: str, change: Callable[[Account], Account]) -> None:
-        def store(connection: Connection) -> None:
-            found = rows.get(connection, name)
-            if found is None or not rows.update_account(connection, change(found)):
-                raise _unknown(name)
-            self.audit.append(connection, _event(what, name, by))
-
-        await self.database.write(store)
 
 
 def account_reasons(name: str, attributes: tuple[tuple[str, str], ...], password: Secret | None) -> tuple[Reason, ...]:

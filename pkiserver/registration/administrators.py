@@ -47,6 +47,7 @@ class Permission(enum.StrEnum):
     READ_OPERATIONS = "read-operations"
     ASK_OPERATIONS = "ask-operations"
     DECIDE_OPERATIONS = "decide-operations"
+    CONFIGURE = "configure"
     READ_ADMINISTRATORS = "read-administrators"
     READ_AUDIT = "read-audit"
 
@@ -64,8 +65,8 @@ _READS = frozenset(one for one in Permission if one.value.startswith("read-"))
 _REGISTRATION_READS = _READS - {Permission.READ_AUDIT, Permission.READ_ADMINISTRATORS}
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     # Configures: templates and authorities, by operations that another person approves. Issues and revokes nothing.
-    Role.ADMINISTRATOR: _READS | {Permission.ASK_OPERATIONS, Permission.DECIDE_OPERATIONS},
-    # Registers: who may have what, and whether they still may.
+    Role.ADMINISTRATOR: _READS | {Permission.ASK_OPERATIONS, Permission.DECIDE_OPERATIONS, Permission.CONFIGURE},
+    # Registers: who may have what, and whether they still may. Agrees to what others configure, asks for none of it.
     Role.RA_OFFICER: _REGISTRATION_READS
     | {
         Permission.CHANGE_CERTIFICATES,
@@ -199,7 +200,7 @@ class Administrators:
     async def list_page(self, *, after: str = "", limit: int = 100) -> tuple[Administrator, ...]:
         """Administrators by name."""
         found = await self.database.read(lambda connection: rows.list_page(connection, after=after, limit=limit))
-        return tuple(map(_administrator, found))
+        return tuple(map(administrator_of, found))
 
     async def certificates(self, name: str) -> tuple[AdministratorCertificate, ...]:
         """The certificates by which an administrator is known."""
@@ -262,7 +263,7 @@ class Administrators:
         shown = x509.load_der_x509_certificate(der)
         if not shown.not_valid_before_utc <= self.clock.now() <= shown.not_valid_after_utc:
             raise _nobody("the client certificate is outside its validity")
-        return _administrator(found)
+        return administrator_of(found)
 
     def _note(
         self, connection: Connection, who: Administrator, what: str, by: str, fingerprint: bytes | None = None
@@ -295,7 +296,7 @@ def _required(connection: Connection, name: str) -> Administrator:
     found = rows.get(connection, name)
     if found is None:
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no administrator named {name!r}")
-    return _administrator(found)
+    return administrator_of(found)
 
 
 def _name_reasons(name: str) -> list[Reason]:
@@ -331,7 +332,8 @@ def _row(who: Administrator) -> AdministratorRow:
     )
 
 
-def _administrator(row: AdministratorRow) -> Administrator:
+def administrator_of(row: AdministratorRow) -> Administrator:
+    """An administrator from the row."""
     return Administrator(
         name=row.name,
         roles=frozenset(map(Role, row.roles)),

@@ -22,16 +22,18 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.framing import framed
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.connectors.questions import Kept
-from pkiserver.registration.votes import Matter, Person, Votes, person_of
-from pkiserver.store import certificates, codes, requests
+from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
+from pkiserver.registration.seats import identity_of
+from pkiserver.registration.votes import Person, Votes
+from pkiserver.store import certificates, requests
 from pkiserver.store import votes as rows
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
 from pkiserver.store.requests import NewRequest, PendingRequest, RequestState
 from pkiserver.store.votes import VoteRow
 
-MATTER = "request"
-CODE_PREFIX = "enroll-code:"
+CONNECTOR_PREFIX = "connector "
+"""Of a connector that has decided: it is asked anew each time, and knows no template."""
 _QUESTION = "question"
 DEFAULT_RULE = EvidenceRule(all=(EvidenceKind.OPERATOR,), approval=True)
 """One approval, by anybody who may."""
@@ -74,6 +76,9 @@ class ApprovalClaim:
         """
         found = requests.get(connection, self.request_number)
         if found is not None:
+            if is_outdated(connection, found):
+                text = f"template {found.template} was changed since officers agreed; ask again"
+                raise Rejected.because(Refusal.CONFLICT, text)
             self.votes.require_approved(connection, matter_of(connection, found), now=self.clock.now())
         if not requests.mark_issued(connection, self.request_number, certificate_id):
             raise Rejected.because(Refusal.CONFLICT, "this request is being answered already; ask again")
@@ -127,10 +132,13 @@ class Approvals:
             known = requests.by_fingerprint(connection, new.fingerprint)
             if known is not None and _is_open(known, new.created):
                 self._revive(connection, known)
+                self._renew(connection, known, under(connection, new), reasons, event)
                 return requests.get(connection, known.id) or known
             expire(connection, now=new.created)
             question = questions.keep(connection, request, now=new.created)
-            kept = new if question is None else attrs.evolve(new, payload=_with(new.payload, question))
+            kept = under(connection, new)
+            if question is not None:
+                kept = attrs.evolve(kept, payload=_with(kept.payload, question))
             opened = requests.open_request(connection, kept, reasons=reasons)
             self.audit.append(connection, event)
             return opened
@@ -148,24 +156,35 @@ class Approvals:
                 return Pending(found.id)
 
     async def knows(self, request: EnrollmentRequest, record: RegistrationRecord) -> bool:
-        """Whether the very same request was kept before and its time is not over."""
+        """Whether the very same request was kept before, its time is not over, and its template is as it was."""
         fingerprint = request_fingerprint(request, record)
-        known = await self.database.read(lambda connection: requests.by_fingerprint(connection, fingerprint))
-        return known is not None and _is_open(known, self.clock.now())
+
+        def look(connection: Connection) -> bool:
+            known = requests.by_fingerprint(connection, fingerprint)
+            return known is not None and _is_open(known, self.clock.now()) and not is_outdated(connection, known)
+
+        return await self.database.read(look)
 
     async def list_page(
-        self, *, state: RequestState | None = RequestState.PENDING, before: int | None = None, limit: int = 100
+        self,
+        *,
+        state: RequestState | None = RequestState.PENDING,
+        before: int | None = None,
+        limit: int = 100,
+        templates: frozenset[str] | None = None,
     ) -> tuple[PendingRequest, ...]:
-        """Requests, newest first."""
+        """Requests, newest first; those of these templates, or of all."""
         return await self.database.read(
-            lambda connection: requests.list_page(connection, state=state, before=before, limit=limit)
+            lambda connection: requests.list_page(
+                connection, state=state, before=before, limit=limit, templates=templates
+            )
         )
 
     async def get(self, number: int) -> PendingRequest:
         """One request; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
         found = await self.database.read(lambda connection: requests.get(connection, number))
         if found is None:
-            raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
+            raise unknown_request(number)
         return found
 
     async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
@@ -187,9 +206,14 @@ class Approvals:
         def vote(connection: Connection) -> PendingRequest:
             found = requests.lock(connection, number)
             if found is None:
-                raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
+                raise unknown_request(number)
             if found.state is not RequestState.PENDING or found.expires <= now:
                 raise Rejected.because(Refusal.CONFLICT, f"request {number} is not pending any more")
+            if approved and is_outdated(connection, found) and not person.actor.startswith(CONNECTOR_PREFIX):
+                text = (
+                    f"template {found.template} was changed since: what is asked for is put anew when the client asks"
+                )
+                raise Rejected.because(Refusal.CONFLICT, text)
             matter = matter_of(connection, found)
             tally = self.votes.cast(connection, matter, person, approved=approved, reason=reason, at=now)
             if tally.denied or tally.approved:
@@ -213,6 +237,7 @@ class Approvals:
             "source": request.source,
             "subject": subject,
             "transaction": request.transaction_id,
+            SEAT: identity_of(request, record),
         }
         return NewRequest(
             template=request.template,
@@ -228,6 +253,35 @@ class Approvals:
             checks=checks,
         )
 
+    def _renew(
+        self,
+        connection: Connection,
+        known: PendingRequest,
+        new: NewRequest,
+        reasons: tuple[str, ...],
+        event: AuditEvent,
+    ) -> None:
+        """Let officers vote anew where the template was changed, or where voters could not agree any more."""
+        why = ""
+        if known.state in {RequestState.PENDING, RequestState.APPROVED} and is_outdated(connection, known):
+            question = question_of(known.payload)
+            again = new if question is None else attrs.evolve(new, payload=_with(new.payload, question))
+            requests.ask_again(connection, known.id, again, reasons=reasons)
+            why = "the template was changed"
+        elif known.state is RequestState.APPROVED and self._has_lapsed(connection, known):
+            requests.reopen(connection, known.id, reasons=reasons)
+            why = "somebody who approved may not approve any more"
+        if why:
+            details = (*event.details, ("change", "waits again"), ("why", why))
+            self.audit.append(connection, attrs.evolve(event, object=f"request {known.id}", details=details))
+
+    def _has_lapsed(self, connection: Connection, known: PendingRequest) -> bool:
+        try:
+            tally = self.votes.count(connection, matter_of(connection, known), now=self.clock.now())
+        except Rejected:
+            return False  # somebody changed the database: the approval will be refused, not voted on again
+        return not tally.approved and tally.approvals + tally.lapsed >= tally.needed
+
     def _revive(self, connection: Connection, known: PendingRequest) -> None:
         """Put an approval back in force whose certificate was given up, by a crash or a token that was away."""
         if known.state is not RequestState.ISSUED or known.certificate_id is None:
@@ -235,6 +289,11 @@ class Approvals:
         found = certificates.get(connection, known.certificate_id)
         if found is not None and found.der is None and found.state is not CertificateState.ISSUED:
             requests.give_back(connection, known.id, known.certificate_id)
+
+
+def unknown_request(number: int) -> Rejected:
+    """There is no request of that number, or none that whoever asks may know of."""
+    return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
 
 
 def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) -> bytes:
@@ -253,24 +312,6 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
         *(octets for one in wishes.extensions for octets in (one.oid.encode(), one.value)),
     )
     return hashlib.sha256(framed(parts)).digest()
-
-
-def matter_of(connection: Connection, request: PendingRequest) -> Matter:
-    """A request as what is voted on. Whoever made the enrolment code that it came with asked as well."""
-    requester = requester_of(request)
-    asked_by = {person_of(requester)}
-    if requester.startswith(CODE_PREFIX):
-        code = codes.by_id(connection, int(requester.removeprefix(CODE_PREFIX)))
-        if code is not None:
-            asked_by.add(person_of(code.created_by))
-    return Matter(
-        kind=MATTER,
-        number=request.id,
-        digest=request.fingerprint,
-        needed=request.needed,
-        approvers=request.approvers,
-        asked_by=frozenset(asked_by),
-    )
 
 
 def question_of(payload: bytes) -> Kept | None:
@@ -314,8 +355,3 @@ def _voted(request: PendingRequest, by: Person, approved: bool, reason: str, cou
         object=f"request {request.id}",
         details=(("template", request.template), ("why", reason), ("count", count)),
     )
-
-
-def requester_of(request: PendingRequest) -> str:
-    """Who asked."""
-    return str(json.loads(request.payload)["requester"])

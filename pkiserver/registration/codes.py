@@ -199,9 +199,13 @@ class EnrollCodes:
             usable=found.spent_at is None and found.expires > self._clock.now(),
         )
 
-    async def list_page(self, *, before: int | None = None, limit: int = 100) -> tuple[Code, ...]:
-        """Codes by number, newest first."""
-        return await self._database.read(lambda connection: rows.list_page(connection, before=before, limit=limit))
+    async def list_page(
+        self, *, before: int | None = None, limit: int = 100, templates: frozenset[str] | None = None
+    ) -> tuple[Code, ...]:
+        """Codes by number, newest first; those of these templates, or of all."""
+        return await self._database.read(
+            lambda connection: rows.list_page(connection, before=before, limit=limit, templates=templates)
+        )
 
     async def get(self, code_id: int) -> Code | None:
         """The record of one code, spent or not."""

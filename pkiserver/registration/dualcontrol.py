@@ -15,13 +15,13 @@ from pkiserver.authority.configuration import Configuration, Document, Kind, Pla
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected
-from pkiserver.registration.operations import Operation, OperationKind, Operations, digest_of
+from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store.authorities import GenerationState
 from pkiserver.store.certificates import Certificate
 from pkiserver.store.operations import OperationState
 
-FINGERPRINT, REASON, TOML, REVISION, DETAIL = "fingerprint", "reason", "toml", "revision", "detail"
+FINGERPRINT, REASON, REVISION, DETAIL = "fingerprint", "reason", "revision", "detail"
 _WANTED = {
     OperationKind.REVOKE_AUTHORITY: {FINGERPRINT, REASON},
     OperationKind.CHANGE_TEMPLATE: {TOML},
@@ -56,7 +56,7 @@ class DualControlDesk:
             plan = await self._plan(what, particulars[TOML])
             particulars = {**particulars, REVISION: _revision(plan)}
         elif kind is OperationKind.REVOKE_AUTHORITY:
-            await self._certificate(particulars)
+            await self._own_certificate(what, particulars)
         return await self.operations.ask(kind, what, particulars, reason=reason, by=by)
 
     async def ask_to_revoke(
@@ -168,6 +168,13 @@ class DualControlDesk:
         if document.kind is not Kind.TEMPLATE or document.name != name:
             raise Rejected.because(Refusal.CONFIGURATION, f"the document does not describe template {name}")
         return await self.configuration.plan([_with_file(document)])
+
+    async def _own_certificate(self, authority: str, particulars: dict[str, str]) -> None:
+        """Raises :class:`Rejected` unless it is one of that very authority: votes and scopes go by its name."""
+        keys = self.authorities.get(authority).generations
+        found = await self._certificate(particulars)
+        if not any(one.ca is not None and one.ca.der == found.der for one in keys):
+            raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, f"it is no certificate of authority {authority}")
 
     async def _certificate(self, particulars: dict[str, str] | object) -> Certificate:
         assert isinstance(particulars, dict)

@@ -28,7 +28,7 @@ from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge
-from pkiserver.registration.identities import Findings, Identity, record_attributes
+from pkiserver.registration.identities import ANONYMOUS, Findings, Identity, account_is_gone, record_attributes
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store import accounts, certificates
 from pkiserver.store.accounts import Account
@@ -37,7 +37,7 @@ from pkiserver.store.database import Database
 
 MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
-_ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, "anonymous")
+_ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, ANONYMOUS)
 _CODE = "enroll-code:"
 _CHALLENGE = "challenge:"
 _SELF_SIGNED = "self-signed:"
@@ -170,6 +170,8 @@ class Identifier:
             return Reason(Refusal.NOT_AUTHENTICATED, problem or "the client certificate was not issued here")
         if owner is not None and owner.disabled:
             return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is disabled")
+        if account_is_gone(found.requester, owner):
+            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is gone")
         generation = self.authorities.generation(found.generation_id)
         return Identity(
             EvidenceKind.CLIENT_CERTIFICATE,
@@ -179,6 +181,16 @@ class Identifier:
             authority=generation.authority if generation is not None else None,
             template=found.template,
         )
+
+
+def codes_in(evidence: tuple[Evidence, ...]) -> tuple[Secret, ...]:
+    """What of the evidence may be an enrolment code: one that is said to be, or a password in a code's form."""
+    shown = (one.code if isinstance(one, CodeEvidence) else _password_of(one) for one in evidence)
+    return tuple(one for one in shown if one is not None and canonical(one) is not None)
+
+
+def _password_of(piece: Evidence) -> Secret | None:
+    return piece.password if isinstance(piece, PasswordEvidence) else None
 
 
 def _granted(template: str, grant: CodeGrant | None) -> Identity | Reason:

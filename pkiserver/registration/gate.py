@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -34,9 +35,10 @@ from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
-from pkiserver.registration.evidence import Identifier
+from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import USERID, Findings, record_attributes
+from pkiserver.registration.identities import USERID, Findings, account_is_gone, record_attributes
+from pkiserver.registration.requestmatter import CODE_PREFIX
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.accounts import Account
@@ -123,6 +125,8 @@ class Gate:
     async def _judge(self, request: EnrollmentRequest, template: Template, findings: Findings) -> Decision:
         found = rules.match(template, request.protocol, findings)
         if not isinstance(found, rules.Match):
+            if (fetched := await self._fetched(request)) is not None:
+                return fetched
             raise _refusal(found, findings)
         claims = (*(CodeClaim(number, self.clock) for number in found.codes), *found.claims)
         waits = found.undecided
@@ -167,6 +171,19 @@ class Gate:
         device = decision.request.device
         return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
 
+    async def _fetched(self, request: EnrollmentRequest) -> AlreadyIssued | None:
+        """What the very same request brought after an approval: its enrolment code is spent on that certificate."""
+        for code in codes_in(request.evidence):
+            grant = await self.identifier.codes.find(code)
+            if grant is None or grant.usable:
+                continue
+            fingerprint = request_fingerprint(request, RegistrationRecord(f"{CODE_PREFIX}{grant.id}"))
+            known = await self.database.read(partial(requests.by_fingerprint, fingerprint=fingerprint))
+            over = known is None or known.expires <= self.clock.now()
+            if known is not None and not over and known.state is RequestState.ISSUED and known.certificate_id:
+                return AlreadyIssued(known.certificate_id)
+        return None
+
     async def _settled(
         self, request: EnrollmentRequest, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim | None:
@@ -181,7 +198,11 @@ class Gate:
         waited, decided = (_waits_for(connector),), (f"connector {connector} says yes",)
         if known.reasons not in (waited, decided):
             return None
-        if known.state is RequestState.PENDING:
+        outdated = not await self.approvals.knows(request, found.record)
+        if outdated and known.state in {RequestState.PENDING, RequestState.APPROVED}:
+            # put anew under the template as it is now, for the connector that has just been asked again
+            await self.approvals.ask(request, found.record, reasons=waited)
+        if known.state is RequestState.PENDING or outdated:
             await self.approvals.decide(known.id, approved=True, by=f"connector {connector}", reason=decided[0])
         return await self.approvals.ask(request, found.record)
 
@@ -232,6 +253,8 @@ class Gate:
         old = decoded(current.der)
         if owner is not None and owner.disabled:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
+        if account_is_gone(current.requester, owner):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
         found = await self.identifier.connectors.current(current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"

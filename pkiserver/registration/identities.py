@@ -13,6 +13,7 @@ from pkiserver.store.accounts import Account
 
 # the attribute with the plain name of a user, wherever they are kept
 USERID = "userid"
+ANONYMOUS = "anonymous"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -40,6 +41,14 @@ class Identity:
     retry_after: int = 0
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+
+
+def account_is_gone(requester: str, account: Account | None) -> bool:
+    """Whether a certificate's requester was an account of this server that is not there any more.
+
+    Requesters of other kinds have a colon in their names (``operator:``, ``enroll-code:``, those of connectors).
+    """
+    return account is None and ":" not in requester and requester != ANONYMOUS
 
 
 def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:

@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.registration.administrators import Permission
 from pkiserver.registration.operationrules import DualControl
-from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes, person_of
+from pkiserver.registration.standing import Needed, issuer_named, with_account
+from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes
 from pkiserver.store import operations as rows
 from pkiserver.store import votes as vote_rows
 from pkiserver.store.database import Database
@@ -38,6 +40,12 @@ class OperationKind(enum.StrEnum):
     CHANGE_ADMINISTRATOR = "change-administrator"
     EXPORT_SECRET = "export-secret"  # noqa: S105 - the name of a kind of operation
     RECOVER_KEY = "recover-key"
+
+
+_CONFIGURING = {OperationKind.CHANGE_TEMPLATE, OperationKind.CHANGE_ADMINISTRATOR}
+"""What only those ask for who configure; others may agree to it."""
+TOML = "toml"
+"""The particular with a template's text."""
 
 
 @attrs.frozen
@@ -80,7 +88,8 @@ class Operations:
             by: Who asks, and therefore does not vote.
 
         Raises:
-            Rejected: no reason is given, or it or the particulars are too long.
+            Rejected: no reason is given, or it or the particulars are too long; or the role or the scope of the
+                administrator who asks does not permit it.
         """
         payload = json.dumps(dict(particulars), ensure_ascii=False)
         if not reason.strip() or len(reason) > MOST_REASON:
@@ -104,6 +113,7 @@ class Operations:
         )
 
         def keep(connection: Connection) -> Operation:
+            self._require_asker(connection, new)
             rows.expire(connection, now=now)
             number = rows.insert_operation(connection, new)
             kept = attrs.evolve(new, id=number)
@@ -116,7 +126,7 @@ class Operations:
         """One operation; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
         found = await self.database.read(lambda connection: rows.get(connection, number))
         if found is None:
-            raise _unknown(number)
+            raise unknown_operation(number)
         return _operation(found)
 
     async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
@@ -124,11 +134,16 @@ class Operations:
         return await self.database.read(lambda connection: vote_rows.votes_on(connection, MATTER, number))
 
     async def list_page(
-        self, *, state: OperationState | None = None, before: int | None = None, limit: int = 100
+        self,
+        *,
+        state: OperationState | None = None,
+        before: int | None = None,
+        limit: int = 100,
+        objects: Mapping[str, frozenset[str]] | None = None,
     ) -> tuple[Operation, ...]:
-        """Operations, newest first."""
+        """Operations, newest first; those of these kinds on these objects, or all."""
         found = await self.database.read(
-            lambda connection: rows.list_page(connection, state=state, before=before, limit=limit)
+            lambda connection: rows.list_page(connection, state=state, before=before, limit=limit, objects=objects)
         )
         return tuple(map(_operation, found))
 
@@ -137,17 +152,21 @@ class Operations:
 
         Raises:
             Rejected: it is not pending any more, does not exist, is the voter's own, wants members of another group,
-                or this person has voted already.
+                or this person has voted already; or whoever asked may not ask any more.
         """
         now = self.clock.now()
 
         def vote(connection: Connection) -> Operation:
             found = rows.lock(connection, number)
             if found is None:
-                raise _unknown(number)
+                raise unknown_operation(number)
             if found.state is not OperationState.PENDING or found.expires <= now:
                 raise Rejected.because(Refusal.CONFLICT, f"operation {number} is not pending any more")
-            tally = self.votes.cast(connection, matter_of(found), by, approved=approved, reason=reason, at=now)
+            if approved:
+                self._require_asker(connection, found)
+            tally = self.votes.cast(
+                connection, matter_of(connection, found), by, approved=approved, reason=reason, at=now
+            )
             old = OperationState.PENDING
             if tally.denied:
                 rows.move(connection, number, old=old, new=OperationState.DENIED, at=now, outcome=reason)
@@ -175,10 +194,11 @@ class Operations:
         now = self.clock.now()
         found = rows.lock(connection, number)
         if found is None:
-            raise _unknown(number)
+            raise unknown_operation(number)
         if (found.kind, _operation(found).row.digest) != (kind.value, digest):
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
-        self.votes.require_approved(connection, matter_of(found), now=now)
+        self._require_asker(connection, found)
+        self.votes.require_approved(connection, matter_of(connection, found), now=now)
         if found.expires <= now:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
         if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
@@ -194,6 +214,14 @@ class Operations:
             )
         )
 
+    @staticmethod
+    def _require_asker(connection: Connection, row: OperationRow) -> None:
+        """Raises :class:`Rejected` where whoever asks may not: with nobody behind it, one person would do it alone."""
+        kind = OperationKind(row.kind)
+        permission = Permission.CONFIGURE if kind in _CONFIGURING else Permission.ASK_OPERATIONS
+        if (why := _needed(row, permission).reason_against(connection, row.requested_by)) is not None:
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"it is not for {row.requested_by} to ask: {why}")
+
     def _note(
         self,
         connection: Connection,
@@ -206,10 +234,23 @@ class Operations:
         self.audit.append(connection, AuditEvent(kind, by.actor, f"operation {row.id}", details=(*what, *more)))
 
 
-def matter_of(row: OperationRow) -> Matter:
+def matter_of(connection: Connection, row: OperationRow) -> Matter:
     """An operation as what is voted on."""
-    asked_by = frozenset({person_of(row.requested_by)})
-    return Matter(MATTER, row.id, row.digest, row.needed, row.approvers, asked_by)
+    asked_by = with_account(connection, row.requested_by)
+    against = _needed(row, Permission.DECIDE_OPERATIONS, row.approvers).reason_against
+    return Matter(MATTER, row.id, row.digest, row.needed, row.approvers, asked_by, against)
+
+
+def _needed(row: OperationRow, permission: Permission, groups: tuple[str, ...] = ()) -> Needed:
+    """What whoever asks for an operation, or votes on it, has to be. A template's text may name another issuer."""
+    match OperationKind(row.kind):
+        case OperationKind.CHANGE_TEMPLATE:
+            issuer = issuer_named(str(json.loads(row.payload).get(TOML, "")))
+            return Needed(permission, row.object, frozenset() if issuer is None else frozenset({issuer}), groups=groups)
+        case OperationKind.REVOKE_AUTHORITY:
+            return Needed(permission, None, frozenset({row.object}), groups=groups)
+        case _:
+            return Needed(permission, whole=True, groups=groups)
 
 
 def _operation(row: OperationRow) -> Operation:
@@ -220,5 +261,6 @@ def _operation(row: OperationRow) -> Operation:
     return Operation(row.id, kind, row.object, particulars, row)
 
 
-def _unknown(number: int) -> Rejected:
+def unknown_operation(number: int) -> Rejected:
+    """There is no operation of that number, or none that whoever asks may know of."""
     return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no operation {number}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import attrs
 from sqlalchemy import Connection
@@ -189,11 +190,18 @@ class Seats:
         owner: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        templates: frozenset[str] | None = None,
     ) -> tuple[Seat, ...]:
-        """Seats that meet what is given, newest first; those with numbers below ``before``."""
+        """Seats that meet what is given, newest first; those with numbers below ``before``, of these templates."""
         return await self.database.read(
             lambda connection: rows.search(
-                connection, template=template, identity=identity, owner=owner, before=before, limit=limit
+                connection,
+                template=template,
+                identity=identity,
+                owner=owner,
+                before=before,
+                limit=limit,
+                templates=templates,
             )
         )
 
@@ -244,28 +252,54 @@ class Seats:
 
     async def set_owner(self, number: int, owner: str | None, *, by: str) -> Seat:
         """Give a seat to somebody, or to nobody."""
-        what = f"owner {owner}" if owner else "no owner"
-        return await self._change(number, what, by, lambda seat: attrs.evolve(seat, owner=owner or None))
+        return await self.change(number, owner=owner or "", by=by)
 
     async def set_metadata(self, number: int, metadata: tuple[tuple[str, str], ...], *, by: str) -> Seat:
         """Replace the notes about a seat; raises :class:`Rejected` where they are too many or too long."""
-        if len(metadata) > MOST_METADATA or any(len(text) > MOST_TEXT for pair in metadata for text in pair):
-            text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
-            raise Rejected.because(Refusal.LIMIT, text)
-        return await self._change(number, "notes", by, lambda seat: attrs.evolve(seat, metadata=metadata))
+        return await self.change(number, metadata=metadata, by=by)
 
     async def set_archived(self, number: int, archived: bool, *, by: str) -> Seat:
         """Put a seat away, which then gets no certificates; or take it back, within the template's limit."""
-        limit = await self._limit(number)
+        return await self.change(number, archived=archived, by=by)
+
+    async def change(
+        self,
+        number: int,
+        *,
+        owner: str | None = None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
+        archived: bool | None = None,
+        by: str,
+    ) -> Seat:
+        """Change what is given, all of it or nothing; an empty ``owner`` is nobody.
+
+        Raises:
+            Rejected: there is no such seat, the notes are too many or too long, or the template has no room for it.
+        """
+        if (
+            any(len(text) > MOST_TEXT for pair in metadata or () for text in pair)
+            or len(metadata or ()) > MOST_METADATA
+        ):
+            text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
+            raise Rejected.because(Refusal.LIMIT, text)
+        limit = (await self._rules(number)).limit
+        new: dict[str, Any] = {} if owner is None else {"owner": owner or None}
+        new |= {} if metadata is None else {"metadata": metadata}
+        new |= {} if archived is None else {"archived": archived}
 
         def change(connection: Connection, seat: Seat) -> Seat:
-            if seat.archived and not archived and limit:
+            if seat.archived and archived is False and limit:
                 rows.lock_template(connection, seat.template)
                 if rows.count(connection, seat.template) >= limit:
                     raise Rejected([_full(seat.template, limit)])
-            return attrs.evolve(seat, archived=archived)
+            return attrs.evolve(seat, **new)
 
-        return await self._write(number, "archived" if archived else "taken back", by, change)
+        told = (
+            None if owner is None else f"owner {owner}" if owner else "no owner",
+            None if metadata is None else "notes",
+            None if archived is None else "archived" if archived else "taken back",
+        )
+        return await self._write(number, ", ".join(one for one in told if one is not None), by, change)
 
     async def set_slot(
         self, number: int, slot: int, mode: SlotMode, *, device: str | None = None, forget: bool = False, by: str
@@ -304,12 +338,6 @@ class Seats:
     async def _rules(self, number: int) -> SeatRules:
         template = self.templates.find((await self.get(number)).template)
         return SeatRules() if template is None else template.seats
-
-    async def _limit(self, number: int) -> int:
-        return (await self._rules(number)).limit
-
-    async def _change(self, number: int, what: str, by: str, change: Callable[[Seat], Seat]) -> Seat:
-        return await self._write(number, what, by, lambda _connection, seat: change(seat))
 
     async def _write(self, number: int, what: str, by: str, change: Callable[[Connection, Seat], Seat]) -> Seat:
         def work(connection: Connection) -> Seat:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import unicodedata
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import attrs
@@ -26,14 +28,49 @@ KEY_NAME = "approval-marks"
 MOST_REASON = 1000
 """Characters of the reason that a voter gives."""
 _PREFIXES = ("admin:", "cli:", "operator:")
+_NAMELESS = ("enroll-code:", "challenge:", "self-signed:")
+"""What shows nobody by name."""
 
 
 def person_of(actor: str) -> str:
     """The person behind an actor's name, however they came: ``admin:Alice`` and ``cli:alice`` are one."""
     for prefix in _PREFIXES:
         if actor.startswith(prefix):
-            return actor.removeprefix(prefix).casefold()
-    return actor.casefold()
+            return _folded(actor.removeprefix(prefix))
+    return _folded(actor)
+
+
+def may_be_one(some: Iterable[str], others: Iterable[str]) -> bool:
+    r"""Whether one of some names may be the same person's as one of others.
+
+    ``staff:alice``, whom a connector shows, ``EXAMPLE\alice`` and ``alice@example.org`` may be ``alice``; of two with
+    domains both halves count. It is for those who must not be one: in doubt they are.
+    """
+    return any(_alike(person_of(one), person_of(other)) for one in some for other in others)
+
+
+def _alike(one: str, other: str) -> bool:
+    mine, theirs = _plain(one), _plain(other)
+    return one == other or mine == theirs or _local(mine) == theirs or mine == _local(theirs)
+
+
+def _plain(name: str) -> str:
+    """A name without the connector that it is from."""
+    return name if name.startswith(_NAMELESS) else name.partition(":")[2] or name
+
+
+def _local(name: str) -> str:
+    """A name without its domain."""
+    return name.rpartition("\\")[2].partition("@")[0]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _everybody(connection: Connection, actor: str) -> str | None:
+    del connection, actor
+    return None
 
 
 @attrs.frozen
@@ -59,17 +96,20 @@ class Person:
     def names(self) -> frozenset[str]:
         """What counts as this person."""
         own = {person_of(self.actor)}
-        return frozenset(own if self.account is None else own | {self.account.casefold()})
+        return frozenset(own if self.account is None else own | {_folded(self.account)})
 
     @property
     def voter(self) -> str:
         """The name under which the vote is kept: one for each person."""
-        return self.account.casefold() if self.account is not None else person_of(self.actor)
+        return _folded(self.account) if self.account is not None else person_of(self.actor)
 
 
 @attrs.frozen
 class Matter:
-    """What is voted on. ``digest`` stands for all of it; ``asked_by`` are the names of whoever asked."""
+    """What is voted on. ``digest`` stands for all of it; ``asked_by`` are the names of whoever asked.
+
+    ``against`` tells why an actor may not vote on it, as things are in the transaction; None: they may.
+    """
 
     kind: str
     number: int
@@ -77,15 +117,17 @@ class Matter:
     needed: int
     approvers: tuple[str, ...]
     asked_by: frozenset[str]
+    against: Callable[[Connection, str], str | None] = _everybody
 
 
 @attrs.frozen
 class Tally:
-    """How a vote stands."""
+    """How a vote stands. ``lapsed`` are approvals of those who could not give them any more."""
 
     approvals: int
     needed: int
     denied: bool
+    lapsed: int = 0
 
     @property
     def approved(self) -> bool:
@@ -110,33 +152,40 @@ class Votes:
 
         Raises:
             Rejected: it is the voter's own matter, they are in none of the groups, or they have voted already.
+                Their role or scope does not let them, whichever way they came.
         """
         reasons = _reasons_against(matter, by, reason)
-        if any(vote.voter in by.names for vote in rows.votes_on(connection, matter.kind, matter.number)):
+        if not reasons and (why := matter.against(connection, by.actor)) is not None:
+            reasons.append(Reason(Refusal.NOT_AUTHORISED, why))
+        earlier = rows.votes_on(connection, matter.kind, matter.number)
+        if any(may_be_one(by.names, _names_of(vote)) for vote in earlier):
             reasons.append(Reason(Refusal.CONFLICT, f"{by.voter} has decided on this already"))
         if reasons:
             raise Rejected(reasons)
         # The mark is over what the database will give back: whole microseconds.
-        unmarked = VoteRow(matter.kind, matter.number, by.voter, approved, reason, at, b"")
+        unmarked = VoteRow(matter.kind, matter.number, by.voter, approved, reason, at, b"", by.actor)
         key = self._key(connection, at)
         rows.cast(connection, attrs.evolve(unmarked, mac=_mark(key, matter, unmarked)))
         return self.count(connection, matter, now=at)
 
     def count(self, connection: Connection, matter: Matter, *, now: datetime) -> Tally:
-        """How the vote stands, by the votes that bear their mark.
+        """How the vote stands, by the votes that bear their mark and whose voters could give them now.
 
         Raises:
             Rejected: one does not: somebody changed the database.
         """
         key = self._key(connection, now)
-        approvals, denied = 0, False
+        approvals, denied, lapsed = 0, False, 0
         for vote in rows.votes_on(connection, matter.kind, matter.number):
             if not hmac.compare_digest(vote.mac, _mark(key, matter, vote)):
                 text = f"a vote on {matter.kind} {matter.number} was changed in the database: it does not count"
                 raise Rejected.because(Refusal.NOT_AUTHORISED, text)
-            approvals += vote.approved
             denied = denied or not vote.approved
-        return Tally(approvals, matter.needed, denied)
+            if vote.approved and vote.actor is not None and matter.against(connection, vote.actor) is not None:
+                lapsed += 1
+            else:
+                approvals += vote.approved
+        return Tally(approvals, matter.needed, denied, lapsed)
 
     def require_approved(self, connection: Connection, matter: Matter, *, now: datetime) -> None:
         """Raises :class:`Rejected` unless enough agreed."""
@@ -155,7 +204,7 @@ class Votes:
 
 def _reasons_against(matter: Matter, by: Person, reason: str) -> list[Reason]:
     reasons = []
-    if by.names & matter.asked_by:
+    if may_be_one(by.names, matter.asked_by):
         reasons.append(Reason(Refusal.NOT_AUTHORISED, "nobody decides their own request"))
     if matter.approvers and not by.groups.intersection(matter.approvers):
         wanted = ", ".join(matter.approvers)
@@ -163,6 +212,11 @@ def _reasons_against(matter: Matter, by: Person, reason: str) -> list[Reason]:
     if len(reason) > MOST_REASON:
         reasons.append(Reason(Refusal.LIMIT, f"a reason has at most {MOST_REASON} characters"))
     return reasons
+
+
+def _names_of(vote: VoteRow) -> tuple[str, ...]:
+    """Of a voter: as it was kept, and whoever it was, should their own account be another by now."""
+    return (vote.voter,) if vote.actor is None else (vote.voter, vote.actor)
 
 
 def _mark(key: Secret, matter: Matter, vote: VoteRow) -> bytes:
@@ -176,5 +230,6 @@ def _mark(key: Secret, matter: Matter, vote: VoteRow) -> bytes:
         vote.voter.encode(),
         b"approved" if vote.approved else b"denied",
         str(to_micros(vote.at)).encode(),
+        *(() if vote.actor is None else (b"by " + vote.actor.encode(),)),
     )
     return hmac.digest(key.reveal(), framed(parts), "sha256")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
@@ -26,7 +30,7 @@ from pkiserver.publication.outward.library import Directories
 from pkiserver.publication.publisher import Publisher
 from pkiserver.registration.accounts import Accounts
 from pkiserver.registration.administrators import Administrators
-from pkiserver.registration.approvals import AlreadyIssued, Approvals, Pending
+from pkiserver.registration.approvals import AlreadyIssued, ApprovalClaim, Approvals, Pending
 from pkiserver.registration.codes import EnrollCodes
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.publishing import CertificateCopies
@@ -40,10 +44,14 @@ from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.registration.seats import Seats
 from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
-from pkiserver.store import certificates
+from pkiserver.store import certificates, requests
 from pkiserver.store.database import Database
+from pkiserver.store.requests import RequestState
 
 _log = Logger(namespace="pkiserver.engine")
+reactor: Any = _reactor
+_PATIENCE, _PAUSE = 40, 0.05
+"""How often, and after how many seconds each, to look for a certificate that is being made for another."""
 
 
 @attrs.frozen
@@ -123,8 +131,19 @@ class Engine:
         try:
             return await self._issue(authorised)
         except Rejected as error:
+            if (brought := await self._brought_by_another(authorised)) is not None:
+                return brought
             await self.reports.refused(authorised, error)
             raise
+
+    async def _brought_by_another(self, authorised: Authorised) -> IssuedCertificate | None:
+        """The certificate of the same approval, which another copy of the request has spent at this moment."""
+        for claim in authorised.claims:
+            if isinstance(claim, ApprovalClaim):
+                known = await self.database.read(partial(requests.get, request_id=claim.request_number))
+                if known is not None and known.state is RequestState.ISSUED and known.certificate_id is not None:
+                    return await self._issued_before(known.certificate_id)
+        return None
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
         prepared = await self.road.prepare(authorised)
@@ -156,7 +175,18 @@ class Engine:
             _log.error("what certificate {id} was to cost stays spent: {why}", id=certificate_id, why=str(error))
 
     async def _issued_before(self, certificate_id: int) -> IssuedCertificate:
-        found = await self.database.read(lambda connection: certificates.get(connection, certificate_id))
+        """The certificate of that number, which may be in the making at this moment: signing takes little time.
+
+        Raises:
+            Unavailable: it takes longer than anybody waits here, or nothing came of it.
+        """
+        look = partial(certificates.get, certificate_id=certificate_id)
+        found = await self.database.read(look)
+        for _ in range(_PATIENCE):
+            if found is not None:
+                break
+            await deferLater(reactor, _PAUSE)
+            found = await self.database.read(look)
         if found is None or found.der is None:
             raise Unavailable("the certificate of this request is still being made", retry_after=2)
         generation = self.authorities.generation(found.generation_id)

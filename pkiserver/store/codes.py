@@ -98,9 +98,17 @@ def give_back(connection: Connection, code_id: int, certificate_id: int) -> bool
     return connection.execute(change.values(spent_at=None, certificate_id=None)).rowcount == 1
 
 
-def list_page(connection: Connection, *, before: int | None = None, limit: int = 100) -> tuple[Code, ...]:
-    """Up to ``limit`` codes, newest first; those with numbers below ``before``."""
+def list_page(
+    connection: Connection,
+    *,
+    before: int | None = None,
+    limit: int = 100,
+    templates: frozenset[str] | None = None,
+) -> tuple[Code, ...]:
+    """Up to ``limit`` codes of these templates (None: all), newest first; those with numbers below ``before``."""
     query = select(enroll_code).order_by(_c.id.desc()).limit(limit)
+    if templates is not None:
+        query = query.where(_c.template.in_(sorted(templates)))
     if before is not None:
         query = query.where(_c.id < before)
     return tuple(_code(row) for row in connection.execute(query))

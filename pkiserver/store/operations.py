@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, false, func, insert, or_, select, update
 
 from pkiserver.store import votes
 from pkiserver.store.names import printable
@@ -118,14 +119,25 @@ def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 
 
 
 def list_page(
-    connection: Connection, *, state: OperationState | None = None, before: int | None = None, limit: int = 100
+    connection: Connection,
+    *,
+    state: OperationState | None = None,
+    before: int | None = None,
+    limit: int = 100,
+    objects: Mapping[str, frozenset[str]] | None = None,
 ) -> tuple[OperationRow, ...]:
-    """Up to ``limit`` operations in a state (None for any), newest first; those with numbers below ``before``."""
+    """Up to ``limit`` operations in a state (None for any), newest first; those with numbers below ``before``.
+
+    ``objects``: only operations of these kinds, each on these objects.
+    """
     query = select(operation).order_by(_c.id.desc()).limit(limit)
     if state is not None:
         query = query.where(_c.state == state.value)
     if before is not None:
         query = query.where(_c.id < before)
+    if objects is not None:
+        kinds = (and_(_c.kind == kind, _c.object.in_(sorted(names))) for kind, names in objects.items())
+        query = query.where(or_(false(), *kinds))
     return tuple(_operation(row) for row in connection.execute(query))
 
 

@@ -156,6 +156,34 @@ def decide(
     return connection.execute(_SETTLE, values).rowcount == 1
 
 
+def reopen(connection: Connection, request_id: int, *, reasons: tuple[str, ...]) -> bool:
+    """Let a request wait for votes again whose approval does not hold: approved -> pending; whether it was so."""
+    change = update(enrollment_request).where(_c.id == request_id, _c.state == "approved")
+    values = {"state": "pending", "reasons": json.dumps(reasons), "decided_by": None, "decided_at": None}
+    return connection.execute(change.values(**values)).rowcount == 1
+
+
+def ask_again(connection: Connection, request_id: int, new: NewRequest, *, reasons: tuple[str, ...]) -> bool:
+    """Put a request anew under its number, for votes on what it is now: pending | approved -> pending.
+
+    What was asked, when, and until when it waits stays; earlier votes are gone. Returns whether it was open.
+    """
+    change = update(enrollment_request).where(_c.id == request_id, _c.state.in_(("pending", "approved")))
+    values = {
+        "state": "pending",
+        "payload": new.payload,
+        "evidence": printable(new.evidence),
+        "reasons": json.dumps(reasons),
+        "needed": new.needed,
+        "approvers": json.dumps(new.approvers),
+        "checks": json.dumps([printable(line) for line in new.checks]),
+        "decided_by": None,
+        "decided_at": None,
+    }
+    votes.forget(connection, "request", (request_id,))
+    return connection.execute(change.values(**values)).rowcount == 1
+
+
 def mark_issued(connection: Connection, request_id: int, certificate_id: int) -> bool:
     """Spend an approval on a certificate: approved -> issued. True for exactly one caller ever."""
     change = update(enrollment_request).where(_c.id == request_id, _c.state == "approved")
@@ -203,13 +231,19 @@ def list_page(
     state: RequestState | None = RequestState.PENDING,
     before: int | None = None,
     limit: int = 100,
+    templates: frozenset[str] | None = None,
 ) -> tuple[PendingRequest, ...]:
-    """Up to ``limit`` requests in a state (None for any), newest first; those with numbers below ``before``."""
+    """Up to ``limit`` requests in a state (None for any), newest first; those with numbers below ``before``.
+
+    Those of ``templates`` only, where it is given.
+    """
     query = select(enrollment_request).order_by(_c.id.desc()).limit(limit)
     if state is not None:
         query = query.where(_c.state == state.value)
     if before is not None:
         query = query.where(_c.id < before)
+    if templates is not None:
+        query = query.where(_c.template.in_(sorted(templates)))
     return tuple(_request(row) for row in connection.execute(query))
 
 

@@ -41,6 +41,7 @@ approval_vote = Table(
     text("reason"),
     moment("at"),
     octets("mac"),
+    text("actor", optional=True),
 )
 
 operation = Table(

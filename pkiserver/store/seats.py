@@ -166,9 +166,15 @@ def search(
     owner: str | None = None,
     before: int | None = None,
     limit: int = 100,
+    templates: frozenset[str] | None = None,
 ) -> tuple[Seat, ...]:
-    """Up to ``limit`` seats that meet what is given, newest first; those with numbers below ``before``."""
+    """Up to ``limit`` seats that meet what is given, newest first; those with numbers below ``before``.
+
+    Those of ``templates`` only, where it is given.
+    """
     query = select(seat).order_by(_s.id.desc()).limit(limit)
+    if templates is not None:
+        query = query.where(_s.template.in_(sorted(templates)))
     for column, value in ((_s.template, template), (_s.identity, identity), (_s.owner, owner)):
         if value is not None:
             query = query.where(column == value)

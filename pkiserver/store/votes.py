@@ -15,7 +15,10 @@ from pkiserver.store.times import from_micros, to_micros
 
 @attrs.frozen
 class VoteRow:
-    """One vote. ``kind`` and ``number`` say on what; ``mac`` is the registration room's, over all of it."""
+    """One vote. ``kind`` and ``number`` say on what; ``mac`` is the registration room's, over all of it.
+
+    ``actor`` is the voter as the audit log has them; None for votes of earlier versions, which did not keep it.
+    """
 
     kind: str
     number: int
@@ -24,6 +27,7 @@ class VoteRow:
     reason: str
     at: datetime
     mac: bytes = attrs.field(repr=False)
+    actor: str | None = None
 
 
 def cast(connection: Connection, vote: VoteRow) -> None:
@@ -42,6 +46,7 @@ def cast(connection: Connection, vote: VoteRow) -> None:
                 reason=printable(vote.reason),
                 at=to_micros(vote.at),
                 mac=vote.mac,
+                actor=vote.actor,
             )
         )
 
@@ -57,6 +62,6 @@ def votes_on(connection: Connection, kind: str, number: int) -> tuple[VoteRow, .
     c = approval_vote.c
     query = select(approval_vote).where(c.kind == kind, c.number == number).order_by(c.at, c.voter)
     return tuple(
-        VoteRow(row.kind, row.number, row.voter, row.approved, row.reason, from_micros(row.at), row.mac)
+        VoteRow(row.kind, row.number, row.voter, row.approved, row.reason, from_micros(row.at), row.mac, row.actor)
         for row in connection.execute(query)
     )

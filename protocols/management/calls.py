@@ -40,24 +40,53 @@ class Ask(Generic[Q_co, B_co]):
         """The number in the path."""
         return int(self.path["number"])
 
-    def require(self, *, template: str | None = None, authority: str | None = None) -> None:
+    def require(self, template: str) -> None:
         """Refuse what lies outside the administrator's scope; a template lies where its issuer does.
+
+        For what the caller names, and before it is looked for: what is out of scope and what is not there get the same
+        answer.
 
         Raises:
             Rejected: NOT_AUTHORISED.
         """
-        if not self.covers(template=template, authority=authority):
-            what = f"template {template}" if template is not None else f"authority {authority}"
-            raise Rejected.because(Refusal.NOT_AUTHORISED, f"{what} is not yours to manage")
+        if not self.covers(template):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"template {template} is not yours to manage")
 
-    def covers(self, *, template: str | None = None, authority: str | None = None) -> bool:
-        """Whether it lies within the administrator's scope."""
-        if template is not None and authority is None:
-            known = self.engine.templates.find(template)
-            authority = None if known is None else known.issuer
-            if known is None and self.who.authorities:
-                return False
-        return self.who.covers(template=template, authority=authority)
+    def covers(self, template: str) -> bool:
+        """Whether a template lies within the administrator's scope, and so does its issuer."""
+        known = self.engine.templates.find(template)
+        if known is None:
+            return not self.who.authorities and self.who.covers(template=template)
+        return self.who.covers(template=template, authority=known.issuer)
+
+    @property
+    def templates(self) -> frozenset[str] | None:
+        """The names of the templates in scope, to look for nothing else; None: all, those that are gone too."""
+        if not self.who.authorities:
+            return self.who.templates or None
+        known = (one.template for one in self.engine.templates.list())
+        return frozenset(one.name for one in known if self.who.covers(template=one.name, authority=one.issuer))
+
+    @property
+    def authorities(self) -> frozenset[str] | None:
+        """The names of the authorities in scope, or which issue for templates in scope; None: all."""
+        if not self.who.templates:
+            return self.who.authorities or None
+        found = (self.engine.templates.find(name) for name in self.templates or ())
+        return frozenset(one.issuer for one in found if one is not None)
+
+    @property
+    def generations(self) -> frozenset[int] | None:
+        """The numbers of the authorities' keys whose certificates are in scope; None: all."""
+        if not self.who.authorities:
+            return None
+        mine = (one for one in self.engine.authorities.list() if one.name in self.who.authorities)
+        return frozenset(generation.id for one in mine for generation in one.generations)
+
+    def require_authority(self, name: str) -> None:
+        """Refuse an authority that is not theirs, all of it; raises :class:`Rejected`."""
+        if self.who.templates or not self.who.covers(authority=name):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"authority {name} is not yours to manage")
 
     def require_everything(self) -> None:
         """Refuse an administrator of some authorities or templates only; raises :class:`Rejected`."""

@@ -43,9 +43,8 @@ class CertificateQuery:
 async def search(ask: Ask[CertificateQuery, Nothing]) -> views.CertificateList:
     """A page of certificates in the caller's scope."""
     query = ask.query
-    criteria = _criteria(query)
-    if criteria.template is None and len(ask.who.templates) == 1:
-        criteria = attrs.evolve(criteria, template=next(iter(ask.who.templates)))
+    # The scope is part of the search: pages, cursors and their lengths tell nothing of what is outside.
+    criteria = attrs.evolve(_criteria(query), templates=ask.who.templates or None, generation_ids=ask.generations)
 
     def look(connection: Connection) -> Page:
         return certificates.search(connection, criteria, limit=query.limit, cursor=query.cursor)
@@ -152,7 +151,7 @@ def _view(ask: Ask[object, object], one: Certificate) -> views.CertificateView |
     """A certificate as it is shown; None where it is outside the scope, or was never given out."""
     generation = ask.engine.authorities.generation(one.generation_id)
     authority = "" if generation is None else generation.authority
-    if one.fingerprint is None or not ask.covers(template=one.template, authority=authority):
+    if one.fingerprint is None or not ask.who.covers(template=one.template, authority=authority):
         return None
     revocation = one.revocation
     return views.CertificateView(

@@ -87,24 +87,29 @@ def read_query(kind: type[T], arguments: Mapping[str, list[str]]) -> T:
     return _checked(kind, found)
 
 
-def schema_of(kind: object, known: dict[str, Json]) -> Json:
-    """The JSON Schema of a type; those of attrs classes are put into ``known`` by name and referred to."""
+def schema_of(kind: object, known: dict[str, Json], *, taken: bool = False) -> Json:
+    """The JSON Schema of a type; those of attrs classes are put into ``known`` by name and referred to.
+
+    ``taken``: it is read, not written, and has the bounds of :func:`read`.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in {typing.Union, types.UnionType}:
-        return {"anyOf": [schema_of(one, known) for one in arguments]}
+        return {"anyOf": [schema_of(one, known, taken=taken) for one in arguments]}
+    most: Json = {"maxItems": MOST_ITEMS} if taken else {}
     if origin is tuple:
-        return {"type": "array", "maxItems": MOST_ITEMS, "items": schema_of(arguments[0], known)}
+        return {"type": "array", **most, "items": schema_of(arguments[0], known, taken=taken)}
     if origin is not None and issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": schema_of(arguments[1], known)}
+        most = {"maxProperties": MOST_ITEMS} if taken else {}
+        return {"type": "object", **most, "additionalProperties": schema_of(arguments[1], known, taken=taken)}
     assert isinstance(kind, type)
     if attrs.has(kind):
         if kind.__name__ not in known:
             known[kind.__name__] = {}  # in case it refers to itself
-            known[kind.__name__] = _class_schema(kind, known)
+            known[kind.__name__] = _class_schema(kind, known, taken=taken)
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
     if issubclass(kind, enum.Enum):
         return {"type": "string", "enum": [member.value for member in kind]}
-    return dict(_SIMPLE[kind])
+    return {**_SIMPLE[kind], **({"maxLength": MOST_TEXT} if taken and kind is str else {})}
 
 
 _SIMPLE: dict[type, Json] = {
@@ -116,18 +121,18 @@ _SIMPLE: dict[type, Json] = {
 }
 
 
-def fields_of(kind: type, known: dict[str, Json]) -> list[tuple[str, Json, bool]]:
+def fields_of(kind: type, known: dict[str, Json], *, taken: bool) -> list[tuple[str, Json, bool]]:
     """Name, schema and whether it must be there, of each field of an attrs class."""
     hints = _hints(kind)
     found = []
     for field in attrs.fields(kind):
-        schema = _bounded(schema_of(hints[field.name], known), field.metadata.get(_BOUNDS, {}))
+        schema = _bounded(schema_of(hints[field.name], known, taken=taken), field.metadata.get(_BOUNDS, {}))
         found.append((field.name, schema, field.default is attrs.NOTHING))
     return found
 
 
-def _class_schema(kind: type, known: dict[str, Json]) -> Json:
-    fields = fields_of(kind, known)
+def _class_schema(kind: type, known: dict[str, Json], *, taken: bool) -> Json:
+    fields = fields_of(kind, known, taken=taken)
     return {
         "type": "object",
         "description": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),

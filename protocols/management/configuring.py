@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 from cryptography import x509
@@ -11,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pkiserver.audit.export import details_of
 from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.administrators import Administrator, Permission
-from pkiserver.registration.operations import Operation, OperationKind
+from pkiserver.registration.operations import Operation, OperationKind, unknown_operation
 from pkiserver.store import audit as audit_rows
 from pkiserver.store.operations import OperationState
 from pkiserver.store.times import from_micros
@@ -33,16 +35,17 @@ class OperationQuery:
 async def list_operations(ask: Ask[OperationQuery, Nothing]) -> serverviews.OperationList:
     """Operations, newest first; those about what is in the caller's scope."""
     query = ask.query
-    page = await ask.engine.operations.list_page(state=query.state, before=query.before, limit=query.limit)
-    shown = tuple(_operation(one) for one in page if _covers(ask, one.kind, one.object))
-    return serverviews.OperationList(shown, next_before([one.number for one in page], query.limit))
+    page = await ask.engine.operations.list_page(
+        state=query.state, before=query.before, limit=query.limit, objects=_objects(ask)
+    )
+    return serverviews.OperationList(
+        tuple(map(_operation, page)), next_before([one.number for one in page], query.limit)
+    )
 
 
 async def show_operation(ask: Ask[Nothing, Nothing]) -> serverviews.OperationDetail:
     """One operation, with all its particulars and the votes."""
-    found = await ask.engine.operations.get(ask.number)
-    _require(ask, found.kind, found.object)
-    return await _detail(ask, found)
+    return await _detail(ask, await _kept(ask))
 
 
 async def ask_operation(ask: Ask[Nothing, serverviews.NewOperation]) -> serverviews.OperationDetail:
@@ -66,30 +69,35 @@ async def deny_operation(ask: Ask[Nothing, views.Decision]) -> serverviews.Opera
 
 
 async def _decide(ask: Ask[Nothing, views.Decision], *, approved: bool) -> serverviews.OperationDetail:
-    found = await ask.engine.operations.get(ask.number)
-    _require(ask, found.kind, found.object)
+    await _kept(ask)
     desk = ask.engine.dual_control
     voted = await desk.decide(ask.number, approved=approved, by=ask.who.person, reason=ask.body.reason)
     return await _detail(ask, voted)
 
 
-def _covers(ask: Ask[object, object], kind: OperationKind, what: str) -> bool:
-    match kind:
-        case OperationKind.CHANGE_TEMPLATE:
-            return ask.covers(template=what)
-        case OperationKind.REVOKE_AUTHORITY:
-            return ask.covers(authority=what)
-        case _:
-            return not ask.who.scoped
+def _objects(ask: Ask[Any, Any]) -> Mapping[str, frozenset[str]] | None:
+    """What the operations in the caller's scope are about, by kind; None: all operations are."""
+    if not ask.who.scoped:
+        return None
+    authorities = frozenset() if ask.who.templates else ask.who.authorities
+    return {OperationKind.CHANGE_TEMPLATE: ask.templates or frozenset(), OperationKind.REVOKE_AUTHORITY: authorities}
 
 
-def _require(ask: Ask[object, object], kind: OperationKind, what: str) -> None:
+async def _kept(ask: Ask[Any, Any]) -> Operation:
+    """The operation of the path; one outside the scope is not there."""
+    found = await ask.engine.operations.get(ask.number)
+    objects = _objects(ask)
+    if objects is not None and found.object not in objects.get(found.kind, frozenset()):
+        raise unknown_operation(ask.number)
+    return found
+
+
+def _require(ask: Ask[Any, Any], kind: OperationKind, what: str) -> None:
     match kind:
         case OperationKind.CHANGE_TEMPLATE:
-            ask.require(template=what)
+            ask.require(what)
         case OperationKind.REVOKE_AUTHORITY:
-            ask.engine.authorities.get(what)
-            ask.require(authority=what)
+            ask.require_authority(what)
         case _:
             ask.require_everything()
 
@@ -134,17 +142,17 @@ async def list_templates(ask: Ask[Nothing, Nothing]) -> serverviews.TemplateList
                 revision=one.row.revision,
             )
             for one in ask.engine.templates.list()
-            if ask.covers(template=one.template.name)
+            if ask.covers(one.template.name)
         )
     )
 
 
 async def list_authorities(ask: Ask[Nothing, Nothing]) -> serverviews.AuthorityList:
     """The authorities in the caller's scope that have a certificate."""
-    found = []
+    found, mine = [], ask.authorities
     for authority in ask.engine.authorities.list():
         usable = [one for one in authority.generations if one.ca is not None]
-        if not usable or not ask.covers(authority=authority.name):
+        if not usable or (mine is not None and authority.name not in mine):
             continue
         current = authority.current
         certificate = x509.load_der_x509_certificate(current.certificate.der)
@@ -181,6 +189,7 @@ async def show_me(ask: Ask[Nothing, Nothing]) -> serverviews.AdministratorView:
 
 async def list_administrators(ask: Ask[PageByName, Nothing]) -> serverviews.AdministratorList:
     """Administrators, by name. They are made and changed on the server's command line only."""
+    ask.require_everything()
     page = await ask.engine.administrators.list_page(after=ask.query.after, limit=ask.query.limit)
     following = page[-1].name if len(page) == ask.query.limit else None
     return serverviews.AdministratorList(tuple(map(administrator_view, page)), following)

@@ -34,6 +34,7 @@ WebRequest = Any
 """Twisted Web's request, which has no types to speak of; none of it goes further than this module."""
 _HEADERS = (
     (b"Cache-Control", b"no-store"),
+    (b"Server", b"pkiserver"),  # nobody's version is told to whoever shows no certificate
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
@@ -136,6 +137,8 @@ class Api:
             if call.body is not Nothing and not _is_json(request):
                 text = "the body must be application/json"
                 return _send_problem(request, problem(415, "media-type", text, request_id))
+            if call.body is Nothing and octets:
+                raise Rejected.because(Refusal.MALFORMED, "this call takes no body")
             body = codec.read(call.body, octets) if call.body is not Nothing else Nothing()
             ask = Ask(self._engine, who, request_id, path, query, body)
             answer = await call.handler(ask)

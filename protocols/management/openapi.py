@@ -16,7 +16,7 @@ _PROBLEMS = {
     "403": "The client certificate shows nobody, or the role or the scope does not permit it.",
     "404": "There is no such thing.",
     "409": "It is not in the state for that.",
-    "413": "The body is too large.",
+    "413": "The body is larger than the listener's `body_bytes`, 1 MiB by default.",
     "415": "The body is not JSON.",
     "422": "It was understood and refused.",
     "500": "The server failed.",
@@ -66,12 +66,12 @@ def _operation(call: Call, schemas: Json) -> Json:
     if call.query is not Nothing:
         parameters += [
             {"name": name, "in": "query", "required": required, "schema": schema}
-            for name, schema, required in codec.fields_of(call.query, schemas)
+            for name, schema, required in codec.fields_of(call.query, schemas, taken=True)
         ]
     if parameters:
         operation["parameters"] = parameters
     if call.body is not Nothing:
-        content = {"application/json": {"schema": codec.schema_of(call.body, schemas)}}
+        content = {"application/json": {"schema": codec.schema_of(call.body, schemas, taken=True)}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
@@ -87,7 +87,7 @@ def _answer(call: Call, schemas: Json) -> Json:
 
 def _problem_answers(call: Call, schemas: Json) -> Json:
     schema = codec.schema_of(Problem, schemas)
-    without = set() if call.body is not Nothing else {"413", "415"}
+    without = set() if call.body is not Nothing else {"415"}
     return {
         status: {"description": text, "content": {"application/problem+json": {"schema": schema}}}
         for status, text in _PROBLEMS.items()

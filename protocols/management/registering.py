@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import attrs
 from cryptography import x509
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.administrators import Permission
+from pkiserver.registration.approvals import unknown_request
 from pkiserver.registration.codes import parse_san, parse_subject, template_with_codes
 from pkiserver.store.accounts import Account
 from pkiserver.store.codes import Code
@@ -25,8 +27,8 @@ from protocols.management.codec import whole
 async def make_challenge(ask: Ask[Nothing, views.NewChallenge]) -> views.MadeChallenge:
     """A one-time challenge, for an MDM or a person."""
     wanted = ask.body
+    ask.require(wanted.template)
     template = ask.engine.templates.get(wanted.template)
-    ask.require(template=wanted.template)
     lifetime = timedelta(seconds=wanted.lifetime_seconds)
     number, code = await ask.engine.codes.create(
         template=template_with_codes(template),
@@ -41,17 +43,16 @@ async def make_challenge(ask: Ask[Nothing, views.NewChallenge]) -> views.MadeCha
 
 async def list_challenges(ask: Ask[PageByNumber, Nothing]) -> views.ChallengeList:
     """Challenges, newest first; those of templates in the caller's scope."""
-    page = await ask.engine.codes.list_page(before=ask.query.before, limit=ask.query.limit)
-    shown = tuple(_challenge(one) for one in page if ask.covers(template=one.template))
-    return views.ChallengeList(shown, next_before([one.id for one in page], ask.query.limit))
+    query = ask.query
+    page = await ask.engine.codes.list_page(before=query.before, limit=query.limit, templates=ask.templates)
+    return views.ChallengeList(tuple(map(_challenge, page)), next_before([one.id for one in page], query.limit))
 
 
 async def withdraw_challenge(ask: Ask[Nothing, Nothing]) -> None:
     """Take back a challenge that was not used."""
     found = await ask.engine.codes.get(ask.number)
-    if found is None:
+    if found is None or not ask.covers(found.template):
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no challenge {ask.number}")
-    ask.require(template=found.template)
     if not await ask.engine.codes.withdraw(ask.number, by=ask.who.actor):
         raise Rejected.because(Refusal.CONFLICT, f"challenge {ask.number} has been used")
 
@@ -81,15 +82,15 @@ class RequestQuery:
 async def list_requests(ask: Ask[RequestQuery, Nothing]) -> views.RequestList:
     """Requests, newest first; those for templates in the caller's scope."""
     query = ask.query
-    page = await ask.engine.approvals.list_page(state=query.state, before=query.before, limit=query.limit)
-    shown = tuple(_request(one) for one in page if ask.covers(template=one.template))
-    return views.RequestList(shown, next_before([one.id for one in page], query.limit))
+    page = await ask.engine.approvals.list_page(
+        state=query.state, before=query.before, limit=query.limit, templates=ask.templates
+    )
+    return views.RequestList(tuple(map(_request, page)), next_before([one.id for one in page], query.limit))
 
 
 async def show_request(ask: Ask[Nothing, Nothing]) -> views.RequestDetail:
     """One request, with its CSR, the checks' results and the votes."""
-    found = await ask.engine.approvals.get(ask.number)
-    ask.require(template=found.template)
+    found = await _kept(ask)
     csr = None if found.csr is None else x509.load_der_x509_csr(found.csr).public_bytes(Encoding.PEM).decode()
     return views.RequestDetail(_request(found), csr, votes_of(await ask.engine.approvals.votes_on(ask.number)))
 
@@ -105,9 +106,17 @@ async def deny_request(ask: Ask[Nothing, views.Decision]) -> views.RequestView:
 
 
 async def _decide(ask: Ask[Nothing, views.Decision], *, approved: bool) -> views.RequestView:
-    ask.require(template=(await ask.engine.approvals.get(ask.number)).template)
+    await _kept(ask)
     reason = ask.body.reason
     return _request(await ask.engine.approvals.decide(ask.number, approved=approved, by=ask.who.person, reason=reason))
+
+
+async def _kept(ask: Ask[Nothing, Any]) -> PendingRequest:
+    """The request of the path; one outside the scope is not there."""
+    found = await ask.engine.approvals.get(ask.number)
+    if not ask.covers(found.template):
+        raise unknown_request(ask.number)
+    return found
 
 
 def _request(one: PendingRequest) -> views.RequestView:
@@ -137,7 +146,8 @@ def votes_of(rows: tuple[VoteRow, ...]) -> tuple[views.VoteView, ...]:
 
 
 async def list_accounts(ask: Ask[PageByName, Nothing]) -> views.AccountList:
-    """Accounts, by name."""
+    """Accounts, by name. They belong to no template: only administrators without a scope see them."""
+    ask.require_everything()
     page = await ask.engine.accounts.list_page(after=ask.query.after, limit=ask.query.limit)
     following = page[-1].name if len(page) == ask.query.limit else None
     return views.AccountList(tuple(map(_account, page)), following)
@@ -145,6 +155,7 @@ async def list_accounts(ask: Ask[PageByName, Nothing]) -> views.AccountList:
 
 async def show_account(ask: Ask[Nothing, Nothing]) -> views.AccountView:
     """One account."""
+    ask.require_everything()
     return _account(await ask.engine.accounts.get(ask.path["name"]))
 
 
@@ -165,20 +176,16 @@ async def make_account(ask: Ask[Nothing, views.NewAccount]) -> views.AccountView
 async def change_account(ask: Ask[Nothing, views.AccountChange]) -> views.AccountView:
     """Change an account; what is not given stays."""
     ask.require_everything()
-    name, change, accounts = ask.path["name"], ask.body, ask.engine.accounts
-    await accounts.get(name)
-    if change.password is not None:
-        await accounts.set_password(name, Secret(change.password), by=ask.who.actor)
-    if change.groups is not None or change.attributes is not None:
-        await accounts.set_details(
-            name,
-            groups=None if change.groups is None else frozenset(change.groups),
-            attributes=None if change.attributes is None else tuple(change.attributes.items()),
-            by=ask.who.actor,
-        )
-    if change.disabled is not None:
-        await accounts.set_disabled(name, change.disabled, by=ask.who.actor)
-    return _account(await accounts.get(name))
+    change = ask.body
+    changed = await ask.engine.accounts.change(
+        ask.path["name"],
+        password=None if change.password is None else Secret(change.password),
+        groups=None if change.groups is None else frozenset(change.groups),
+        attributes=None if change.attributes is None else tuple(change.attributes.items()),
+        disabled=change.disabled,
+        by=ask.who.actor,
+    )
+    return _account(changed)
 
 
 async def delete_account(ask: Ask[Nothing, Nothing]) -> None:

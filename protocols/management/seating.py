@@ -30,16 +30,20 @@ async def search(ask: Ask[SeatQuery, Nothing]) -> views.SeatList:
     """Seats, newest first; those of templates in the caller's scope."""
     query = ask.query
     page = await ask.engine.seats.search(
-        template=query.template, identity=query.identity, owner=query.owner, before=query.before, limit=query.limit
+        template=query.template,
+        identity=query.identity,
+        owner=query.owner,
+        before=query.before,
+        limit=query.limit,
+        templates=ask.templates,
     )
-    shown = tuple(_seat(one) for one in page if ask.covers(template=one.template))
-    return views.SeatList(shown, next_before([one.id for one in page], query.limit))
+    return views.SeatList(tuple(map(_seat, page)), next_before([one.id for one in page], query.limit))
 
 
 async def make(ask: Ask[Nothing, views.NewSeat]) -> views.SeatView:
     """A seat before its first certificate."""
     new = ask.body
-    ask.require(template=new.template)
+    ask.require(new.template)
     return _seat(await ask.engine.seats.create(new.template, new.identity, owner=new.owner, by=ask.who.actor))
 
 
@@ -62,15 +66,19 @@ async def show(ask: Ask[Nothing, Nothing]) -> views.SeatDetailView:
 
 async def change(ask: Ask[Nothing, views.SeatChange]) -> views.SeatView:
     """Change a seat's owner, notes or state; what is not given stays."""
-    seats, number, wanted, by = ask.engine.seats, ask.number, ask.body, ask.who.actor
-    _require(ask, await seats.get(number))
-    if wanted.owner is not None:
-        await seats.set_owner(number, wanted.owner, by=by)
-    if wanted.metadata is not None:
-        await seats.set_metadata(number, tuple(wanted.metadata.items()), by=by)
-    if wanted.archived is not None:
-        await seats.set_archived(number, wanted.archived, by=by)
-    return _seat(await seats.get(number))
+    _require(ask, await ask.engine.seats.get(ask.number))
+    wanted = ask.body
+    if wanted == views.SeatChange():
+        return _seat(await ask.engine.seats.get(ask.number))
+    return _seat(
+        await ask.engine.seats.change(
+            ask.number,
+            owner=wanted.owner,
+            metadata=None if wanted.metadata is None else tuple(wanted.metadata.items()),
+            archived=wanted.archived,
+            by=ask.who.actor,
+        )
+    )
 
 
 async def change_slot(ask: Ask[Nothing, views.SlotChange]) -> views.SlotView:
@@ -85,7 +93,7 @@ async def change_slot(ask: Ask[Nothing, views.SlotChange]) -> views.SlotView:
 
 
 def _require(ask: Ask[Nothing, object], seat: Seat) -> None:
-    if not ask.covers(template=seat.template):
+    if not ask.covers(seat.template):
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no seat {seat.id}")
 
 

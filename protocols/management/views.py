@@ -143,7 +143,7 @@ class CertificateDetail:
 
 @attrs.frozen
 class CertificateList:
-    """A page of certificates; it may hold fewer than asked for while `cursor` still leads on."""
+    """A page of certificates; `cursor` leads on."""
 
     items: tuple[CertificateView, ...]
     cursor: str | None

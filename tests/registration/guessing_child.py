@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.store.database import Database
+from tests.support.children import run
 from tests.support.clock import FakeClock
 
-reactor: Any = _reactor
 SIDE_BY_SIDE = 4
 
 
-async def main(url: str, first: int, count: int) -> None:
+async def main(url: str, first: str, count: str) -> None:
     database = await Database.open(url)
     counted = Guesses(GuessSettings(template_rate=100), database, FakeClock())
-    numbers = iter(range(first, first + count))
+    numbers = iter(range(int(first), int(first) + int(count)))
     allowed = 0
 
     async def guesser() -> None:
@@ -41,11 +39,4 @@ async def main(url: str, first: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    failed: list[Any] = []
-    running = ensureDeferred(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
-    running.addErrback(failed.append)
-    running.addBoth(lambda _: reactor.callLater(0, reactor.stop))
-    reactor.run()
-    for failure in failed:
-        failure.printTraceback()
-    sys.exit(bool(failed))
+    run(main)

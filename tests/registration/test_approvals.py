@@ -17,6 +17,7 @@ from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, Passwo
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.approvals import Approvals, Pending
 from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
@@ -45,6 +46,10 @@ def officer(name: str, account: str | None = None) -> Person:
 async def opened(folder: Path, url: str, clock: FakeClock | None = None) -> AsyncIterator[Engine]:
     async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
         await engine.accounts.create("alice", ALICE.password, by="tester")
+        for name in ("bob", "carol", "dave", "ruth"):
+            one = Administrator(name, frozenset({Role.RA_OFFICER}), groups=OFFICERS)
+            await engine.administrators.create(one, by="tester")
+        await engine.administrators.create(Administrator("ada", frozenset({Role.ADMINISTRATOR})), by="tester")
         yield engine
 
 
@@ -202,3 +207,24 @@ async def test_row_40_an_approval_written_into_the_database_is_none(tmp_path: Pa
             await engine.enroll(request)
         kinds = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.kind)).scalars().all())
         assert kinds.count("refusal") == 3
+
+
+async def test_whoever_asks_again_gets_the_same_certificate_though_the_code_is_spent(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        for _ in range(3):
+            _, code = await engine.codes.create(
+                template="code", subject=None, sans=(), lifetime=timedelta(days=1), by="admin:bob"
+            )
+            request = enrollment("code", CodeEvidence(code))
+            pending = await engine.enroll(request)
+            assert isinstance(pending, Pending)
+            await engine.approvals.decide(pending.request_number, approved=True, by=officer("carol"))
+            answers = await DeferredList([Deferred.fromCoroutine(engine.enroll(request)) for _ in range(8)])
+            assert len({answer.der for fine, answer in answers if fine}) == 1
+            as_password = attrs.evolve(request, evidence=(PasswordEvidence("any", code),))
+            again = await engine.enroll(as_password)
+            assert isinstance(again, IssuedCertificate)
+            assert {again.der} == {answer.der for fine, answer in answers if fine}
+            # the code is good for nothing else
+            with pytest.raises(Rejected, match="has been used"):
+                await engine.enroll(enrollment("code", CodeEvidence(code)))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -28,11 +25,10 @@ from pkiserver.runtime.engine import open_engine
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
 from pkiserver.store.schema_guesses import wrong_guess
+from tests.support import children
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 
-CHILD = Path(__file__).parent / "guessing_child.py"
-ROOT = Path(__file__).parents[2]
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["code"]\n'
 GOOD = Secret("a long password")
 
@@ -218,13 +214,9 @@ async def test_a_clock_that_was_wrong_shuts_nobody_out(sqlite_url: str) -> None:
 async def test_processes_count_together_and_a_restart_forgets_nothing(empty_url: str) -> None:
     """Two processes guess side by side, as fast as they can; each guess is one of the site's."""
     migrate(empty_url)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def guess(first: int) -> int:
-        arguments = [sys.executable, str(CHILD), empty_url, str(first), "150"]
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        return int(children.finish(children.start("tests.registration.guessing_child", empty_url, first, 150)))
 
     allowed = await gatherResults([deferToThread(guess, 0), deferToThread(guess, 1000)])
     assert 100 <= sum(allowed) <= 110, "a minute's worth at once, and what runs side by side"

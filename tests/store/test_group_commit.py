@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,8 @@ from pkiserver.store import blocked_keys, certificates, codes, status
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.database import Database
 from pkiserver.store.outbox import touch_configuration
+from tests.support import children
 from tests.support.stored import NOW, issue, new_intent, opened
-
-CHILD = Path(__file__).parent / "writing_child.py"
 
 
 async def settle(coroutines: list[Any]) -> list[Any]:
@@ -188,9 +184,9 @@ async def test_the_status_feed_has_no_gap_and_no_late_arrival(url: str) -> None:
 
 
 async def test_two_processes_write_at_once(url: str) -> None:
-    children = [_start(url, name, 300) for name in ("a", "b")]
-    acknowledged = [await _in_thread(child.communicate) for child in children]
-    assert [child.returncode for child in children] == [0, 0]
+    running = [children.start("tests.store.writing_child", url, name, 300) for name in ("a", "b")]
+    acknowledged = [await _in_thread(child.communicate) for child in running]
+    assert [child.returncode for child in running] == [0, 0]
     serials = {line for out, _ in acknowledged for line in out.split()}
     assert len(serials) == 600
     async with opened(url) as database:
@@ -204,7 +200,7 @@ async def test_two_processes_write_at_once(url: str) -> None:
 async def test_what_was_acknowledged_survives_kill_and_nothing_is_torn(url: str) -> None:
     acknowledged: set[str] = set()
     for round_ in range(3):
-        child = _start(url, f"k{round_}", 100_000)
+        child = children.start("tests.store.writing_child", url, f"k{round_}", 100_000)
         assert child.stdout is not None
         for _ in range(40 + 60 * round_):
             acknowledged.add((await _in_thread(child.stdout.readline)).strip())
@@ -223,16 +219,6 @@ async def test_what_was_acknowledged_survives_kill_and_nothing_is_torn(url: str)
             assert not under_way & named
 
         await database.read(check)
-
-
-def _start(url: str, name: str, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(CHILD), url, name, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": "."},
-    )
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:

@@ -47,6 +47,7 @@ def fill(connection: Connection) -> list[int]:
     for _ in range(WRITTEN):
         intent = new_intent(
             issuer_id=chance.choice([1, 2]),
+            generation_id=chance.choice([1, 2]),
             subject=chance.choice(SUBJECTS),
             sans=tuple(chance.sample(SANS, chance.randint(0, 3))),
             template=chance.choice(TEMPLATES),
@@ -123,6 +124,8 @@ def meets(one: Certificate, wanted: Criteria) -> bool:
         wanted.state in (None, one.state),
         wanted.expires_from is None or one.not_after >= wanted.expires_from,
         wanted.expires_before is None or one.not_after < wanted.expires_before,
+        wanted.templates is None or one.template in wanted.templates,
+        wanted.generation_ids is None or one.generation_id in wanted.generation_ids,
     ]
     return all(checks)
 
@@ -145,6 +148,8 @@ criteria = st.builds(
     state=rarely(st.sampled_from(sorted(set(CertificateState) - {"prepared", "asked"}))),
     expires_from=rarely(days),
     expires_before=rarely(days),
+    templates=rarely(st.frozensets(st.sampled_from([*TEMPLATES, "gone"]))),
+    generation_ids=rarely(st.frozensets(st.sampled_from([1, 2]))),
 )
 
 
@@ -205,6 +210,8 @@ PLANS = [
     (Criteria(san=SANS[0], state=CertificateState.ISSUED), "certificate_san"),
     (Criteria(san_prefix=SANS[0]), "certificate_san"),
     (Criteria(template="t", issuer_id=1), "ix_certificate_template"),
+    (Criteria(template="t", generation_ids=frozenset({1, 2})), "ix_certificate_template"),
+    (Criteria(requester="r", templates=frozenset({"t", "u"})), "ix_certificate_requester"),
     (Criteria(requester="r", template="t"), "ix_certificate_requester"),
     (Criteria(state=CertificateState.HELD, template="t"), "ix_certificate_exceptional"),
     (Criteria(state=CertificateState.REVOKED, template="t"), "ix_certificate_exceptional"),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import attrs
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from pkiserver.store import certificates
 from pkiserver.store.database import Database
+from tests.support.children import run
 from tests.support.stored import new_intent
 
-reactor: Any = _reactor
 NOW = datetime.now(UTC) + timedelta(0)
 
 
@@ -27,9 +24,9 @@ async def road(database: Database, request_id: str) -> None:
     os.write(1, f"{request_id}\n".encode())
 
 
-async def main(url: str, name: str, count: int) -> None:
+async def main(url: str, name: str, count: str) -> None:
     database = await Database.open(url)
-    numbers = iter(range(count))
+    numbers = iter(range(int(count)))
 
     async def worker() -> None:
         for number in numbers:
@@ -40,11 +37,4 @@ async def main(url: str, name: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    failed: list[Any] = []
-    running = ensureDeferred(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
-    running.addErrback(failed.append)
-    running.addBoth(lambda _: reactor.callLater(0, reactor.stop))
-    reactor.run()
-    for failure in failed:
-        failure.printTraceback()
-    sys.exit(bool(failed))
+    run(main)

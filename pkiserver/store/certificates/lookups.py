@@ -34,6 +34,7 @@ _STATUS = Ready(
         _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
     ).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
 )
+_STATE = Ready(select(_c.state).where(_c.fingerprint == bindparam("fingerprint")))
 _REPLACE = Ready(
     update(certificate)
     .where(_c.id == bindparam("number"), _c.replaced_by.is_(None))
@@ -116,6 +117,12 @@ def newest_serial(connection: Connection, generation_id: int, *, now: datetime) 
 def by_fingerprint(connection: Connection, fingerprint: bytes, *, locked: bool = False) -> Certificate | None:
     """The certificate whose DER has that SHA-256; ``locked`` as for :func:`by_serial`."""
     return _one(connection, _BY_FINGERPRINT[locked], fingerprint=fingerprint)
+
+
+def state_of(connection: Connection, fingerprint: bytes) -> CertificateState | None:
+    """The state of the certificate whose DER has that SHA-256. One index probe."""
+    row = _STATE.one(connection, {"fingerprint": fingerprint})
+    return None if row is None else CertificateState(row.state)
 
 
 def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> CertificateStatus | None:

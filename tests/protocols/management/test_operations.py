@@ -9,7 +9,7 @@ from sqlalchemy import update
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.foundation.errors import Rejected
-from pkiserver.registration.administrators import Role
+from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.operations import OperationKind, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store import templates
@@ -108,6 +108,8 @@ async def test_row_25_an_authority_is_revoked_by_two(tmp_path: Path) -> None:
 async def approved_export(world: World) -> tuple[int, bytes]:
     """An operation that is approved, and the digest of what it approves."""
     operations = world.engine.operations
+    for name in ("ada", "adam"):
+        await world.engine.administrators.create(Administrator(name, frozenset({Role.ADMINISTRATOR})), by="tester")
     particulars = {"detail": "the key of device-7"}
     asked = await operations.ask(
         OperationKind.EXPORT_SECRET, "key-7", particulars, reason="moving", by=Person("admin:ada")

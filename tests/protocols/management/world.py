@@ -177,6 +177,7 @@ def check_answer(method: str, path: str, answer: Answer) -> None:
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     ).validate(answer.json)
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers.get("server", "pkiserver") == "pkiserver"
 
 
 @asynccontextmanager

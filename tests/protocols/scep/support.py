@@ -129,10 +129,10 @@ class World:
         )
         return str(self.one(made)[1].reveal_text())
 
-    def put(self, name: str, text: str) -> None:
-        """A template into the database."""
+    def put(self, name: str, text: str, revision: int | None = None) -> None:
+        """A template into the database, new or in place of a revision."""
         now = self.engine.clock.now()
-        self.one(self.engine.database.write(lambda c: templates.put(c, name, text, now=now, expected=None)))
+        self.one(self.engine.database.write(lambda c: templates.put(c, name, text, now=now, expected=revision)))
         self.one(self.engine.refresh())
         assert self.engine.templates.problems() == ()
 

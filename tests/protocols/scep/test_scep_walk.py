@@ -13,6 +13,7 @@ from sqlalchemy import update
 from pkiserver.store import schema
 from pkiserver.store.certificates import CertificateState, RevocationReason, by_fingerprint
 from tests.protocols.scep.support import (
+    APPROVED,
     BAD_CERT_ID,
     BAD_REQUEST,
     CERT_POLL,
@@ -22,9 +23,11 @@ from tests.protocols.scep.support import (
     PENDING,
     PKCS_REQ,
     RENEWAL_REQ,
+    STATIC,
     SUCCESS,
     Device,
     World,
+    template,
 )
 
 AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
@@ -163,6 +166,22 @@ def test_a_code_with_approval_is_spent_when_the_certificate_is_fetched(scep: Wor
     assert certificate.subject.rfc4514_string() == "CN=promised"
     again = scep.device("coded", at="code-approved")
     assert again.enroll(code).fail_info == BAD_REQUEST
+
+
+def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> None:
+    name, text = template("moving", APPROVED)
+    scep.put(name, text)
+    device = scep.device("moved", at="moving")
+    first = device.message(PKCS_REQ, device.envelope(device.csr()))
+    assert device.read(device.post(first)).status == PENDING
+    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "moving"]
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    scep.put(name, text.replace('duration = "90d"', 'duration = "9d"'), revision=1)
+    assert device.ask(CERT_POLL, device.envelope(b"\x30\x00")).status == PENDING, "officers agreed to something else"
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    (made,) = device.certificates(device.ask(CERT_POLL, device.envelope(b"\x30\x00")))
+    assert (made.not_valid_after_utc - made.not_valid_before_utc).days < 10
+    assert device.certificates(device.read(device.post(first))) == [made]
 
 
 def test_a_denied_request_says_why_and_an_unknown_one_is_refused(scep: World) -> None:
@@ -317,8 +336,6 @@ def length_of(data: bytes) -> int:
 
 def test_a_static_challenge_counts_where_the_template_has_one(scep: World) -> None:
     hashed = scep.one(scep.engine.gate.identifier.hasher.hash(_secret("open sesame")))
-    from tests.protocols.scep.support import STATIC, template
-
     scep.put(*template("static", STATIC, scep=f'static_challenge = "{hashed}"'))
     device = scep.device("known", at="static")
     assert len(device.certificates(device.enroll("open sesame"))) == 1

@@ -1,0 +1,39 @@
+"""Whether the authority that is to issue still may: its certificate, and those above it that are of this server.
+
+Looked at in the transaction that makes an intent durable, so that a revocation counts from its commit on, in every
+process. What an authority signs about itself and its helpers (its next certificate, links between its keys, responders,
+lists) is not asked: that is needed after a revocation too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.store import certificates
+
+_WORDS = {"revoked": "is revoked", "held": "is on hold"}
+
+
+@attrs.frozen
+class IssuerStanding:
+    """A claim that costs nothing: refused where the issuer's chain does not stand. ``chain`` is DER, issuer first."""
+
+    authority: str
+    chain: tuple[bytes, ...] = attrs.field(repr=False)
+
+    def take(self, connection: Connection, certificate_id: int) -> None:
+        """Raises :class:`Rejected` (REVOKED) where a certificate of the chain is revoked or on hold."""
+        del certificate_id
+        for level, der in enumerate(self.chain):
+            state = certificates.state_of(connection, hashlib.sha256(der).digest())
+            if state is not None and state.value in _WORDS:
+                whose = "the certificate" if level == 0 else "a certificate above that"
+                text = f"{whose} of authority {self.authority} {_WORDS[state.value]}: it issues no certificates"
+                raise Rejected.because(Refusal.REVOKED, text)
+
+    def give_back(self, connection: Connection, certificate_id: int) -> None:
+        """Nothing was spent."""

@@ -1,0 +1,81 @@
+"""A kept request as what officers vote on: who asked for it, who may decide it, and under which template.
+
+Officers agree to what they were shown. Where the template says something else by the time that the certificate would
+be made, their votes are on something that is not asked for any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import attrs
+from sqlalchemy import Connection
+
+from pkiserver.foundation.framing import framed
+from pkiserver.registration.administrators import Permission
+from pkiserver.registration.standing import Needed, with_account
+from pkiserver.registration.votes import Matter
+from pkiserver.store import codes, seats, templates
+from pkiserver.store.requests import NewRequest, PendingRequest
+
+MATTER = "request"
+CODE_PREFIX = "enroll-code:"
+SEAT = "seat"
+"""Whose seat the certificate would be in, as the request's payload calls it."""
+_TERMS = "terms"
+
+
+def matter_of(connection: Connection, request: PendingRequest) -> Matter:
+    """A request as what is voted on.
+
+    Whoever made the enrolment code that it came with asked as well, and so did the owner of the seat that it is for.
+    """
+    requester = requester_of(request)
+    asked_by = set(with_account(connection, requester))
+    if requester.startswith(CODE_PREFIX):
+        code = codes.by_id(connection, int(requester.removeprefix(CODE_PREFIX)))
+        if code is not None:
+            asked_by |= with_account(connection, code.created_by)
+    noted = json.loads(request.payload)
+    seat = seats.find(connection, request.template, str(noted.get(SEAT) or requester))
+    if seat is not None and seat.owner:
+        asked_by.add(seat.owner)
+    terms = str(noted.get(_TERMS, ""))
+    digest = hashlib.sha256(framed((request.fingerprint, terms.encode()))).digest() if terms else request.fingerprint
+    needed = Needed(Permission.DECIDE_REQUESTS, request.template, groups=request.approvers)
+    return Matter(
+        kind=MATTER,
+        number=request.id,
+        digest=digest,
+        needed=request.needed,
+        approvers=request.approvers,
+        asked_by=frozenset(asked_by),
+        against=needed.reason_against,
+    )
+
+
+def is_outdated(connection: Connection, request: PendingRequest) -> bool:
+    """Whether the template says something else than when the request was put: officers agree to what they were shown.
+
+    Requests that earlier versions kept do not say, and are taken as they are.
+    """
+    terms = json.loads(request.payload).get(_TERMS)
+    return terms is not None and terms != _terms(connection, request.template)
+
+
+def _terms(connection: Connection, template: str) -> str:
+    """What stands for a template as it is in force: the SHA-256 of its text; of nothing, where it is gone."""
+    found = templates.get(connection, template)
+    return hashlib.sha256(b"" if found is None else found.toml.encode()).hexdigest()
+
+
+def under(connection: Connection, new: NewRequest) -> NewRequest:
+    """The request with what its template says at this moment."""
+    noted = {**json.loads(new.payload), _TERMS: _terms(connection, new.template)}
+    return attrs.evolve(new, payload=json.dumps(noted).encode())
+
+
+def requester_of(request: PendingRequest) -> str:
+    """Who asked."""
+    return str(json.loads(request.payload)["requester"])
