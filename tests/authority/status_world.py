@@ -34,6 +34,16 @@ ORDER = Order(actor="tester")
 
 
 @attrs.frozen
+class Parts:
+    """Of an engine, what the services around lists need: those that bring them somewhere, or read them back."""
+
+    database: Any
+    authorities: Any
+    clock: Any
+    settings: Any
+
+
+@attrs.frozen
 class StatusWorld:
     """A world with a root ``root``, an issuing CA ``issuing`` and the template ``device``."""
 

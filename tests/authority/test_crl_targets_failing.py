@@ -31,7 +31,7 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.crltargets import CrlTargets
 from tests.authority.crl_world import MINUTE, published
-from tests.authority.status_world import HOUR, StatusWorld, status_world
+from tests.authority.status_world import HOUR, Parts, StatusWorld, status_world
 from tests.support.sftpserver import USER, SftpServer
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
@@ -44,16 +44,6 @@ SHORT: dict[str, Any] = {"name": "bad", "authorities": ("issuing",), "timeout": 
 def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
     with status_world(tmp_path, stores, on_reactor) as opened:
         yield opened
-
-
-@attrs.frozen
-class Parts:
-    """Of an engine, what the targets need."""
-
-    database: Any
-    authorities: Any
-    clock: Any
-    settings: Any
 
 
 @attrs.frozen

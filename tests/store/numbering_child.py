@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from pkiserver.store import crl_history
 from pkiserver.store.database import Database
+from tests.support.children import run
 
-reactor: Any = _reactor
+COUNT = 60
 
 
-async def main(url: str, issuer: int, scopes: list[int], count: int) -> None:
+async def main(url: str, issuer: str, listed: str) -> None:
+    scopes = [int(one) for one in listed.split(",")]
     database = await Database.open(url)
-    numbers = iter(range(count))
+    numbers = iter(range(COUNT))
 
     async def take(scope: int) -> None:
-        taken = await database.write(lambda c: crl_history.next_issuer_number(c, issuer, scope, "full"))
+        taken = await database.write(lambda c: crl_history.next_issuer_number(c, int(issuer), scope, "full"))
         sys.stdout.write(f"{scope} {taken}\n")
 
     async def worker() -> None:
@@ -31,11 +31,4 @@ async def main(url: str, issuer: int, scopes: list[int], count: int) -> None:
 
 
 if __name__ == "__main__":
-    failed: list[Any] = []
-    running = ensureDeferred(main(sys.argv[1], int(sys.argv[2]), [int(one) for one in sys.argv[3].split(",")], 60))
-    running.addErrback(failed.append)
-    running.addBoth(lambda _: reactor.callLater(0, reactor.stop))
-    reactor.run()
-    for failure in failed:
-        failure.printTraceback()
-    sys.exit(bool(failed))
+    run(main)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,9 +10,8 @@ from sqlalchemy import Connection
 from pkiserver.store import authorities, crl_history, crls
 from pkiserver.store.authorities import AuthorityRow, GenerationState
 from pkiserver.store.crls import CrlScope
+from tests.support.children import finish, start
 from tests.support.stored import NOW, opened
-
-CHILD = Path(__file__).parent / "numbering_child.py"
 
 
 def two_keys(connection: Connection) -> tuple[CrlScope, CrlScope]:
@@ -48,12 +44,8 @@ def test_processes_that_issue_at_the_same_moment_never_share_a_number(
 
     scopes = on_reactor(prepare)
     which = ",".join(str(one.id) for one in scopes)
-    command = [sys.executable, str(CHILD), url, str(scopes[0].issuer_id), which]
-    children = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    said = [one.communicate(timeout=60)[0] for one in children]
-    assert [one.returncode for one in children] == [0, 0]
+    children = [start("tests.store.numbering_child", url, scopes[0].issuer_id, which) for _ in range(2)]
+    said = [finish(child) for child in children]
     numbers = sorted(int(line.split()[1]) for text in said for line in text.splitlines())
     assert numbers == list(range(1, 121)), "the two keys of a name share the sequence too"
 

@@ -29,7 +29,7 @@ from protocols.web.limits import WebLimits
 from protocols.web.router import Router
 from protocols.web.values import Method, Request, Response, Route
 from tests.authority.crl_world import MINUTE, configure
-from tests.authority.status_world import HOUR
+from tests.authority.status_world import HOUR, Parts
 from tests.protocols.status_server import StatusServer, status_server
 
 reactor: Any = _reactor
@@ -70,16 +70,6 @@ class Front:
 
     def discard(self) -> None:
         blockingCallFromThread(reactor, self._port.stopListening)
-
-
-@attrs.frozen
-class Parts:
-    """Of an engine, what the self-check needs."""
-
-    database: Any
-    authorities: Any
-    clock: Any
-    settings: Any
 
 
 @attrs.frozen

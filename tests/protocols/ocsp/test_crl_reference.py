@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 
 from pkiserver.authority.status.points import Point
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import authorities
 from pkiserver.store.crls import Covers
 from tests.protocols.ocsp.asking import post, read, request
-from tests.protocols.status_server import StatusServer, status_server
+from tests.protocols.status_server import StatusServer
 
 USERS = Point(name="users", covers=Covers.USERS)
 QUIET = Point(announced=False)
@@ -41,12 +37,6 @@ def settle(server: StatusServer, *, lists: bool = True, **crl: Any) -> None:
         await at.status.directory.refresh()
 
     server.run(work)
-
-
-@pytest.fixture
-def server(tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Any:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
 
 
 def references(server: StatusServer, asked: bytes) -> int:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import attrs
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.status.cache import TRUSTED_SECONDS
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import RevocationReason
 from tests.protocols.ocsp.asking import change, in_target, post, read, request
-from tests.protocols.status_server import StatusServer, status_server
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[StatusServer]:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
+from tests.protocols.status_server import StatusServer
 
 
 def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None:

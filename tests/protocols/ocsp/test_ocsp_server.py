@@ -7,7 +7,6 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -29,14 +28,6 @@ from tests.authority.status_world import ORDER, lint_ocsp
 from tests.protocols.ocsp.asking import HASHES, UNSIGNED, change, openssl, post, read, request
 from tests.protocols.ocsp.test_messages import HOSTILE
 from tests.protocols.status_server import StatusServer, status_server, tool
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[StatusServer]:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,19 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.status.policy import OcspSigning
-from pkiserver.keys.settings import ProviderSettings
 from tests.protocols.ocsp.asking import change, in_target, post, read, request
-from tests.protocols.status_server import StatusServer, status_server
+from tests.protocols.status_server import StatusServer
 
 STEP = timedelta(minutes=1)
-
-
-@pytest.fixture
-def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[StatusServer]:
-    with status_server(tmp_path, status_stores, on_reactor) as opened:
-        yield opened
 
 
 def believed(found: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime) -> int:
