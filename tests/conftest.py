@@ -18,8 +18,9 @@ from twisted.internet.threads import blockingCallFromThread
 
 from tests.support.postgres import empty_url, postgres_server, postgres_url, url
 from tests.support.samba import domain_controller
+from tests.support.slapd import slapd
 
-__all__ = ["domain_controller", "empty_url", "postgres_server", "postgres_url", "url"]
+__all__ = ["domain_controller", "empty_url", "postgres_server", "postgres_url", "slapd", "url"]
 reactor: Any = _reactor
 REAP_SECONDS = 0.05
 ASYNC_TEST_SECONDS = 120

@@ -5,7 +5,6 @@ Every step is durable by itself and may be repeated: a ceremony that broke off i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -22,6 +21,7 @@ from pkiserver.authority.profile import CaProfile, ca_content, request_extension
 from pkiserver.authority.requests import IssuedCertificate, spki_der
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
+from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.tomlfile import dump
@@ -37,7 +37,6 @@ clients of its successor (RFC 8894 section 4.7)."""
 SCEP_DOORS = CA_DOORS | {Door.OPEN}
 """The same for an RSA key that shall open SCEP envelopes by itself, without a registration authority."""
 ENABLED = "enabled"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @attrs.frozen
@@ -253,7 +252,7 @@ class Ceremonies:
 
     async def _check_new(self, name: str, dn_der: bytes) -> None:
         await self._authorities.refresh()
-        if not _NAME.fullmatch(name):
+        if not SITE_NAME.fullmatch(name):
             raise Rejected.because(
                 Refusal.CONFIGURATION, "an authority's name is 1 to 63 letters, digits, dots, hyphens and underscores"
             )

@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import certificates
+from pkiserver.store.certificates import CertificateState
 
-_WORDS = {"revoked": "is revoked", "held": "is on hold"}
+_WORDS = {CertificateState.REVOKED: "is revoked", CertificateState.HELD: "is on hold"}
 
 
 @attrs.frozen
@@ -30,9 +31,9 @@ class IssuerStanding:
         del certificate_id
         for level, der in enumerate(self.chain):
             state = certificates.state_of(connection, hashlib.sha256(der).digest())
-            if state is not None and state.value in _WORDS:
+            if state in _WORDS:
                 whose = "the certificate" if level == 0 else "a certificate above that"
-                text = f"{whose} of authority {self.authority} {_WORDS[state.value]}: it issues no certificates"
+                text = f"{whose} of authority {self.authority} {_WORDS[state]}: it issues no certificates"
                 raise Rejected.because(Refusal.REVOKED, text)
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:

@@ -47,10 +47,11 @@ def spelled(pattern: str, allowed: str) -> Callable[[object, object, str], None]
     return check
 
 
+SITE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Names of what a site has few of: authorities, templates, connectors, directories, targets, nodes."""
 node_like_name = spelled(
-    "[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    SITE_NAME.pattern, "1 to 63 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 )
-"""A name of something that a site has few of."""
 
 
 def networks(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:

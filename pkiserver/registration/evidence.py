@@ -28,7 +28,14 @@ from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge
-from pkiserver.registration.identities import ANONYMOUS, Findings, Identity, account_is_gone, record_attributes
+from pkiserver.registration.identities import (
+    ANONYMOUS,
+    CODE_PREFIX,
+    Findings,
+    Identity,
+    account_is_gone,
+    record_attributes,
+)
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store import accounts, certificates
 from pkiserver.store.accounts import Account
@@ -38,7 +45,6 @@ from pkiserver.store.database import Database
 MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
 _ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, ANONYMOUS)
-_CODE = "enroll-code:"
 _CHALLENGE = "challenge:"
 _SELF_SIGNED = "self-signed:"
 
@@ -148,8 +154,8 @@ class Identifier:
 
     async def _resumed(self, template: Template, requester: str) -> Identity | Reason:
         """Who was shown when the request came; a code must still be unspent and in time."""
-        if requester.startswith(_CODE):
-            return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(_CODE))))
+        if requester.startswith(CODE_PREFIX):
+            return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(CODE_PREFIX))))
         if requester.startswith(_SELF_SIGNED):
             return Identity(EvidenceKind.SELF_SIGNED, requester)
         if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
@@ -204,7 +210,7 @@ def _granted(template: str, grant: CodeGrant | None) -> Identity | Reason:
         return Reason(Refusal.NOT_AUTHORISED, "the enrolment code has been used or has expired")
     return Identity(
         EvidenceKind.CODE,
-        f"{_CODE}{grant.id}",
+        f"{CODE_PREFIX}{grant.id}",
         code_id=grant.id,
         subject=grant.subject,
         sans=grant.sans if grant.sans or grant.subject is not None else None,

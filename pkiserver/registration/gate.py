@@ -23,6 +23,7 @@ from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.registration import renewal, rules
 from pkiserver.registration.approvals import (
+    CONNECTOR_PREFIX,
     AlreadyIssued,
     ApprovalClaim,
     Approvals,
@@ -37,14 +38,14 @@ from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
 from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import USERID, Findings, account_is_gone, record_attributes
-from pkiserver.registration.requestmatter import CODE_PREFIX
+from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
+from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.store import accounts, certificates, requests
 from pkiserver.store.accounts import Account
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
-from pkiserver.store.requests import RequestState
+from pkiserver.store.requests import PendingRequest, RequestState
 
 
 class Templates(Protocol):
@@ -179,8 +180,9 @@ class Gate:
                 continue
             fingerprint = request_fingerprint(request, RegistrationRecord(f"{CODE_PREFIX}{grant.id}"))
             known = await self.database.read(partial(requests.by_fingerprint, fingerprint=fingerprint))
-            over = known is None or known.expires <= self.clock.now()
-            if known is not None and not over and known.state is RequestState.ISSUED and known.certificate_id:
+            if known is None or known.state is not RequestState.ISSUED or known.expires <= self.clock.now():
+                continue
+            if known.certificate_id is not None:
                 return AlreadyIssued(known.certificate_id)
         return None
 
@@ -192,18 +194,22 @@ class Gate:
         if connector is None:
             return None
         fingerprint = request_fingerprint(request, found.record)
-        known = await self.database.read(lambda connection: requests.by_fingerprint(connection, fingerprint))
+
+        def look(connection: Connection) -> tuple[PendingRequest | None, bool]:
+            kept = requests.by_fingerprint(connection, fingerprint)
+            return kept, kept is not None and is_outdated(connection, kept)
+
+        known, outdated = await self.database.read(look)
         if known is None or known.state is RequestState.EXPIRED or known.expires <= self.clock.now():
             return None
         waited, decided = (_waits_for(connector),), (f"connector {connector} says yes",)
         if known.reasons not in (waited, decided):
             return None
-        outdated = not await self.approvals.knows(request, found.record)
         if outdated and known.state in {RequestState.PENDING, RequestState.APPROVED}:
             # put anew under the template as it is now, for the connector that has just been asked again
             await self.approvals.ask(request, found.record, reasons=waited)
         if known.state is RequestState.PENDING or outdated:
-            await self.approvals.decide(known.id, approved=True, by=f"connector {connector}", reason=decided[0])
+            await self.approvals.decide(known.id, approved=True, by=f"{CONNECTOR_PREFIX}{connector}", reason=decided[0])
         return await self.approvals.ask(request, found.record)
 
     async def _identify(self, template: Template, request: EnrollmentRequest) -> Findings:

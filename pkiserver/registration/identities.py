@@ -14,6 +14,7 @@ from pkiserver.store.accounts import Account
 # the attribute with the plain name of a user, wherever they are kept
 USERID = "userid"
 ANONYMOUS = "anonymous"
+CODE_PREFIX = "enroll-code:"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 

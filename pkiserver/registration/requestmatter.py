@@ -14,13 +14,13 @@ from sqlalchemy import Connection
 
 from pkiserver.foundation.framing import framed
 from pkiserver.registration.administrators import Permission
+from pkiserver.registration.identities import CODE_PREFIX
 from pkiserver.registration.standing import Needed, with_account
 from pkiserver.registration.votes import Matter
 from pkiserver.store import codes, seats, templates
 from pkiserver.store.requests import NewRequest, PendingRequest
 
 MATTER = "request"
-CODE_PREFIX = "enroll-code:"
 SEAT = "seat"
 """Whose seat the certificate would be in, as the request's payload calls it."""
 _TERMS = "terms"

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.identities import CODE_PREFIX
 from pkiserver.store import secrets as server_secrets
 from pkiserver.store import votes as rows
 from pkiserver.store.times import to_micros
@@ -28,7 +29,7 @@ KEY_NAME = "approval-marks"
 MOST_REASON = 1000
 """Characters of the reason that a voter gives."""
 _PREFIXES = ("admin:", "cli:", "operator:")
-_NAMELESS = ("enroll-code:", "challenge:", "self-signed:")
+_NAMELESS = (CODE_PREFIX, "challenge:", "self-signed:")
 """What shows nobody by name."""
 
 

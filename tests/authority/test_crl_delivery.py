@@ -327,13 +327,6 @@ def web(at: StatusWorld) -> Iterator[PutServer]:
 
 
 @pytest.fixture
-def slapd() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
-
-
-@pytest.fixture
 def sftp(tmp_path: Path) -> Iterator[Callable[..., SftpServer]]:
     servers: list[SftpServer] = []
 

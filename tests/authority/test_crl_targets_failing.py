@@ -374,13 +374,6 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
-def slapd() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
-
-
-@pytest.fixture
 def sftp(tmp_path: Path) -> Iterator[SftpServer]:
     server = SftpServer(tmp_path / "sftp")
     yield server

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,6 @@ def until(wanted: Callable[[], bool], what: str) -> None:
     while not wanted():
         assert time.monotonic() < end, what
         time.sleep(0.2)
-
-
-@pytest.fixture
-def slapd() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
 
 
 @pytest.fixture

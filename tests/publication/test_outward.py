@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -44,13 +44,6 @@ from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd, free_port
 reactor: Any = _reactor
 ORDER = Order(actor="test", approved_by=None, comment="")
 ALICE = ("alice@example.org",)
-
-
-@pytest.fixture
-def slapd() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,11 @@ cn: staff
 member: cn=engineers,ou=groups,{SUFFIX}
 member: cn=staff,ou=groups,{SUFFIX}
 """
+
+
+@pytest.fixture
+def slapd() -> Iterator[Slapd]:
+    """One of a test's own."""
+    server = Slapd()
+    yield server
+    server.discard()

@@ -34,13 +34,13 @@ def _sftp(_instance: object, _attribute: object, value: str) -> None:
 
 def _put(_instance: object, _attribute: object, value: str) -> None:
     allowed = "http(s)://HOST[:PORT][/PATH], no slash at the end; user and password have settings of their own"
+    refused = Invalid("is no URL to put below", allowed=allowed)
+    if not re.fullmatch(r"[!-~]+", value) or value.endswith("/") or "?" in value:
+        raise refused
     try:
         WebAddress.parse(value)
-        good = re.fullmatch(r"[!-~]+", value) and not value.endswith("/") and "?" not in value
     except Invalid:
-        good = None
-    if not good:
-        raise Invalid("is no URL to put below", allowed=allowed)
+        raise refused from None  # whose text would repeat a password
 
 
 def _servers(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:

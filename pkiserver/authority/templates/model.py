@@ -26,6 +26,7 @@ from pkiserver.authority.templates.model_extensions import (
 from pkiserver.authority.templates.model_names import SanRules, SubjectRules
 from pkiserver.authority.templates.model_registration import MOST_APPROVALS, SeatRules
 from pkiserver.authority.templates.values import Oid
+from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyType
 
@@ -36,7 +37,6 @@ EST_OPERATIONS = frozenset(
         "crls", "pal", "symmetrickeys", "eecerts", "firmware", "tamp",
     }
 )  # fmt: skip
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ARGON2ID = re.compile(r"\$argon2id\$v=19\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
@@ -326,7 +326,7 @@ class Template:
 
     def __attrs_post_init__(self) -> None:
         problems = []
-        if not _NAME.fullmatch(self.name):
+        if not SITE_NAME.fullmatch(self.name):
             problems.append(Invalid("is not 1 to 63 letters, digits, dots, hyphens and underscores", key="name"))
         if self.name.lower() in EST_OPERATIONS:
             problems.append(Invalid(f'"{self.name}" is an operation path of EST and cannot be a label', key="name"))

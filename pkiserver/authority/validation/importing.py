@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import attrs
 from sqlalchemy import Connection
@@ -123,8 +124,13 @@ class Importer:
             for number, octets in enumerate(one.read.parts):
                 # One write each: nobody else who writes waits for all of a long list.
                 await self._database.write(
-                    lambda connection, one=one, number=number, octets=octets: foreign.write_part(  # type: ignore[misc]
-                        connection, name, one.source, revision=one.revision, part=number, octets=octets
+                    partial(
+                        foreign.write_part,
+                        authority=name,
+                        source=one.source,
+                        revision=one.revision,
+                        part=number,
+                        octets=octets,
                     )
                 )
 
@@ -139,9 +145,7 @@ class Importer:
         for one in arrivals:
             # Not the one before: a process may be reading it this moment.
             keep = (one.revision, one.present)
-            await self._database.write(
-                lambda connection, one=one, keep=keep: foreign.clear_parts(connection, name, one.source, keep=keep)  # type: ignore[misc]
-            )
+            await self._database.write(partial(foreign.clear_parts, authority=name, source=one.source, keep=keep))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
+from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.keys.secretref import SecretReference
 from pkiserver.outbound.addresses import LdapServer, Timeouts
@@ -18,7 +19,6 @@ from pkiserver.outbound.tlsrules import TlsRules
 if TYPE_CHECKING:
     from pkiserver.outbound.ldap import LdapService
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,62}(;binary)?")
 _PLACE = "mail"
 
@@ -88,7 +88,7 @@ class Directory:
 
     def __attrs_post_init__(self) -> None:
         problems = [*self._transport_problems()]
-        if not _NAME.fullmatch(self.name):
+        if not SITE_NAME.fullmatch(self.name):
             problems.append(Invalid("is not 1 to 63 letters, digits, dots, hyphens and underscores", key="name"))
         if not self.bind_name:
             problems.append(Invalid("is empty: nobody writes to a directory anonymously", key="bind_name"))

@@ -8,16 +8,16 @@ whatever becomes of its copy.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import attrs
 from sqlalchemy import Connection
 
-from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.delivery.queue import Bring, NotTaken, TargetDown
+from pkiserver.audit import AuditLog
+from pkiserver.authority.delivery.queue import NotTaken, TargetDown
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import PkiError, Unavailable
+from pkiserver.registration.connectors.bearing import ConnectorBearer, note_failure
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.store import certificates, outward
 from pkiserver.store.database import Database
@@ -55,28 +55,17 @@ class CertificateCopies:
 
         return work
 
-    def bearers(self) -> tuple[ConnectorBearer, ...]:
+    def bearers(self) -> tuple[CopyBearer, ...]:
         """One for each connector that writes certificates."""
         names = (one.name for one in self.connectors.list())
-        return tuple(ConnectorBearer(name, self) for name in names if self.connectors.publishes(name))
+        return tuple(CopyBearer(name, self) for name in names if self.connectors.publishes(name))
 
 
 @attrs.frozen
-class ConnectorBearer:
-    """Implements :class:`pkiserver.authority.delivery.queue.Bearer`."""
+class CopyBearer(ConnectorBearer):
+    """Brings certificates to one connector."""
 
-    connector: str
     copies: CertificateCopies
-
-    @property
-    def key(self) -> str:
-        """The connector's name in the queue."""
-        return connector_key(self.connector)
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Bring]:
-        """As the queue wants it; the connector opens its connections by itself."""
-        yield self._bring
 
     async def _bring(self, task: Task) -> None:
         copy = await self.copies.database.read(lambda connection: _read(connection, task))
@@ -87,14 +76,9 @@ class ConnectorBearer:
         except Unavailable as error:
             raise TargetDown(str(error)) from error
         except PkiError as error:
-            await self._refused(copy.user, error)
+            name = f"user {self.connector}:{copy.user}"
+            await note_failure(self.copies.audit, "publisher", name, "certificate not written", error)
             raise NotTaken(str(error), final=True) from error
-
-    async def _refused(self, user: str, error: PkiError) -> None:
-        details = (("change", "certificate not written"), ("why", str(error)))
-        name = f"user {self.connector}:{user}"
-        event = AuditEvent(AuditKind.EXPORT, "publisher", name, outcome="failed", details=details)
-        await self.copies.audit.record(event)
 
 
 def _read(connection: Connection, task: Task) -> _Copy:

@@ -8,27 +8,27 @@ dies between the two is it told again.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
 
-from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.delivery.queue import Bring, NotTaken, TargetDown
+from pkiserver.audit import AuditLog
+from pkiserver.authority.delivery.queue import NotTaken, TargetDown
 from pkiserver.authority.requests import Authorised, ChallengeEvidence, EnrollmentRequest, IssuedCertificate
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import ApprovalClaim, drop_question, question_of
 from pkiserver.registration.connectors import questions
+from pkiserver.registration.connectors.bearing import ConnectorBearer, note_failure
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.questions import Kept
 from pkiserver.store import certificates, outward, requests
 from pkiserver.store.database import Database
-from pkiserver.store.outward import Task, connector_key
+from pkiserver.store.outward import Task
 
 GIVE_UP = timedelta(days=7)
 """After the question: by then the service has forgotten it."""
@@ -119,21 +119,10 @@ def _waited(authorised: Authorised) -> int | None:
 
 
 @attrs.frozen
-class ReportBearer:
-    """Implements :class:`pkiserver.authority.delivery.queue.Bearer`."""
+class ReportBearer(ConnectorBearer):
+    """Brings reports to one connector."""
 
-    connector: str
     reports: ChallengeReports
-
-    @property
-    def key(self) -> str:
-        """The connector's name in the queue."""
-        return connector_key(self.connector)
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Bring]:
-        """As the queue wants it; the connector opens its connections by itself."""
-        yield self._bring
 
     async def _bring(self, task: Task) -> None:
         reports = self.reports
@@ -155,10 +144,8 @@ class ReportBearer:
         await reports.database.write(lambda connection: outward.done(connection, task, again=None))
 
     async def _given_up(self, question: ChallengeQuestion, error: PkiError) -> None:
-        details = (("change", "service not told"), ("why", str(error)))
         name = f"transaction {self.connector}:{question.transaction}"
-        event = AuditEvent(AuditKind.EXPORT, "challenge-reports", name, outcome="failed", details=details)
-        await self.reports.audit.record(event)
+        await note_failure(self.reports.audit, "challenge-reports", name, "service not told", error)
 
 
 def _read(connection: Connection, task: Task) -> tuple[ChallengeQuestion, Issued | Refused, datetime] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import attrs
 
+from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.tomlfile import Invalid, load
 from pkiserver.registration.connectors.certsettings import CertificateSettings
 from pkiserver.registration.connectors.intunesettings import IntuneSettings
@@ -18,7 +18,6 @@ from pkiserver.registration.connectors.webhooksettings import WebhookSettings
 
 RESERVED = frozenset({"internal", "anonymous", "operator", "enroll-code", "challenge", "self-signed"})
 """A requester is named ``connector:user``; these prefixes mean something else."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KINDS = ("ldap", "radius", "sql", "webhook", "certificate", "intune", "mail")
 
 
@@ -44,7 +43,7 @@ class Connector:
 
     def __attrs_post_init__(self) -> None:
         problems = []
-        if not _NAME.fullmatch(self.name):
+        if not SITE_NAME.fullmatch(self.name):
             problems.append(Invalid("is not 1 to 63 letters, digits, dots, hyphens and underscores", key="name"))
         if self.name.lower() in RESERVED:
             problems.append(Invalid(f'"{self.name}" means something else among requesters', key="name"))
