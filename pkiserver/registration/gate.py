@@ -205,10 +205,11 @@ class Gate:
         waited, decided = (_waits_for(connector),), (f"connector {connector} says yes",)
         if known.reasons not in (waited, decided):
             return None
-        if outdated and known.state in {RequestState.PENDING, RequestState.APPROVED}:
+        anew = outdated and known.state in {RequestState.PENDING, RequestState.APPROVED}
+        if anew:
             # put anew under the template as it is now, for the connector that has just been asked again
             await self.approvals.ask(request, found.record, reasons=waited)
-        if known.state is RequestState.PENDING or outdated:
+        if anew or known.state is RequestState.PENDING:
             await self.approvals.decide(known.id, approved=True, by=f"{CONNECTOR_PREFIX}{connector}", reason=decided[0])
         return await self.approvals.ask(request, found.record)
 
