@@ -282,10 +282,12 @@ class Seats:
         ):
             text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
             raise Rejected.because(Refusal.LIMIT, text)
-        limit = (await self._rules(number)).limit
         new: dict[str, Any] = {} if owner is None else {"owner": owner or None}
         new |= {} if metadata is None else {"metadata": metadata}
         new |= {} if archived is None else {"archived": archived}
+        if not new:
+            return await self.get(number)
+        limit = (await self._rules(number)).limit
 
         def change(connection: Connection, seat: Seat) -> Seat:
             if seat.archived and archived is False and limit:

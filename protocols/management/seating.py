@@ -68,8 +68,6 @@ async def change(ask: Ask[Nothing, views.SeatChange]) -> views.SeatView:
     """Change a seat's owner, notes or state; what is not given stays."""
     _require(ask, await ask.engine.seats.get(ask.number))
     wanted = ask.body
-    if wanted == views.SeatChange():
-        return _seat(await ask.engine.seats.get(ask.number))
     return _seat(
         await ask.engine.seats.change(
             ask.number,
