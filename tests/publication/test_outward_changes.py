@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.store.certificates import RevocationReason
 from tests.protocols.addressbook.support import enrolled
-from tests.publication.test_outward import ALICE, ORDER, Outside, outside, secret, slapd, which
+from tests.publication.test_outward import ALICE, ORDER, Outside, outside, secret, which
 from tests.support.outward import announce, deliver
 from tests.support.slapd import SUFFIX, Slapd
 
