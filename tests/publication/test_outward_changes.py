@@ -15,7 +15,7 @@ from tests.publication.test_outward import ALICE, ORDER, Outside, outside, secre
 from tests.support.outward import announce, deliver
 from tests.support.slapd import SUFFIX, Slapd
 
-__all__ = ["secret", "slapd"]
+__all__ = ["secret"]
 
 
 async def test_what_people_signed_themselves_is_brought_too(tmp_path: Path, slapd: Slapd) -> None:
