@@ -24,8 +24,8 @@ from pkiserver.cli.setup.layout import ISSUING
 from pkiserver.foundation.tomlfile import dump
 from pkiserver.runtime.config import load_settings
 from pkiserver.runtime.engine import Engine, open_engine
-from pkiserver.store import authorities
-from pkiserver.store.schema import certificate
+from pkiserver.store.authority import authorities
+from pkiserver.store.schema.certificates import certificate
 from pkiserver.store.times import to_micros
 
 SHARDS = 100

@@ -25,7 +25,7 @@ from bench.ldapload import ADDRESS, BASE
 from bench.report import Report
 from bench.support import running, set_up
 from pkiserver.cli.setup.layout import Layout
-from pkiserver.store.schema import certificate, certificate_san
+from pkiserver.store.schema.certificates import certificate, certificate_san
 from pkiserver.store.times import to_micros
 
 PEOPLE = int(os.environ.get("PKISERVER_BENCH_PEOPLE", "100000"))

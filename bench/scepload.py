@@ -142,7 +142,7 @@ async def _prepare(config: Path, count: int) -> None:
     from pkiserver.keys.algorithms import KeyType
     from pkiserver.runtime.config import load_settings
     from pkiserver.runtime.engine import open_engine
-    from pkiserver.store import templates
+    from pkiserver.store.authority import templates
 
     settings = load_settings(config)
     async with open_engine(settings, worker="bench") as engine:

@@ -18,9 +18,9 @@ from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import SignatureScheme, load_spki
-from pkiserver.store import authorities as rows
-from pkiserver.store.authorities import GenerationState
-from pkiserver.store.crls import FULL_SCOPE
+from pkiserver.store.authority import authorities as rows
+from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.authority.crls import FULL_SCOPE
 from pkiserver.store.database import Database
 
 MAXIMUM_CHAIN = 8

@@ -13,7 +13,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.requests import spki_der
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.store import blocked_keys
+from pkiserver.store.certificates import blocked_keys
 from pkiserver.store.database import Database
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")

@@ -28,7 +28,7 @@ from pkiserver.foundation.tomlfile import dump
 from pkiserver.keys.algorithms import KeyType, PublicKey, SignatureScheme, load_spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import authorities as rows
+from pkiserver.store.authority import authorities as rows
 from pkiserver.store.database import Database
 
 CA_DOORS = frozenset({Door.CERTIFICATE, Door.CRL, Door.OCSP, Door.CMS})

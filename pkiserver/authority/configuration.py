@@ -27,9 +27,9 @@ from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, dump, load
-from pkiserver.store import authorities as authority_rows
-from pkiserver.store import foreign
-from pkiserver.store import templates as object_rows
+from pkiserver.store.authority import authorities as authority_rows
+from pkiserver.store.authority import foreign
+from pkiserver.store.authority import templates as object_rows
 from pkiserver.store.database import Database
 
 

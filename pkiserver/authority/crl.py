@@ -24,9 +24,9 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import crl_content, crl_history, crls, status
-from pkiserver.store.crl_history import CrlRecord
-from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
+from pkiserver.store.authority import crl_content, crl_history, crls, status
+from pkiserver.store.authority.crl_history import CrlRecord
+from pkiserver.store.authority.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 _VERIFY_INLINE = 1 << 20

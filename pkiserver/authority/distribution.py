@@ -8,7 +8,7 @@ import attrs
 
 from pkiserver.authority.model import Authority, Generation
 from pkiserver.authority.status.points import Bounded, Partition, Point
-from pkiserver.store.crls import FULL_SCOPE, Cover, Covers, CrlScope
+from pkiserver.store.authority.crls import FULL_SCOPE, Cover, Covers, CrlScope
 
 
 def scope_path(crl_path: str, scope: str) -> str:

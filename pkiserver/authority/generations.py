@@ -14,8 +14,8 @@ from pkiserver.authority.issue import Also
 from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import Defect
-from pkiserver.store import authorities as rows
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority import authorities as rows
+from pkiserver.store.authority.authorities import GenerationState
 
 
 @attrs.frozen

@@ -16,8 +16,8 @@ from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.algorithms import SignatureScheme
-from pkiserver.store.authorities import Generation as GenerationRow
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority.authorities import Generation as GenerationRow
+from pkiserver.store.authority.authorities import GenerationState
 
 __all__ = ["Authority", "CaCertificate", "Duty", "Generation", "GenerationState"]
 

@@ -28,10 +28,10 @@ from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import keys as key_rows
+from pkiserver.store.authority import keys as key_rows
+from pkiserver.store.authority.key_use import certified_until
+from pkiserver.store.authority.keys import SigningKey
 from pkiserver.store.database import Database
-from pkiserver.store.key_use import certified_until
-from pkiserver.store.keys import SigningKey
 
 ACTOR = "system"
 """Who asks for these keys and certificates, in the audit log and in the records."""

@@ -22,7 +22,7 @@ from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.doors import Door
 from pkiserver.store import certificates
-from pkiserver.store import keys as key_rows
+from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.certificates import CertificateState
 
 TEMPLATE = "cmp-kga"

@@ -29,8 +29,9 @@ from pkiserver.authority.templates.model import SameKey, SameSubject, Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.store import blocked_keys, certificates, crls
-from pkiserver.store.certificates import Certificate, NewIntent
+from pkiserver.store import certificates
+from pkiserver.store.authority import crls
+from pkiserver.store.certificates import Certificate, NewIntent, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
 

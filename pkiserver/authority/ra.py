@@ -30,7 +30,7 @@ from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.store import certificates
-from pkiserver.store import keys as key_rows
+from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.certificates import CertificateState
 
 reactor: Any = _reactor

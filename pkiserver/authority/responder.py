@@ -32,7 +32,7 @@ from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.doors import Door
-from pkiserver.store.keys import SigningKey
+from pkiserver.store.authority.keys import SigningKey
 
 
 @attrs.frozen

@@ -14,8 +14,9 @@ from pkiserver.authority import certparts
 from pkiserver.authority.status.values import reason_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.store import authorities, blocked_keys, certificates
-from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
+from pkiserver.store import certificates
+from pkiserver.store.authority import authorities
+from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason, blocked_keys
 from pkiserver.store.database import Database
 
 _BLOCKING = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})

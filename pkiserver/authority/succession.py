@@ -23,8 +23,8 @@ from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import authorities as rows
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority import authorities as rows
+from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.database import Database
 
 _BACKDATE = timedelta(minutes=5)

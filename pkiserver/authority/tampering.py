@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from pkiserver.audit.export import details_of
 from pkiserver.store import audit as audit_rows
-from pkiserver.store import authorities as authority_rows
-from pkiserver.store import templates as object_rows
+from pkiserver.store.authority import authorities as authority_rows
+from pkiserver.store.authority import templates as object_rows
 
 DIGEST = "fingerprint"
 """The detail of an event that has the digest."""

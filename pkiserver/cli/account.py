@@ -16,7 +16,7 @@ from pkiserver.cli.voting import who
 if TYPE_CHECKING:
     from pkiserver.foundation.secret import Secret
     from pkiserver.runtime.engine import Engine
-    from pkiserver.store.accounts import Account
+    from pkiserver.store.registration.accounts import Account
 
 
 @click.group()

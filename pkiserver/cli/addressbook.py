@@ -41,7 +41,7 @@ def _writer(engine: Engine) -> ContactWriter:
 
 async def _people(engine: Engine, address: str) -> tuple[Person, ...]:
     from pkiserver.publication.people import read_people
-    from pkiserver.store.addressbook import address_key
+    from pkiserver.store.publication.addressbook import address_key
 
     rules = {one.template.name: one.template.publication for one in engine.templates.list()}
     published = {name: one for name, one in rules.items() if one.addressbook}
@@ -102,7 +102,7 @@ async def optout(session: Session, engine: Engine, address: str, undo: bool) -> 
 @async_command
 async def optouts(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Who opted out."""
-    from pkiserver.store import addressbook as rows
+    from pkiserver.store.publication import addressbook as rows
 
     found = await engine.database.read(lambda connection: rows.opt_outs(connection, after=after, limit=limit))
     table = [{"address": address, "by": author, "since": since} for address, author, since in found]
@@ -222,7 +222,7 @@ def _matched(der: bytes, selector: int, matching: int) -> str:
 @async_command
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Contacts by address."""
-    from pkiserver.store import addressbook as rows
+    from pkiserver.store.publication import addressbook as rows
 
     found = await engine.database.read(lambda connection: rows.list_contacts(connection, after=after, limit=limit))
     table = [

@@ -24,7 +24,7 @@ _SHOWN = 20
 
 async def show_targets(session: Session, engine: Engine) -> None:
     """How every target stands, and for some subjects why it did not take them."""
-    from pkiserver.store import outward
+    from pkiserver.store.publication import outward
 
     keys = [one.key for one in engine.directories.list()] + [one.key for one in engine.copies.bearers()]
     now = engine.clock.now()

@@ -134,7 +134,7 @@ async def _database(session: Session) -> AsyncIterator[Database]:
 def _public_keys(connection: Connection, outside: bytes | None) -> Callable[[str], PublicKey | None]:
     """Finds the keys of checkpoints: the one that was given, or those that the database records."""
     from pkiserver.keys.algorithms import load_spki
-    from pkiserver.store import keys
+    from pkiserver.store.authority import keys
 
     if outside is not None:
         given = load_spki(outside, pem=True)

@@ -57,7 +57,7 @@ async def unblock(session: Session, engine: Engine, digest: str) -> None:
 @async_command
 async def blocked(session: Session, engine: Engine, *, after: str, limit: int) -> None:
     """List blocked keys, by digest."""
-    from pkiserver.store import blocked_keys
+    from pkiserver.store.certificates import blocked_keys
 
     start = bytes.fromhex(parse_hex(after)) if after else b""
     found = await engine.database.read(lambda connection: blocked_keys.list_page(connection, after=start, limit=limit))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pkiserver.authority.model import Authority, Generation
     from pkiserver.authority.status.crlder import CrlEntry
     from pkiserver.runtime.engine import Engine
-    from pkiserver.store.crls import CrlKind
+    from pkiserver.store.authority.crls import CrlKind
 
 
 @click.group()
@@ -80,7 +80,7 @@ async def issue(session: Session, engine: Engine, *, name: str, number: int | No
 async def list_(session: Session, engine: Engine, name: str | None, everything: bool) -> None:
     """The newest CRL of every distribution point of every key, or all that are kept."""
     from pkiserver.authority.distribution import covers_text
-    from pkiserver.store.crls import CrlKind
+    from pkiserver.store.authority.crls import CrlKind
 
     rows = [
         {
@@ -137,7 +137,7 @@ async def show(
     as_pem: bool,
 ) -> None:
     """Show a CRL, or write it out."""
-    from pkiserver.store.crls import CrlKind
+    from pkiserver.store.authority.crls import CrlKind
 
     _, generation = _generation(engine, name, number)
     kind = CrlKind.DELTA if delta else CrlKind.COMPLETE

@@ -21,7 +21,7 @@ from pkiserver.cli.diagnosis import Result, bad, check_validity, fetch, good, wa
 from pkiserver.foundation.errors import PkiError
 from pkiserver.registration.adminalterations import administrator_alterations
 from pkiserver.runtime.health import Health
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority.authorities import GenerationState
 
 if TYPE_CHECKING:
     from pkiserver.authority.model import Authority, Generation
@@ -110,7 +110,7 @@ async def _check_connectors(engine: Engine) -> AsyncIterator[Result]:
 async def _check_directories(engine: Engine) -> AsyncIterator[Result]:
     """Whether each directory that is published to lets us in, and what it has not taken."""
     from pkiserver.authority.delivery.queue import TargetDown
-    from pkiserver.store import outward
+    from pkiserver.store.publication import outward
 
     for unusable in engine.directories.problems():
         yield bad(f"directory:{unusable.directory}", unusable.text, "correct it and `pkiserver apply` it again")

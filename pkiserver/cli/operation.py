@@ -45,7 +45,7 @@ def _row(one: Operation) -> dict[str, object]:
 @async_command
 async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
     """The newest first."""
-    from pkiserver.store.operations import OperationState
+    from pkiserver.store.registration.operations import OperationState
 
     wanted = None if state == "any" else OperationState(state)
     page = await engine.operations.list_page(state=wanted, before=before, limit=limit)

@@ -14,7 +14,7 @@ from pkiserver.cli.voting import decision_options, hint_at_credential, voter
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
-    from pkiserver.store.requests import PendingRequest
+    from pkiserver.store.registration.requests import PendingRequest
 
 STATES = ("pending", "approved", "denied", "issued", "expired", "any")
 
@@ -47,7 +47,7 @@ def _row(one: PendingRequest) -> dict[str, object]:
 @async_command
 async def list_(session: Session, engine: Engine, *, state: str, before: int | None, limit: int) -> None:
     """The newest first."""
-    from pkiserver.store.requests import RequestState
+    from pkiserver.store.registration.requests import RequestState
 
     wanted = None if state == "any" else RequestState(state)
     page = await engine.approvals.list_page(state=wanted, before=before, limit=limit)

@@ -12,7 +12,7 @@ from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
-    from pkiserver.store.seats import Seat, Slot
+    from pkiserver.store.registration.seats import Seat, Slot
 
 number_argument = click.argument("number", type=int)
 
@@ -137,7 +137,7 @@ async def slot(
     session: Session, engine: Engine, *, number: int, position: int, mode: str, device: str | None, forget: bool
 ) -> None:
     """Set a device slot. One that is set to learn once learns for the template's reopen_window."""
-    from pkiserver.store.seats import SlotMode
+    from pkiserver.store.registration.seats import SlotMode
 
     changed = await engine.seats.set_slot(number, position, SlotMode(mode), device=device, forget=forget, by=who())
     session.output.done(f"Slot {position} of seat {number} is {mode}", **_slot(changed))

@@ -10,7 +10,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.doors import Door, format_doors
 from pkiserver.keys.records import KeyRecord
-from pkiserver.store import keys
+from pkiserver.store.authority import keys
 from pkiserver.store.database import Database
 
 

@@ -19,11 +19,11 @@ from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.publication import people
 from pkiserver.publication.values import BookCounts, NameKind, NamePrefix, Person
-from pkiserver.store import addressbook as rows
 from pkiserver.store import certificates
-from pkiserver.store import status as status_feed
+from pkiserver.store.authority import status as status_feed
 from pkiserver.store.database import Database
 from pkiserver.store.names import SanKind, san_key
+from pkiserver.store.publication import addressbook as rows
 
 TRUSTED_SECONDS = 0.5
 """For how long after a look at the feeds the cache is believed."""

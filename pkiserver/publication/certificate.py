@@ -13,7 +13,7 @@ from pkiserver.authority import certparts
 from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.values import NameKind
-from pkiserver.store.addressbook import BookCertificate, address_key, name_key
+from pkiserver.store.publication.addressbook import BookCertificate, address_key, name_key
 
 _SMTP_UTF8 = "1.3.6.1.5.5.7.8.9"
 ATTRIBUTES: dict[str, ObjectIdentifier] = {

@@ -12,9 +12,9 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.certificate import ATTRIBUTES, can_encrypt
 from pkiserver.publication.values import NameKind
-from pkiserver.store import addressbook as rows
-from pkiserver.store.addressbook import Contact, address_key, name_key
 from pkiserver.store.database import Database
+from pkiserver.store.publication import addressbook as rows
+from pkiserver.store.publication.addressbook import Contact, address_key, name_key
 
 MOST_CERTIFICATES = 16
 MOST_VALUES = 16

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.publication.certificate import addresses_of, can_encrypt, key_family, subject_names
 from pkiserver.publication.values import NameKind, NamePrefix, Person
-from pkiserver.store import addressbook as rows
-from pkiserver.store import addressbook_smime
-from pkiserver.store.addressbook import BookCertificate, Contact, address_key
+from pkiserver.store.publication import addressbook as rows
+from pkiserver.store.publication import addressbook_smime
+from pkiserver.store.publication.addressbook import BookCertificate, Contact, address_key
 
 RulesOf = Callable[[str], PublicationRules | None]
 """The rules of a template that publishes; None for one that does not."""

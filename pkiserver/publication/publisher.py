@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.publication.certificate import addresses_of, can_encrypt, index_keys
-from pkiserver.store import addressbook as rows
 from pkiserver.store.outbox import gather_addresses
+from pkiserver.store.publication import addressbook as rows
 
 Also = Callable[[Connection, IssuedCertificate], None]
 

@@ -16,11 +16,11 @@ from sqlalchemy import Connection
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.publication.certificate import can_encrypt, index_keys
-from pkiserver.store import addressbook as rows
-from pkiserver.store import addressbook_scan
-from pkiserver.store.addressbook import BookCertificate, address_key
 from pkiserver.store.database import Database
 from pkiserver.store.outbox import gather_addresses
+from pkiserver.store.publication import addressbook as rows
+from pkiserver.store.publication import addressbook_scan
+from pkiserver.store.publication.addressbook import BookCertificate, address_key
 
 _STEP = 500
 

@@ -16,10 +16,10 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import certificates
-from pkiserver.store.addressbook import address_key
-from pkiserver.store.addressbook_smime import SmimeMessage, put_smime
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
+from pkiserver.store.publication.addressbook import address_key
+from pkiserver.store.publication.addressbook_smime import SmimeMessage, put_smime
 
 
 @attrs.frozen

@@ -24,7 +24,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError, Problem
 from pkiserver.outbound import ldapnames
 from pkiserver.registration.accounts import account_reasons
-from pkiserver.store.accounts import Account
+from pkiserver.store.registration.accounts import Account
 
 MAX_ACCOUNTS = 1_000_000
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,7},t=\d{1,3},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")

@@ -18,9 +18,9 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.accountfiles import Imported
 from pkiserver.registration.passwords import PasswordHasher
-from pkiserver.store import accounts as rows
-from pkiserver.store.accounts import Account
 from pkiserver.store.database import Database
+from pkiserver.store.registration import accounts as rows
+from pkiserver.store.registration.accounts import Account
 
 PAGE = 1000
 

@@ -14,9 +14,9 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.passwords import MAX_PASSWORD_BYTES, PasswordHasher
-from pkiserver.store import accounts as rows
-from pkiserver.store.accounts import Account
 from pkiserver.store.database import Database
+from pkiserver.store.registration import accounts as rows
+from pkiserver.store.registration.accounts import Account
 
 MINIMUM_PASSWORD = 12
 """Characters; what guesses per second the password pool allows makes shorter ones guessable."""

@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 
 from pkiserver.audit.export import details_of
 from pkiserver.authority.tampering import Alteration
-from pkiserver.store import administrators as rows
 from pkiserver.store import audit as audit_rows
-from pkiserver.store.administrators import AdministratorRow
+from pkiserver.store.registration import administrators as rows
+from pkiserver.store.registration.administrators import AdministratorRow
 
 DIGEST = "digest"
 """The detail of an event that has the digest of the administrator as the event left it."""

@@ -21,11 +21,11 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.registration.adminalterations import DELETED, DIGEST, standing_digest
 from pkiserver.registration.votes import Person
-from pkiserver.store import administrators as rows
 from pkiserver.store import certificates
-from pkiserver.store.administrators import AdministratorCertificate, AdministratorRow
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
+from pkiserver.store.registration import administrators as rows
+from pkiserver.store.registration.administrators import AdministratorCertificate, AdministratorRow
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 

@@ -25,12 +25,13 @@ from pkiserver.registration.connectors.questions import Kept
 from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
 from pkiserver.registration.seats import identity_of
 from pkiserver.registration.votes import Person, Votes
-from pkiserver.store import certificates, requests
-from pkiserver.store import votes as rows
+from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
-from pkiserver.store.requests import NewRequest, PendingRequest, RequestState
-from pkiserver.store.votes import VoteRow
+from pkiserver.store.registration import requests
+from pkiserver.store.registration import votes as rows
+from pkiserver.store.registration.requests import NewRequest, PendingRequest, RequestState
+from pkiserver.store.registration.votes import VoteRow
 
 CONNECTOR_PREFIX = "connector "
 """Of a connector that has decided: it is asked anew each time, and knows no template."""

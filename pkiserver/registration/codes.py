@@ -22,11 +22,11 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical, keyed_hash, new_code
-from pkiserver.store import codes as rows
 from pkiserver.store import secrets as server_secrets
-from pkiserver.store.codes import Code
 from pkiserver.store.database import Database
 from pkiserver.store.names import San, SanKind, sans_of
+from pkiserver.store.registration import codes as rows
+from pkiserver.store.registration.codes import Code
 
 HASH_KEY_NAME = "enroll-codes"
 MAXIMUM_LIFETIME = timedelta(days=366)

@@ -17,9 +17,9 @@ from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected
 from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, digest_of
 from pkiserver.registration.votes import Person
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.certificates import Certificate
-from pkiserver.store.operations import OperationState
+from pkiserver.store.registration.operations import OperationState
 
 FINGERPRINT, REASON, REVISION, DETAIL = "fingerprint", "reason", "revision", "detail"
 _WANTED = {

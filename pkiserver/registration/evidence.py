@@ -37,10 +37,11 @@ from pkiserver.registration.identities import (
     record_attributes,
 )
 from pkiserver.registration.passwords import PasswordHasher
-from pkiserver.store import accounts, certificates
-from pkiserver.store.accounts import Account
+from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
+from pkiserver.store.registration import accounts
+from pkiserver.store.registration.accounts import Account
 
 MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")

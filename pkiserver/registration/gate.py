@@ -41,11 +41,12 @@ from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
 from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
-from pkiserver.store import accounts, certificates, requests
-from pkiserver.store.accounts import Account
+from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
-from pkiserver.store.requests import PendingRequest, RequestState
+from pkiserver.store.registration import accounts, requests
+from pkiserver.store.registration.accounts import Account
+from pkiserver.store.registration.requests import PendingRequest, RequestState
 
 
 class Templates(Protocol):

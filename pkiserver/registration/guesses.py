@@ -25,9 +25,9 @@ from pkiserver.foundation import bounded
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.registration.guesssettings import GuessSettings
-from pkiserver.store import guesses as rows
 from pkiserver.store.database import Database
-from pkiserver.store.guesses import Charge, Kind, Mark
+from pkiserver.store.registration import guesses as rows
+from pkiserver.store.registration.guesses import Charge, Kind, Mark
 
 MOST_ROWS = 65536
 """Rows of each kind that are kept in the database; those that would end soonest go first."""

@@ -9,7 +9,7 @@ from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.values import Challenge
-from pkiserver.store.accounts import Account
+from pkiserver.store.registration.accounts import Account
 
 # the attribute with the plain name of a user, wherever they are kept
 USERID = "userid"

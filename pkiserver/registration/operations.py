@@ -21,11 +21,11 @@ from pkiserver.registration.administrators import Permission
 from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.standing import Needed, issuer_named, with_account
 from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes
-from pkiserver.store import operations as rows
-from pkiserver.store import votes as vote_rows
 from pkiserver.store.database import Database
-from pkiserver.store.operations import OperationRow, OperationState
-from pkiserver.store.votes import VoteRow
+from pkiserver.store.registration import operations as rows
+from pkiserver.store.registration import votes as vote_rows
+from pkiserver.store.registration.operations import OperationRow, OperationState
+from pkiserver.store.registration.votes import VoteRow
 
 MATTER = "operation"
 MOST_PAYLOAD = 256 * 1024

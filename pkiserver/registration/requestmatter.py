@@ -17,8 +17,9 @@ from pkiserver.registration.administrators import Permission
 from pkiserver.registration.identities import CODE_PREFIX
 from pkiserver.registration.standing import Needed, with_account
 from pkiserver.registration.votes import Matter
-from pkiserver.store import codes, seats, templates
-from pkiserver.store.requests import NewRequest, PendingRequest
+from pkiserver.store.authority import templates
+from pkiserver.store.registration import codes, seats
+from pkiserver.store.registration.requests import NewRequest, PendingRequest
 
 MATTER = "request"
 SEAT = "seat"

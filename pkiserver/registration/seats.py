@@ -20,9 +20,9 @@ from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRul
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.registration.slots import choose, device_reasons, first_slots
-from pkiserver.store import seats as rows
 from pkiserver.store.database import Database
-from pkiserver.store.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
+from pkiserver.store.registration import seats as rows
+from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
 
 SERVER = "system"
 MOST_METADATA = 64

@@ -10,7 +10,7 @@ import attrs
 from pkiserver.authority.requests import Device
 from pkiserver.authority.templates.model_registration import SeatRules
 from pkiserver.foundation.errors import Reason, Refusal
-from pkiserver.store.seats import Slot, SlotMode
+from pkiserver.store.registration.seats import Slot, SlotMode
 
 _SIGNATURE = re.compile(r"[\x21-\x7e]{1,128}")
 MOST_DEVICE_NAME = 128

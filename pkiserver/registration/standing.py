@@ -12,8 +12,8 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.registration.administrators import Administrator, Permission, administrator_of
-from pkiserver.store import administrators as rows
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
+from pkiserver.store.registration import administrators as rows
 
 ADMIN = "admin:"
 

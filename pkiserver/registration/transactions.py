@@ -19,12 +19,13 @@ from pkiserver.authority.requests import EnrollmentRequest
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.framing import framed
-from pkiserver.store import certificates, requests
-from pkiserver.store import scep as rows
+from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
-from pkiserver.store.requests import RequestState
-from pkiserver.store.scep import NewTransaction, Transaction, TransactionKey
+from pkiserver.store.registration import requests
+from pkiserver.store.registration import scep as rows
+from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.registration.scep import NewTransaction, Transaction, TransactionKey
 
 KEPT = timedelta(days=30)
 """How long a transaction is kept that brought nothing, and after the end of the certificate that one brought."""

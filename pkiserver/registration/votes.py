@@ -21,9 +21,9 @@ from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.identities import CODE_PREFIX
 from pkiserver.store import secrets as server_secrets
-from pkiserver.store import votes as rows
+from pkiserver.store.registration import votes as rows
+from pkiserver.store.registration.votes import VoteRow
 from pkiserver.store.times import to_micros
-from pkiserver.store.votes import VoteRow
 
 KEY_NAME = "approval-marks"
 MOST_REASON = 1000

@@ -44,9 +44,10 @@ from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.registration.seats import Seats
 from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
-from pkiserver.store import certificates, requests
+from pkiserver.store import certificates
 from pkiserver.store.database import Database
-from pkiserver.store.requests import RequestState
+from pkiserver.store.registration import requests
+from pkiserver.store.registration.requests import RequestState
 
 _log = Logger(namespace="pkiserver.engine")
 reactor: Any = _reactor

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, tu
 
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import audit_checkpoint, audit_event, audit_writer
+from pkiserver.store.schema.audit import audit_checkpoint, audit_event, audit_writer
 from pkiserver.store.times import from_micros, to_micros
 
 

@@ -12,7 +12,7 @@ import attrs
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.store.schema import lease
+from pkiserver.store.schema.shared import lease
 from pkiserver.store.times import from_micros, to_micros
 
 

@@ -11,14 +11,6 @@ from sqlalchemy import inspect as look_into
 from sqlalchemy.exc import SQLAlchemyError
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store import (  # noqa: F401  # parts of the schema
-    schema_crls,
-    schema_foreign,
-    schema_guesses,
-    schema_management,
-    schema_onetime,
-    schema_outward,
-)
 from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
 from pkiserver.store.failures import as_domain_error
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 import attrs
 from sqlalchemy import Connection, bindparam, insert, select, text, update
 
-from pkiserver.store import outward
+from pkiserver.store.publication import outward
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import feed_clock, status_change
-from pkiserver.store.schema_addressbook import addressbook_change
+from pkiserver.store.schema.addressbook import addressbook_change
+from pkiserver.store.schema.certificates import status_change
+from pkiserver.store.schema.shared import feed_clock
 from pkiserver.store.writer import require_writing
 
 _GATHERED = "pkiserver.gathered"

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, select, text
 
 from pkiserver.foundation.secret import Secret
-from pkiserver.store.schema import server_secret
+from pkiserver.store.schema.shared import server_secret
 from pkiserver.store.times import to_micros
 
 _ADD = text(

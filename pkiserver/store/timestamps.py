@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, text
 
-from pkiserver.store.schema import timestamp_entry
+from pkiserver.store.schema.timestamps import timestamp_entry
 from pkiserver.store.times import from_micros, to_micros
 
 

@@ -9,9 +9,9 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
+from pkiserver.store.authority.templates import ConfigObject
 from pkiserver.store.database import Database
-from pkiserver.store.templates import ConfigObject
 from pkiserver.timestamping.unit import KIND, TimestampUnit, load_unit
 
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.doors import Door
 from pkiserver.store import certificates
-from pkiserver.store import keys as key_rows
+from pkiserver.store.authority import keys as key_rows
+from pkiserver.store.authority.key_use import certified_until
 from pkiserver.store.certificates import CertificateState
-from pkiserver.store.key_use import certified_until
 from pkiserver.timestamping.unit import TimestampUnit
 
 TEMPLATE = "timestamp-unit"

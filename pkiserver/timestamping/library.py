@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
+from pkiserver.store.authority.templates import ConfigObject
 from pkiserver.store.database import Database
-from pkiserver.store.templates import ConfigObject
 from pkiserver.timestamping.unit import KIND, TimestampUnit, load_unit
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import attrs
 
 from pkiserver.publication.values import NameKind, NamePrefix
-from pkiserver.store.addressbook import address_key, name_key
 from pkiserver.store.names import folded
+from pkiserver.store.publication.addressbook import address_key, name_key
 from protocols.addressbook.assertions import CertificateAssertion, parse_assertion
 from protocols.addressbook.filters import And, Equality, Extensible, Filter, Or, Ordering, Present, Substrings
 from protocols.addressbook.schema import find_attribute

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import attrs
 
-from pkiserver.store.addressbook import address_key
+from pkiserver.store.publication.addressbook import address_key
 from protocols.addressbook import schema
 from protocols.addressbook.controls import SUPPORTED_CONTROLS
 from protocols.addressbook.entries import (

@@ -20,7 +20,7 @@ from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.publication.certificate import issuer_and_serial, sha1
 from pkiserver.publication.values import NameKind
-from pkiserver.store.addressbook import address_key
+from pkiserver.store.publication.addressbook import address_key
 from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.entries import USER_CERTIFICATE
 from protocols.addressbook.errors import LdapError, ResultCode

@@ -13,7 +13,7 @@ import attrs
 
 from pkiserver.authority.status.source import PublicationSource, PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
-from pkiserver.store.crls import CrlKind
+from pkiserver.store.authority.crls import CrlKind
 from protocols.cms.certs import build_certs_only
 from protocols.web.conditional import PreparedRepresentation, Representation, respond
 from protocols.web.errors import plain

@@ -15,7 +15,7 @@ from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.administrators import Administrator, Permission
 from pkiserver.registration.operations import Operation, OperationKind, unknown_operation
 from pkiserver.store import audit as audit_rows
-from pkiserver.store.operations import OperationState
+from pkiserver.store.registration.operations import OperationState
 from pkiserver.store.times import from_micros
 from protocols.management import serverviews, views
 from protocols.management.calls import Ask, Call, Nothing, PageByName, next_before

@@ -15,10 +15,10 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.administrators import Permission
 from pkiserver.registration.approvals import unknown_request
 from pkiserver.registration.codes import parse_san, parse_subject, template_with_codes
-from pkiserver.store.accounts import Account
-from pkiserver.store.codes import Code
-from pkiserver.store.requests import PendingRequest, RequestState
-from pkiserver.store.votes import VoteRow
+from pkiserver.store.registration.accounts import Account
+from pkiserver.store.registration.codes import Code
+from pkiserver.store.registration.requests import PendingRequest, RequestState
+from pkiserver.store.registration.votes import VoteRow
 from protocols.management import views
 from protocols.management.calls import Ask, Call, Nothing, PageByName, PageByNumber, next_before
 from protocols.management.codec import whole

@@ -9,7 +9,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.administrators import Permission
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate
-from pkiserver.store.seats import Seat, SeatCertificate, Slot
+from pkiserver.store.registration.seats import Seat, SeatCertificate, Slot
 from protocols.management import views
 from protocols.management.calls import Ask, Call, Nothing, next_before
 from protocols.management.codec import text, whole

@@ -9,7 +9,7 @@ import attrs
 
 from pkiserver.registration.administrators import Role
 from pkiserver.registration.operations import OperationKind
-from pkiserver.store.operations import OperationState
+from pkiserver.store.registration.operations import OperationState
 from protocols.management.codec import text
 from protocols.management.views import VoteView
 

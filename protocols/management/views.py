@@ -8,8 +8,8 @@ from datetime import datetime
 import attrs
 
 from pkiserver.store.certificates import CertificateState
-from pkiserver.store.requests import RequestState
-from pkiserver.store.seats import SlotMode
+from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.registration.seats import SlotMode
 from protocols.management.codec import text, whole
 
 LONG = 1024

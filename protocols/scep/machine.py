@@ -14,7 +14,7 @@ import attrs
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.transactions import Standing
 from pkiserver.store.certificates import CertificateState
-from pkiserver.store.requests import RequestState
+from pkiserver.store.registration.requests import RequestState
 
 
 class State(enum.StrEnum):

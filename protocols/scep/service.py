@@ -36,7 +36,7 @@ from pkiserver.registration.codeform import canonical
 from pkiserver.registration.renewal import names_of
 from pkiserver.registration.transactions import Standing, TransactionClaim, begin
 from pkiserver.store.certificates import Certificate, CertificateState
-from pkiserver.store.scep import NewTransaction
+from pkiserver.store.registration.scep import NewTransaction
 from protocols.cms.certs import build_certs_only
 from protocols.cms.recipients import Recipient
 from protocols.scep import errors, machine

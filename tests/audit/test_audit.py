@@ -19,7 +19,7 @@ from pkiserver.audit.log import CheckpointSignature
 from pkiserver.audit.verify import AuditReport, verify
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.store import audit as rows
-from pkiserver.store import blocked_keys
+from pkiserver.store.certificates import blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
 from tests.support.clock import FakeClock

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.audit.log import CheckpointSignature
 from pkiserver.foundation.clock import SystemClock
-from pkiserver.store import keys
+from pkiserver.store.authority import keys
 from tests.support import commands
 from tests.support.stored import NOW, opened
 

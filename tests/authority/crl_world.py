@@ -11,8 +11,8 @@ from cryptography import x509
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.store import authorities
-from pkiserver.store.crls import CrlKind
+from pkiserver.store.authority import authorities
+from pkiserver.store.authority.crls import CrlKind
 from tests.authority.status_world import StatusWorld, lint_crl
 
 MINUTE = timedelta(minutes=1)

@@ -19,7 +19,7 @@ from pkiserver.authority.profile import END_OF_TIME, CaProfile, Outlive, parse_n
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority.authorities import GenerationState
 from tests.authority.world import ACTOR, SETTINGS, World, authorised, new_key, openssl_verify
 
 

@@ -14,7 +14,7 @@ from pkiserver.authority.delivery.settings import LdapTarget
 from pkiserver.authority.status.points import DeltaPolicy, Point
 from pkiserver.authority.status.turns import Turns
 from pkiserver.keys.settings import ProviderSettings
-from pkiserver.store.crls import Covers, CrlKind
+from pkiserver.store.authority.crls import Covers, CrlKind
 from tests.authority.crl_world import MINUTE, configure, published
 from tests.authority.status_world import StatusWorld, status_world
 from tests.support.samba import REALM, SERVICE_PASSWORD, SUFFIX, DomainController

@@ -23,8 +23,8 @@ from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import certificates
+from pkiserver.store.authority.crls import Covers, CrlKind
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.crls import Covers, CrlKind
 from tests.authority.crl_world import (
     MINUTE,
     checked,

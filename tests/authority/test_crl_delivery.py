@@ -25,7 +25,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.runtime.config import load_settings
 from pkiserver.store import leases
-from pkiserver.store.crls import CrlKind
+from pkiserver.store.authority.crls import CrlKind
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router

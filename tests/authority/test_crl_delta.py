@@ -19,8 +19,8 @@ from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
+from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.crls import CrlKind
 from tests.authority.crl_world import (
     MINUTE,
     base_number,

@@ -17,9 +17,9 @@ from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import leases
+from pkiserver.store.authority.crls import Crl, CrlKind
 from pkiserver.store.backup import backup
-from pkiserver.store.crls import Crl, CrlKind
-from pkiserver.store.schema import audit_event
+from pkiserver.store.schema.audit import audit_event
 from tests.authority.crl_world import MINUTE, checked, configure, number, published
 from tests.authority.status_world import HOUR, StatusWorld, build, status_world
 from tests.authority.world import TEMPLATE, open_world

@@ -16,8 +16,8 @@ from pkiserver.authority.status.points import Bounded, DeltaPolicy, Partition, P
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
+from pkiserver.store.authority.crls import Covers
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.crls import Covers
 from tests.authority.crl_world import MINUTE, checked, configure, number, path_of, point_urls, published, serials, value
 from tests.authority.status_world import StatusWorld, openssl_crl_check, status_world
 from tests.authority.world import ACTOR, TEMPLATE

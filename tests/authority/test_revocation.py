@@ -18,7 +18,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import audit as audit_rows
 from pkiserver.store import certificates
-from pkiserver.store import status as status_rows
+from pkiserver.store.authority import status as status_rows
 from pkiserver.store.certificates import FINAL_REASONS, CertificateState, RevocationReason
 from tests.authority.status_world import ORDER, StatusWorld, status_world
 from tests.authority.world import fingerprint

@@ -13,9 +13,9 @@ from sqlalchemy import select
 
 from pkiserver.authority.requests import PreparedCertificate, spki_der
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected
-from pkiserver.store import blocked_keys, certificates
-from pkiserver.store.certificates import CertificateState, RevocationReason
-from pkiserver.store.schema import audit_event
+from pkiserver.store import certificates
+from pkiserver.store.certificates import CertificateState, RevocationReason, blocked_keys
+from pkiserver.store.schema.audit import audit_event
 from tests.authority.world import TEMPLATE, World, authorised, fingerprint, openssl_verify
 
 

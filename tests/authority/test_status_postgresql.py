@@ -19,8 +19,8 @@ from pkiserver.authority.status.services import StatusServices
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
+from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.certificates import CertificateState, RevocationReason
-from pkiserver.store.crls import CrlKind
 from tests.authority.crl_world import MINUTE, base_number, checked, combine, configure, entries, number, published
 from tests.authority.status_world import ORDER, StatusWorld, build, lint_crl, status_world
 from tests.authority.world import ACTOR, World, open_world

@@ -38,7 +38,7 @@ from pkiserver.foundation.clock import Clock, SystemClock
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.settings import ProviderSettings
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from pkiserver.store.database import Database
 
 ACTOR = Actor("tester", "test-1")

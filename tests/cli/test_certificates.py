@@ -19,7 +19,7 @@ from pkiserver.foundation.tomlfile import load_file
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.engine import open_engine
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.authority.status_world import lint_crl
 from tests.authority.world import TEMPLATE, authorised, fingerprint
 from tests.support.commands import configured, run, run_json

@@ -20,7 +20,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.publication.smime import SmimeWriter
 from pkiserver.runtime.config import LdapSettings
 from pkiserver.runtime.services.estport import EstPort
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from pkiserver.store.certificates import RevocationReason
 from protocols.addressbook.smime import read_announcement
 from protocols.cms.announcing import announce

@@ -30,11 +30,12 @@ from pkiserver.publication.outward.settings import load_directory
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.outward import OutwardPublishing
-from pkiserver.store import outward, templates
+from pkiserver.store.authority import templates
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.names import address_keys, sans_of
-from pkiserver.store.outward import DIRECTORY
-from pkiserver.store.schema_outward import outward_task
+from pkiserver.store.publication import outward
+from pkiserver.store.publication.outward import DIRECTORY
+from pkiserver.store.schema.outward import outward_task
 from tests.protocols.addressbook.support import TEMPLATES, enrolled
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with

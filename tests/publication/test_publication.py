@@ -9,8 +9,8 @@ from pkiserver.cli.addressbook import smimea_name
 from pkiserver.foundation.errors import Rejected
 from pkiserver.publication.contacts import ContactWriter
 from pkiserver.publication.resync import Difference, Resync
-from pkiserver.store import addressbook as rows
-from pkiserver.store.schema_addressbook import addressbook_key
+from pkiserver.store.publication import addressbook as rows
+from pkiserver.store.schema.addressbook import addressbook_key
 from tests.protocols.addressbook.support import Site
 
 

@@ -17,7 +17,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.accountfiles import Format, read, write
 from pkiserver.registration.accountimport import AccountImport
 from pkiserver.runtime.engine import Engine
-from pkiserver.store.accounts import Account
+from pkiserver.store.registration.accounts import Account
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.slapd import Slapd
 

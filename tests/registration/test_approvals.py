@@ -23,11 +23,12 @@ from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import clean
-from pkiserver.store import schema
 from pkiserver.store.database import Database
-from pkiserver.store.operations import OperationState
-from pkiserver.store.requests import RequestState
-from pkiserver.store.schema_management import approval_vote
+from pkiserver.store.registration.operations import OperationState
+from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.schema.audit import audit_event
+from pkiserver.store.schema.management import approval_vote
+from pkiserver.store.schema.registration import enrollment_request
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 
@@ -113,7 +114,7 @@ async def test_two_of_a_group_must_agree_and_nobody_twice(tmp_path: Path, url: s
         again = await engine.enroll(request)
         assert isinstance(again, IssuedCertificate)
         assert again.der == made.der
-        events = await engine.database.read(lambda c: c.execute(select(schema.audit_event)).all())
+        events = await engine.database.read(lambda c: c.execute(select(audit_event)).all())
         assert [event.actor for event in events if event.kind == "approval"] == ["admin:bob", "admin:carol"]
 
 
@@ -188,7 +189,7 @@ async def test_row_40_an_approval_written_into_the_database_is_none(tmp_path: Pa
         pending = await engine.enroll(request)
         assert isinstance(pending, Pending)
         number = pending.request_number
-        r, v = schema.enrollment_request, approval_vote
+        r, v = enrollment_request, approval_vote
         state = update(r).where(r.c.id == number).values(state="approved")
         await engine.database.write(lambda c: c.execute(state).rowcount)
         with pytest.raises(Rejected, match="has 0 of 2 approvals"):
@@ -205,7 +206,7 @@ async def test_row_40_an_approval_written_into_the_database_is_none(tmp_path: Pa
         await engine.database.write(lambda c: c.execute(update(r).values(state="approved", needed=1)).rowcount)
         with pytest.raises(Rejected, match="was changed in the database"):
             await engine.enroll(request)
-        kinds = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.kind)).scalars().all())
+        kinds = await engine.database.read(lambda c: c.execute(select(audit_event.c.kind)).scalars().all())
         assert kinds.count("refusal") == 3
 
 

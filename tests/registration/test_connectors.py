@@ -25,7 +25,7 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.registration.connectors.values import Challenged
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.collectors import EngineMetrics
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD

@@ -24,7 +24,8 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_san, parse_subject
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import schema
+from pkiserver.store.schema.audit import audit_event
+from pkiserver.store.schema.certificates import certificate
 from tests.support.engines import engine_with, enrollment, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["operator"]\n'
@@ -70,7 +71,7 @@ async def test_the_default_answer_is_no(tmp_path: Path, url: str) -> None:
         assert unknown == wrong == {Refusal.NOT_AUTHENTICATED}
         await engine.accounts.set_disabled("alice", True, by="tester")
         assert await refused(engine, enrollment("open", alice)) == {Refusal.NOT_AUTHENTICATED}
-        kinds = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.kind)).scalars().all())
+        kinds = await engine.database.read(lambda c: c.execute(select(audit_event.c.kind)).scalars().all())
         assert kinds.count("refusal") == 9
 
 
@@ -96,7 +97,7 @@ async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_pat
         assert made.subject.rfc4514_string() == "CN=printer-1"
         names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.DNSName) == ["printer-1.example"]
-        states = await engine.database.read(lambda c: c.execute(select(schema.certificate.c.template)).scalars().all())
+        states = await engine.database.read(lambda c: c.execute(select(certificate.c.template)).scalars().all())
         assert list(states).count("code") == 1
 
 
@@ -154,9 +155,7 @@ async def test_parallel_polls_after_an_approval_bring_one_certificate(tmp_path: 
         polls = [Deferred.fromCoroutine(engine.enroll(request)) for _ in range(10)]
         await DeferredList(polls, consumeErrors=True)
         count = await engine.database.read(
-            lambda c: len(
-                c.execute(select(schema.certificate).where(schema.certificate.c.template == "approved")).all()
-            )
+            lambda c: len(c.execute(select(certificate).where(certificate.c.template == "approved")).all())
         )
         assert count == 1
         assert isinstance(await engine.enroll(request), IssuedCertificate)

@@ -24,7 +24,7 @@ from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.runtime.engine import open_engine
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
-from pkiserver.store.schema_guesses import wrong_guess
+from pkiserver.store.schema.guesses import wrong_guess
 from tests.support import children
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text

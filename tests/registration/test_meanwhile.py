@@ -26,9 +26,12 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import schema, templates
+from pkiserver.store.authority import templates
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.requests import RequestState
+from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.schema.audit import audit_event
+from pkiserver.store.schema.authorities import config_object
+from pkiserver.store.schema.registration import enroll_code
 from tests.support.engines import ACTOR, engine_with, enrollment, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\ngroups = ["staff"]\napproval = true\n'
@@ -108,7 +111,7 @@ async def test_a_changed_template_is_voted_on_anew(tmp_path: Path, url: str) -> 
             await change(engine, ("\napprovals = 2", ""))
             # what was issued is answered as before: the same certificate
             assert isinstance(await engine.enroll(request), IssuedCertificate)
-        events = await engine.database.read(lambda c: c.execute(select(schema.audit_event.c.details)).scalars().all())
+        events = await engine.database.read(lambda c: c.execute(select(audit_event.c.details)).scalars().all())
         assert sum("the template was changed" in str(one) for one in events) == 2
 
 
@@ -162,7 +165,7 @@ async def test_a_template_changed_while_the_certificate_is_made_stops_it(tmp_pat
         request, number = await asked(engine, approved=True)
         decision = await engine.gate.decide(request)
         assert not isinstance(decision, Pending)
-        changed = update(schema.config_object).values(toml=TEXTS["held"] + "\n# stricter\n")
+        changed = update(config_object).values(toml=TEXTS["held"] + "\n# stricter\n")
         await engine.database.write(lambda c: c.execute(changed).rowcount)
         with pytest.raises(Rejected, match="changed since officers agreed"):
             await engine.road.prepare(decision)  # type: ignore[arg-type]
@@ -247,7 +250,7 @@ async def test_a_code_that_was_spent_or_withdrawn_elsewhere_meanwhile_brings_not
             elif how == "withdrawn":
                 assert await engine.codes.withdraw(number, by="tester")
             else:
-                past = update(schema.enroll_code).where(schema.enroll_code.c.id == number).values(expires=1)
+                past = update(enroll_code).where(enroll_code.c.id == number).values(expires=1)
                 await engine.database.write(lambda c, p=past: c.execute(p).rowcount)
             assert await refused(engine, request) <= {Refusal.NOT_AUTHENTICATED, Refusal.NOT_AUTHORISED}, how
             assert (await engine.approvals.get(pending.request_number)).certificate_id is None

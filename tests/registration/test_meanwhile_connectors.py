@@ -15,8 +15,8 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import templates
-from pkiserver.store.requests import RequestState
+from pkiserver.store.authority import templates
+from pkiserver.store.registration.requests import RequestState
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.webhook import SECRET, Webhook
 

@@ -24,7 +24,7 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
 from pkiserver.registration.slots import choose
 from pkiserver.runtime.engine import Engine
-from pkiserver.store.seats import Slot, SlotMode
+from pkiserver.store.registration.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 

@@ -20,9 +20,9 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, may_be_one
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import schema
-from pkiserver.store.operations import OperationState
-from pkiserver.store.requests import RequestState
+from pkiserver.store.registration.operations import OperationState
+from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.schema.audit import audit_event
 from tests.support import children
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
@@ -94,7 +94,7 @@ async def test_two_officers_in_two_processes_decide_at_the_same_moment_and_one_o
             return [{int(number): what for number, _, what in (line.partition(" ") for line in one)} for one in said]
 
         bob, carol = await deferToThread(race)
-        events = await engine.database.read(lambda c: c.execute(select(schema.audit_event)).all())
+        events = await engine.database.read(lambda c: c.execute(select(audit_event)).all())
         for number, request in waiting.items():
             assert sorted((bob[number], carol[number])) == ["conflict", "done"]
             approved = bob[number] == "done"

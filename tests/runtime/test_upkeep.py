@@ -16,7 +16,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import retire_ended
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store.authority.authorities import GenerationState
 from tests.authority.conftest import stores as stores  # noqa: PLC0414  # a fixture
 from tests.authority.status_world import StatusWorld, status_world
 from tests.authority.world import ACTOR

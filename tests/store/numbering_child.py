@@ -6,7 +6,7 @@ import sys
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
-from pkiserver.store import crl_history
+from pkiserver.store.authority import crl_history
 from pkiserver.store.database import Database
 from tests.support.children import run
 

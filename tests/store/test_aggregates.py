@@ -12,23 +12,15 @@ from twisted.internet.defer import ensureDeferred
 
 from pkiserver.foundation.errors import Defect, Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
-from pkiserver.store import (
-    accounts,
-    authorities,
-    blocked_keys,
-    codes,
-    crls,
-    keys,
-    leases,
-    requests,
-    secrets,
-    templates,
-)
-from pkiserver.store.authorities import AuthorityRow, GenerationState
-from pkiserver.store.crls import Crl, CrlKind
+from pkiserver.store import leases, secrets
+from pkiserver.store.authority import authorities, crls, keys, templates
+from pkiserver.store.authority.authorities import AuthorityRow, GenerationState
+from pkiserver.store.authority.crls import Crl, CrlKind
+from pkiserver.store.certificates import blocked_keys
 from pkiserver.store.names import San, SanKind
 from pkiserver.store.outbox import Feed, current
-from pkiserver.store.requests import NewRequest, RequestState
+from pkiserver.store.registration import accounts, codes, requests
+from pkiserver.store.registration.requests import NewRequest, RequestState
 from tests.support.stored import NOW, opened
 
 HOUR = timedelta(hours=1)

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Connection
 
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
-from pkiserver.store import blocked_keys, certificates, status
-from pkiserver.store.certificates import CertificateState, RevocationReason
+from pkiserver.store import certificates
+from pkiserver.store.authority import status
+from pkiserver.store.certificates import CertificateState, RevocationReason, blocked_keys
 from pkiserver.store.names import San, SanKind
 from tests.support.stored import NOW, issue, new_intent, new_serial, opened
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from pkiserver.store import authorities, crl_history, crls
-from pkiserver.store.authorities import AuthorityRow, GenerationState
-from pkiserver.store.crls import CrlScope
+from pkiserver.store.authority import authorities, crl_history, crls
+from pkiserver.store.authority.authorities import AuthorityRow, GenerationState
+from pkiserver.store.authority.crls import CrlScope
 from tests.support.children import finish, start
 from tests.support.stored import NOW, opened
 

@@ -13,10 +13,12 @@ from sqlalchemy import Connection, text
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
 
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
-from pkiserver.store import blocked_keys, certificates, codes, status
-from pkiserver.store.certificates import RevocationReason
+from pkiserver.store import certificates
+from pkiserver.store.authority import status
+from pkiserver.store.certificates import RevocationReason, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.outbox import touch_configuration
+from pkiserver.store.registration import codes
 from tests.support import children
 from tests.support.stored import NOW, issue, new_intent, opened
 

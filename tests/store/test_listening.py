@@ -14,7 +14,7 @@ from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.services import StatusServices
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import listening as room
-from pkiserver.store import status as feed
+from pkiserver.store.authority import status as feed
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.listening import Listening
 from tests.authority.status_world import ORDER, StatusWorld, build, status_world

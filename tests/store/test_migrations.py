@@ -13,10 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import migrations
-from pkiserver.store.columns import metadata
 from pkiserver.store.database import Database
 from pkiserver.store.engines import parse_url, reading_engine, writing_engine
 from pkiserver.store.migrate import Migration, head_revision, migrate
+from pkiserver.store.schema.columns import metadata
 from tests.support.stored import opened
 
 

@@ -12,8 +12,9 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.store import blocked_keys, certificates, status
-from pkiserver.store.certificates import RevocationReason
+from pkiserver.store import certificates
+from pkiserver.store.authority import status
+from pkiserver.store.certificates import RevocationReason, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
 from tests.support.postgres import PostgresServer

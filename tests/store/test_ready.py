@@ -11,7 +11,8 @@ from twisted.internet.defer import ensureDeferred
 
 from pkiserver.foundation.errors import Defect, PkiError
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import account, blocked_key
+from pkiserver.store.schema.certificates import blocked_key
+from pkiserver.store.schema.registration import account
 from tests.support.stored import opened
 
 _k = blocked_key.c

@@ -8,8 +8,8 @@ import attrs
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.store import scep
-from pkiserver.store.scep import NewTransaction, TransactionKey
+from pkiserver.store.registration import scep
+from pkiserver.store.registration.scep import NewTransaction, TransactionKey
 from tests.support.stored import NOW, issue, new_intent, opened
 
 KEY = TransactionKey("device", "transaction")

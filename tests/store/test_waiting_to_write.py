@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.store import blocked_keys, engines
+from pkiserver.store import engines
+from pkiserver.store.certificates import blocked_keys
 from pkiserver.store.migrate import migrate
 from tests.support.stored import NOW, opened
 

@@ -21,7 +21,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.registration.passwords import PasswordSettings
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from pkiserver.store.migrate import migrate
 from tests.support.keys import software_store
 

@@ -12,7 +12,7 @@ from pkiserver.authority.delivery.queue import Bearer, QueueRunner
 from pkiserver.authority.status.turns import Turns
 from pkiserver.publication.smime import SmimeWriter
 from pkiserver.runtime.engine import Engine
-from pkiserver.store.outward import Standing
+from pkiserver.store.publication.outward import Standing
 
 
 async def deliver(engine: Engine) -> tuple[Standing, ...]:

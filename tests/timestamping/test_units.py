@@ -13,7 +13,8 @@ from pkiserver.authority.revocation import ByCertificate
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store import timestamps
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.schema import audit_event, timestamp_entry
+from pkiserver.store.schema.audit import audit_event
+from pkiserver.store.schema.timestamps import timestamp_entry
 from pkiserver.timestamping import archive
 from pkiserver.timestamping.archive import Issued, check_chain
 from pkiserver.timestamping.clockwatch import TimeNotAvailable

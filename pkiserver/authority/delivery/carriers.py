@@ -27,7 +27,7 @@ from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.pem import PemCertificates
 from pkiserver.outbound.problems import OutboundError
 from pkiserver.outbound.trust import TlsTrust
-from pkiserver.store.crls import Covers, CrlKind
+from pkiserver.store.authority.crls import Covers, CrlKind
 
 _TAKEN = frozenset({200, 201, 202, 204})
 

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.outbound.dial import within
-from pkiserver.store import outward
 from pkiserver.store.database import Database
-from pkiserver.store.outward import Standing, Task
+from pkiserver.store.publication import outward
+from pkiserver.store.publication.outward import Standing, Task
 from pkiserver.store.times import to_micros
 
 FIRST_PAUSE = timedelta(seconds=5)

@@ -18,10 +18,10 @@ from pkiserver.authority.model import GenerationState
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.outbound.dial import within
-from pkiserver.store import crl_history, crls, deliveries
-from pkiserver.store.crls import CrlKind, CrlScope
+from pkiserver.store.authority import crl_history, crls, deliveries
+from pkiserver.store.authority.crls import CrlKind, CrlScope
+from pkiserver.store.authority.deliveries import Delivery
 from pkiserver.store.database import Database
-from pkiserver.store.deliveries import Delivery
 
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=10)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import attrs
 
-from pkiserver.store.crls import Covers, CrlKind
+from pkiserver.store.authority.crls import Covers, CrlKind
 
 
 class DeliveryError(Exception):

@@ -12,7 +12,7 @@ from pkiserver.foundation.bounded import keep
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError
 from pkiserver.store import certificates
-from pkiserver.store import status as feed
+from pkiserver.store.authority import status as feed
 from pkiserver.store.certificates import CertificateStatus
 from pkiserver.store.database import Database
 

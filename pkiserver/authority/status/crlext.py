@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from pkiserver.foundation import der
-from pkiserver.store.crls import Cover, Covers
+from pkiserver.store.authority.crls import Cover, Covers
 
 DELTA_INDICATOR = "2.5.29.27"
 ISSUING_DISTRIBUTION_POINT = "2.5.29.28"

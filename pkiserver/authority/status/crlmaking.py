@@ -17,9 +17,9 @@ from pkiserver.authority.status.crlext import (
     issuing_distribution_point,
 )
 from pkiserver.authority.status.policy import CrlPolicy
-from pkiserver.store import crl_content, crl_history, status
-from pkiserver.store.crl_content import Entry, Range
-from pkiserver.store.crls import CrlScope
+from pkiserver.store.authority import crl_content, crl_history, status
+from pkiserver.store.authority.crl_content import Entry, Range
+from pkiserver.store.authority.crls import CrlScope
 
 _FOREVER_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -21,10 +21,11 @@ from pkiserver.authority.status.source import AnswerSigner, CrlReference, Served
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.algorithms import KeyType, load_spki
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import certificates, crl_history, crls
-from pkiserver.store import keys as key_rows
+from pkiserver.store import certificates
+from pkiserver.store.authority import crl_history, crls
+from pkiserver.store.authority import keys as key_rows
+from pkiserver.store.authority.crls import FULL_SCOPE, CrlScope
 from pkiserver.store.certificates import Certificate, CertificateState, CertificateStatus
-from pkiserver.store.crls import FULL_SCOPE, CrlScope
 from pkiserver.store.database import Database
 
 RESPONDER_TEMPLATE = "ocsp-signing"

@@ -10,7 +10,7 @@ import attrs
 
 from pkiserver.foundation.bounds import lasting
 from pkiserver.foundation.tomlfile import Invalid, format_duration
-from pkiserver.store.crls import FULL_SCOPE, Covers
+from pkiserver.store.authority.crls import FULL_SCOPE, Covers
 
 MOST_SHARDS = 4096
 _NAME = re.compile(r"(?:[a-z][a-z0-9-]{0,31})?")

@@ -13,9 +13,9 @@ from pkiserver.authority.model import Authority
 from pkiserver.authority.status.source import PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
-from pkiserver.store import crls
-from pkiserver.store.authorities import GenerationState
-from pkiserver.store.crls import Crl, CrlKind
+from pkiserver.store.authority import crls
+from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.authority.crls import Crl, CrlKind
 from pkiserver.store.database import Database
 
 FRESH_SECONDS = 0.5

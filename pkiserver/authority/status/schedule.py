@@ -17,10 +17,10 @@ from pkiserver.authority.status.policy import CLOCK_STEP, CrlPolicy
 from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Unavailable
-from pkiserver.store import crl_content, crl_history, crls, status
-from pkiserver.store.crl_content import ChangedGroup, Range
-from pkiserver.store.crl_history import CrlRecord
-from pkiserver.store.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
+from pkiserver.store.authority import crl_content, crl_history, crls, status
+from pkiserver.store.authority.crl_content import ChangedGroup, Range
+from pkiserver.store.authority.crl_history import CrlRecord
+from pkiserver.store.authority.crls import FULL_SCOPE, Crl, CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 _ACTOR = "system"

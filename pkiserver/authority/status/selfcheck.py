@@ -36,10 +36,11 @@ from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import Answer, fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.store import certificates, crl_history, crls, deliveries
-from pkiserver.store.crls import CrlKind
+from pkiserver.store import certificates
+from pkiserver.store.authority import crl_history, crls, deliveries
+from pkiserver.store.authority.crls import CrlKind
+from pkiserver.store.authority.deliveries import Finding
 from pkiserver.store.database import Database
-from pkiserver.store.deliveries import Finding
 
 _LARGEST = 512 * 1024 * 1024
 _TIMEOUTS = Timeouts(connect=timedelta(seconds=3), answer=timedelta(seconds=20))

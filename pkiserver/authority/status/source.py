@@ -9,8 +9,8 @@ from typing import Protocol
 import attrs
 
 from pkiserver.authority.status.policy import OcspPolicy
+from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.certificates.values import CertificateStatus
-from pkiserver.store.crls import CrlKind
 
 
 @attrs.frozen

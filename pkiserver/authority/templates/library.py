@@ -13,9 +13,9 @@ from pkiserver.authority.templates.build import compile_template
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.tomlfile import load
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
+from pkiserver.store.authority.templates import ConfigObject
 from pkiserver.store.database import Database
-from pkiserver.store.templates import ConfigObject
 
 
 @attrs.frozen

@@ -15,9 +15,9 @@ from pkiserver.authority.validation.library import ForeignAuthorities
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
-from pkiserver.store import foreign
+from pkiserver.store.authority import foreign
+from pkiserver.store.authority.foreign import SourceState
 from pkiserver.store.database import Database
-from pkiserver.store.foreign import SourceState
 
 RETRY = timedelta(seconds=30)
 """From a look that failed to the next; never longer than the set interval."""

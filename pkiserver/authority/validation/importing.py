@@ -20,9 +20,9 @@ from pkiserver.authority.validation.reading import IN_PLACE, read_apart
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.store import foreign
+from pkiserver.store.authority import foreign
+from pkiserver.store.authority.foreign import ListHead, SourceState
 from pkiserver.store.database import Database
-from pkiserver.store.foreign import ListHead, SourceState
 
 ISSUED = "issued"
 """The source of a list of issued serial numbers, which an operator gives."""

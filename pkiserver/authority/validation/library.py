@@ -19,10 +19,10 @@ from pkiserver.authority.validation.standing import ForeignRecords, LoadedList
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import foreign
-from pkiserver.store import templates as object_rows
+from pkiserver.store.authority import foreign
+from pkiserver.store.authority import templates as object_rows
+from pkiserver.store.authority.foreign import InstalledResponder, SourceState
 from pkiserver.store.database import Database
-from pkiserver.store.foreign import InstalledResponder, SourceState
 
 _Key = tuple[str, bytes, bytes]
 

@@ -21,7 +21,7 @@ from pkiserver.authority.validation import index
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.keys.algorithms import SignatureScheme
-from pkiserver.store.foreign import ListHead, ListKind
+from pkiserver.store.authority.foreign import ListHead, ListKind
 
 MOST_OCTETS = 512 * 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.validation.lists import ReadList, read_list
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
-from pkiserver.store.foreign import ListHead, ListKind
+from pkiserver.store.authority.foreign import ListHead, ListKind
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
 IN_PLACE = 64 * 1024

@@ -24,10 +24,10 @@ from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
-from pkiserver.store import foreign
-from pkiserver.store import keys as key_rows
+from pkiserver.store.authority import foreign
+from pkiserver.store.authority import keys as key_rows
+from pkiserver.store.authority.foreign import InstalledResponder
 from pkiserver.store.database import Database
-from pkiserver.store.foreign import InstalledResponder
 
 
 @attrs.frozen

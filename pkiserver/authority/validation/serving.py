@@ -13,8 +13,8 @@ from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.authority.validation.standing import ForeignRecords
 from pkiserver.keys.keyring import KeyRing
+from pkiserver.store.authority.foreign import InstalledResponder
 from pkiserver.store.certificates.values import CertificateStatus
-from pkiserver.store.foreign import InstalledResponder
 
 _NOTICE = timedelta(days=7)
 """How long before nobody can sign any more that is told; the last tenth of a certificate's life if that is shorter."""

@@ -10,8 +10,8 @@ import attrs
 from pkiserver.authority.status.source import CrlReference, Standing
 from pkiserver.authority.validation.index import Index, Listed
 from pkiserver.authority.validation.settings import ForeignCa, Unlisted
+from pkiserver.store.authority.foreign import ListHead, ListKind
 from pkiserver.store.certificates.values import CertificateState, CertificateStatus, Revocation, RevocationReason
-from pkiserver.store.foreign import ListHead, ListKind
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _FOREVER = datetime(9999, 12, 31, tzinfo=UTC)

@@ -34,7 +34,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 
 ACTOR = Actor("quickstart")
 DEMO_GROUPS = frozenset({"device", "tls-server", "user"})

@@ -16,7 +16,7 @@ from pkiserver.outbound.problems import OutboundError
 from pkiserver.publication.outward.entries import Entries
 from pkiserver.publication.outward.settings import Directory
 from pkiserver.store.database import Database
-from pkiserver.store.outward import Task, directory_key
+from pkiserver.store.publication.outward import Task, directory_key
 
 _DOWN = frozenset({1, 3, 8, 11, 13, 48, 49, 51, 52})
 """Result codes that are about the server or about us, not about an entry."""

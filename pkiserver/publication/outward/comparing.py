@@ -26,8 +26,8 @@ from pkiserver.outbound.problems import OutboundError
 from pkiserver.publication.outward.bearer import DirectoryBearer, told
 from pkiserver.publication.outward.entries import Comparison, Entries
 from pkiserver.publication.outward.settings import Directory
-from pkiserver.store import addressbook_scan, outward
 from pkiserver.store.database import Database
+from pkiserver.store.publication import addressbook_scan, outward
 
 PAGE = 100
 _WAIT = 0.2

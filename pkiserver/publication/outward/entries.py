@@ -11,8 +11,8 @@ from pkiserver.outbound.ldapattributes import bare, with_option
 from pkiserver.outbound.ldapwire import Change, ChangeKind, Entry, Scope
 from pkiserver.publication.outward.settings import Directory
 from pkiserver.publication.outward.wanted import Wanted, read_wanted, rules_for
-from pkiserver.store.addressbook import address_key
 from pkiserver.store.database import Database
+from pkiserver.store.publication.addressbook import address_key
 
 NO_ENTRY = "no entry has this address"
 SEVERAL = "several entries have this address"

@@ -9,10 +9,10 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.publication.outward.bearer import DirectoryBearer
 from pkiserver.publication.outward.settings import load_directory
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
+from pkiserver.store.authority.templates import ConfigObject
 from pkiserver.store.database import Database
-from pkiserver.store.outward import DIRECTORY
-from pkiserver.store.templates import ConfigObject
+from pkiserver.store.publication.outward import DIRECTORY
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ import attrs
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.delivery.queue import Bring
 from pkiserver.foundation.errors import PkiError
-from pkiserver.store.outward import Task, connector_key
+from pkiserver.store.publication.outward import Task, connector_key
 
 
 @attrs.frozen

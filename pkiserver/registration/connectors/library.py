@@ -37,9 +37,9 @@ from pkiserver.registration.connectors.values import (
     Step,
     Undecided,
 )
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
+from pkiserver.store.authority.templates import ConfigObject
 from pkiserver.store.database import Database
-from pkiserver.store.templates import ConfigObject
 
 KIND = "connector"
 _log = Logger(namespace="pkiserver.connectors")

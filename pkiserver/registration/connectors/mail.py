@@ -34,11 +34,11 @@ from pkiserver.registration.codeform import ALPHABET
 from pkiserver.registration.connectors.credentials import credential_problem, finding
 from pkiserver.registration.connectors.mailsettings import PLACES, MailSettings, is_address
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
-from pkiserver.store import accounts, onetime
 from pkiserver.store import secrets as server_secrets
-from pkiserver.store.accounts import Account
 from pkiserver.store.database import Database
-from pkiserver.store.onetime import OneTimePassword
+from pkiserver.store.registration import accounts, onetime
+from pkiserver.store.registration.accounts import Account
+from pkiserver.store.registration.onetime import OneTimePassword
 
 HASH_KEY_NAME = "one-time-passwords"
 TRIES = 5

@@ -19,9 +19,10 @@ from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.registration.connectors.bearing import ConnectorBearer, note_failure
 from pkiserver.registration.connectors.library import Connectors
-from pkiserver.store import certificates, outward
+from pkiserver.store import certificates
 from pkiserver.store.database import Database
-from pkiserver.store.outward import Task, connector_key
+from pkiserver.store.publication import outward
+from pkiserver.store.publication.outward import Task, connector_key
 
 
 @attrs.frozen

@@ -20,9 +20,9 @@ from sqlalchemy import Connection
 from pkiserver.authority.requests import ChallengeEvidence, EnrollmentRequest, IssuedCertificate
 from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
-from pkiserver.store import outward
 from pkiserver.store import secrets as server_secrets
-from pkiserver.store.outward import connector_key
+from pkiserver.store.publication import outward
+from pkiserver.store.publication.outward import connector_key
 
 KEY_NAME = "challenge-questions"
 _NONCE = 12

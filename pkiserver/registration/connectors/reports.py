@@ -26,9 +26,11 @@ from pkiserver.registration.connectors.bearing import ConnectorBearer, note_fail
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.questions import Kept
-from pkiserver.store import certificates, outward, requests
+from pkiserver.store import certificates
 from pkiserver.store.database import Database
-from pkiserver.store.outward import Task
+from pkiserver.store.publication import outward
+from pkiserver.store.publication.outward import Task
+from pkiserver.store.registration import requests
 
 GIVE_UP = timedelta(days=7)
 """After the question: by then the service has forgotten it."""

@@ -23,10 +23,10 @@ from pkiserver.runtime.config import LdapSettings
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.ldapsettings import CallerSettings
 from pkiserver.runtime.services.jobs import Job
-from pkiserver.store import addressbook as rows
-from pkiserver.store import crls
-from pkiserver.store.authorities import GenerationState
-from pkiserver.store.crls import Covers, CrlKind
+from pkiserver.store.authority import crls
+from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.authority.crls import Covers, CrlKind
+from pkiserver.store.publication import addressbook as rows
 from protocols.addressbook import web
 from protocols.addressbook.callers import Abuse
 from protocols.addressbook.directory import Directory

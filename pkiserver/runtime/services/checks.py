@@ -11,9 +11,9 @@ from pkiserver.authority.authorities import Authorities
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.runtime.health import Finding, Health, NamedCheck
-from pkiserver.store import crl_history, crls
-from pkiserver.store.authorities import GenerationState
-from pkiserver.store.crls import CrlKind, CrlScope
+from pkiserver.store.authority import crl_history, crls
+from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.authority.crls import CrlKind, CrlScope
 from pkiserver.store.database import Database
 
 CLOCK_WARNING = timedelta(seconds=2)

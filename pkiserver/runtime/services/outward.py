@@ -17,7 +17,7 @@ from pkiserver.foundation.errors import PkiError
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import Finding, Health, NamedCheck
 from pkiserver.runtime.services.jobs import Job
-from pkiserver.store import outward
+from pkiserver.store.publication import outward
 
 SECONDS = 2.0
 """From one look at the queue to the next."""

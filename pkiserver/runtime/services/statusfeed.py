@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from pkiserver.foundation.errors import PkiError
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import ConfigurationFollower
-from pkiserver.store import status
+from pkiserver.store.authority import status
 from pkiserver.store.listening import Listening
 from pkiserver.store.outbox import Feed
 

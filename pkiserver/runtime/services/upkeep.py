@@ -11,9 +11,10 @@ from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.registration import approvals
 from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
-from pkiserver.store import codes, guesses, onetime, operations, outbox, requests
-from pkiserver.store.authorities import GenerationState
+from pkiserver.store import outbox
+from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.outbox import Feed
+from pkiserver.store.registration import codes, guesses, onetime, operations, requests
 
 KEEP_SPENT_CODES = timedelta(days=90)
 """After their end; the audit log knows about them for longer."""

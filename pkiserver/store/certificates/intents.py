@@ -26,7 +26,7 @@ from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.names import printable, san_key, sans_from_text, sans_to_text, subject_key
 from pkiserver.store.outbox import gather_status
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import certificate, certificate_intent, certificate_san
+from pkiserver.store.schema.certificates import certificate, certificate_intent, certificate_san
 from pkiserver.store.times import to_micros
 
 _intent, _certificate = certificate_intent.c, certificate.c

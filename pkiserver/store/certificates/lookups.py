@@ -18,7 +18,7 @@ from pkiserver.store.certificates.values import (
 )
 from pkiserver.store.names import subject_key
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import blocked_key, certificate, certificate_intent
+from pkiserver.store.schema.certificates import blocked_key, certificate, certificate_intent
 from pkiserver.store.times import to_micros
 
 _LATELY = 10_000

@@ -20,7 +20,7 @@ from pkiserver.store.certificates.values import (
 from pkiserver.store.names import address_keys, sans_from_text
 from pkiserver.store.outbox import gather_outward, gather_status
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema import certificate
+from pkiserver.store.schema.certificates import certificate
 from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
 
 _c = certificate.c

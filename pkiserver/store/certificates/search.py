@@ -32,7 +32,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.certificates.rows import certificate_of
 from pkiserver.store.certificates.values import UNDER_WAY, Certificate, CertificateState, serial_octets
 from pkiserver.store.names import San, bounded, folded, san_key, subject_key
-from pkiserver.store.schema import certificate, certificate_san
+from pkiserver.store.schema.certificates import certificate, certificate_san
 from pkiserver.store.times import to_micros
 
 PAGE_LIMIT = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from pkiserver.store.columns import metadata
+from pkiserver.store.schema.columns import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -8,7 +8,7 @@ import pytest
 
 from pkiserver.authority.templates.library import TemplateLibrary, ready_text
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store import templates as rows
+from pkiserver.store.authority import templates as rows
 from pkiserver.store.database import Database
 from pkiserver.store.migrate import migrate
 

@@ -18,9 +18,9 @@ from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.status.points import DeltaPolicy, Point
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.store import authorities as authority_rows
+from pkiserver.store.authority import authorities as authority_rows
+from pkiserver.store.authority.crls import Covers
 from pkiserver.store.certificates import RevocationReason
-from pkiserver.store.crls import Covers
 from tests.protocols.addressbook.support import BASE, Site
 
 reactor: Any = _reactor

@@ -9,7 +9,7 @@ from pkiserver.authority.crl import Cause
 from pkiserver.authority.status.points import DeltaPolicy
 from pkiserver.authority.status.selfcheck import SelfCheck
 from pkiserver.authority.status.turns import Turns
-from pkiserver.store.schema_crls import crl, crl_scope
+from pkiserver.store.schema.crls import crl, crl_scope
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
 from tests.protocols.status_server import StatusServer

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from pkiserver.registration.connectors.mail import MailConnector
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.protocols.est.test_est_walk import World, text, world
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET

@@ -29,9 +29,10 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.estport import EstPort
-from pkiserver.store import schema, templates
+from pkiserver.store.authority import templates
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from pkiserver.store.migrate import migrate
+from pkiserver.store.schema.certificates import certificate as certificate_table
 from protocols.cms import oids
 from protocols.cms.ber import header, only_child
 from protocols.cms.certs import parse_certs_only
@@ -241,7 +242,7 @@ def test_anchor_7_a_revoked_certificate_renews_nothing(world: World, state: Cert
     site, name = world.site, f"was-{state.name.lower()}"
     issued = site.certificate(site.post("device/simpleenroll", site.request(name), *ME), name)
     fingerprint = issued.fingerprint(hashes.SHA256())
-    table = schema.certificate
+    table = certificate_table
 
     def revoke(connection: Any) -> int:
         found = connection.execute(select(table.c.id).where(table.c.fingerprint == fingerprint)).scalar_one()

@@ -12,8 +12,8 @@ from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.operations import OperationKind, digest_of
 from pkiserver.registration.votes import Person
-from pkiserver.store import templates
-from pkiserver.store.schema_management import operation
+from pkiserver.store.authority import templates
+from pkiserver.store.schema.management import operation
 from tests.protocols.management.world import TEXTS, World, opened, with_people
 
 

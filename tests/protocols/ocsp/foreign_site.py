@@ -22,7 +22,7 @@ from pkiserver.authority.validation.settings import KIND, ForeignCa
 from pkiserver.foundation.tomlfile import dump
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
-from pkiserver.store import templates as object_rows
+from pkiserver.store.authority import templates as object_rows
 from protocols.ocsp import edge
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits

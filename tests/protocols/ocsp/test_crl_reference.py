@@ -10,8 +10,8 @@ import attrs
 from pkiserver.authority.status.points import Point
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.store import authorities
-from pkiserver.store.crls import Covers
+from pkiserver.store.authority import authorities
+from pkiserver.store.authority.crls import Covers
 from tests.protocols.ocsp.asking import post, read, request
 from tests.protocols.status_server import StatusServer
 

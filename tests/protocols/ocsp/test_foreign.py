@@ -17,7 +17,7 @@ from pkiserver.authority.validation.reading import IN_PLACE
 from pkiserver.authority.validation.settings import Unlisted
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.store import foreign
+from pkiserver.store.authority import foreign
 from tests.authority.status_world import lint_ocsp
 from tests.authority.world import ACTOR
 from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, site

@@ -36,7 +36,7 @@ from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.scepport import ScepPort
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from pkiserver.store.migrate import migrate
 from protocols.scep.edge import routes
 from protocols.scep.metrics import ScepMetrics

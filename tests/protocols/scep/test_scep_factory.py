@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.protocols.scep.support import CERT_POLL, FAILURE, PENDING, Device, World, template, world
 from tests.support.tlsfiles import TestCa
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from sqlalchemy import func, select, update
 
 from pkiserver.keys.opener import EnvelopeOpener
-from pkiserver.store import schema
 from pkiserver.store.certificates import CertificateState
+from pkiserver.store.schema.certificates import certificate as certificate_table
 from protocols.cms import opening
 from protocols.cms.ber import header
 from protocols.scep.errors import UNREADABLE
@@ -38,7 +38,7 @@ from tests.protocols.scep.support import (
 
 def issued(scep: World) -> int:
     """How many certificates there are."""
-    query = select(func.count()).select_from(schema.certificate)
+    query = select(func.count()).select_from(certificate_table)
     return int(scep.one(scep.engine.database.read(lambda c: c.execute(query).scalar_one())))
 
 
@@ -103,7 +103,7 @@ def test_anchor_2_a_replay_after_revocation_brings_nothing(scep: World) -> None:
 
 
 def set_state(scep: World, certificate: x509.Certificate, state: CertificateState) -> None:
-    table = schema.certificate
+    table = certificate_table
     where = table.c.fingerprint == certificate.fingerprint(hashes.SHA256())
     change = update(table).where(where).values(state=state.value)
     assert scep.one(scep.engine.database.write(lambda c: c.execute(change).rowcount)) == 1

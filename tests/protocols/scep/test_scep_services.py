@@ -11,7 +11,7 @@ from asn1crypto import core
 from cryptography import x509
 
 from pkiserver.runtime.services.outward import OutwardPublishing
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.protocols.scep.support import CERT_POLL, FAILURE, PENDING, Device, World, template, world
 from tests.support.mdm import CLIENT_ID, CLIENT_SECRET, Mdm
 from tests.support.webhook import SECRET, Webhook

@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from sqlalchemy import update
 
-from pkiserver.store import schema
 from pkiserver.store.certificates import CertificateState, RevocationReason, by_fingerprint
+from pkiserver.store.schema.certificates import certificate as certificate_table
 from tests.protocols.scep.support import (
     APPROVED,
     BAD_CERT_ID,
@@ -242,7 +242,7 @@ def test_renewal_outside_the_window(scep: World) -> None:
 def test_an_expired_certificate_is_renewed_within_its_grace(scep: World, at: str, brings: bool) -> None:
     device, old = enrolled(scep, "expired", at)
     found = record(scep, old)
-    table = schema.certificate
+    table = certificate_table
     start = found.not_before.timestamp() - 91 * 86400
     values = {"not_before": int(start * 1e6), "not_after": int((start + 90 * 86400) * 1e6)}
     change = update(table).where(table.c.id == found.id).values(**values)

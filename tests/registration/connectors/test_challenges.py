@@ -29,7 +29,7 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.runtime.services.upkeep import clean
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.mdm import CLIENT_ID, CLIENT_SECRET, Mdm

@@ -22,7 +22,7 @@ from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Challenged, Step
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import clean
-from pkiserver.store import templates
+from pkiserver.store.authority import templates
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.mailserver import PASSWORD, USER, MailServer

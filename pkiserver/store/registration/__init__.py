@@ -1,0 +1,1 @@
+"""What the registration gate keeps: requesters, codes, requests with their votes, seats, transactions."""

@@ -1,0 +1,138 @@
+"""One-time enrolment codes: kept as a keyed hash, spent by one conditional UPDATE."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
+
+from pkiserver.store.names import San, sans_from_text, sans_to_text
+from pkiserver.store.ready import Ready
+from pkiserver.store.schema.registration import enroll_code
+from pkiserver.store.times import from_micros, optional_time, to_micros
+
+
+@attrs.frozen
+class NewCode:
+    """A code to record, for one certificate; ``subject`` is RFC 4514 text, None for any."""
+
+    keyed_hash: bytes = attrs.field(repr=False)
+    template: str
+    subject: str | None
+    sans: tuple[San, ...]
+    expires: datetime
+    created_by: str
+    created: datetime
+
+
+@attrs.frozen
+class Code:
+    """A recorded code."""
+
+    id: int
+    template: str
+    subject: str | None
+    sans: tuple[San, ...]
+    expires: datetime
+    spent_at: datetime | None
+    certificate_id: int | None
+    created_by: str
+    created: datetime
+
+
+_c = enroll_code.c
+_BY_HASH = Ready(select(enroll_code).where(_c.keyed_hash == bindparam("digest")))
+_SPEND = Ready(
+    update(enroll_code)
+    .where(_c.id == bindparam("code_id"), _c.spent_at.is_(None), _c.expires > bindparam("now"))
+    .values(spent_at=bindparam("now"))
+)
+_BIND = Ready(
+    update(enroll_code)
+    .where(_c.id == bindparam("code_id"), _c.spent_at.is_not(None), _c.certificate_id.is_(None))
+    .values(certificate_id=bindparam("certificate"))
+)
+
+
+def insert_code(connection: Connection, code: NewCode) -> int:
+    """Record a code; returns its number."""
+    statement = insert(enroll_code).values(
+        keyed_hash=code.keyed_hash,
+        template=code.template,
+        subject=code.subject,
+        sans=sans_to_text(code.sans),
+        expires=to_micros(code.expires),
+        created_by=code.created_by,
+        created=to_micros(code.created),
+    )
+    return int(connection.execute(statement.returning(_c.id)).scalar_one())
+
+
+def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
+    """The code of that hash, spent or not."""
+    row = _BY_HASH.one(connection, {"digest": keyed_hash})
+    return None if row is None else _code(row)
+
+
+def by_id(connection: Connection, code_id: int) -> Code | None:
+    """The code of that number, spent or not."""
+    row = connection.execute(select(enroll_code).where(_c.id == code_id)).one_or_none()
+    return None if row is None else _code(row)
+
+
+def spend(connection: Connection, code_id: int, *, now: datetime) -> bool:
+    """Spend a code. True for exactly one caller ever, and for nobody once it has expired."""
+    return _SPEND.count(connection, {"code_id": code_id, "now": to_micros(now)}) == 1
+
+
+def bind_certificate(connection: Connection, code_id: int, certificate_id: int) -> bool:
+    """Note which certificate a spent code was spent for; only the first note stays."""
+    return _BIND.count(connection, {"code_id": code_id, "certificate": certificate_id}) == 1
+
+
+def give_back(connection: Connection, code_id: int, certificate_id: int) -> bool:
+    """Make a code usable again that was spent on a certificate which never came to be; whether it was so."""
+    change = update(enroll_code).where(_c.id == code_id, _c.certificate_id == certificate_id)
+    return connection.execute(change.values(spent_at=None, certificate_id=None)).rowcount == 1
+
+
+def list_page(
+    connection: Connection,
+    *,
+    before: int | None = None,
+    limit: int = 100,
+    templates: frozenset[str] | None = None,
+) -> tuple[Code, ...]:
+    """Up to ``limit`` codes of these templates (None: all), newest first; those with numbers below ``before``."""
+    query = select(enroll_code).order_by(_c.id.desc()).limit(limit)
+    if templates is not None:
+        query = query.where(_c.template.in_(sorted(templates)))
+    if before is not None:
+        query = query.where(_c.id < before)
+    return tuple(_code(row) for row in connection.execute(query))
+
+
+def revoke_code(connection: Connection, code_id: int) -> bool:
+    """Withdraw a code that has not been spent; whether it was so."""
+    return connection.execute(delete(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None))).rowcount == 1
+
+
+def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
+    """Remove codes that expired before a time, whether spent or not; how many."""
+    return connection.execute(delete(enroll_code).where(_c.expires < to_micros(expired_before))).rowcount
+
+
+def _code(row: Any) -> Code:
+    return Code(
+        id=row.id,
+        template=row.template,
+        subject=row.subject,
+        sans=sans_from_text(row.sans),
+        expires=from_micros(row.expires),
+        spent_at=optional_time(row.spent_at),
+        certificate_id=row.certificate_id,
+        created_by=row.created_by,
+        created=from_micros(row.created),
+    )

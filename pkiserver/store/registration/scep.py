@@ -1,0 +1,174 @@
+"""SCEP transactions (RFC 8894 section 3.2.1.1): which request a client's transaction ID means, and what it brought.
+
+A row is written in the transaction that makes a certificate's intent durable, so that a transaction brings one
+certificate however often and wherever its message arrives.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, bindparam, delete, select, text, update
+
+from pkiserver.store.ready import Ready
+from pkiserver.store.schema.certificates import certificate
+from pkiserver.store.schema.registration import scep_transaction
+from pkiserver.store.times import from_micros, to_micros
+
+MAX_TRANSACTION_ID = 255
+"""Characters; longer ones do not fit an index row and are refused before they come here."""
+
+
+@attrs.frozen
+class TransactionKey:
+    """What a client's transaction ID is unique in: a template and a kind.
+
+    ``kind`` is empty for an enrolment; for a renewal it names the certificate that is renewed, since clients exist that
+    derive the ID from their key and so use it again.
+    """
+
+    template: str
+    transaction_id: str
+    kind: str = ""
+
+
+@attrs.frozen
+class NewTransaction:
+    """A request as it began.
+
+    ``spki_sha256`` is of the key to be certified, ``signer_sha256`` of the key that signed the message, ``asks`` a
+    digest of everything asked for; ``payload`` is what a poll needs to ask again, without any secret.
+    """
+
+    key: TransactionKey
+    spki_sha256: bytes
+    signer_sha256: bytes
+    asks: bytes
+    payload: bytes = attrs.field(repr=False)
+    created: datetime
+
+
+@attrs.frozen
+class Transaction:
+    """A kept transaction: ``request_number`` while an officer is asked, ``certificate_id`` once one is being made."""
+
+    key: TransactionKey
+    spki_sha256: bytes
+    signer_sha256: bytes
+    asks: bytes
+    payload: bytes = attrs.field(repr=False)
+    request_number: int | None
+    certificate_id: int | None
+    created: datetime
+
+
+_c = scep_transaction.c
+_BY_KEY = Ready(
+    select(scep_transaction).where(
+        _c.template == bindparam("template"),
+        _c.transaction_id == bindparam("transaction_id"),
+        _c.kind == bindparam("kind"),
+    )
+)
+_NEWEST = Ready(
+    select(scep_transaction)
+    .where(_c.template == bindparam("template"), _c.transaction_id == bindparam("transaction_id"))
+    .order_by(_c.created.desc(), _c.kind.desc())
+    .limit(1)
+)
+_PUT = Ready(
+    text(
+        "INSERT INTO scep_transaction (template, transaction_id, kind, spki_sha256, signer_sha256, asks,"
+        " request_number, certificate_id, payload, created)"
+        " VALUES (:template, :transaction_id, :kind, :spki, :signer, :asks,"
+        " :number, :certificate, :payload, :created)"
+        " ON CONFLICT (template, transaction_id, kind) DO UPDATE SET spki_sha256 = excluded.spki_sha256,"
+        " signer_sha256 = excluded.signer_sha256, asks = excluded.asks, request_number = excluded.request_number,"
+        " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created"
+        " WHERE (scep_transaction.certificate_id IS NULL AND scep_transaction.spki_sha256 = excluded.spki_sha256)"
+        " OR scep_transaction.certificate_id = :over"
+    )
+)
+
+
+def get(connection: Connection, key: TransactionKey) -> Transaction | None:
+    """The transaction of that key."""
+    row = _BY_KEY.one(connection, attrs.asdict(key))
+    return None if row is None else _transaction(row)
+
+
+def newest(connection: Connection, template: str, transaction_id: str) -> Transaction | None:
+    """The newest transaction of that ID, of whatever kind: what a poll means."""
+    row = _NEWEST.one(connection, {"template": template, "transaction_id": transaction_id})
+    return None if row is None else _transaction(row)
+
+
+def put_pending(connection: Connection, new: NewTransaction, request_number: int, *, over: int | None = None) -> bool:
+    """Note that an officer is asked; False where the transaction has become another's or is being answered."""
+    return _PUT.count(connection, _values(new, over) | {"number": request_number, "certificate": None}) == 1
+
+
+def take(
+    connection: Connection, new: NewTransaction, certificate_id: int, *, request_number: int | None, over: int | None
+) -> bool:
+    """Bind the transaction to a certificate that is being made. True for exactly one caller.
+
+    Args:
+        connection: inside the write that makes the certificate's intent durable.
+        new: the request.
+        certificate_id: the certificate's number.
+        request_number: the approval that it came from, if any.
+        over: the number of an earlier certificate of this transaction that no longer counts.
+    """
+    values = _values(new, over) | {"number": request_number, "certificate": certificate_id}
+    return _PUT.count(connection, values) == 1
+
+
+def give_back(connection: Connection, certificate_id: int) -> None:
+    """The certificate did not come to be: the transaction waits again, or never was."""
+    mine = _c.certificate_id == certificate_id
+    connection.execute(delete(scep_transaction).where(mine, _c.request_number.is_(None)))
+    connection.execute(update(scep_transaction).where(mine).values(certificate_id=None))
+
+
+def forget(connection: Connection, *, expired_before: datetime, abandoned_before: datetime, limit: int = 1000) -> int:
+    """Remove transactions whose certificate expired, or that brought none for long; how many, at most ``limit``."""
+    ended = select(certificate.c.id).where(certificate.c.not_after < to_micros(expired_before))
+    keys = (_c.template, _c.transaction_id, _c.kind)
+    old = select(*keys).where(
+        _c.created < to_micros(abandoned_before), _c.certificate_id.is_(None) | _c.certificate_id.in_(ended)
+    )
+    rows = connection.execute(old.order_by(_c.created).limit(limit)).all()
+    for row in rows:
+        key = (_c.template == row.template, _c.transaction_id == row.transaction_id, _c.kind == row.kind)
+        connection.execute(delete(scep_transaction).where(*key))
+    return len(rows)
+
+
+def _values(new: NewTransaction, over: int | None) -> dict[str, Any]:
+    return {
+        "template": new.key.template,
+        "transaction_id": new.key.transaction_id,
+        "kind": new.key.kind,
+        "spki": new.spki_sha256,
+        "signer": new.signer_sha256,
+        "asks": new.asks,
+        "payload": new.payload,
+        "created": to_micros(new.created),
+        "over": -1 if over is None else over,
+    }
+
+
+def _transaction(row: Any) -> Transaction:
+    return Transaction(
+        key=TransactionKey(row.template, row.transaction_id, row.kind),
+        spki_sha256=row.spki_sha256,
+        signer_sha256=row.signer_sha256,
+        asks=row.asks,
+        payload=row.payload,
+        request_number=row.request_number,
+        certificate_id=row.certificate_id,
+        created=from_micros(row.created),
+    )

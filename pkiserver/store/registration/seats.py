@@ -1,0 +1,285 @@
+"""Seats: one identity under one template, with its device slots, certificates and history."""
+
+from __future__ import annotations
+
+import enum
+import json
+from datetime import datetime
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, Row, and_, func, insert, select, text, update
+
+from pkiserver.store.names import printable
+from pkiserver.store.schema.authorities import config_object
+from pkiserver.store.schema.certificates import certificate as certificate_table
+from pkiserver.store.schema.certificates import certificate_intent
+from pkiserver.store.schema.management import seat, seat_certificate, seat_event, seat_slot
+from pkiserver.store.times import from_micros, optional_micros, optional_time, to_micros
+
+
+class SlotMode(enum.StrEnum):
+    """Whether a slot takes a device that it does not know: once, each time, or never."""
+
+    LEARN_ONCE = "learn_once"
+    LEARN_ALWAYS = "learn_always"
+    LOCKED = "locked"
+
+
+@attrs.frozen
+class Slot:
+    """A device slot. ``signature`` is what the device shows of itself, a hash; None while no device was learned.
+
+    ``open_until``: up to when an operator lets a learn-once slot learn.
+    """
+
+    number: int
+    mode: SlotMode
+    device: str = ""
+    signature: str | None = None
+    learned: datetime | None = None
+    last_used: datetime | None = None
+    open_until: datetime | None = None
+
+
+@attrs.frozen
+class Seat:
+    """A seat. ``metadata`` are the operators' own notes; ``first_success`` when it had its first certificate."""
+
+    id: int
+    template: str
+    identity: str
+    archived: bool
+    owner: str | None
+    metadata: tuple[tuple[str, str], ...]
+    created: datetime
+    first_success: datetime | None
+    last_success: datetime | None
+
+
+@attrs.frozen
+class SeatCertificate:
+    """A certificate of a seat, by its number in the store, and through which slot it came."""
+
+    certificate_id: int
+    slot: int | None
+    at: datetime
+
+
+@attrs.frozen
+class SeatEvent:
+    """Something that happened to a seat."""
+
+    id: int
+    at: datetime
+    actor: str
+    what: str
+
+
+_ADD = text(
+    "INSERT INTO seat (template, identity, archived, owner, metadata, created)"
+    " VALUES (:template, :identity, :archived, :owner, :metadata, :created)"
+    " ON CONFLICT (template, identity) DO NOTHING"
+)
+_s, _l, _c, _e = seat.c, seat_slot.c, seat_certificate.c, seat_event.c
+
+
+def add(connection: Connection, template: str, identity: str, *, owner: str | None, now: datetime) -> tuple[Seat, bool]:
+    """The seat of that template and identity, made where there is none; and whether it was made."""
+    values = {
+        "template": template,
+        "identity": identity,
+        "archived": False,
+        "owner": owner,
+        "metadata": "[]",
+        "created": to_micros(now),
+    }
+    made = connection.execute(_ADD, values).rowcount == 1
+    found = find(connection, template, identity)
+    assert found is not None
+    return found, made
+
+
+def find(connection: Connection, template: str, identity: str) -> Seat | None:
+    """The seat of that template and identity."""
+    row = connection.execute(select(seat).where(_s.template == template, _s.identity == identity)).one_or_none()
+    return None if row is None else _seat(row)
+
+
+def of_certificate(connection: Connection, certificate_id: int) -> Seat | None:
+    """The seat that a certificate belongs to."""
+    query = select(seat).join(seat_certificate, _c.seat_id == _s.id).where(_c.certificate_id == certificate_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _seat(row)
+
+
+def certificate(connection: Connection, seat_id: int, certificate_id: int) -> SeatCertificate | None:
+    """What is noted about one certificate of a seat."""
+    query = select(seat_certificate).where(_c.seat_id == seat_id, _c.certificate_id == certificate_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else SeatCertificate(row.certificate_id, row.slot, from_micros(row.at))
+
+
+def get(connection: Connection, seat_id: int) -> Seat | None:
+    """The seat of that number."""
+    row = connection.execute(select(seat).where(_s.id == seat_id)).one_or_none()
+    return None if row is None else _seat(row)
+
+
+def lock(connection: Connection, seat_id: int) -> Seat | None:
+    """The seat of that number, whose row nobody else changes until this write ends."""
+    row = connection.execute(select(seat).where(_s.id == seat_id).with_for_update()).one_or_none()
+    return None if row is None else _seat(row)
+
+
+def change(connection: Connection, changed: Seat) -> bool:
+    """Write back owner, metadata, state and times; whether the seat is there."""
+    statement = (
+        update(seat)
+        .where(_s.id == changed.id)
+        .values(
+            archived=changed.archived,
+            owner=changed.owner,
+            metadata=json.dumps(changed.metadata, ensure_ascii=False),
+            first_success=optional_micros(changed.first_success),
+            last_success=optional_micros(changed.last_success),
+        )
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def lock_template(connection: Connection, template: str) -> None:
+    """Let nobody else add a seat to the template until this write ends."""
+    c = config_object.c
+    connection.execute(select(c.name).where(c.kind == "template", c.name == template).with_for_update())
+
+
+def count(connection: Connection, template: str) -> int:
+    """Seats of a template that are not archived."""
+    query = select(func.count()).select_from(seat).where(_s.template == template, _s.archived.is_(False))
+    return int(connection.execute(query).scalar_one())
+
+
+def search(
+    connection: Connection,
+    *,
+    template: str | None = None,
+    identity: str | None = None,
+    owner: str | None = None,
+    before: int | None = None,
+    limit: int = 100,
+    templates: frozenset[str] | None = None,
+) -> tuple[Seat, ...]:
+    """Up to ``limit`` seats that meet what is given, newest first; those with numbers below ``before``.
+
+    Those of ``templates`` only, where it is given.
+    """
+    query = select(seat).order_by(_s.id.desc()).limit(limit)
+    if templates is not None:
+        query = query.where(_s.template.in_(sorted(templates)))
+    for column, value in ((_s.template, template), (_s.identity, identity), (_s.owner, owner)):
+        if value is not None:
+            query = query.where(column == value)
+    if before is not None:
+        query = query.where(_s.id < before)
+    return tuple(_seat(row) for row in connection.execute(query))
+
+
+def slots(connection: Connection, seat_id: int) -> tuple[Slot, ...]:
+    """A seat's slots, in order."""
+    query = select(seat_slot).where(_l.seat_id == seat_id).order_by(_l.number)
+    return tuple(_slot(row) for row in connection.execute(query))
+
+
+def put_slot(connection: Connection, seat_id: int, changed: Slot) -> None:
+    """Make a slot be so."""
+    values = {
+        "mode": changed.mode.value,
+        "device": printable(changed.device),
+        "signature": changed.signature,
+        "learned": optional_micros(changed.learned),
+        "last_used": optional_micros(changed.last_used),
+        "open_until": optional_micros(changed.open_until),
+    }
+    there = update(seat_slot).where(_l.seat_id == seat_id, _l.number == changed.number).values(**values)
+    if connection.execute(there).rowcount == 0:
+        connection.execute(insert(seat_slot).values(seat_id=seat_id, number=changed.number, **values))
+
+
+def add_certificate(connection: Connection, seat_id: int, certificate_id: int, slot: int | None, now: datetime) -> None:
+    """Note that a certificate belongs to a seat."""
+    values = {"seat_id": seat_id, "certificate_id": certificate_id, "slot": slot, "at": to_micros(now)}
+    connection.execute(insert(seat_certificate).values(**values))
+
+
+def remove_certificate(connection: Connection, seat_id: int, certificate_id: int) -> None:
+    """Forget a certificate that never came to be."""
+    connection.execute(seat_certificate.delete().where(_c.seat_id == seat_id, _c.certificate_id == certificate_id))
+
+
+def certificates(
+    connection: Connection, seat_id: int, *, before: int | None = None, limit: int = 100
+) -> tuple[SeatCertificate, ...]:
+    """Up to ``limit`` certificates of a seat, newest first; those with numbers below ``before``."""
+    query = select(seat_certificate).where(_c.seat_id == seat_id).order_by(_c.certificate_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(_c.certificate_id < before)
+    rows = connection.execute(query)
+    return tuple(SeatCertificate(row.certificate_id, row.slot, from_micros(row.at)) for row in rows)
+
+
+def valid_certificates(connection: Connection, seat_id: int, *, now: datetime) -> int:
+    """How many certificates of a seat are valid, on hold, or being made."""
+    valid = and_(
+        certificate_table.c.state.in_(("issued", "held")),
+        certificate_table.c.not_after > to_micros(now),
+    )
+    settled = select(func.count()).select_from(
+        seat_certificate.join(certificate_table, and_(certificate_table.c.id == _c.certificate_id, valid))
+    )
+    coming = select(func.count()).select_from(
+        seat_certificate.join(certificate_intent, certificate_intent.c.id == _c.certificate_id)
+    )
+    return sum(int(connection.execute(query.where(_c.seat_id == seat_id)).scalar_one()) for query in (settled, coming))
+
+
+def add_event(connection: Connection, seat_id: int, *, actor: str, what: str, now: datetime) -> None:
+    """Add to a seat's history."""
+    values = {"seat_id": seat_id, "at": to_micros(now), "actor": printable(actor), "what": printable(what)}
+    connection.execute(insert(seat_event).values(**values))
+
+
+def events(
+    connection: Connection, seat_id: int, *, before: int | None = None, limit: int = 100
+) -> tuple[SeatEvent, ...]:
+    """Up to ``limit`` events of a seat, newest first; those with numbers below ``before``."""
+    query = select(seat_event).where(_e.seat_id == seat_id).order_by(_e.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(_e.id < before)
+    return tuple(SeatEvent(row.id, from_micros(row.at), row.actor, row.what) for row in connection.execute(query))
+
+
+def _seat(row: Row[Any]) -> Seat:
+    return Seat(
+        id=row.id,
+        template=row.template,
+        identity=row.identity,
+        archived=row.archived,
+        owner=row.owner,
+        metadata=tuple((key, value) for key, value in json.loads(row._mapping["metadata"])),  # noqa: SLF001
+        created=from_micros(row.created),
+        first_success=optional_time(row.first_success),
+        last_success=optional_time(row.last_success),
+    )
+
+
+def _slot(row: Row[Any]) -> Slot:
+    return Slot(
+        number=row.number,
+        mode=SlotMode(row.mode),
+        device=row.device,
+        signature=row.signature,
+        learned=optional_time(row.learned),
+        last_used=optional_time(row.last_used),
+        open_until=optional_time(row.open_until),
+    )
