@@ -136,9 +136,9 @@ def post_all(port: int, path: str, messages: list[bytes], connections: int = CON
 
 
 async def _prepare(config: Path, count: int) -> None:
-    from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-    from pkiserver.authority.certify import Actor
-    from pkiserver.authority.profile import CaProfile, parse_name
+    from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+    from pkiserver.authority.lifecycle.certify import Actor
+    from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
     from pkiserver.keys.algorithms import KeyType
     from pkiserver.runtime.config import load_settings
     from pkiserver.runtime.engine import open_engine

@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from pkiserver.authority.authorities import Issuing
+from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.extensions import Extension
-from pkiserver.authority.lintlevel import LintLevel
 from pkiserver.authority.templates.model import DuplicateRules, SameKey
 
 ANYTHING = DuplicateRules(same_key=SameKey.ALLOW)

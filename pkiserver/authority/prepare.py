@@ -16,11 +16,11 @@ from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
+from pkiserver.authority.checks.keycheck import check_key
+from pkiserver.authority.checks.nameconstraints import limits_along
 from pkiserver.authority.distribution import DistributionPoint
 from pkiserver.authority.issuerstanding import IssuerStanding
-from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.model import Authority
-from pkiserver.authority.nameconstraints import limits_along
 from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
@@ -36,7 +36,7 @@ from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
 
 if TYPE_CHECKING:
-    from pkiserver.authority.lint import Linter
+    from pkiserver.authority.checks.lint import Linter
 
 _DUPLICATES_LOOKED_AT = 100
 
@@ -86,7 +86,7 @@ class Preparer:
     @cached_property
     def _linter(self) -> Linter:
         # imported when the first certificate is made: most commands make none and should not wait for it
-        from pkiserver.authority.lint import Linter
+        from pkiserver.authority.checks.lint import Linter
 
         return Linter()
 

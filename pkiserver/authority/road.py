@@ -10,14 +10,14 @@ import attrs
 
 from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.ceremonies import Ceremonies
-from pkiserver.authority.certify import Certifier
 from pkiserver.authority.checkpoints import Checkpoint, from_environment
 from pkiserver.authority.issue import Also, Issuer
+from pkiserver.authority.lifecycle.ceremonies import Ceremonies
+from pkiserver.authority.lifecycle.certify import Certifier
+from pkiserver.authority.lifecycle.succession import Succession
 from pkiserver.authority.prepare import Preparer, Templates
 from pkiserver.authority.recover import Recovery
 from pkiserver.authority.requests import Authorised, IssuedCertificate, PreparedCertificate
-from pkiserver.authority.succession import Succession
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.database import Database

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from pkiserver.authority.ra_policy import ScepPolicy
+from pkiserver.authority.delegates.ra_policy import ScepPolicy
 from pkiserver.authority.status.policy import CrlPolicy, OcspPolicy
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.algorithms import SignatureScheme

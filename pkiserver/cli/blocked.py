@@ -10,14 +10,14 @@ from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.selectors import parse_hex
 
 if TYPE_CHECKING:
-    from pkiserver.authority.blocking import Blocking
+    from pkiserver.authority.checks.blocking import Blocking
     from pkiserver.runtime.engine import Engine
 
 _DIGEST_DIGITS = 64
 
 
 def _blocking(engine: Engine) -> Blocking:
-    from pkiserver.authority.blocking import Blocking
+    from pkiserver.authority.checks.blocking import Blocking
 
     return Blocking(engine.database, engine.audit, engine.clock)
 
@@ -28,7 +28,7 @@ def _blocking(engine: Engine) -> Blocking:
 @async_command
 async def block(session: Session, engine: Engine, *, file: BinaryIO, why: str) -> None:
     """Block public keys: a list of SHA-256 digests of SubjectPublicKeyInfo, or PEM keys or certificates."""
-    from pkiserver.authority.blocking import read_list
+    from pkiserver.authority.checks.blocking import read_list
     from pkiserver.cli.voting import who
 
     digests = read_list(file.read())

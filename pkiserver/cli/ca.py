@@ -13,11 +13,11 @@ from pkiserver.cli.options import IN_FILE, OUT_FILE
 from pkiserver.cli.selectors import load_certificates, pem, write_file
 
 if TYPE_CHECKING:
-    from pkiserver.authority.ceremonies import KeyChoice
-    from pkiserver.authority.certify import Actor
+    from pkiserver.authority.lifecycle.ceremonies import KeyChoice
+    from pkiserver.authority.lifecycle.certify import Actor
+    from pkiserver.authority.lifecycle.profile import CaProfile
+    from pkiserver.authority.lifecycle.succession import Succeeded
     from pkiserver.authority.model import Authority, Generation
-    from pkiserver.authority.profile import CaProfile
-    from pkiserver.authority.succession import Succeeded
     from pkiserver.runtime.engine import Engine
 
 name_argument = click.argument("name", metavar="AUTHORITY")
@@ -34,7 +34,7 @@ def group() -> None:
 
 
 def _actor() -> Actor:
-    from pkiserver.authority.certify import Actor
+    from pkiserver.authority.lifecycle.certify import Actor
     from pkiserver.cli.voting import who
 
     return Actor(who())
@@ -101,7 +101,7 @@ async def create(
 
     A command that broke off is taken up again by repeating it.
     """
-    from pkiserver.authority.ceremonies import NewAuthority
+    from pkiserver.authority.lifecycle.ceremonies import NewAuthority
     from pkiserver.authority.settings import AuthoritySettings, Publication
 
     if request and issuer is not None:
@@ -137,7 +137,7 @@ async def import_(
     base_url: str,
 ) -> None:
     """Import an authority that exists: its certificate, and its key; without a key it is an offline CA."""
-    from pkiserver.authority.ceremonies import ExistingAuthority, KeyChoice
+    from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority, KeyChoice
     from pkiserver.authority.settings import AuthoritySettings, Publication
 
     [first, *more] = load_certificates(certificate)

@@ -14,8 +14,8 @@ from pkiserver.cli.selectors import MOMENT
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from pkiserver.authority.ceremonies import KeyChoice
-    from pkiserver.authority.profile import CaProfile
+    from pkiserver.authority.lifecycle.ceremonies import KeyChoice
+    from pkiserver.authority.lifecycle.profile import CaProfile
     from pkiserver.runtime.engine import Engine
 
 Command = Callable[..., Any]
@@ -34,7 +34,7 @@ def parse_validity(text: str) -> timedelta:
 
 def parse_subject(text: str) -> x509.Name:
     """A DN; raises :class:`click.BadParameter`."""
-    from pkiserver.authority.profile import parse_name
+    from pkiserver.authority.lifecycle.profile import parse_name
 
     try:
         return parse_name(text)
@@ -61,7 +61,7 @@ def key_options(function: Command) -> Command:
         scep: bool,
         **others: Any,
     ) -> Any:
-        from pkiserver.authority.ceremonies import CA_DOORS, SCEP_DOORS, KeyChoice
+        from pkiserver.authority.lifecycle.ceremonies import CA_DOORS, SCEP_DOORS, KeyChoice
         from pkiserver.keys.algorithms import KeyType
 
         chosen = KeyChoice(
@@ -150,7 +150,7 @@ def _profile(
     refuse_longer: bool,
     sign_other: bool,
 ) -> CaProfile:
-    from pkiserver.authority.profile import CaProfile, Outlive
+    from pkiserver.authority.lifecycle.profile import CaProfile, Outlive
 
     return CaProfile(
         validity=None if validity == NO_END else parse_validity(validity),

@@ -7,7 +7,7 @@ from datetime import datetime
 from cryptography import x509
 
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.keycheck import check_key
+from pkiserver.authority.checks.keycheck import check_key
 from pkiserver.authority.requests import Authorised
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import Template

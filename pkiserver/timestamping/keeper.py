@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.delegates.ownkeys import ACTOR, OwnKeys
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.order import Order
-from pkiserver.authority.ownkeys import ACTOR, OwnKeys
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType

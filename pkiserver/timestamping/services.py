@@ -9,8 +9,8 @@ import attrs
 
 from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.delegates.ownkeys import OwnKeys
 from pkiserver.authority.issue import Issuer
-from pkiserver.authority.ownkeys import OwnKeys
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock

@@ -11,7 +11,7 @@ from typing import Literal
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.profile import parse_name
+from pkiserver.authority.lifecycle.profile import parse_name
 from pkiserver.foundation.bounds import networks, some_time, spelled
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import Invalid, format_duration, load

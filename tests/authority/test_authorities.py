@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pkiserver.authority import certparts
-from pkiserver.authority.ceremonies import ExistingAuthority, KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority, KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.profile import END_OF_TIME, CaProfile, Outlive, parse_name
 from pkiserver.authority.model import Duty
-from pkiserver.authority.profile import END_OF_TIME, CaProfile, Outlive, parse_name
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import KeyType

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.crl import Parts
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point

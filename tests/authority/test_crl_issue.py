@@ -13,8 +13,8 @@ from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority import crl as crl_module
-from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.crl import Cause
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.offline import OfflineCrl, encode_offline, read_crl
 from pkiserver.authority.status.policy import CrlPolicy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.revocation import ByCertificate, Order
 from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.points import Bounded, DeltaPolicy, Partition, Point

@@ -8,7 +8,7 @@ import random
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa
 
-from pkiserver.authority.keycheck import KeyPolicy, check_key, has_close_primes, has_roca_fingerprint
+from pkiserver.authority.checks.keycheck import KeyPolicy, check_key, has_close_primes, has_roca_fingerprint
 
 GENERATOR = random.Random(20261121)
 PRIMES = [p for p in range(2, 702) if all(p % n for n in range(2, p))]

@@ -15,9 +15,9 @@ from pkilint import loader
 from pkilint.pkix import certificate, name
 from pkilint.pkix import extension as pkilint_extension
 
-from pkiserver.authority import lintpieces
-from pkiserver.authority.lint import Finding, Linter, _mistaken
-from pkiserver.authority.lintpieces import LARGEST, PROVEN
+from pkiserver.authority.checks import lintpieces
+from pkiserver.authority.checks.lint import Finding, Linter, _mistaken
+from pkiserver.authority.checks.lintpieces import LARGEST, PROVEN
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 SIGNERS: list[Any] = [ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()]

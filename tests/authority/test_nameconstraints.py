@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from OpenSSL import crypto
 
-from pkiserver.authority.nameconstraints import limits_along
+from pkiserver.authority.checks.nameconstraints import limits_along
 from pkiserver.foundation.errors import Refusal, Rejected
 from tests.authority.world import World, authorised
 

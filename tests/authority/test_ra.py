@@ -13,11 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.authority.ceremonies import SCEP_DOORS, NewAuthority
-from pkiserver.authority.ownkeys import OwnKeys
-from pkiserver.authority.profile import CaProfile, parse_name
-from pkiserver.authority.ra import RaKeeper
-from pkiserver.authority.ra_policy import RaKeys, ScepPolicy
+from pkiserver.authority.delegates.ownkeys import OwnKeys
+from pkiserver.authority.delegates.ra import RaKeeper
+from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
+from pkiserver.authority.lifecycle.ceremonies import SCEP_DOORS, NewAuthority
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Rejected

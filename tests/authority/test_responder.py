@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority import certparts
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.model import Generation
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.directory import HASH_NAMES, issuer_hashes

@@ -11,8 +11,8 @@ import pytest
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.authority.ceremonies import KeyChoice
 from pkiserver.authority.crl import Cause
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.authority.status.services import StatusServices

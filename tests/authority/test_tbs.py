@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pkiserver.authority import certparts
+from pkiserver.authority.checks.lint import Linter
+from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.extensions import Extension, extension, issuer_key_identifier, raw_extension
 from pkiserver.authority.extensions import subject_key_identifier as ski
-from pkiserver.authority.lint import Linter
-from pkiserver.authority.lintlevel import LintLevel
-from pkiserver.authority.profile import END_OF_TIME
+from pkiserver.authority.lifecycle.profile import END_OF_TIME
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.tbs import Draft, build_draft, random_serial
 from pkiserver.foundation import der

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from pkiserver.audit import AuditLog
-from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
 from pkiserver.authority.checkpoints import Checkpoint
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.model import Authority
-from pkiserver.authority.profile import CaProfile, parse_name
 from pkiserver.authority.requests import (
     Authorised,
     EnrollmentRequest,

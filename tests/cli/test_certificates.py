@@ -12,9 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.authority.ceremonies import CA_DOORS, KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
-from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.lifecycle.ceremonies import CA_DOORS, KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.foundation.tomlfile import load_file
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import NodeSettings

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
-from pkiserver.authority.profile import CaProfile
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import load_file

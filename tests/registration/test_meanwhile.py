@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from sqlalchemy import select, update
 
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.requests import (
     ClientCertificateEvidence,
     CodeEvidence,

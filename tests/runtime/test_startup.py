@@ -39,7 +39,7 @@ import json, sys
 from pkiserver.runtime.services import spawned, worker
 def main(arguments, open_application):
     before = set(sys.modules)
-    from pkiserver.authority.lint import Linter
+    from pkiserver.authority.checks.lint import Linter
     from pkiserver.runtime.services.node import NodeService
     new = set(sys.modules) - before
     print(json.dumps([arguments, open_application.__module__, sorted(new)]))

@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 import pytest
 
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.status.turns import Turns
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings

@@ -10,10 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
 from pkiserver.authority.csr import parse_request
-from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.requests import EnrollmentRequest, Evidence, ProofKind, ProofOfPossession
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.clock import Clock

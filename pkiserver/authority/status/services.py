@@ -7,10 +7,10 @@ import attrs
 from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import CrlIssuer
+from pkiserver.authority.delegates.ownkeys import OwnKeys
+from pkiserver.authority.delegates.responder import ResponderKeeper
 from pkiserver.authority.issue import Issuer
-from pkiserver.authority.ownkeys import OwnKeys
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.responder import ResponderKeeper
 from pkiserver.authority.revocation import Revocations
 from pkiserver.authority.status.directory import StatusDirectory
 from pkiserver.authority.status.published import Publications

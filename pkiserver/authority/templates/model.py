@@ -9,7 +9,7 @@ from typing import Literal
 
 import attrs
 
-from pkiserver.authority.lintlevel import LintLevel
+from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.templates import checks
 from pkiserver.authority.templates.model_extensions import (
     AddedExtension,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 from cryptography import x509
 
+from pkiserver.authority.checks.keycheck import check_key
 from pkiserver.authority.extensions import Extension
-from pkiserver.authority.keycheck import check_key
 from pkiserver.authority.requests import Authorised, EnrollmentRequest, RegistrationRecord
 from pkiserver.authority.tbs import build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, build_content
@@ -79,7 +79,7 @@ def try_request(
         )
     except Rejected as error:
         return Trial({}, (*error.reasons, *reasons))
-    from pkiserver.authority.lint import Linter
+    from pkiserver.authority.checks.lint import Linter
 
     refused, warnings = Linter().check(draft.sample, template.lint)
     return Trial(describe(content), (*reasons, *refused), content.ignored, warnings)

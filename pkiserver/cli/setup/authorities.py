@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind
-from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
-from pkiserver.authority.profile import CaProfile
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile
 from pkiserver.authority.requests import (
     EnrollmentRequest,
     OperatorEvidence,

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-import pkiserver.authority.lint  # noqa: F401  # the first certificate would: here it is loaded faster, with the rest
+import pkiserver.authority.checks.lint  # noqa: F401  # the first certificate would: here it is loaded faster, with the rest
 from pkiserver.authority.status.turns import Turns
 from pkiserver.registration.guesses import FLUSH_SECONDS
 from pkiserver.runtime.config import NodeSettings

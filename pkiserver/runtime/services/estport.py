@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from cryptography import x509
 
-from pkiserver.authority.packagers import Packagers
+from pkiserver.authority.delegates.packagers import Packagers
 from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkiserver.authority.ownkeys import OwnKeys
+from pkiserver.authority.delegates.ownkeys import OwnKeys
 from pkiserver.authority.road import new_holder
 from pkiserver.authority.status.turns import Turns
 from pkiserver.runtime.engine import Engine

@@ -8,8 +8,8 @@ import attrs
 from cryptography import x509
 from sqlalchemy import Connection
 
+from pkiserver.authority.delegates.ra import RaKeeper, RegistrationAuthority
 from pkiserver.authority.model import Authority, Generation, GenerationState
-from pkiserver.authority.ra import RaKeeper, RegistrationAuthority
 from pkiserver.authority.requests import Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.model import Template

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from pkiserver.authority.certify import Actor
+from pkiserver.authority.lifecycle.certify import Actor
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.registration import approvals
 from pkiserver.registration.guesses import MOST_ROWS

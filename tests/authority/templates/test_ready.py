@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from pkiserver.authority.lint import Linter
-from pkiserver.authority.lintlevel import LintLevel
+from pkiserver.authority.checks.lint import Linter
+from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.templates.library import ready_names, ready_template
 
 from .helpers import build, cn, issuer, key, name, request, signed

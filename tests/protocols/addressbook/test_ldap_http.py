@@ -13,7 +13,7 @@ from cryptography import x509
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.keys.algorithms import KeyType
 from tests.protocols.addressbook.support import BASE, Site
 from tests.support.engines import ACTOR

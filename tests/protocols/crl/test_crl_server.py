@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from pkiserver.authority.ceremonies import KeyChoice
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
 from protocols.crl import edge

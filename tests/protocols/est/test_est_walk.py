@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from sqlalchemy import select, update
 
-from pkiserver.authority.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
-from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.secret import Secret

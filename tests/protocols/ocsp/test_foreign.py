@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkiserver.authority.ceremonies import ExistingAuthority
+from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority
 from pkiserver.authority.validation.reading import IN_PLACE
 from pkiserver.authority.validation.settings import Unlisted
 from pkiserver.foundation.errors import Rejected

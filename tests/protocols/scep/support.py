@@ -25,9 +25,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from twisted.internet import reactor as _reactor
 
-from pkiserver.authority.ceremonies import CA_DOORS, KeyChoice, NewAuthority
-from pkiserver.authority.certify import Actor
-from pkiserver.authority.profile import CaProfile, parse_name
+from pkiserver.authority.lifecycle.ceremonies import CA_DOORS, KeyChoice, NewAuthority
+from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.keys.algorithms import KeyType

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkiserver.authority.ra_policy import RaKeys, ScepPolicy
+from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
 from tests.authority.world import new_key
 from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SUCCESS, World, authority, template, world
 

@@ -19,7 +19,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
 from pkiserver.authority.csr import parse_request
-from pkiserver.authority.profile import parse_name
+from pkiserver.authority.lifecycle.profile import parse_name
 from pkiserver.authority.requests import ChallengeEvidence, EnrollmentRequest, IssuedCertificate, ResumedEvidence
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock

@@ -13,11 +13,18 @@ from sqlalchemy import Connection
 
 from pkiserver.audit import AuditLog
 from pkiserver.authority.authorities import Authorities, Issuing
-from pkiserver.authority.ceremonies import Ceremonies, KeyChoice
-from pkiserver.authority.certify import LINK_CERTIFICATE, Actor, Certifier, Subject, content_like, issuing_self
-from pkiserver.authority.generations import NewGeneration, activates, add_generation, configuration_event
+from pkiserver.authority.lifecycle.ceremonies import Ceremonies, KeyChoice
+from pkiserver.authority.lifecycle.certify import (
+    LINK_CERTIFICATE,
+    Actor,
+    Certifier,
+    Subject,
+    content_like,
+    issuing_self,
+)
+from pkiserver.authority.lifecycle.generations import NewGeneration, activates, add_generation, configuration_event
+from pkiserver.authority.lifecycle.profile import END_OF_TIME
 from pkiserver.authority.model import Authority, CaCertificate, Generation
-from pkiserver.authority.profile import END_OF_TIME
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.clock import Clock

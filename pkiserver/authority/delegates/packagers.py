@@ -14,10 +14,10 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from pkiserver.authority.authorities import Issuing
+from pkiserver.authority.delegates.ownkeys import BACKDATE, OwnKeys
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import Generation
 from pkiserver.authority.order import Order
-from pkiserver.authority.ownkeys import BACKDATE, OwnKeys
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.doors import Door

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from pkiserver.authority.authorities import MAXIMUM_CHAIN, Issuing
 from pkiserver.authority.extensions import extension, subject_key_identifier
 from pkiserver.authority.issue import Also, Issuer
+from pkiserver.authority.lifecycle.profile import CaContent
 from pkiserver.authority.model import Authority, CaCertificate, Generation
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
-from pkiserver.authority.profile import CaContent
 from pkiserver.authority.requests import IssuedCertificate, spki_der
 from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.errors import Reason, Refusal, Rejected

@@ -9,8 +9,8 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind
-from pkiserver.authority.certify import Actor
 from pkiserver.authority.issue import Also
+from pkiserver.authority.lifecycle.certify import Actor
 from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import Defect

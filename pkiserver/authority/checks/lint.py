@@ -3,7 +3,8 @@
 pkilint's own walk asks every validator at every node whether it matches: about 5,000 calls a certificate and most of
 its time. :class:`Linter` runs the same validators in the same order, but looks up once per ASN.1 type which of them
 can match there at all; it remembers the pieces of which it has seen certificates made, and what was found in them
-(:mod:`pkiserver.authority.lintpieces`); and it takes documents apart itself, so that the garbage collector need not.
+(:mod:`pkiserver.authority.checks.lintpieces`); and it takes documents apart itself, so that the garbage collector
+need not.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pkilint.document import NodeVisitor
 from pkilint.pkix import certificate, extension, general_name, name
 from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
-from pkiserver.authority.lintlevel import LintLevel
-from pkiserver.authority.lintpieces import Above, NotInPieces, Piece, Pieces, Watch, take_apart
+from pkiserver.authority.checks.lintlevel import LintLevel
+from pkiserver.authority.checks.lintpieces import Above, NotInPieces, Piece, Pieces, Watch, take_apart
 from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
 

@@ -19,11 +19,11 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from pkiserver.authority.delegates.ownkeys import BACKDATE, OwnKeys, find_unused
+from pkiserver.authority.delegates.ra_policy import RaKeys
 from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
-from pkiserver.authority.ownkeys import BACKDATE, OwnKeys, find_unused
-from pkiserver.authority.ra_policy import RaKeys
 from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable

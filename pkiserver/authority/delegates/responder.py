@@ -14,10 +14,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
+from pkiserver.authority.delegates.ownkeys import BACKDATE, OwnKeys, Unused, find_unused
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import Authority, Duty, Generation
 from pkiserver.authority.order import Order
-from pkiserver.authority.ownkeys import BACKDATE, OwnKeys, Unused, find_unused
 from pkiserver.authority.status.directory import (
     RESPONDER_TEMPLATE,
     SERVING,

@@ -14,10 +14,16 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditLog
 from pkiserver.authority import csr
 from pkiserver.authority.authorities import Authorities
-from pkiserver.authority.certify import Actor, Certifier, Subject, check_answer, issuing_self, ordered_chain
-from pkiserver.authority.generations import NewGeneration, activate, activates, add_generation, configuration_event
+from pkiserver.authority.lifecycle.certify import Actor, Certifier, Subject, check_answer, issuing_self, ordered_chain
+from pkiserver.authority.lifecycle.generations import (
+    NewGeneration,
+    activate,
+    activates,
+    add_generation,
+    configuration_event,
+)
+from pkiserver.authority.lifecycle.profile import CaProfile, ca_content, request_extensions
 from pkiserver.authority.model import Authority, CaCertificate, Generation
-from pkiserver.authority.profile import CaProfile, ca_content, request_extensions
 from pkiserver.authority.requests import IssuedCertificate, spki_der
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest

@@ -1,0 +1,1 @@
+"""How authorities come to be, go on, and end, and what their own certificates say."""
