@@ -135,9 +135,7 @@ async def export(session: Session, engine: Engine, *, form: str) -> None:
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Accounts by name."""
     page = await engine.accounts.list_page(after=after, limit=limit)
-    session.output.table([_row(one) for one in page], empty="no accounts")
-    if len(page) == limit:
-        session.output.note(f"More: --after {page[-1].name}")
+    session.output.page([_row(one) for one in page], limit=limit, onward="--after", empty="no accounts")
 
 
 @group.command()

@@ -106,7 +106,7 @@ async def optouts(session: Session, engine: Engine, after: str, limit: int) -> N
 
     found = await engine.database.read(lambda connection: rows.opt_outs(connection, after=after, limit=limit))
     table = [{"address": address, "by": author, "since": since} for address, author, since in found]
-    session.output.table(table, empty="nobody opted out")
+    session.output.page(table, limit=limit, onward="--after", empty="nobody opted out")
 
 
 @group.command()
@@ -229,9 +229,7 @@ async def list_(session: Session, engine: Engine, after: str, limit: int) -> Non
         {"address": one.address, "certificates": len(one.certificates), "by": one.author, "updated": one.updated}
         for one in found
     ]
-    session.output.table(table, empty="no contacts")
-    if len(found) == limit:
-        session.output.note(f"More: --after {found[-1].address}")
+    session.output.page(table, limit=limit, onward="--after", empty="no contacts")
 
 
 @contacts.command("put")

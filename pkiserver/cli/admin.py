@@ -203,9 +203,7 @@ async def certify(
 async def list_(session: Session, engine: Engine, after: str, limit: int) -> None:
     """Administrators by name."""
     page = await engine.administrators.list_page(after=after, limit=limit)
-    session.output.table([_row(one) for one in page], empty="no administrators")
-    if len(page) == limit:
-        session.output.note(f"More: --after {page[-1].name}")
+    session.output.page([_row(one) for one in page], limit=limit, onward="--after", empty="no administrators")
 
 
 @group.command()

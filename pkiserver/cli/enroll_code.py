@@ -66,9 +66,7 @@ async def list_(session: Session, engine: Engine, before: int | None, limit: int
         }
         for one in page
     ]
-    session.output.table(rows, empty="no codes")
-    if len(page) == limit:
-        session.output.note(f"More: --before {page[-1].id}")
+    session.output.page(rows, limit=limit, onward="--before", empty="no codes")
 
 
 @group.command()

@@ -49,7 +49,7 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 
     wanted = None if state == "any" else OperationState(state)
     page = await engine.operations.list_page(state=wanted, before=before, limit=limit)
-    session.output.table([_row(one) for one in page], empty="no operations")
+    session.output.page([_row(one) for one in page], limit=limit, onward="--before", empty="no operations")
 
 
 @group.command()

@@ -130,6 +130,20 @@ class Output:
             table.add_row(*(Text(to_text(value)) for value in row.values()))
         self._console().print(table)
 
+    def page(self, rows: Iterable[Mapping[str, object]], *, limit: int, onward: str, empty: str = "none") -> None:
+        """As :meth:`table`, for up to ``limit`` rows of a longer list, and how to go on where there may be more.
+
+        Args:
+            rows: As for :meth:`table`; the list is in the order of its first column.
+            limit: How many rows were asked for.
+            onward: The option that takes the last row's first column.
+            empty: What to say when there are no rows.
+        """
+        listed = list(rows)
+        self.table(listed, empty=empty)
+        if len(listed) == limit:
+            self.note(f"More: {onward} {next(iter(listed[-1].values()))}")
+
     def record(self, value: Mapping[str, object], *, title: str | None = None) -> None:
         """Print one thing, field by field, or as one JSON object."""
         if self.json:

@@ -51,9 +51,7 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 
     wanted = None if state == "any" else RequestState(state)
     page = await engine.approvals.list_page(state=wanted, before=before, limit=limit)
-    session.output.table([_row(one) for one in page], empty="no requests")
-    if len(page) == limit:
-        session.output.note(f"More: --before {page[-1].id}")
+    session.output.page([_row(one) for one in page], limit=limit, onward="--before", empty="no requests")
 
 
 @group.command()

@@ -64,9 +64,7 @@ async def list_(
 ) -> None:
     """The newest first."""
     page = await engine.seats.search(template=template, identity=identity, owner=owner, before=before, limit=limit)
-    session.output.table([_row(one) for one in page], empty="no seats")
-    if len(page) == limit:
-        session.output.note(f"More: --before {page[-1].id}")
+    session.output.page([_row(one) for one in page], limit=limit, onward="--before", empty="no seats")
 
 
 @group.command()

@@ -298,3 +298,29 @@ def test_administrators_are_shown_changed_and_turned_away(server: Server) -> Non
     server.instance.cli("admin", "delete", "olga")
     with pytest.raises(AssertionError, match="403"):
         server.curl("card", "/me")
+
+
+@pytest.mark.parametrize(
+    ("listing", "key"),
+    [
+        (("operation", "list", "--state", "any"), "number"),
+        (("admin", "list"), "name"),
+        (("addressbook", "optouts"), "address"),
+    ],
+)
+def test_a_long_list_says_how_to_go_on(server: Server, listing: tuple[str, ...], key: str) -> None:
+    cli = server.instance.cli
+    if listing[0] == "addressbook":
+        for name in ("one", "two", "three"):
+            cli("addressbook", "optout", f"{name}@example.org")
+    whole = [str(row[key]) for row in json.loads(cli(*listing, "--json").stdout)]
+    assert len(whole) > 2
+    onward: list[str] = []
+    for wanted in whole:
+        done = cli(*listing, "--limit", "1", *onward)
+        assert wanted in done.stdout
+        note = done.stderr.strip().rpartition("More: ")[2]
+        onward = note.split(" ", 1)
+    last = cli(*listing, "--limit", "1", *onward)
+    assert "More:" not in last.stderr
+    assert not any(name in last.stdout for name in whole)
