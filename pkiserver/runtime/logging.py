@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TextIO
-
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from zope.interface import implementer
 
 from pkiserver.runtime.logsettings import LogSettings
 from pkiserver.runtime.logsinks import Sink, close_quietly, open_sink
+from pkiserver.runtime.logstream import STDERR
 
 
 def _is_chatter(event: LogEvent) -> bool:
@@ -27,15 +25,15 @@ class NodeLog:
     Args:
         settings: Target, form and level.
         worker: The process's name in each line: ``main``, ``0``, ``1``, ...
+        stderr: The descriptor of standard error.
 
     Raises:
         OSError: a log file cannot be opened.
     """
 
-    def __init__(self, settings: LogSettings, worker: str, *, stderr: TextIO | None = None) -> None:
+    def __init__(self, settings: LogSettings, worker: str, *, stderr: int = STDERR) -> None:
         self._worker = worker
-        # bound now: once logging has begun, sys.stderr is the log itself
-        self._stderr = stderr or sys.stderr
+        self._stderr = stderr
         self._settings = settings
         self._sink: Sink = open_sink(settings, worker, self._stderr)
         self._minimum = LogLevel.levelWithName(settings.level.value)

@@ -7,12 +7,13 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from twisted.logger import LogEvent, formatEvent
 
 from pkiserver.runtime.logformat import as_json, as_text, escape, fields_of, priority, traceback_of
 from pkiserver.runtime.logsettings import LogFormat, LogSettings
+from pkiserver.runtime.logstream import STDERR, LineWriter, StandardError
 
 FACILITY_DAEMON = 3
 IDENTIFIER = "pkiserver"
@@ -29,30 +30,20 @@ class Sink(Protocol):
 
 
 class StreamSink:
-    """Lines to an open stream or a file; each line is one ``write`` to an O_APPEND file, so that workers share it."""
+    """Lines to a file or to standard error; each line is one ``write``, so that workers share it."""
 
-    def __init__(self, stream: TextIO, settings: LogSettings, worker: str, *, owned: bool) -> None:
-        self._stream = stream
+    def __init__(self, writer: LineWriter | StandardError, settings: LogSettings, worker: str) -> None:
+        self._writer = writer
         self._format = as_json if settings.format is LogFormat.JSON else as_text
         self._worker = worker
-        self._owned = owned
-
-    @classmethod
-    def open(cls, path: Path, settings: LogSettings, worker: str) -> StreamSink:
-        """Append to a file, made with mode 0640."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        stream = os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
-        return cls(stream, settings, worker, owned=True)
 
     def write(self, event: LogEvent) -> None:
-        """One line, flushed."""
-        self._stream.write(self._format(event, self._worker) + "\n")
-        self._stream.flush()
+        """One line."""
+        self._writer.write(self._format(event, self._worker))
 
     def close(self) -> None:
-        """Close the file; a stream that is not ours stays open."""
-        if self._owned:
-            self._stream.close()
+        """Close the file; standard error itself stays open."""
+        self._writer.close()
 
 
 class _DatagramSink:
@@ -141,17 +132,17 @@ def _one_line(event: LogEvent, worker: str) -> str:
     return text
 
 
-def open_sink(settings: LogSettings, worker: str, stderr: TextIO) -> Sink:
-    """The sink that the settings name.
+def open_sink(settings: LogSettings, worker: str, stderr: int = STDERR) -> Sink:
+    """The sink that the settings name; ``stderr`` is the descriptor of standard error.
 
     Raises:
         OSError: a log file cannot be opened. (A socket is connected when first used, and again when need be.)
     """
     target = settings.target
     if target.kind == "stderr" or target.path is None:
-        return StreamSink(stderr, settings, worker, owned=False)
+        return StreamSink(StandardError(stderr), settings, worker)
     if target.kind == "file":
-        return StreamSink.open(target.path, settings, worker)
+        return StreamSink(LineWriter.appending(target.path), settings, worker)
     if target.kind == "syslog":
         return SyslogSink(target.path, settings, worker)
     return JournaldSink(target.path, worker)

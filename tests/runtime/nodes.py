@@ -64,7 +64,9 @@ class Node:
             f'[http]\nlisten = [{listen}]\n[management]\nlisten = ["127.0.0.1:0"]\n{more}\n'
         )
 
-    def start(self, *prefix: str, environment: Mapping[str, str] | None = None, wait: bool = True) -> Node:
+    def start(
+        self, *prefix: str, environment: Mapping[str, str] | None = None, wait: bool = True, stderr: int | None = None
+    ) -> Node:
         tac_file = self.folder / "node.tac"
         tac_file.write_text(tac(self.config))
         with self.log.open("ab") as log:
@@ -73,7 +75,7 @@ class Node:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             )
         if wait:

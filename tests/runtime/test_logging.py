@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import struct
@@ -61,17 +60,17 @@ def test_an_event_is_one_line_whatever_is_in_it(message: str, field: str) -> Non
 
 
 def test_a_traceback_cannot_pass_for_another_line(tmp_path: Path) -> None:
-    stream = io.StringIO()
-    log = NodeLog(LogSettings(), "0", stderr=stream)
+    file = tmp_path / "log"
+    log = NodeLog(LogSettings(LogTarget("file", file)), "0")
     try:
         raise ValueError("a\n2026-01-01T00:00:00.000Z info  [0] pkiserver: all is well\x1b[2J")
     except ValueError:
         logger(log).failure("it broke")
-    first, *rest = stream.getvalue().splitlines()
+    first, *rest = file.read_text().splitlines()
     assert first.endswith("pkiserver.test: it broke")
     assert rest
     assert all(line.startswith("  | ") for line in rest)
-    assert "\x1b" not in stream.getvalue()
+    assert "\x1b" not in file.read_text()
 
 
 def listen(path: Path) -> socket.socket:
