@@ -24,6 +24,7 @@ from twisted.python import usage
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.descriptors import raise_limit
 from pkiserver.runtime.garbage import unhindered
 from pkiserver.runtime.hangup import ignore_hangup
 from pkiserver.runtime.logging import NodeLog
@@ -85,6 +86,7 @@ class TopService(MultiService):
             Rejected: one of them cannot be had, or the TLS files do not do.
         """
         ignore_hangup()
+        raise_limit()
         sockets = bind_all(wanted_sockets(self._settings))
         for bound in sockets:
             _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)

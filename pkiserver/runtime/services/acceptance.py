@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.tcp import Port
+from twisted.logger import Logger
 
+from pkiserver.runtime.descriptors import RESERVE, few_left
 from pkiserver.runtime.sockets import BoundSocket
 
 reactor: Any = _reactor
+_log = Logger(namespace="pkiserver.listener")
+_TOLD_SECONDS = 60
+"""How often it is told at most that connections are turned away for want of descriptors."""
 
 
 class SharedPort(Port):
@@ -19,7 +25,35 @@ class SharedPort(Port):
 
     Twisted takes up to a hundred waiting ones at once: of a crowd that comes in the same moment, and keeps its
     connections, the first worker that wakes would serve all and the others none.
+
+    Where few descriptors are left, connections are closed as soon as they are taken.
     """
+
+    listener = ""
+    reserve = RESERVE
+    _turned_away = 0
+    _told: float | None = None
+
+    def doRead(self) -> None:  # noqa: N802 - Twisted's name
+        """Take a waiting connection."""
+        if few_left(self.socket.fileno(), reserve=self.reserve):
+            self._turn_away()
+        else:
+            super().doRead()  # type: ignore[no-untyped-call]
+
+    def _turn_away(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self.socket.accept()
+            connection.close()
+            self._turned_away += 1
+        now = reactor.seconds()
+        if self._turned_away and (self._told is None or now - self._told >= _TOLD_SECONDS):
+            _log.warn(
+                "{listener}: {count} connections turned away: hardly a file descriptor is left",
+                listener=self.listener,
+                count=self._turned_away,
+            )
+            self._told, self._turned_away = now, 0
 
     @property
     def numberAccepts(self) -> int:  # noqa: N802 - Twisted's name
@@ -31,6 +65,10 @@ class SharedPort(Port):
         """Twisted adapts the number to the traffic; here it stays."""
 
 
+PRIVATE = frozenset({"management", "api"})
+"""Listeners of those who look after the server: the public ones leave some descriptors to them."""
+
+
 def adopt(bound: BoundSocket, factory: IProtocolFactory) -> IListeningPort:
     """Begin to accept on a bound socket, whose descriptor is duplicated."""
     number, family = bound.socket.fileno(), bound.socket.family
@@ -39,5 +77,8 @@ def adopt(bound: BoundSocket, factory: IProtocolFactory) -> IListeningPort:
         return port
     # What adoptStreamPort does; it cannot be told which class of port to make.
     shared = SharedPort._fromListeningDescriptor(reactor, number, family, factory)  # type: ignore[no-untyped-call] # noqa: SLF001
+    shared.listener = bound.listener
+    if bound.listener in PRIVATE:
+        shared.reserve = RESERVE // 2
     shared.startListening()
     return shared  # type: ignore[no-any-return]
