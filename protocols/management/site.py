@@ -106,6 +106,8 @@ class BoundedChannel(HTTPChannel):
 class ApiSite(Site):
     """The API's site."""
 
+    noisy = False
+
     def __init__(self, resource: IResource, limits: ApiLimits, clock: IReactorTime) -> None:
         super().__init__(resource, BoundedRequest, timeout=limits.timeout, reactor=clock)  # type: ignore[no-untyped-call]
         self.limits = limits

@@ -19,6 +19,10 @@ pytestmark = pytest.mark.blackbox
 
 def walk(instance: Instance, folder: Path) -> None:
     """Paste every printed command; each step must say what it promises."""
+    for protocol, places, _ in listeners(instance.layout):
+        assert protocol in instance.printed
+        assert all(place in instance.printed for place in places)  # whole, whatever the width
+    assert "Starting factory" not in instance.log.read_text()
     outputs = {}
     for step in steps(instance.layout):
         script = "\n".join(step.commands)

@@ -10,7 +10,9 @@ import attrs
 from cryptography import x509
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pkiserver.cli.output import PIPE_WIDTH
 from pkiserver.cli.setup.layout import DEMO_ACCOUNT, DEMO_MAIL, ISSUING, Layout
 
 LABEL = "tls-client"
@@ -24,20 +26,23 @@ class Step:
     commands: tuple[str, ...]
 
 
-def listeners(layout: Layout) -> list[tuple[str, str, str]]:
-    """Protocol, where it listens, with which TLS certificate."""
+def listeners(layout: Layout) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Protocol, where it listens, and what is to be said of its TLS certificate."""
     certificate = x509.load_pem_x509_certificate((layout.tls / "server.pem").read_bytes())
     subject = certificate.subject.rfc4514_string()
-    tls = f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
-    api = ("management API (REST)", layout.api_url, f"{tls}; clients must show an administrator's")
+    tls = f"TLS: {subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    http, https = layout.http_url, layout.https_url
+    api = ("management API (REST)", (layout.api_url,), (tls, "clients must show an administrator's certificate"))
+    ldap = (f"ldap://localhost:{layout.ldap_port}", f"ldaps://localhost:{layout.ldaps_port}")
+    management = f"http://localhost:{layout.management_port}"
     return [
-        ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
-        ("SCEP (RFC 8894)", f"{layout.http_url}/scep/TEMPLATE", "none needed: messages are encrypted and signed"),
-        ("address book (LDAP)", f"ldap://localhost:{layout.ldap_port}  ldaps://localhost:{layout.ldaps_port}", tls),
-        ("OCSP (RFC 6960)", f"{layout.http_url}/ocsp", "none: answers are signed"),
-        ("CRL, CA certificates", f"{layout.http_url}/crl/...  {layout.http_url}/ca/...", "none: they are signed"),
-        ("time-stamps (RFC 3161)", f"{layout.http_url}/tsa  {layout.https_url}/tsa", "none: tokens are signed"),
-        ("health, metrics", f"http://localhost:{layout.management_port}/health/ready  /metrics", "none: loopback only"),
+        ("EST (RFC 7030)", (f"{https}/.well-known/est/LABEL/...",), (tls,)),
+        ("SCEP (RFC 8894)", (f"{http}/scep/TEMPLATE",), ("no TLS needed: messages are encrypted and signed",)),
+        ("address book (LDAP)", ldap, (tls,)),
+        ("OCSP (RFC 6960)", (f"{http}/ocsp",), ("no TLS: answers are signed",)),
+        ("CRL, CA certificates", (f"{http}/crl/...", f"{http}/ca/..."), ("no TLS: they are signed",)),
+        ("time-stamps (RFC 3161)", (f"{http}/tsa", f"{https}/tsa"), ("no TLS needed: tokens are signed", tls)),
+        ("health, metrics", (f"{management}/health/ready", f"{management}/metrics"), ("no TLS: loopback only",)),
         *([api] if layout.has_api else []),
     ]
 
@@ -154,14 +159,16 @@ def _administrator(layout: Layout, pkiserver: str, root: str) -> Step:
 
 
 def show(layout: Layout) -> None:
-    """Print both, for a person with a terminal; commands are never wrapped, so that they can be pasted."""
-    console = Console(highlight=False)
-    table = Table("protocol", "listens at", "TLS certificate")
-    for row in listeners(layout):
-        table.add_row(*row)
-    console.print(table)
-    console.print("To try, in another shell:\n")
+    """Print both for a person; addresses and commands are never cut or wrapped, so that they can be pasted."""
+    table = Table("protocol", "listens at", box=None, pad_edge=False, header_style="bold")
+    for protocol, places, remarks in listeners(layout):
+        remarked = Text("\n").join(Text(remark, style="dim") for remark in remarks)
+        table.add_row(protocol, Text("\n").join((*map(Text, places), remarked)))
+    # a terminal may wrap what is wider than it; rich would cut it
+    Console(highlight=False, width=PIPE_WIDTH).print(table)
+    print("\nTo try, in another shell:\n")  # noqa: T201
     for step in steps(layout):
-        print(f"# {step.what}")  # noqa: T201 - rich would wrap it
+        print(f"# {step.what}")  # noqa: T201
         print("\n".join(step.commands) + "\n")  # noqa: T201
-    console.print(f"Configuration: {layout.config}    Ctrl-C stops the server; run the command again to start it.")
+    print(f"Configuration: {layout.config}")  # noqa: T201
+    print("Ctrl-C stops the server; run the command again to start it.")  # noqa: T201
