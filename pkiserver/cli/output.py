@@ -18,9 +18,12 @@ import attrs
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 PIPE_WIDTH = 160
 """Columns of a table when stdout is no terminal and ``$COLUMNS`` is not set."""
+_GAP = 2
+"""Between two columns of a table."""
 
 JsonValue = str | int | float | bool | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 
@@ -98,6 +101,47 @@ class Advance(Protocol):
         """Count ``steps`` more as done."""
 
 
+@attrs.frozen
+class _Column:
+    """One column of a table as text; ``least`` and ``most`` are its widths with every word, and every line, whole."""
+
+    heading: str
+    cells: tuple[Text, ...]
+    numeric: bool
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[object]) -> _Column:
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        heading = name.replace("_", " ")
+        texts = [heading, *map(to_text, values)]
+        return cls(
+            heading,
+            tuple(map(Text, texts[1:])),
+            all(type(value) in {int, float} for value in values),
+            max(cell_len(word) for text in texts for word in text.split() or [""]),
+            max(cell_len(line) for text in texts for line in text.splitlines() or [""]),
+        )
+
+
+def _shared_out(columns: Sequence[_Column], width: int) -> list[int] | None:
+    """How wide each column is to be so that no word is broken; None where there is not even room for the words."""
+    widths = [column.least for column in columns]
+    spare = width - sum(widths) - _GAP * (len(columns) - 1)
+    if spare < 0:
+        return None
+    while spare and (wanting := [n for n, column in enumerate(columns) if widths[n] < column.most]):
+        share = max(1, spare // len(wanting))
+        for n in wanting:
+            more = min(share, columns[n].most - widths[n], spare)
+            widths[n] += more
+            spare -= more
+    return widths
+
+
 class Output:
     """Prints the results of one command to stdout."""
 
@@ -119,16 +163,29 @@ class Output:
         if not listed:
             self.message(f"{title}: {empty}" if title else empty)
             return
+        console = self._console()
+        columns = [_Column.of(name, [row[name] for row in listed]) for name in listed[0]]
+        widths = _shared_out(columns, console.width)
+        if widths is None:
+            self._one_below_the_other(columns, title)
+            return
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        numeric = {name for name in listed[0] if all(type(row[name]) in {int, float} for row in listed)}
-        for name in listed[0]:
-            table.add_column(name.replace("_", " "), overflow="fold", justify="right" if name in numeric else "left")
-        for row in listed:
-            table.add_row(*(Text(to_text(value)) for value in row.values()))
-        self._console().print(table)
+        for column, width in zip(columns, widths, strict=True):
+            table.add_column(column.heading, width=width, justify="right" if column.numeric else "left")
+        for cells in zip(*(column.cells for column in columns), strict=True):
+            table.add_row(*cells)
+        console.print(table)
+
+    def _one_below_the_other(self, columns: Sequence[_Column], title: str | None) -> None:
+        """Rows that are too wide for the terminal: each as a block of its own, as in psql's expanded mode."""
+        if title:
+            self.message(title)
+        for number, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+            if number:
+                self.message("")
+            self._print_fields((column.heading, cell) for column, cell in zip(columns, cells, strict=True))
 
     def page(self, rows: Iterable[Mapping[str, object]], *, limit: int, onward: str, empty: str = "none") -> None:
         """As :meth:`table`, for up to ``limit`` rows of a longer list, and how to go on where there may be more.
@@ -149,14 +206,18 @@ class Output:
         if self.json:
             self._print_json(value)
             return
-        from rich.table import Table
         from rich.text import Text
+
+        self._print_fields(((name.replace("_", " "), Text(to_text(item))) for name, item in value.items()), title=title)
+
+    def _print_fields(self, fields: Iterable[tuple[str, Text]], *, title: str | None = None) -> None:
+        from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        for name, item in value.items():
-            table.add_row(name.replace("_", " "), Text(to_text(item)))
+        for name, text in fields:
+            table.add_row(name, text)
         self._console().print(table)
 
     def done(self, text: str, **fields: object) -> None:

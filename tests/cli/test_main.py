@@ -135,16 +135,41 @@ def test_exit_codes(how: str, code: int, said: str) -> None:
         assert "a\\u202eb" in done.stdout
 
 
+def table(rows: list[dict[str, object]], columns: int) -> list[str]:
+    """The lines of a table on a terminal of that width."""
+    program = f"from pkiserver.cli.output import Output\nOutput(json=False).table({rows!r})"
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    return lines
+
+
 def test_a_table_fits_the_terminal() -> None:
-    program = (
-        "from pkiserver.cli.output import Output\n"
-        "Output(json=False).table([{'subject': 'CN=' + 'x' * 200, 'state': 'issued'}] * 2)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "60"}
-    )
-    assert max(map(len, done.stdout.splitlines())) <= 60
-    assert done.stdout.count("x") == 400
+    rows: list[dict[str, object]] = [{"subject": "CN=" + "x" * 200, "state": "issued"}] * 2
+    assert "".join(table(rows, 60)).count("x") == 400
+
+
+def test_no_word_of_a_table_is_broken_where_there_is_room() -> None:
+    row: dict[str, object] = {
+        "serial": "7432ad369ce499b976279d0e424c7e55fe24b0fe",
+        "subject": "CN=OCSP responder root 1.20261121",
+        "next_update": "2026-11-22 19:38:50Z",
+        "entries": 1234,
+    }
+    words = {word for value in row.values() for word in str(value).split()}
+    wide = table([row, row], 120)
+    assert wide[0].split() == ["serial", "subject", "next", "update", "entries"]
+    assert [line.split()[0] for line in wide[1:]] == [row["serial"]] * 2
+    narrow = table([row, row], 80)
+    assert narrow[0].split()[:2] == ["serial", "subject"]
+    assert words <= set(" ".join(narrow).split())
+    # where words would have to be broken, a block for each row
+    blocks = table([row, row], 60)
+    assert words <= set(" ".join(blocks).split())
+    assert [line.split()[0] if line else "" for line in blocks] == [
+        *("serial", "subject", "next", "entries"), "", *("serial", "subject", "next", "entries"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
