@@ -31,54 +31,37 @@ CheckpointSign = Callable[[bytes], Awaitable[CheckpointSignature]]
 
 
 @attrs.frozen
-class _Head:
+class _Chain:
+    """This process's chain as far as it goes: the number of its row, and its last event (or its genesis)."""
+
+    writer_id: int
     seq: int
     hash: bytes
 
 
 class AuditLog:
-    """This process's chain. Made by :meth:`open`; follows the database's transactions as a participant."""
+    """This process's chain, begun with its first event; follows the database's transactions as a participant.
 
-    def __init__(self, database: Database, clock: Clock, writer_id: int, head: _Head) -> None:
+    Most commands only look: they leave no chain behind, and need no right to write.
+
+    Args:
+        database: Whose writes the chain follows.
+        node: This machine's name.
+        worker: Which of the machine's processes this is, or the command that runs.
+        clock: Dates the events.
+    """
+
+    def __init__(self, database: Database, *, node: str, worker: str, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._writer_id = writer_id
-        self._head = head
-        self._next: _Head | None = None
-        self._in_doubt: _Head | None = None
-        self._doubted = False
+        self._node = node
+        self._worker = worker
+        self._started = from_micros(to_micros(clock.now()))
+        self._chain: _Chain | None = None
+        self._next: _Chain | None = None
+        self._in_doubt: _Chain | None = None
         self._gathered: list[tuple[int, AuditEvent]] = []
-
-    @classmethod
-    async def open(cls, database: Database, *, node: str, worker: str, clock: Clock) -> AuditLog:
-        """Begin a chain for this process and start.
-
-        Args:
-            database: Whose writes the chain follows.
-            node: This machine's name.
-            worker: Which of the machine's processes this is, or the command that runs.
-            clock: Dates the events.
-
-        Raises:
-            Unavailable: the database cannot be written.
-        """
-        started = from_micros(to_micros(clock.now()))
-
-        def begin(connection: Connection) -> tuple[int, bytes]:
-            writer_id = rows.add_writer(connection, node=node, worker=worker, started=started)
-            genesis = chain.genesis(writer_id, node, worker, to_micros(started))
-            rows.set_genesis(connection, writer_id, genesis)
-            return writer_id, genesis
-
-        writer_id, genesis = await database.write(begin)
-        log = cls(database, clock, writer_id, _Head(0, genesis))
-        database.join(log)
-        return log
-
-    @property
-    def writer_id(self) -> int:
-        """The number of this process's chain."""
-        return self._writer_id
+        database.join(self)
 
     def append(self, connection: Connection, event: AuditEvent) -> None:
         """Log an event in the transaction under way: both become durable, or neither.
@@ -134,56 +117,61 @@ class AuditLog:
     def _only_told_of_itself(self, heads: tuple[rows.WriterRow, ...]) -> bool:
         """Whether the only thing logged since the last checkpoint is that checkpoint, by this process."""
         (first, *others) = heads
-        return not others and first.id == self._writer_id and first.checkpoint_seq == first.head_seq - 1
+        own = self._chain is not None and first.id == self._chain.writer_id
+        return own and not others and first.checkpoint_seq == first.head_seq - 1
 
     def begun(self, connection: Connection) -> None:
         """A transaction began: after a doubtful end of the one before, look where the chain stands."""
         self._gathered.clear()
         self._next = None
-        if self._doubted:
-            self._resolve(connection)
+        if self._in_doubt is not None:
+            self._resolve(connection, self._in_doubt)
 
     def flush(self, connection: Connection) -> None:
         """Chain the gathered events and write them with the new head."""
         if not self._gathered:
             return
-        head = self._head
+        old = last = self._chain or self._begin(connection)
         links: list[rows.EventRow] = []
         for at, event in self._gathered:
-            link = self._link(head, at, event)
+            link = self._link(last, at, event)
             links.append(link)
-            head = _Head(link.seq, link.hash)
-        self._next = head
-        if not rows.append(connection, links, old_seq=self._head.seq, old_hash=self._head.hash):
+            last = _Chain(last.writer_id, link.seq, link.hash)
+        self._next = last
+        if not rows.append(connection, links, old_seq=old.seq, old_hash=old.hash):
             raise Defect("the audit chain's head was altered by somebody else; nothing can be logged")
+
+    def _begin(self, connection: Connection) -> _Chain:
+        writer_id = rows.add_writer(connection, node=self._node, worker=self._worker, started=self._started)
+        genesis = chain.genesis(writer_id, self._node, self._worker, to_micros(self._started))
+        rows.set_genesis(connection, writer_id, genesis)
+        return _Chain(writer_id, 0, genesis)
 
     def committed(self) -> None:
         """The new head is the head."""
         if self._next is not None:
-            self._head = self._next
+            self._chain = self._next
         self._next = None
 
     def undone(self) -> None:
         """Perhaps the new head is the head, if the connection was lost during commit."""
         if self._next is not None:
             self._in_doubt = self._next
-            self._doubted = True
         self._next = None
 
-    def _resolve(self, connection: Connection) -> None:
-        found = rows.head(connection, self._writer_id)
-        stands = None if found is None else _Head(*found)
-        if stands is not None and stands == self._in_doubt:
-            self._head = stands
-        elif stands != self._head:
+    def _resolve(self, connection: Connection, in_doubt: _Chain) -> None:
+        found = rows.head(connection, in_doubt.writer_id)
+        if found == (in_doubt.seq, in_doubt.hash):
+            self._chain = in_doubt
+        # before the first event there is nothing that could have been altered; the number may be another process's now
+        elif self._chain is not None and found != (self._chain.seq, self._chain.hash):
             raise Defect("the audit chain's head was altered by somebody else; nothing can be logged")
         self._in_doubt = None
-        self._doubted = False
 
-    def _link(self, head: _Head, at: int, event: AuditEvent) -> rows.EventRow:
+    def _link(self, last: _Chain, at: int, event: AuditEvent) -> rows.EventRow:
         row = rows.EventRow(
-            writer_id=self._writer_id,
-            seq=head.seq + 1,
+            writer_id=last.writer_id,
+            seq=last.seq + 1,
             at=at,
             kind=event.kind.value,
             actor=event.actor,
@@ -191,7 +179,7 @@ class AuditLog:
             outcome=event.outcome,
             request_id=event.request_id,
             details=json.dumps(event.details, ensure_ascii=False, separators=(",", ":")) if event.details else "[]",
-            prev_hash=head.hash,
+            prev_hash=last.hash,
             hash=b"",
         )
         return attrs.evolve(row, hash=chain.event_hash(row))

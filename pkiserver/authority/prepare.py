@@ -6,7 +6,7 @@ Nothing is signed here with a key that matters. Every check that fails is told, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -60,7 +60,11 @@ class _Admission:
 
 
 class Preparer:
-    """Makes prepared certificates. ``rng`` gives as many random octets as it is asked for."""
+    """Makes prepared certificates.
+
+    ``rng`` gives as many random octets as it is asked for; ``living`` sees to it that others know this process for
+    alive, who would otherwise settle what it has under way.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Preparer:
         templates: Templates,
         clock: Clock,
         holder: str,
+        living: Callable[[], Awaitable[None]],
         rng: Callable[[int], bytes] | None = None,
         checkpoint: Checkpoint = go_on,
     ) -> None:
@@ -78,6 +83,7 @@ class Preparer:
         self._templates = templates
         self._clock = clock
         self._holder = holder
+        self._living = living
         self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
         self._turns = Turns()
@@ -167,6 +173,7 @@ class Preparer:
             admission = await self._database.read(lambda connection: self._admit(connection, order, intent, 0))
             raise Rejected((*reasons, *refused, *admission.reasons))
         self._checkpoint(Step.BUILT)
+        await self._living()
         number, admission = await self._database.write(
             lambda connection: self._make_durable(connection, order, intent, claims, points)
         )

@@ -68,6 +68,11 @@ class Recovery:
             self._loop.start(BEAT.total_seconds(), now=False)
         return settled
 
+    async def begin(self) -> None:
+        """:meth:`start`, where that has not happened: whoever makes a certificate must be known to be alive."""
+        if self._loop is None:
+            await self.start()
+
     async def _again(self) -> None:
         try:
             await self.beat()
@@ -84,10 +89,11 @@ class Recovery:
         )
 
     async def stop(self) -> None:
-        """The last sign of life: whatever this process has left open may be settled by others at once."""
-        if self._loop is not None:
-            self._loop.stop()
-            self._loop = None
+        """The last sign of life, if there was a first: what this process left open may be settled by others at once."""
+        if self._loop is None:
+            return
+        self._loop.stop()
+        self._loop = None
         now = self._clock.now()
 
         def work(connection: Connection) -> None:

@@ -55,12 +55,14 @@ class Road:
         """Put the parts together. ``holder`` is from :func:`new_holder`; ``checkpoint`` is for crash tests."""
         step = checkpoint or from_environment()
         authorities = Authorities(database)
+        recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder)
         preparer = Preparer(
             database=database,
             authorities=authorities,
             templates=templates,
             clock=clock,
             holder=holder,
+            living=recovery.begin,
             rng=rng,
             checkpoint=step,
         )
@@ -78,15 +80,15 @@ class Road:
             ceremonies=ceremonies,
             clock=clock,
         )
-        recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder)
         return cls(authorities, preparer, issuer, recovery, ceremonies, succession)
 
-    async def start(self) -> None:
-        """Give signs of life from now on, settle what dead processes left, and read the authorities.
+    async def start(self, *, serving: bool = True) -> None:
+        """Read the authorities; where ``serving``, give signs of life from now on and settle what dead processes left.
 
-        Call ``recovery.stop()`` at the end, before the database is closed.
+        Else that begins with the first certificate. Call ``recovery.stop()`` at the end, before the database is closed.
         """
-        await self.recovery.start()
+        if serving:
+            await self.recovery.start()
         await self.authorities.refresh()
 
     async def prepare(self, authorised: Authorised) -> PreparedCertificate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 
-from pkiserver.cli.context import Session, reactor_command
+from pkiserver.cli.context import WORKER, Session, reactor_command
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def export_(session: Session, *, since: datetime | None, until: datetime |
         return count
 
     async with _database(session) as database:
-        log = await AuditLog.open(database, node=settings.node, worker="command line", clock=SystemClock())
+        log = AuditLog(database, node=settings.node, worker=WORKER, clock=SystemClock())
         details = (("from", str(start or "the beginning")), ("until", str(end or "now")))
         await log.record(AuditEvent(AuditKind.EXPORT, who(), "audit log", details=details))
         count = await database.read(write)
@@ -124,7 +124,7 @@ def _shower(session: Session) -> Callable[[EventRow], None]:
 async def _database(session: Session) -> AsyncIterator[Database]:
     from pkiserver.store.database import Database
 
-    database = await Database.open(session.settings().database.full_url(), readers=1)
+    database = await Database.open(session.settings().database.full_url(), readers=1, writing=False)
     try:
         yield database
     finally:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONFIG_VARIABLE = "PKISERVER_CONFIG"
+WORKER = "command line"
+"""What commands are called where processes are told apart, as in the audit log."""
 CONFIG_PLACES = (Path("instance/pkiserver.toml"), Path("/etc/pkiserver/pkiserver.toml"))
 
 
@@ -192,7 +194,7 @@ def async_command(function: Callable[Concatenate[Session, Engine, P], Awaitable[
         async def main() -> None:
             from pkiserver.runtime.engine import open_engine
 
-            async with open_engine(settings) as engine:
+            async with open_engine(settings, worker=WORKER, serving=False) as engine:
                 await function(session, engine, *args, **kwargs)
 
         run_on_reactor(main)

@@ -32,7 +32,7 @@ CA_WARNING = timedelta(days=30)
 
 async def check_engine(engine: Engine) -> AsyncIterator[Result]:
     """Everything that the engine can say about itself."""
-    yield good("database", "answers, and its schema is this program's")
+    yield await _check_database(engine)
     for result in _check_keys(engine):
         yield result
     for result in _check_objects(engine):
@@ -50,6 +50,15 @@ async def check_engine(engine: Engine) -> AsyncIterator[Result]:
             yield result
     async for result in _check_shared(engine):
         yield result
+
+
+async def _check_database(engine: Engine) -> Result:
+    try:
+        await engine.database.write(lambda _connection: None)
+    except PkiError as error:
+        advice = "is its disk full or read-only, does a process hold it, may this account write?"
+        return bad("database", f"answers, but cannot be written: {error}", advice)
+    return good("database", "answers, can be written, and its schema is this program's")
 
 
 def _check_keys(engine: Engine) -> Iterator[Result]:

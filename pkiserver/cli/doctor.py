@@ -50,7 +50,7 @@ async def _ask_engine(settings: NodeSettings) -> list[Result]:
 
     results: list[Result] = list(await deferToThread(lambda: list(check_node(settings))))
     try:
-        async with open_engine(settings, worker="doctor") as engine:
+        async with open_engine(settings, worker="doctor", serving=False) as engine:
             results += [result async for result in check_engine(engine)]
     except Rejected as error:
         results += [bad("engine", reason.text, "see `pkiserver database upgrade`") for reason in error.reasons]

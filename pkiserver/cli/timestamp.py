@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.context import Session, async_command, run_on_reactor
+from pkiserver.cli.context import WORKER, Session, async_command, run_on_reactor
 from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _own_roots(session: Session) -> list[bytes]:
     async def read() -> list[bytes]:
         from pkiserver.runtime.engine import open_engine
 
-        async with open_engine(settings) as engine:
+        async with open_engine(settings, worker=WORKER, serving=False) as engine:
             return [one.ca.der for each in engine.authorities.list() for one in each.generations if one.ca is not None]
 
     return run_on_reactor(read)

@@ -230,18 +230,25 @@ def _all_of(works: Iterable[Also | None]) -> Also | None:
 
 @asynccontextmanager
 async def open_engine(
-    settings: NodeSettings, *, worker: str = "0", clock: Clock | None = None
+    settings: NodeSettings, *, worker: str = "0", clock: Clock | None = None, serving: bool = True
 ) -> AsyncIterator[Engine]:
     """Open database, keys and all rooms over them; close them in reverse order.
+
+    Args:
+        settings: The node's.
+        worker: Which of the node's processes this is, for the audit log.
+        clock: The system's unless another is given.
+        serving: Whether to be there for others from the start. Who only looks leaves no trace in the database, and can
+            look at one that cannot be written.
 
     Raises:
         Rejected: the settings or what the database holds forbid it.
         Unavailable: the database is away.
     """
     time = clock or SystemClock()
-    database = await Database.open(settings.database.full_url(), readers=settings.database.readers)
+    database = await Database.open(settings.database.full_url(), readers=settings.database.readers, writing=serving)
     try:
-        audit = await AuditLog.open(database, node=settings.node, worker=worker, clock=time)
+        audit = AuditLog(database, node=settings.node, worker=worker, clock=time)
         keys = await KeyRing.open(settings.key_store, database, audit, time)
         try:
             hasher = PasswordHasher(settings.passwords)
@@ -251,7 +258,7 @@ async def open_engine(
                 await engine.templates.refresh()
                 await engine.connectors.refresh()
                 await engine.directories.refresh()
-                await engine.road.start()
+                await engine.road.start(serving=serving)
                 try:
                     yield engine
                 finally:

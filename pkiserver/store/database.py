@@ -65,6 +65,7 @@ class Database:
         readers: int = 2,
         reactor: IReactorFromThreads | None = None,
         queue_limit: int = QUEUE_LIMIT,
+        writing: bool = True,
     ) -> Database:
         """Open the database, whose schema must be this program's (:func:`pkiserver.store.migrate.migrate`).
 
@@ -73,6 +74,7 @@ class Database:
             readers: Connections, and threads, that read; one more is for :meth:`read_ahead`.
             reactor: The running reactor; the installed one by default.
             queue_limit: Writes that may wait before :class:`Unavailable` is raised; the same number for reads.
+            writing: Whether to find out at once that it can be written; who only looks needs no right to.
 
         Raises:
             Rejected: the URL is not understood, or the schema is not this program's.
@@ -88,7 +90,8 @@ class Database:
         database._writer.start()
         try:
             await database.read(require_current)
-            await database.write(lambda _connection: None)
+            if writing:
+                await database.write(lambda _connection: None)
         except BaseException:
             await database.close()
             raise

@@ -48,8 +48,8 @@ def event(n: int = 0, **more: object) -> AuditEvent:
     return AuditEvent(AuditKind.ISSUE, "alice", f"certificate {n}", details=(("template", "device"),), **more)
 
 
-async def opened_log(database: Database, worker: str = "0") -> AuditLog:
-    return await AuditLog.open(database, node="node", worker=worker, clock=FakeClock())
+def opened_log(database: Database, worker: str = "0") -> AuditLog:
+    return AuditLog(database, node="node", worker=worker, clock=FakeClock())
 
 
 async def report(database: Database) -> AuditReport:
@@ -58,7 +58,7 @@ async def report(database: Database) -> AuditReport:
 
 async def test_a_log_of_several_writers_is_intact(url: str) -> None:
     async with opened(url) as one, opened(url) as two:
-        logs = [await opened_log(one, "0"), await opened_log(two, "1")]
+        logs = [opened_log(one, "0"), opened_log(two, "1")]
         await DeferredList([ensureDeferred(logs[n % 2].record(event(n))) for n in range(100)], fireOnOneErrback=True)
         found = await report(one)
         assert (found.events, found.chains, found.checkpoints, found.unsigned) == (100, 2, 0, 100)
@@ -73,7 +73,7 @@ async def test_a_log_of_several_writers_is_intact(url: str) -> None:
 
 async def test_what_is_undone_is_not_logged_and_what_cannot_be_logged_is_undone(url: str) -> None:
     async with opened(url) as database:
-        log = await opened_log(database)
+        log = opened_log(database)
 
         def refused(connection: Connection) -> None:
             log.append(connection, event(1))
@@ -112,7 +112,7 @@ async def test_what_is_undone_is_not_logged_and_what_cannot_be_logged_is_undone(
 
 async def test_logging_outside_a_write_is_a_defect(url: str) -> None:
     async with opened(url) as database:
-        log = await opened_log(database)
+        log = opened_log(database)
         with pytest.raises(Defect):
             await database.read(lambda c: log.append(c, event()))
 
@@ -153,7 +153,7 @@ async def test_tampering_shows(url: str, name: str) -> None:
 
 async def filled(database: Database) -> None:
     """Two chains of five events and two checkpoints."""
-    logs = [await opened_log(database, "0"), await opened_log(database, "1")]
+    logs = [opened_log(database, "0"), opened_log(database, "1")]
     for log in logs:
         for n in range(5):
             await log.record(event(n))
@@ -210,7 +210,7 @@ async def test_reordered_rows_show(url: str) -> None:
 async def test_no_name_forges_a_line_or_drives_a_terminal(url: str) -> None:
     evil = 'x\r\n{"type":"event"}\x1b[2J\x00\u2028\u202e\udcff' + "y" * 5000
     async with opened(url) as database:
-        log = await opened_log(database)
+        log = opened_log(database)
         forged = AuditEvent(AuditKind.ISSUE, evil, evil, "refused", evil, (("subject", evil),))
         await log.record(forged)
         lines = await database.read(lambda c: list(export(c)))
@@ -250,7 +250,7 @@ async def test_an_export_can_be_verified_with_nothing_but_its_lines(url: str) ->
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     async with opened(url) as database:
-        log = await opened_log(database)
+        log = opened_log(database)
         await log.record(event(1))
         await log.record(event(2, request_id="r-2"))
         await log.checkpoint(sign)
@@ -275,7 +275,7 @@ async def test_an_export_can_be_verified_with_nothing_but_its_lines(url: str) ->
 async def test_export_by_time_and_tail(url: str) -> None:
     clock = FakeClock(NOW)
     async with opened(url) as database:
-        log = await AuditLog.open(database, node="n", worker="0", clock=clock)
+        log = AuditLog(database, node="n", worker="0", clock=clock)
         for n in range(5):
             await log.record(event(n))
             clock.advance(timedelta(hours=1))

@@ -32,7 +32,7 @@ def configure(folder: Path) -> str:
 
 async def fill(url: str, key: ec.EllipticCurvePrivateKey) -> None:
     async with opened(url) as database:
-        log = await AuditLog.open(database, node="n", worker="0", clock=SystemClock())
+        log = AuditLog(database, node="n", worker="0", clock=SystemClock())
         spki = key.public_key().public_bytes(serialization.Encoding.DER, *PUBLIC)
         record = keys.SigningKey("check", "pkcs11:object=check", spki, frozenset({"checkpoint"}), NOW)
         await database.write(lambda c: keys.insert_key(c, record))

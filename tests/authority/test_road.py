@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 import attrs
@@ -11,12 +13,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from sqlalchemy import select
 
+from pkiserver.authority.checkpoints import Step
 from pkiserver.authority.requests import PreparedCertificate, spki_der
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState, RevocationReason, blocked_keys
+from pkiserver.store.migrate import migrate
 from pkiserver.store.schema.audit import audit_event
-from tests.authority.world import TEMPLATE, World, authorised, fingerprint, openssl_verify
+from tests.authority.world import TEMPLATE, World, authorised, fingerprint, open_world, openssl_verify
 
 
 async def _hierarchy(world: World) -> None:
@@ -39,6 +44,28 @@ async def test_a_certificate_comes_out_and_openssl_accepts_it(world: World, tmp_
     row = await world.database.read(lambda c: certificates.by_fingerprint(c, fingerprint(issued.der)))
     assert row is not None
     assert (row.state, row.serial, row.requester) == (CertificateState.ISSUED, issued.serial, "tester")
+
+
+async def test_who_makes_a_certificate_is_known_to_be_alive_before(
+    tmp_path: Path, stores: tuple[ProviderSettings, ...]
+) -> None:
+    """Commands give signs of life only from their first certificate on."""
+    url = f"sqlite:///{tmp_path / 'pki.db'}"
+    migrate(url)
+    steps: list[tuple[Step, int]] = []
+
+    def note(step: Step) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "pki.db")) as database:
+            [(count,)] = database.execute("SELECT count(*) FROM lease WHERE name LIKE 'issuer:%'")
+            steps.append((step, count))
+
+    world = await open_world(url, stores, checkpoint=note)
+    try:
+        await world.road.start(serving=False)
+        await world.root()
+    finally:
+        await world.close()
+    assert dict(steps) == dict.fromkeys(Step, 1) | {Step.BUILT: 0}
 
 
 async def test_a_prepared_certificate_is_used_once(world: World) -> None:

@@ -114,7 +114,7 @@ async def open_world(
     """Open a migrated database and everything over it; the road has not been started."""
     clock = clock or SystemClock()
     database = await Database.open(url)
-    audit = await AuditLog.open(database, node="test", worker="0", clock=clock)
+    audit = AuditLog(database, node="test", worker="0", clock=clock)
     keys = await KeyRing.open(tuple(stores), database, audit, clock)
     library = TemplateLibrary(database)
     await library.refresh()

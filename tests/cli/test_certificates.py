@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,30 @@ def node(tmp_path_factory: pytest.TempPathFactory, on_reactor: OnReactor) -> Nod
 
     made: Node = on_reactor(set_up)
     return made
+
+
+def test_who_only_looks_waits_for_nobody_and_leaves_no_trace(node: Node) -> None:
+    """Neither while another process writes, nor where a disk is full, must the state of things stay hidden."""
+    with contextlib.closing(sqlite3.connect(node.directory / "pkiserver.db", isolation_level=None)) as database:
+
+        def traces() -> list[tuple[int]]:
+            counts = ("audit_writer", "audit_event", "lease")
+            return [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in counts]
+
+        before = traces()
+        database.execute("BEGIN IMMEDIATE")
+        for command in (
+            "ca list",
+            "cert list",
+            "crl list",
+            "key list",
+            "template list",
+            "request list",
+            "audit verify",
+        ):
+            node.run(*command.split())
+        assert traces() == before
+        database.execute("ROLLBACK")
 
 
 def test_find_show_and_export(node: Node) -> None:

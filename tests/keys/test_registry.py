@@ -38,7 +38,7 @@ def audited(connection: Connection) -> list[tuple[str, str, str]]:
 
 async def opened(url: str, tmp_path: Path) -> tuple[Database, AuditLog, KeyRing]:
     database, clock = await Database.open(url), SystemClock()
-    audit = await AuditLog.open(database, node="test", worker="0", clock=clock)
+    audit = AuditLog(database, node="test", worker="0", clock=clock)
     return database, audit, await KeyRing.open([software_store(tmp_path)], database, audit, clock)
 
 

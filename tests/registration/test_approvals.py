@@ -139,7 +139,7 @@ async def test_approvals_that_come_at_the_same_time_from_two_processes_are_all_c
             for turn in range(10):
                 pending = await engine.enroll(enrollment("two", ALICE, name=f"device-{turn}"))
                 assert isinstance(pending, Pending)
-                deskmate = Approvals(other, await _audit_of(other, engine), engine.clock)
+                deskmate = Approvals(other, _audit_of(other, engine), engine.clock)
                 votes = [
                     Deferred.fromCoroutine(desk.decide(pending.request_number, approved=True, by=officer(name)))
                     for desk, name in ((engine.approvals, "bob"), (deskmate, "carol"), (deskmate, "bob"))
@@ -152,8 +152,8 @@ async def test_approvals_that_come_at_the_same_time_from_two_processes_are_all_c
             await other.close()
 
 
-async def _audit_of(database: Database, engine: Engine) -> AuditLog:
-    return await AuditLog.open(database, node="other", worker="0", clock=engine.clock)
+def _audit_of(database: Database, engine: Engine) -> AuditLog:
+    return AuditLog(database, node="other", worker="0", clock=engine.clock)
 
 
 async def test_who_made_the_code_does_not_approve_its_use_and_requests_expire(tmp_path: Path, url: str) -> None:

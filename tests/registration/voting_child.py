@@ -16,7 +16,7 @@ from tests.support.children import run
 async def main(url: str, name: str, approves: str, *numbers: str) -> None:
     clock = SystemClock()
     database = await Database.open(url)
-    desk = Approvals(database, await AuditLog.open(database, node=name, worker="0", clock=clock), clock)
+    desk = Approvals(database, AuditLog(database, node=name, worker="0", clock=clock), clock)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

@@ -82,7 +82,7 @@ def follow(instance: Instance, url: str, workers: int, on_reactor: Callable[[Any
 
     async def change() -> None:
         database = await Database.open(url)
-        audit = await AuditLog.open(database, node="test", worker="0", clock=SystemClock())
+        audit = AuditLog(database, node="test", worker="0", clock=SystemClock())
         revocations = Revocations(database, audit, SystemClock())
         await revocations.hold(what, ORDER)
         await revocations.release(what, ORDER)
