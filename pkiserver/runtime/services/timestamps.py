@@ -69,7 +69,7 @@ class Timestamps(Collector):
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine = engine
-        self._seen: int | None = None
+        self._seen: tuple[int, int] | None = None
         self.services = services_of(engine, worker)
         services = self.services
         self.directory = UnitDirectory(services.library, engine.database, engine.keys, engine.authorities, engine.clock)
@@ -115,11 +115,15 @@ class Timestamps(Collector):
         await self.directory.refresh()
 
     async def _follow(self) -> None:
-        """Take up what the configuration feed tells of, without waiting for the next round."""
-        number = await self._engine.database.read(lambda connection: outbox.current(connection, Feed.CONFIGURATION))
-        if number != self._seen:
+        """Take up what the feeds tell of, without waiting for the next round: changed units, withdrawn certificates."""
+        configuration, status = seen = await self._engine.database.read(
+            lambda connection: (outbox.current(connection, Feed.CONFIGURATION), outbox.current(connection, Feed.STATUS))
+        )
+        before = self._seen or (None, None)
+        withdrawn = status != before[1] and await self.directory.stop_withdrawn()
+        if withdrawn or configuration != before[0]:
             await self.keep_units()
-            self._seen = number
+        self._seen = seen
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
