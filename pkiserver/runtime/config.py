@@ -256,12 +256,17 @@ class NodeSettings:
                 problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))
         if self.ldap.listen_tls and self.ldap_tls is None:
             problems.append(Invalid("ldap.listen_tls needs ldap.tls or https.tls", key="ldap"))
-        listeners = (self.http, self.https, self.ldap, self.management, self.api)
-        everything = [e for part in listeners for e in part.listen]
-        everything += self.ldap.listen_tls
-        fixed = [e for e in everything if e.kind is not EndpointKind.TCP or e.port]
-        twice = sorted({str(e) for e in fixed if fixed.count(e) > 1})
-        problems.extend(Invalid(f"{endpoint} is listened on twice") for endpoint in twice)
+        return problems + self._taken_twice()
+
+    def _taken_twice(self) -> list[Invalid]:
+        parts = {"http": self.http, "https": self.https, "ldap": self.ldap, "management": self.management}
+        named = [(e, f"{name}.listen") for name, part in (parts | {"api": self.api}).items() for e in part.listen]
+        named += [(e, "ldap.listen_tls") for e in self.ldap.listen_tls]
+        problems, seen = [], set()
+        for endpoint, key in named:
+            if endpoint in seen and (endpoint.kind is not EndpointKind.TCP or endpoint.port):
+                problems.append(Invalid(f"{endpoint} is listened on twice", key=key))
+            seen.add(endpoint)
         return problems
 
     def _other_problems(self) -> list[Invalid]:
