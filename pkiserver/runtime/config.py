@@ -259,11 +259,17 @@ class NodeSettings:
         return problems + self._taken_twice()
 
     def _taken_twice(self) -> list[Invalid]:
-        parts = {"http": self.http, "https": self.https, "ldap": self.ldap, "management": self.management}
-        named = [(e, f"{name}.listen") for name, part in (parts | {"api": self.api}).items() for e in part.listen]
-        named += [(e, "ldap.listen_tls") for e in self.ldap.listen_tls]
-        problems, seen = [], set()
-        for endpoint, key in named:
+        parts = [
+            ("http.listen", self.http.listen),
+            ("https.listen", self.https.listen),
+            ("ldap.listen", self.ldap.listen),
+            ("ldap.listen_tls", self.ldap.listen_tls),
+            ("management.listen", self.management.listen),
+            ("api.listen", self.api.listen),
+        ]
+        problems: list[Invalid] = []
+        seen: set[Endpoint] = set()
+        for key, endpoint in ((key, one) for key, endpoints in parts for one in endpoints):
             if endpoint in seen and (endpoint.kind is not EndpointKind.TCP or endpoint.port):
                 problems.append(Invalid(f"{endpoint} is listened on twice", key=key))
             seen.add(endpoint)
