@@ -20,7 +20,7 @@ from pkiserver.authority.delivery.settings import CrlTarget
 from pkiserver.foundation.bounds import node_like_name, some_time
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
-from pkiserver.keys.settings import ProviderSettings
+from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.passwords import PasswordSettings
@@ -308,7 +308,14 @@ def load_settings(path: Path) -> NodeSettings:
         ConfigurationError: with every problem, its line and what is allowed.
     """
     text = _read(path)
-    return _checked(load(NodeSettings, text, str(path)), text, path)
+    settings = _checked(load(NodeSettings, text, str(path)), text, path)
+    return attrs.evolve(settings, key_store=tuple(_remembering(one, settings.state_dir) for one in settings.key_store))
+
+
+def _remembering(store: ProviderSettings, state_dir: Path) -> ProviderSettings:
+    if not isinstance(store, TokenSettings) or store.refused_pin is not None:
+        return store
+    return attrs.evolve(store, refused_pin=state_dir / f"refused-pin-{store.name}")
 
 
 @attrs.frozen
@@ -354,7 +361,7 @@ def _checked(settings: NodeSettings, text: str, path: Path) -> NodeSettings:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigurationError([Problem(str(path), 1, "", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
