@@ -26,9 +26,7 @@ class Step:
 
 def listeners(layout: Layout) -> list[tuple[str, str, str]]:
     """Protocol, where it listens, with which TLS certificate."""
-    certificate = x509.load_pem_x509_certificate((layout.tls / "server.pem").read_bytes())
-    subject = certificate.subject.rfc4514_string()
-    tls = f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    tls = _tls(layout.tls / "server.pem")
     api = ("management API (REST)", layout.api_url, f"{tls}; clients must show an administrator's")
     return [
         ("EST (RFC 7030)", f"{layout.https_url}/.well-known/est/LABEL/...", tls),
@@ -40,6 +38,15 @@ def listeners(layout: Layout) -> list[tuple[str, str, str]]:
         ("health, metrics", f"http://localhost:{layout.management_port}/health/ready  /metrics", "none: loopback only"),
         *([api] if layout.has_api else []),
     ]
+
+
+def _tls(file: Path) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError):
+        return f"{file} cannot be read"  # why not is what the server says when it starts
+    subject = certificate.subject.rfc4514_string()
+    return f"{subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
 
 
 def steps(layout: Layout) -> list[Step]:
