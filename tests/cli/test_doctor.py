@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,19 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import PKISERVER
-
-
-def free_port_base() -> int:
-    """A base whose three ports are free now."""
-    for base in range(20000 + os.getpid() % 20000, 60000, 500):
-        try:
-            for offset in (80, 90, 443):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
+from tests.support.instance import free_port_base
 
 
 class Installation:
