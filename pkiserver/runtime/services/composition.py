@@ -82,7 +82,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             ),
             api=Api(engine).resource() if settings.api.listen else None,
             checks=(
-                database_check(engine.database),
+                database_check(engine.database, lambda: engine.road.recovery.trouble),
                 keys_check(engine.keys),
                 authorities_check(engine.authorities, lambda: [*_status_problems(engine), *scep.problems()]),
                 crl_check(engine.database, engine.authorities, engine.clock),
