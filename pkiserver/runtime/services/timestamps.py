@@ -141,9 +141,13 @@ class Timestamps(Collector):
         for name, text in sorted(problems.items()):
             yield Finding(f"tsa:{name}", Health.WARNING, text)
         for active in self.directory.list():
+            name, key = active.unit.name, active.credential.key_name
+            if not self._engine.keys.is_ready(key):
+                text = f"key {key} cannot be used; if it is lost, `pkiserver timestamp unit renew {name}` makes another"
+                yield Finding(f"tsa:{name}", Health.WARNING, text)
             error = self.services.watch.trouble(active.unit.clock_error)
             if error is not None:
-                yield Finding(f"tsa:{active.unit.name}:time", Health.WARNING, f"no time-stamps: {error.text}")
+                yield Finding(f"tsa:{name}:time", Health.WARNING, f"no time-stamps: {error.text}")
         if self.directory.list() and self.services.watch.is_trusting:
             text = "the machine's clock is trusted without asking anybody (time source 'system')"
             yield Finding("tsa:time", Health.WARNING, text)
