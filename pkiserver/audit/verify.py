@@ -149,7 +149,8 @@ def _verify_chain(connection: Connection, writer: rows.WriterRow, signed: int, f
         findings.events += 1
         seq += 1
         if row.seq != seq:
-            findings.add(f"{name}: events {seq} to {row.seq - 1} are missing")
+            gone = f"event {seq} is" if row.seq == seq + 1 else f"events {seq} to {row.seq - 1} are"
+            findings.add(f"{name}: {gone} missing")
             seq = row.seq
         elif row.prev_hash != expected:
             findings.add(f"{name}: event {row.seq} does not continue the one before")

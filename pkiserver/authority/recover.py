@@ -25,6 +25,7 @@ from pkiserver.foundation.errors import PkiError
 from pkiserver.store import certificates, leases
 from pkiserver.store.certificates import CertificateState, Intent
 from pkiserver.store.database import Database
+from pkiserver.store.failures import told_in_full
 
 LEASE = timedelta(seconds=30)
 """How long an intent's holder is taken for alive after its last sign of life."""
@@ -54,6 +55,8 @@ class Recovery:
         self._clock = clock
         self._holder = holder
         self._loop: LoopingCall | None = None
+        self.trouble = ""
+        """Why the last sign of life could not be written; empty when it could."""
 
     async def start(self) -> Settled:
         """The first sign of life and the first settling; both are then repeated every :data:`BEAT` until :meth:`stop`.
@@ -64,7 +67,7 @@ class Recovery:
         await self.beat()
         settled = await self.settle()
         if self._loop is None:
-            self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._again()))
+            self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.give_sign()))
             self._loop.start(BEAT.total_seconds(), now=False)
         return settled
 
@@ -73,12 +76,16 @@ class Recovery:
         if self._loop is None:
             await self.start()
 
-    async def _again(self) -> None:
+    async def give_sign(self) -> None:
+        """What is repeated; keeps in :attr:`trouble` why it did not succeed."""
         try:
             await self.beat()
             await self.settle()
         except PkiError as error:  # the database will be back; meanwhile nothing is issued either
-            self.log.warn("no sign of life could be given: {why}", why=str(error))
+            self.trouble = told_in_full(error)
+            self.log.warn("no sign of life could be given: {why}", why=self.trouble)
+        else:
+            self.trouble = ""
 
     async def beat(self) -> None:
         """A sign of life; before the first certificate, then every :data:`BEAT`."""

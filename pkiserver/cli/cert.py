@@ -227,6 +227,11 @@ async def _asked(
     authority = engine.dual_control.authority_of(found)
     if authority is None:
         return False
+    if not comment.strip():
+        from pkiserver.foundation.errors import Refusal, Rejected
+
+        text = f"it is the certificate of authority {authority}: give a reason for those who vote with --comment"
+        raise Rejected.because(Refusal.MALFORMED, text)
     made = await engine.dual_control.ask_to_revoke(authority, found, reason, why=comment, by=by)
     text = f"It is the certificate of authority {authority}: operation {made.number} waits for approval"
     session.output.done(f"{text} (pkiserver operation approve {made.number})", number=made.number)

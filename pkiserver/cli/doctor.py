@@ -47,15 +47,17 @@ async def _ask_engine(settings: NodeSettings) -> list[Result]:
 
     from pkiserver.cli.diagnosis_engine import check_engine
     from pkiserver.runtime.engine import open_engine
+    from pkiserver.store.failures import told_in_full
 
     results: list[Result] = list(await deferToThread(lambda: list(check_node(settings))))
     try:
         async with open_engine(settings, worker="doctor", serving=False) as engine:
             results += [result async for result in check_engine(engine)]
     except Rejected as error:
-        results += [bad("engine", reason.text, "see `pkiserver database upgrade`") for reason in error.reasons]
+        advice = "see `pkiserver database show`, and docs/operations.md, Restore and Upgrade"
+        results += [bad("engine", reason.text, advice) for reason in error.reasons]
     except PkiError as error:
-        results.append(bad("engine", str(error), "is the database running, and can this account reach it?"))
+        results.append(bad("engine", told_in_full(error), "is the database running, and can this account reach it?"))
     return results
 
 

@@ -51,7 +51,9 @@ def _report(error: BaseException, session: Session) -> int:
         codes = [str(reason.code) for reason in error.reasons]
         code = EXIT_REJECTED
     elif isinstance(error, Unavailable):
-        lines, codes, code = [f"not available now: {error.text}"], ["unavailable"], EXIT_UNAVAILABLE
+        from pkiserver.store.failures import told_in_full
+
+        lines, codes, code = [f"not available now: {told_in_full(error)}"], ["unavailable"], EXIT_UNAVAILABLE
     else:
         kind = f": {error}" if isinstance(error, PkiError) else ""
         lines = [f"internal error{kind}; the report is in {_write_report(error)}"]

@@ -188,10 +188,17 @@ async def list_(session: Session, engine: Engine) -> None:
 
 @group.command()
 @name_argument
+@click.option("--pem", is_flag=True, help="Print the public half alone, as a PEM file.")
 @async_command
-async def show(session: Session, engine: Engine, name: str) -> None:
+async def show(session: Session, engine: Engine, name: str, pem: bool) -> None:
     """Everything about one key."""
-    session.output.record(_whole(engine.keys.show(name)))
+    if not pem:
+        session.output.record(_whole(engine.keys.show(name)))
+        return
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = engine.keys.public_key(name)
+    session.output.raw(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
 
 
 @group.command()

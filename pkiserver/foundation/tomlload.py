@@ -45,7 +45,7 @@ class ConfigurationError(Rejected):
 
 
 class Invalid(ValueError):
-    """What a validator raises to say more: another ``key`` (relative to the table at hand) and what is ``allowed``."""
+    """What a validator raises to say more: another ``key`` (dotted, within the table at hand), what is ``allowed``."""
 
     def __init__(self, message: str, *, key: str | None = None, allowed: str | None = None) -> None:
         super().__init__(message)
@@ -88,6 +88,7 @@ def load(kind: type[T], text: str, filename: str) -> T:
         ConfigurationError: every problem found: syntax (one), unknown and missing keys, wrong types, values that an
             enum, a parser or a validator refuses.
     """
+    text = text.removeprefix("\ufeff")  # some editors begin every file with a byte order mark, which shows nowhere
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -188,7 +189,7 @@ class _Reader:
                 for reason in single.reasons:
                     self._bad(place, reason.text)
             elif isinstance(single, Invalid):
-                self._bad((*table, single.key) if single.key else place, str(single), single.allowed)
+                self._bad((*table, *single.key.split(".")) if single.key else place, str(single), single.allowed)
             else:
                 self._bad(place, *_of_attrs(single))
 

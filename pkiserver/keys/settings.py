@@ -62,6 +62,9 @@ class TokenSettings:
     start_lock: Path | None = None
     """Held from loading the module to the end of login. Default on SoftHSM: beside its configuration; else none."""
 
+    refused_pin: Path | None = None
+    """Where a digest of a refused PIN is kept, so that no process of the node tries it again. Default: in state_dir."""
+
     def __attrs_post_init__(self) -> None:
         if self.token_label is None and self.token_serial is None:
             raise Invalid("says of no token which", allowed="token_label, token_serial or both")

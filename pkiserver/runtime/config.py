@@ -20,7 +20,7 @@ from pkiserver.authority.delivery.settings import CrlTarget
 from pkiserver.foundation.bounds import node_like_name, some_time
 from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
-from pkiserver.keys.settings import ProviderSettings
+from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.passwords import PasswordSettings
@@ -256,12 +256,23 @@ class NodeSettings:
                 problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))
         if self.ldap.listen_tls and self.ldap_tls is None:
             problems.append(Invalid("ldap.listen_tls needs ldap.tls or https.tls", key="ldap"))
-        listeners = (self.http, self.https, self.ldap, self.management, self.api)
-        everything = [e for part in listeners for e in part.listen]
-        everything += self.ldap.listen_tls
-        fixed = [e for e in everything if e.kind is not EndpointKind.TCP or e.port]
-        twice = sorted({str(e) for e in fixed if fixed.count(e) > 1})
-        problems.extend(Invalid(f"{endpoint} is listened on twice") for endpoint in twice)
+        return problems + self._taken_twice()
+
+    def _taken_twice(self) -> list[Invalid]:
+        parts = [
+            ("http.listen", self.http.listen),
+            ("https.listen", self.https.listen),
+            ("ldap.listen", self.ldap.listen),
+            ("ldap.listen_tls", self.ldap.listen_tls),
+            ("management.listen", self.management.listen),
+            ("api.listen", self.api.listen),
+        ]
+        problems: list[Invalid] = []
+        seen: set[Endpoint] = set()
+        for key, endpoint in ((key, one) for key, endpoints in parts for one in endpoints):
+            if endpoint in seen and (endpoint.kind is not EndpointKind.TCP or endpoint.port):
+                problems.append(Invalid(f"{endpoint} is listened on twice", key=key))
+            seen.add(endpoint)
         return problems
 
     def _other_problems(self) -> list[Invalid]:
@@ -297,7 +308,14 @@ def load_settings(path: Path) -> NodeSettings:
         ConfigurationError: with every problem, its line and what is allowed.
     """
     text = _read(path)
-    return _checked(load(NodeSettings, text, str(path)), text, path)
+    settings = _checked(load(NodeSettings, text, str(path)), text, path)
+    return attrs.evolve(settings, key_store=tuple(_remembering(one, settings.state_dir) for one in settings.key_store))
+
+
+def _remembering(store: ProviderSettings, state_dir: Path) -> ProviderSettings:
+    if not isinstance(store, TokenSettings) or store.refused_pin is not None:
+        return store
+    return attrs.evolve(store, refused_pin=state_dir / f"refused-pin-{store.name}")
 
 
 @attrs.frozen
@@ -343,7 +361,7 @@ def _checked(settings: NodeSettings, text: str, path: Path) -> NodeSettings:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigurationError([Problem(str(path), 1, "", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:

@@ -24,6 +24,7 @@ _SQLITE_AWAY = frozenset(
         sqlite3.SQLITE_PERM,
     }
 )
+_SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
@@ -36,6 +37,8 @@ class Kind(enum.Enum):
     """The connection is gone; nothing is known about a commit that was under way."""
     AWAY = "away"
     """The database cannot do it now: locked, full, read-only, time limit."""
+    DAMAGED = "damaged"
+    """The file is no database, or no longer a whole one."""
     OWN = "own"
     """The work's own error: a refusal, a broken constraint, a defect."""
 
@@ -54,9 +57,10 @@ def kind_of(error: BaseException) -> Kind:
         if cause.sqlstate in _AGAIN:
             return Kind.AGAIN
         return Kind.AWAY if isinstance(cause, psycopg.OperationalError) else Kind.OWN
-    if isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_AWAY:
-        return Kind.AWAY
-    return Kind.OWN
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF if isinstance(cause, sqlite3.Error) else 0
+    if code in _SQLITE_DAMAGED:
+        return Kind.DAMAGED
+    return Kind.AWAY if code in _SQLITE_AWAY else Kind.OWN
 
 
 def as_domain_error(error: Exception, *, committing: bool = False) -> Exception:
@@ -73,6 +77,8 @@ def as_domain_error(error: Exception, *, committing: bool = False) -> Exception:
         return _caused(Unavailable("the database connection was lost during commit; the outcome is unknown"), error)
     if kind is Kind.LOST:
         return _caused(Unavailable("the database cannot be reached", retry_after=5), error)
+    if kind is Kind.DAMAGED:
+        return _caused(Unavailable("the database is damaged: restore a backup", retry_after=60), error)
     if kind is not Kind.OWN:
         return _caused(Unavailable("the database cannot do this now", retry_after=2), error)
     if isinstance(error, IntegrityError):
@@ -80,6 +86,13 @@ def as_domain_error(error: Exception, *, committing: bool = False) -> Exception:
     if isinstance(error, SQLAlchemyError):
         return _caused(Defect(f"the database refused a statement: {error}"), error)
     return error
+
+
+def told_in_full(error: PkiError) -> str:
+    """What went wrong with the driver's own words, on one line: for administrators, never for clients."""
+    cause = error.__cause__
+    words = str(cause.orig) if isinstance(cause, DBAPIError) else ""
+    return f"{error} ({' '.join(words.split())})" if words else str(error)
 
 
 def _caused(error: PkiError, cause: Exception) -> PkiError:

@@ -51,15 +51,26 @@ def require_current(connection: Connection) -> None:
     found, needed = revision_of(connection), head_revision()
     if found == needed:
         return
+    _refuse_newer(found)
     state = "is empty" if found is None else f"has schema {found}, this program needs {needed}"
-    raise Rejected.because(Refusal.CONFIGURATION, f"the database {state}: run `pkiserver database migrate`")
+    advice = "run `pkiserver database migrate`" + (", or restore a backup if it was not" if found is None else "")
+    raise Rejected.because(Refusal.CONFIGURATION, f"the database {state}: {advice}")
+
+
+def _refuse_newer(found: str | None) -> None:
+    needed = head_revision()
+    if found is not None and found > needed:
+        text = (
+            f"the database has schema {found}, of a newer program; this one knows {needed}: install the newer program"
+        )
+        raise Rejected.because(Refusal.CONFIGURATION, f"{text}, or restore a backup from before its upgrade")
 
 
 def migrate(url: str) -> Migration:
     """Create or upgrade the schema, all or nothing; safe when several processes start at once. Blocks.
 
     Raises:
-        Rejected: the URL is not understood.
+        Rejected: the URL is not understood, or the schema is a newer program's.
         Unavailable: the database cannot be reached.
     """
     from alembic import command
@@ -74,6 +85,7 @@ def migrate(url: str) -> Migration:
                 # Only spares a second process the error: revisions are transactions of their own either way.
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215021930)")
             before = revision_of(connection)
+            _refuse_newer(before)
             command.upgrade(_configuration(connection), "head")
             after = revision_of(connection)
     except Exception as error:

@@ -17,12 +17,21 @@ from protocols.addressbook.errors import Disconnect, LdapError, ResultCode
 from protocols.addressbook.filters import description
 from protocols.addressbook.matching import text_key
 from protocols.addressbook.messages import Control
-from protocols.addressbook.schema import AttributeType, descriptions_of, find_attribute
+from protocols.addressbook.schema import AttributeType, Matching, descriptions_of, find_attribute
 
 PAGED = "1.2.840.113556.1.4.319"
 SORT, SORT_RESPONSE = "1.2.840.113556.1.4.473", "1.2.840.113556.1.4.474"
 VLV, VLV_RESPONSE = "2.16.840.1.113730.3.4.9", "2.16.840.1.113730.3.4.10"
 SUPPORTED_CONTROLS = (PAGED, SORT, VLV)
+_IGNORING_CASE = frozenset({"", "2.5.13.3", "caseignoreorderingmatch", "2.5.13.2", "caseignorematch"})
+_ORDERS = {
+    Matching.FOLDED: _IGNORING_CASE,
+    Matching.MAIL: _IGNORING_CASE,
+    Matching.PHONE: _IGNORING_CASE,
+    Matching.OID: frozenset({""}),
+    Matching.TIME: frozenset({"", "2.5.13.28", "generalizedtimeorderingmatch"}),
+}
+"""What can be sorted by, and the ordering rules that may be named; some clients name the rule of equality."""
 _MOST_KEYS = 4
 _MOST_PAGED = 4
 """Paged searches of one connection that may be under way."""
@@ -38,9 +47,10 @@ class Page:
 
 @attrs.frozen
 class SortKey:
-    """One key; ``kind`` is None for an attribute that is not known or cannot be sorted by."""
+    """One key; ``kind`` is None for an attribute that is not known, ``rule`` empty where the client names none."""
 
     kind: AttributeType | None
+    rule: str
     reverse: bool
 
 
@@ -61,7 +71,14 @@ class SearchControls:
 
     page: Page | None = None
     sort: tuple[SortKey, ...] = ()
+    sort_critical: bool = False
+    """The client wants nothing rather than what is not sorted."""
     view: View | None = None
+
+    def refusal(self) -> Control | None:
+        """The one answer to a search that must be sorted and cannot be (RFC 2891 section 2)."""
+        code = sort_result(self.sort)
+        return _sort_answer(code) if self.sort_critical and code is not ResultCode.SUCCESS else None
 
 
 NO_CONTROLS = SearchControls()
@@ -91,6 +108,7 @@ def read_controls(controls: tuple[Control, ...]) -> SearchControls:
         found = SearchControls(
             page=_page(by_oid[PAGED]) if PAGED in by_oid else None,
             sort=_sort(by_oid[SORT]) if SORT in by_oid else (),
+            sort_critical=any(one.critical for one in controls if one.oid == SORT),
             view=_view(by_oid[VLV]) if VLV in by_oid else None,
         )
     except Disconnect:
@@ -113,9 +131,8 @@ def _sort(value: bytes) -> tuple[SortKey, ...]:
     while not outer.done:
         one = outer.inner(SEQUENCE)
         kind = find_attribute(description(one.octets()))
-        if one.peek() == 0x80:
-            one.octets(0x80)
-        keys.append(SortKey(kind, one.boolean(0x81) if one.peek() == 0x81 else False))
+        rule = description(one.octets(0x80)) if one.peek() == 0x80 else ""
+        keys.append(SortKey(kind, rule, one.boolean(0x81) if one.peek() == 0x81 else False))
         if len(keys) > _MOST_KEYS:
             raise LdapError(ResultCode.ADMIN_LIMIT_EXCEEDED, "too many sort keys")
     return tuple(keys)
@@ -137,21 +154,33 @@ def _sort_value(entry: Entry, key: SortKey) -> str | None:
     return min(found, default=None)
 
 
+def sort_result(keys: tuple[SortKey, ...]) -> ResultCode:
+    """Whether entries can be sorted by these keys, and why not (RFC 2891 section 1.2)."""
+    kinds = [key.kind for key in keys]
+    if any(kind is None for kind in kinds):
+        return ResultCode.NO_SUCH_ATTRIBUTE
+    if any(key.rule not in _ORDERS.get(kind.matching, ()) for key in keys if (kind := key.kind)):
+        return ResultCode.INAPPROPRIATE_MATCHING
+    return ResultCode.SUCCESS if len(set(kinds)) == len(kinds) else ResultCode.UNWILLING_TO_PERFORM
+
+
+def _sort_answer(code: ResultCode) -> Control:
+    return Control(SORT_RESPONSE, False, tlv(SEQUENCE, ber.integer(code, ber.ENUMERATED)))
+
+
 def sort_entries(entries: list[Entry], keys: tuple[SortKey, ...]) -> tuple[list[Entry], Control | None]:
     """The entries in order, those without a value last (RFC 2891 section 2.2), and the control that says so."""
     if not keys:
         return entries, None
-    code = ResultCode.SUCCESS
-    if any(key.kind is None for key in keys):
-        code = ResultCode.NO_SUCH_ATTRIBUTE
-    else:
+    code = sort_result(keys)
+    if code is ResultCode.SUCCESS:
         for key in reversed(keys):
             with_value = [(value, one) for one in entries if (value := _sort_value(one, key)) is not None]
             without = [one for one in entries if _sort_value(one, key) is None]
             with_value.sort(key=lambda pair: pair[0], reverse=key.reverse)
             ordered = [one for _, one in with_value]
             entries = without + ordered if key.reverse else ordered + without
-    return entries, Control(SORT_RESPONSE, False, tlv(SEQUENCE, ber.integer(code, ber.ENUMERATED)))
+    return entries, _sort_answer(code)
 
 
 def view_entries(entries: list[Entry], view: View, keys: tuple[SortKey, ...]) -> tuple[list[Entry], Control]:

@@ -105,6 +105,10 @@ class Service:
         caller = conversation.session.caller
         wanted = controls.read_controls(envelope.controls)
         self.abuse.searching(caller, self.clock.monotonic())
+        refusal = wanted.refusal()
+        if refusal is not None:
+            nothing = Found((), ResultCode.UNAVAILABLE_CRITICAL_EXTENSION)
+            return self._entries(request, envelope, nothing, (refusal,))
         if wanted.page is not None and wanted.page.cookie:
             page, code, control = conversation.pages.go_on(wanted.page)
             return self._entries(request, envelope, Found(tuple(page), code), (control,))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 from cryptography import x509
+from sqlalchemy import Connection
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.foundation.clock import Clock
@@ -14,6 +15,8 @@ from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.signers import CmsSigner, TimestampSigner
+from pkiserver.store import certificates
+from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
 from pkiserver.timestamping.credentials import Credential, Found, find
 from pkiserver.timestamping.library import UnitLibrary, UnitProblem
@@ -65,6 +68,22 @@ class UnitDirectory:
         self._active = dict(self._activate(units, found, problems))
         self._default = next((unit.name for unit in units if unit.default), None)
         self._problems = tuple(problems)
+
+    async def stop_withdrawn(self) -> bool:
+        """Stop every unit whose certificate is revoked or on hold; whether there was one.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        serving = self._active
+
+        def work(connection: Connection) -> set[str]:
+            found = {name: certificates.get(connection, one.credential.record_id) for name, one in serving.items()}
+            return {name for name, one in found.items() if one is None or one.state is not CertificateState.ISSUED}
+
+        withdrawn = await self._database.read(work)
+        self._active = {name: one for name, one in self._active.items() if name not in withdrawn}
+        return bool(withdrawn)
 
     def _activate(
         self, units: Iterable[TimestampUnit], found: Mapping[str, Found], problems: list[UnitProblem]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,33 @@ def test_an_older_database_is_upgraded_at_start_after_a_copy(tmp_path: Path) -> 
     assert (instance.layout.directory / f"pkiserver.db.before-{newest}").exists()
     again = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
     assert "schema" not in again.stderr
+
+
+def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:
+    """Whatever the number of workers and restarts: each of them tried it, and the log said only that all are ready."""
+    instance = Instance(tmp_path, workers=2)
+    layout = instance.layout
+    pin = Path(tomllib.loads(layout.config.read_text())["key_store"][0]["pin_source"].removeprefix("file:"))
+    right = pin.read_text()
+    pin.write_text("not-the-pin")
+    seen = tmp_path / "calls"
+    spy = next(Path("/usr/lib").glob("*/pkcs11-spy.so"))
+    settings = layout.config.read_text()
+    module = re.search(r'^module = "(.*)"$', settings, re.MULTILINE)
+    assert module is not None
+    watched = f'module = "{spy}"\nenvironment = ["PKCS11SPY={module[1]}", "PKCS11SPY_OUTPUT={seen}"]'
+    layout.config.write_text(settings.replace(module[0], watched))
+
+    def tries() -> int:
+        return seen.read_text(errors="replace").count("C_Login\n")
+
+    for _ in range(2):
+        instance.start(until_logged="ready: 2 worker(s)")
+        instance.stop()
+    assert tries() == 1
+    assert re.search(r"cannot be used: .*key:softhsm.*: the PIN from .* is wrong", instance.log.read_text())
+    assert "key:softhsm" in instance.cli("doctor", check=False).stdout
+    assert tries() == 1
+    pin.write_text(right)
+    instance.start()
+    instance.stop()

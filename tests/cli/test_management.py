@@ -185,7 +185,7 @@ def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(
     assert typed.returncode == 2
     assert "no such option" in typed.stderr.lower()
     silent = cli("cert", "hold", certificate, *server.as_admin("ada"), check=False)
-    assert "give a reason" in silent.stderr
+    assert "with --comment" in silent.stderr
     asked = cli("cert", "hold", certificate, "--comment", "drill", *server.as_admin("ada"), "--json")
     number = str(json.loads(asked.stdout)["number"])
     assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "issued"

@@ -230,6 +230,15 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         load_file(Settings, tmp_path / "latin.toml")
 
 
+def test_a_file_as_a_windows_editor_saves_it_is_read(tmp_path: Path) -> None:
+    """The byte order mark was told as an invalid statement in line 1, where nothing of it can be seen."""
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfname = 'a'\r\nlow = 3\r\n")
+    assert load_file(Settings, tmp_path / "bom.toml").low == 3
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfname = 'a'\r\nlow = 'x'\r\n")
+    with pytest.raises(ConfigurationError, match=r"bom\.toml:2: low"):
+        load_file(Settings, tmp_path / "bom.toml")
+
+
 def test_lines_survive_every_syntax_of_toml() -> None:
     text = '''# comment [x]
 a."b.c".d = """

@@ -59,7 +59,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ("[management]\nlisten = ['0.0.0.0:1']", "5: management: 0.0.0.0:1 can be reached from outside"),
         (
             "[http]\nlisten = ['127.0.0.1:1']\n[management]\nlisten = ['127.0.0.1:1']",
-            "127.0.0.1:1 is listened on twice",
+            "8: management.listen: 127.0.0.1:1 is listened on twice",
         ),
         ("[public]\nhttp = 'https://x'", '6: public.http: "https://x" is no base URL (allowed: http://HOST'),
         ("[public]\nhttp = 'http://x/'", '6: public.http: "http://x/" is no base URL'),

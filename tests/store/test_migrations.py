@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -11,11 +13,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict
 
-from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.store import migrations
 from pkiserver.store.database import Database
 from pkiserver.store.engines import parse_url, reading_engine, writing_engine
-from pkiserver.store.migrate import Migration, head_revision, migrate
+from pkiserver.store.failures import told_in_full
+from pkiserver.store.migrate import Migration, head_revision, inspect, migrate
 from pkiserver.store.schema.columns import metadata
 from tests.support.stored import opened
 
@@ -52,8 +55,34 @@ async def test_an_empty_or_foreign_schema_is_refused(empty_url: str) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
-    with pytest.raises(Rejected, match="has schema 9999"):
+    with pytest.raises(Rejected, match=r"has schema 9999, of a newer program; .*: install the newer program"):
         await Database.open(empty_url)
+    with pytest.raises(Rejected, match="has schema 9999, of a newer program"):
+        migrate(empty_url)
+
+
+@pytest.mark.parametrize("left", [0.5, 0.0])
+async def test_a_damaged_file_is_told_as_such_and_as_no_defect_of_ours(tmp_path: Path, left: float) -> None:
+    """It was a traceback, again and again: workers ended by it and were started anew."""
+    file = tmp_path / "pki.db"
+    migrate(f"sqlite:///{file}")
+    octets = file.read_bytes()
+    file.write_bytes(octets[: int(len(octets) * left)] or b"something else" * 500)
+    for attempt in (lambda: migrate(f"sqlite:///{file}"), lambda: inspect(f"sqlite:///{file}")):
+        with pytest.raises(Unavailable, match="is damaged: restore a backup"):
+            attempt()
+    with pytest.raises(Unavailable) as away:
+        await Database.open(f"sqlite:///{file}")
+    words = r"restore a backup \((file is not a database|database disk image is malformed)\)"
+    assert re.search(words, told_in_full(away.value))
+
+
+async def test_why_a_database_is_away_is_told_to_administrators(tmp_path: Path) -> None:
+    (tmp_path / "pki.db").mkdir()
+    with pytest.raises(Unavailable) as away:
+        await Database.open(f"sqlite:///{tmp_path / 'pki.db'}")
+    assert str(away.value) == "the database cannot do this now"
+    assert told_in_full(away.value) == "the database cannot do this now (unable to open database file)"
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,19 @@ class Instance:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> float:
-        """Start the server as a user would; returns after how many seconds it was ready."""
+    def start(self, *, until_logged: str = "") -> float:
+        """Start the server as a user would; returns after how many seconds it was ready.
+
+        ``until_logged``: it will never be, and is waited for until its log says this.
+        """
         begun = time.monotonic()
+        since = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(self._quickstart(), stdout=output, stderr=subprocess.STDOUT)
         url = f"http://127.0.0.1:{self.layout.management_port}/health/ready"
         while time.monotonic() < begun + START_SECONDS and self._process.poll() is None:
+            if until_logged and until_logged in self.log.read_text(errors="replace")[since:]:
+                return time.monotonic() - begun
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
                 if answer.status == 200:
                     return time.monotonic() - begun

@@ -88,6 +88,20 @@ async def test_a_certificate_on_hold_stops_its_key_and_does_not_destroy_it(world
     assert first.credential.key_name not in {key.name for key in world.at.world.keys.list()}
 
 
+async def test_a_revoked_certificate_stops_its_unit_at_the_next_look_at_the_feed(world: TimestampWorld) -> None:
+    """It went on signing until the next round of upkeep, half a minute later."""
+    await world.unit("u")
+    await world.unit("v")
+    active = world.directory.get("u")
+    assert active is not None
+    assert not await world.directory.stop_withdrawn()
+    await world.at.status.revocations.revoke(
+        ByCertificate(active.credential.certificate), RevocationReason.KEY_COMPROMISE, ORDER
+    )
+    assert await world.directory.stop_withdrawn()
+    assert [one.unit.name for one in world.directory.list()] == ["v"]
+
+
 async def test_two_processes_make_one_successor(world: TimestampWorld) -> None:
     await world.unit("u", key_usage_period=100 * DAY, renew_before=10 * DAY)
     other = await another(world.at, "two")

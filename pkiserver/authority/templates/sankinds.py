@@ -119,6 +119,8 @@ def directory_name(value: str) -> x509.Name:
         name = x509.Name.from_rfc4514_string(value)
     except (ValueError, UnicodeError):
         raise SanError("is not a distinguished name (RFC 4514)") from None
+    if not name.rdns:
+        raise SanError("is an empty name, which says nothing")  # RFC 5280 section 4.2.1.6: no empty GeneralName
     _checked(next(iter(name_problems(name)), None))
     return name
 

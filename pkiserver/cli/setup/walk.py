@@ -28,9 +28,7 @@ class Step:
 
 def listeners(layout: Layout) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
     """Protocol, where it listens, and what is to be said of its TLS certificate."""
-    certificate = x509.load_pem_x509_certificate((layout.tls / "server.pem").read_bytes())
-    subject = certificate.subject.rfc4514_string()
-    tls = f"TLS: {subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    tls = _tls(layout.tls / "server.pem")
     http, https = layout.http_url, layout.https_url
     api = ("management API (REST)", (layout.api_url,), (tls, "clients must show an administrator's certificate"))
     ldap = (f"ldap://localhost:{layout.ldap_port}", f"ldaps://localhost:{layout.ldaps_port}")
@@ -45,6 +43,15 @@ def listeners(layout: Layout) -> list[tuple[str, tuple[str, ...], tuple[str, ...
         ("health, metrics", (f"{management}/health/ready", f"{management}/metrics"), ("no TLS: loopback only",)),
         *([api] if layout.has_api else []),
     ]
+
+
+def _tls(file: Path) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError):
+        return f"TLS: {file} cannot be read"  # why not is what the server says when it starts
+    subject = certificate.subject.rfc4514_string()
+    return f"TLS: {subject}, issued by {ISSUING}, until {certificate.not_valid_after_utc:%Y-%m-%d}"
 
 
 def steps(layout: Layout) -> list[Step]:

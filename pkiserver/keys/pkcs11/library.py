@@ -123,19 +123,30 @@ def start_lock(settings: TokenSettings, *, patience: float = START_LOCK_SECONDS)
         text = f"the start lock {path} cannot be opened: {error.strerror}"
         raise KeyUnavailable.because(settings.name, FaultKind.START_LOCK, text) from error
     try:
-        _lock(descriptor, settings.name, path, time.monotonic() + patience)
+        take_lock(descriptor, settings.name, path, time.monotonic() + patience)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, name: str, path: Path, until: float) -> None:
+def take_lock(descriptor: int, name: str, path: Path, until: float) -> None:
+    """Lock an open file exclusively, until it is closed; blocking.
+
+    Args:
+        descriptor: The open file.
+        name: What the fault is about.
+        path: What messages call it.
+        until: When to give up, on the steady clock.
+
+    Raises:
+        KeyUnavailable: START_LOCK; another process has kept it all the time.
+    """
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                text = f"another process has held the start lock {path} for too long"
+                text = f"another process has held the lock {path} for too long"
                 raise KeyUnavailable.because(name, FaultKind.START_LOCK, text) from None
             time.sleep(0.01)
         else:

@@ -9,6 +9,7 @@ from pkcs11 import exceptions as p11
 
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
+from pkiserver.keys.pkcs11.refusedpin import RefusedPin
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import TokenSettings
 
@@ -38,7 +39,7 @@ class TokenLogin:
         self.live = False
         self.problem: KeyProblem | None = KeyProblem(settings.name, FaultKind.TOKEN_ABSENT, "not yet looked for")
         self.mechanisms: frozenset[int] = frozenset()
-        self._refused: Secret | None = None
+        self._refused = RefusedPin(settings)
 
     @property
     def wanted(self) -> str:
@@ -50,9 +51,10 @@ class TokenLogin:
     def connect(self, library: Any, lane: Lane) -> None:
         """Find the token and log in; what goes wrong stands in ``problem``. In the module, start lock held."""
         try:
-            self.token = self._find(library)
-            self.mechanisms = frozenset(int(mechanism) for mechanism in self.token.slot.get_mechanisms())
-            lane.sessions[self] = self._login()
+            with self._refused.alone():
+                self.token = self._find(library)
+                self.mechanisms = frozenset(int(mechanism) for mechanism in self.token.slot.get_mechanisms())
+                lane.sessions[self] = self._login(library)
         except KeyUnavailable as error:
             self.live, self.problem = False, error.problem
         except p11.PKCS11Error as error:
@@ -85,7 +87,7 @@ class TokenLogin:
     def _serial(self) -> bytes | None:
         return None if self.settings.token_serial is None else self.settings.token_serial.encode()
 
-    def _login(self) -> Any:
+    def _login(self, library: Any) -> Any:
         pin = self._pin()
         flags = self.token.flags
         if TokenFlag.USER_PIN_LOCKED in flags:
@@ -93,14 +95,18 @@ class TokenLogin:
         if TokenFlag.USER_PIN_FINAL_TRY in flags:
             text = "one try of the user PIN is left, which is not used up unattended: log in once with another tool"
             raise self._fault(FaultKind.PIN_LAST_TRY, text)
+        if self._refused.stands(pin, self.token):
+            raise KeyUnavailable(self._refusal())
         try:
-            return self.token.open(user_pin=pin.reveal_text())
+            session = self.token.open(user_pin=pin.reveal_text())
         except p11.UserAlreadyLoggedIn:
             return self.token.open()
         except tuple(_PIN_FAULTS) as error:
-            self._refused = pin
+            self._refused.note(pin, self._find(library))  # as the token shows itself after the refusal
             kind, text = _PIN_FAULTS[type(error)]
             raise self._fault(kind, text.format(source=self.settings.pin_source)) from error
+        self._refused.forget()
+        return session
 
     def _pin(self) -> Secret:
         try:
@@ -108,11 +114,15 @@ class TokenLogin:
             pin.reveal_text()
         except (SecretUnreadable, UnicodeDecodeError) as error:
             raise self._fault(FaultKind.PIN_UNREADABLE, f"the PIN cannot be read: {error}") from error
-        if self._refused is not None and pin == self._refused:
-            raise KeyUnavailable(
-                self.problem or KeyProblem(self.name, FaultKind.PIN_WRONG, "the PIN was refused before")
-            )
         return pin
+
+    def _refusal(self) -> KeyProblem:
+        """What is said of a PIN that is not tried: what the token said of it, or that another process heard it."""
+        if self.problem is not None and self.problem.kind in {kind for kind, _ in _PIN_FAULTS.values()}:
+            return self.problem
+        remembered = "" if self._refused.file is None else f" or {self._refused.file} is deleted"
+        text = f"the PIN from {self.settings.pin_source} was refused before: it is not tried again until it changes"
+        return KeyProblem(self.name, FaultKind.PIN_WRONG, text + remembered)
 
     def _fault(self, kind: FaultKind, text: str) -> KeyUnavailable:
         return KeyUnavailable.because(self.name, kind, text)

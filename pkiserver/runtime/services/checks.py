@@ -23,11 +23,19 @@ STEP_TOLD = timedelta(minutes=10)
 """A clock that was wrong when the node started, and was then set right, must not be told for ever."""
 
 
-def database_check(database: Database) -> NamedCheck:
-    """A round trip to the database."""
+def database_check(database: Database, writing: Callable[[], str]) -> NamedCheck:
+    """A round trip to the database, and whether it takes what is written.
+
+    Args:
+        database: To be asked.
+        writing: Why the process's last sign of life could not be written; empty when it could.
+    """
 
     async def run() -> Sequence[Finding]:
         await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        why = writing()
+        if why:  # status is still told, time is still stamped: a warning, as where some keys are away
+            return [Finding("database", Health.WARNING, f"answers, but takes nothing, so nothing is issued: {why}")]
         return [Finding("database", Health.OK, "answers")]
 
     return NamedCheck("database", run)

@@ -31,6 +31,8 @@ from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.runtime.services.selfchecking import SelfChecking
 from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
+from pkiserver.runtime.services.troubles import SECONDS as TROUBLE_SECONDS
+from pkiserver.runtime.services.troubles import TroubleLog, troubles_of
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean, retire_ended
 from pkiserver.runtime.services.validation import Validation
 from protocols.crl import edge as crl
@@ -52,6 +54,8 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         checkpoints = Checkpoints(engine, settings.audit.checkpoint_interval, holder)
         follower = ConfigurationFollower(engine)
         listening = notifications(engine, follower)
+        troubles = TroubleLog(lambda: troubles_of(engine))
+        await troubles.run_due()
         engine.road.preparer.warm_up()
         timestamps = Timestamps(engine, worker)
         await timestamps.start()
@@ -78,7 +82,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             ),
             api=Api(engine).resource() if settings.api.listen else None,
             checks=(
-                database_check(engine.database),
+                database_check(engine.database, lambda: engine.road.recovery.trouble),
                 keys_check(engine.keys),
                 authorities_check(engine.authorities, lambda: [*_status_problems(engine), *scep.problems()]),
                 crl_check(engine.database, engine.authorities, engine.clock),
@@ -89,6 +93,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
             jobs=(
                 *_engine_jobs(engine, holder, follower),
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),
+                Job("troubles", TROUBLE_SECONDS, troubles.run_due),
                 *addressbook.jobs(),
                 *(job for one in parts for job in one.jobs()),
             ),

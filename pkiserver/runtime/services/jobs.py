@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.foundation.errors import PkiError
+from pkiserver.store.failures import told_in_full
 
 reactor: Any = _reactor
 _log = Logger(namespace="pkiserver.jobs")
@@ -48,7 +49,7 @@ class Jobs(Service):
                 return
             except PkiError as error:
                 if not failed:
-                    _log.warn("job {job}: {why}; trying again", job=job.name, why=str(error))
+                    _log.warn("job {job}: {why}; trying again", job=job.name, why=told_in_full(error))
                 failed = True
             except Exception:  # noqa: BLE001  # a job must not end for good because one run met a defect
                 _log.failure("job {job} failed", job=job.name)

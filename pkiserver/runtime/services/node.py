@@ -30,6 +30,7 @@ from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.sockets import BoundSocket
+from pkiserver.store.failures import told_in_full
 from protocols.addressbook.limits import LDAP_PROTOCOLS
 from protocols.management.site import ApiLimits
 from protocols.web.metrics import WebMetrics
@@ -91,8 +92,9 @@ class EngineService(Service):
             try:
                 application = await manager.__aenter__()
             except Unavailable as error:
-                if error.text != said:
-                    said = error.text
+                why = told_in_full(error)
+                if why != said:
+                    said = why
                     say(said)
                 await deferLater(reactor, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -69,7 +69,7 @@ class Timestamps(Collector):
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine = engine
-        self._seen: int | None = None
+        self._seen: tuple[int, int] | None = None
         self.services = services_of(engine, worker)
         services = self.services
         self.directory = UnitDirectory(services.library, engine.database, engine.keys, engine.authorities, engine.clock)
@@ -115,11 +115,15 @@ class Timestamps(Collector):
         await self.directory.refresh()
 
     async def _follow(self) -> None:
-        """Take up what the configuration feed tells of, without waiting for the next round."""
-        number = await self._engine.database.read(lambda connection: outbox.current(connection, Feed.CONFIGURATION))
-        if number != self._seen:
+        """Take up what the feeds tell of, without waiting for the next round: changed units, withdrawn certificates."""
+        configuration, status = seen = await self._engine.database.read(
+            lambda connection: (outbox.current(connection, Feed.CONFIGURATION), outbox.current(connection, Feed.STATUS))
+        )
+        before = self._seen or (None, None)
+        withdrawn = status != before[1] and await self.directory.stop_withdrawn()
+        if withdrawn or configuration != before[0]:
             await self.keep_units()
-            self._seen = number
+        self._seen = seen
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -137,9 +141,13 @@ class Timestamps(Collector):
         for name, text in sorted(problems.items()):
             yield Finding(f"tsa:{name}", Health.WARNING, text)
         for active in self.directory.list():
+            name, key = active.unit.name, active.credential.key_name
+            if not self._engine.keys.is_ready(key):
+                text = f"key {key} cannot be used; if it is lost, `pkiserver timestamp unit renew {name}` makes another"
+                yield Finding(f"tsa:{name}", Health.WARNING, text)
             error = self.services.watch.trouble(active.unit.clock_error)
             if error is not None:
-                yield Finding(f"tsa:{active.unit.name}:time", Health.WARNING, f"no time-stamps: {error.text}")
+                yield Finding(f"tsa:{name}:time", Health.WARNING, f"no time-stamps: {error.text}")
         if self.directory.list() and self.services.watch.is_trusting:
             text = "the machine's clock is trusted without asking anybody (time source 'system')"
             yield Finding("tsa:time", Health.WARNING, text)

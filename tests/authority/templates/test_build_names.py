@@ -130,6 +130,14 @@ def test_every_kind_of_alternative_name_from_the_request() -> None:
     assert "dns 'a.example.com' is not for this requester to ask for" in texts
 
 
+def test_an_empty_directory_name_is_no_name() -> None:
+    """RFC 5280 section 4.2.1.6 forbids empty names; this one was issued, as the only name of a certificate, too."""
+    made = template('[sans]\nmin = 1\n[[sans.parts]]\nkind = "directory"\nfrom = "request"\n')
+    assert "directory '' is an empty name, which says nothing" in refusals(
+        made, request(x509.Name([]), x509.DirectoryName(x509.Name([])))
+    )
+
+
 def test_patterns_bind_wishes_and_each_mismatch_is_told() -> None:
     made = template(
         CN_REQUEST.replace("required", 'patterns = ["*.example.com"]\nrequired')

@@ -228,6 +228,24 @@ def test_pages_order_and_views(site: Site) -> None:
     site.search("(mail=zoe1*)", options=("-e", "!1.2.3.4"), rc=12)
 
 
+@pytest.mark.parametrize(
+    ("keys", "code"), [("nosuch", 16), ("cn:9.9.9", 18), ("userCertificate", 18), ("cn/commonName", 53)]
+)
+def test_what_cannot_be_sorted_is_said_and_nothing_is_given_where_order_is_critical(
+    site: Site, keys: str, code: int
+) -> None:
+    """RFC 2891 section 2. A key that could not be sorted by was passed over, also where the client insisted."""
+    told = f"sortResult: ({code})"
+    loose = site.search("(mail=bob@example.com)", "1.1", options=("-E", f"sss={keys}"))
+    assert told in loose
+    assert "dn: uid=bob" in loose
+    strict = site.search("(mail=bob@example.com)", "1.1", options=("-E", f"!sss={keys}"), rc=12)
+    assert told in strict
+    assert "dn: " not in strict
+    known = site.search("(mail=bob@example.com)", "1.1", options=("-E", "!sss=-cn:caseIgnoreOrderingMatch"))
+    assert "sortResult: (0)" in known
+
+
 def test_attributes_are_chosen_as_rfc_4511_says(site: Site) -> None:
     assert "userCertificate;binary::" in site.search("(mail=bob@example.com)", "userCertificate")
     text = site.search("(mail=bob@example.com)", "1.1")
