@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
@@ -26,6 +25,7 @@ from pkiserver.authority.requests import (
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.unreadable import UNREADABLE
 
 MAXIMUM_OCTETS = 65536
 MAXIMUM_EXTENSIONS = 64
@@ -78,7 +78,7 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
         request = x509.load_der_x509_csr(data)
         subject = request.subject
         subject_octets = _subject_octets(data)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a PKCS#10 certification request: {_line(error)}") from None
     reasons: list[Reason] = []
     public_key = _public_key(request, reasons)
@@ -112,12 +112,12 @@ def _subject_octets(data: bytes) -> bytes:
 def _public_key(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> CertificatePublicKeyTypes | None:
     try:
         public_key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_KEY, f"the public key cannot be used: {_line(error)}"))
         return None
     try:
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
@@ -161,7 +161,7 @@ def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tup
         names = tuple(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return ()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_EXTENSION, f"the requested extensions cannot be read: {_line(error)}"))
         return ()
     if len(names) > MAXIMUM_SANS:
