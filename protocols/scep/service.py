@@ -37,7 +37,7 @@ from pkiserver.registration.codeform import canonical
 from pkiserver.registration.renewal import names_of
 from pkiserver.registration.transactions import Standing, TransactionClaim, begin
 from pkiserver.store.certificates import Certificate, CertificateState
-from pkiserver.store.scep import NewTransaction
+from pkiserver.store.scep import NOTHING, NewTransaction
 from protocols.cms.certs import build_certs_only
 from protocols.cms.recipients import Recipient
 from protocols.scep import errors, machine
@@ -225,9 +225,9 @@ class ScepService:
         return machine.on_request(Arrival(state, same_key, same_wishes))
 
     async def _issue(self, ask: _Ask, standing: Standing) -> Outcome:
+        over = machine.predecessor(standing, self._engine.clock.now())
         row = standing.transaction
-        over = row.certificate_id if row is not None else None
-        number = row.request_number if row is not None and over is None else None
+        number = row.request_number if row is not None and over == NOTHING else None
         issued = await self._engine.enroll(ask.request, TransactionClaim(ask.new, number, over))
         if isinstance(issued, Pending):
             if issued.request_number != number:
