@@ -122,6 +122,18 @@ def test_what_was_wrong_inside_stands_in_the_log_alone(wire: Wire) -> None:
     assert f"BAD_MESSAGE_CHECK: {UNREADABLE} (the public key cannot be used: Unknown key type" in line
 
 
+def test_the_log_says_why_there_was_no_answer_in_the_protocol(scep: World, wire: Wire) -> None:
+    with logged() as lines:
+        assert wire.post(b"\x30\x00").http == 400
+        nameless = wire.attributes(PKCS_REQ, b"x")
+        del nameless[2]
+        assert wire.ask(PKCS_REQ, b"x", attributes=nameless).http == 400
+        scep.curl(f"{scep.base}/nowhere?operation=GetCACaps", status=404)
+        scep.curl(f"{scep.base}/device?operation=GetCA", status=400)
+    said = ("CMS ContentInfo", "a transactionID", "no template named 'nowhere'", "operation must be")
+    assert [text in line for text, line in zip(said, lines, strict=True)] == [True] * 4, lines
+
+
 def pss(digest: str, salt: int) -> Any:
     """RSASSA-PSS with its parameters."""
     algorithm = {"algorithm": digest}
