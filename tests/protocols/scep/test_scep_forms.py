@@ -15,7 +15,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 from protocols.scep.errors import UNREADABLE
-from tests.protocols.scep.support import CERT_POLL, GET_CERT, GET_CRL, PKCS_REQ, RENEWAL_REQ, World
+from tests.protocols.scep.support import (
+    BAD_REQUEST,
+    CERT_POLL,
+    FAIL_TEXT,
+    FAILURE,
+    GET_CERT,
+    GET_CRL,
+    PKCS_REQ,
+    RENEWAL_REQ,
+    World,
+)
 from tests.protocols.scep.wire import Said, Wire, changed, identifier, logged, name
 
 RSA_KEY, UNKNOWN_KEY = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d010163")
@@ -152,3 +162,17 @@ def test_forms_that_clients_choose_among(wire: Wire) -> None:
     assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), **by_pss).granted
     ra = wire.ra.public_bytes(Encoding.DER)
     assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificates=(ra, wire.certificate)).granted
+
+
+@pytest.mark.parametrize(
+    "query", ["", "operation=Nothing", "operation=PKIOperation", "operation=PKIOperation&message=%00", "operation=%ff"]
+)
+def test_queries_that_ask_for_nothing(scep: World, query: str) -> None:
+    scep.curl(f"{scep.base}/device?{query}", status=400)
+
+
+def test_a_template_may_keep_its_reasons_to_itself(scep: World) -> None:
+    device = scep.device("curious", at="quiet")
+    answer = device.enroll("wrong")
+    assert (answer.status, answer.fail_info, answer.fail_text) == (FAILURE, BAD_REQUEST, "")
+    assert FAIL_TEXT not in str(answer)
