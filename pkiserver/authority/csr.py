@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import textwrap
 from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
@@ -26,6 +28,7 @@ from pkiserver.authority.requests import (
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.unreadable import UNREADABLE
 
 MAXIMUM_OCTETS = 65536
 MAXIMUM_EXTENSIONS = 64
@@ -67,6 +70,12 @@ def decode_text(data: bytes) -> bytes:
         raise Rejected.because(Refusal.MALFORMED, "the certification request is neither DER nor base64") from None
 
 
+def encode_text(data: bytes) -> str:
+    """A DER request as PEM (RFC 7468 section 7), octet for octet as it came."""
+    lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), 64))
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
+
+
 def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedRequest:
     """Decode a DER PKCS#10 request and verify its signature; raises :class:`Rejected` with every reason.
 
@@ -75,13 +84,13 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
     if len(data) > maximum:
         raise Rejected.because(Refusal.LIMIT, f"the certification request has {len(data)} octets, more than {maximum}")
     try:
-        request = x509.load_der_x509_csr(data)
+        request = load_request(data)
         subject = request.subject
         subject_octets = _subject_octets(data)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a PKCS#10 certification request: {_line(error)}") from None
     reasons: list[Reason] = []
-    public_key = _public_key(request, reasons)
+    public_key = _public_key(request, data, reasons)
     extensions = _extensions(request, reasons)
     sans = _sans(request, reasons)
     password = _challenge_password(request, reasons)
@@ -98,31 +107,88 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
     )
 
 
+def load_request(data: bytes) -> x509.CertificateSigningRequest:
+    """A DER request, decoded, its attributes in whatever order: strongSwan leaves their SET OF as it happens to be.
+
+    Where they were out of order, what cryptography says of the signature is not true of ``data``.
+
+    Raises:
+        ValueError: it is none. And what else :data:`UNREADABLE` names.
+    """
+    try:
+        return x509.load_der_x509_csr(data)
+    except ValueError:
+        ordered = _ordered(data)
+        if ordered == data:
+            raise
+        return x509.load_der_x509_csr(ordered)
+
+
+def _ordered(data: bytes) -> bytes:
+    """The request with its attributes in DER order (X.690 section 11.6); raises :class:`der.NotDer`."""
+    info, *rest = der.children(data, der.whole(data), at_most=3)
+    *fields, attributes = der.children(data, info, at_most=4)
+    found = sorted(data[one.start : one.end] for one in der.children(data, attributes))
+    signed = der.sequence(*(data[one.start : one.end] for one in fields), der.tlv(attributes.tag, *found))
+    return der.sequence(signed, *(data[one.start : one.end] for one in rest))
+
+
 def _line(error: Exception) -> str:
     return str(error).split("\n", 1)[0][:200] or type(error).__name__
 
 
-def _subject_octets(data: bytes) -> bytes:
+def _info(data: bytes) -> der.Element:
+    """The CertificationRequestInfo, which is what is signed."""
     outer = der.element(data)
-    info = der.element(data, outer.body, outer.end)
-    subject = der.children(data, info)[1]
+    return der.element(data, outer.body, outer.end)
+
+
+def _subject_octets(data: bytes) -> bytes:
+    subject = der.children(data, _info(data))[1]
     return data[subject.start : subject.end]
 
 
-def _public_key(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> CertificatePublicKeyTypes | None:
+def _public_key(
+    request: x509.CertificateSigningRequest, data: bytes, reasons: list[Reason]
+) -> CertificatePublicKeyTypes | None:
     try:
         public_key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_KEY, f"the public key cannot be used: {_line(error)}"))
         return None
     try:
-        valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        info = _info(data)
+        signed = data[info.start : info.end]
+        in_order = request.tbs_certrequest_bytes == signed
+        valid = request.is_signature_valid if in_order else _is_signed(request, public_key, signed)
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
             reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
     return public_key
+
+
+def _is_signed(request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes, signed: bytes) -> bool:
+    """Whether the request's signature is one over ``signed``; raises one of :data:`UNREADABLE` for an odd algorithm."""
+    how = request.signature_algorithm_parameters
+    digest = request.signature_hash_algorithm
+    try:
+        if isinstance(public_key, rsa.RSAPublicKey):
+            if digest is None or not isinstance(how, padding.PKCS1v15 | padding.PSS):
+                return False
+            public_key.verify(request.signature, signed, how, digest)
+        elif isinstance(public_key, ec.EllipticCurvePublicKey):
+            if not isinstance(how, ec.ECDSA):
+                return False
+            public_key.verify(request.signature, signed, how)
+        elif isinstance(public_key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+            public_key.verify(request.signature, signed)
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:
@@ -161,7 +227,7 @@ def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tup
         names = tuple(request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return ()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_EXTENSION, f"the requested extensions cannot be read: {_line(error)}"))
         return ()
     if len(names) > MAXIMUM_SANS:

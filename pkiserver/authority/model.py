@@ -15,6 +15,7 @@ from pkiserver.authority.requests import spki_der
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authority.authorities import Generation as GenerationRow
 from pkiserver.store.authority.authorities import GenerationState
@@ -49,7 +50,7 @@ class CaCertificate:
             certificate = x509.load_der_x509_certificate(data)
             constraints = extension_value(certificate, x509.BasicConstraints)
             spki = spki_der(certificate.public_key())
-        except (ValueError, TypeError, x509.DuplicateExtension) as error:
+        except UNREADABLE as error:
             raise Rejected.because(Refusal.MALFORMED, f"not a usable certificate: {error}") from error
         if constraints is None or not constraints.ca:
             raise Rejected.because(Refusal.CONFIGURATION, "the certificate is not a CA's: basicConstraints lack cA")

@@ -10,6 +10,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.publication.certificate import ATTRIBUTES, can_encrypt
 from pkiserver.publication.values import NameKind
 from pkiserver.store.database import Database
@@ -106,7 +107,7 @@ def _certificate_problem(key: str, data: bytes) -> str | None:
         certificate = x509.load_der_x509_certificate(data)
         usable = can_encrypt(certificate)
         certificate.public_key()
-    except (ValueError, TypeError, x509.DuplicateExtension):
+    except UNREADABLE:
         return "not a certificate in DER"
     if not usable:
         return "mail cannot be encrypted to this certificate: its usages forbid it"

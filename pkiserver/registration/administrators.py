@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.adminalterations import DELETED, DIGEST, standing_digest
 from pkiserver.registration.votes import Person
 from pkiserver.store import certificates
@@ -210,7 +211,7 @@ class Administrators:
         """Let a certificate show an administrator; returns its fingerprint. Raises :class:`Rejected`."""
         try:
             certificate = x509.load_der_x509_certificate(der)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise Rejected.because(Refusal.MALFORMED, "this is not a certificate") from error
         new = AdministratorCertificate(
             fingerprint=hashlib.sha256(der).digest(),

@@ -25,7 +25,7 @@ from pkiserver.store.database import Database
 from pkiserver.store.registration import requests
 from pkiserver.store.registration import scep as rows
 from pkiserver.store.registration.requests import RequestState
-from pkiserver.store.registration.scep import NewTransaction, Transaction, TransactionKey
+from pkiserver.store.registration.scep import NOTHING, NewTransaction, Predecessor, Transaction, TransactionKey
 
 KEPT = timedelta(days=30)
 """How long a transaction is kept that brought nothing, and after the end of the certificate that one brought."""
@@ -53,7 +53,7 @@ class TransactionClaim:
 
     new: NewTransaction
     request_number: int | None = None
-    over: int | None = None
+    over: Predecessor = NOTHING
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Bind the transaction to the certificate; raises :class:`Rejected` (CONFLICT) where somebody was faster."""
@@ -75,15 +75,17 @@ class Transactions:
 
     async def find(self, key: TransactionKey) -> Standing:
         """What is known of a transaction."""
-        return await self.database.read(lambda connection: _standing(connection, rows.get(connection, key)))
+        now = self.clock.now()
+        return await self.database.read(lambda connection: _standing(connection, rows.get(connection, key), now))
 
     async def newest(self, template: str, transaction_id: str) -> Standing:
         """The newest transaction of an ID, of whatever kind."""
+        now = self.clock.now()
         return await self.database.read(
-            lambda connection: _standing(connection, rows.newest(connection, template, transaction_id))
+            lambda connection: _standing(connection, rows.newest(connection, template, transaction_id), now)
         )
 
-    async def keep(self, new: NewTransaction, request_number: int, *, over: int | None = None) -> None:
+    async def keep(self, new: NewTransaction, request_number: int, *, over: Predecessor = NOTHING) -> None:
         """Note that the transaction waits for an officer; raises :class:`Rejected` (CONFLICT) where it is another's."""
         if not await self.database.write(
             lambda connection: rows.put_pending(connection, new, request_number, over=over)
@@ -98,7 +100,7 @@ class Transactions:
         )
 
 
-def _standing(connection: Connection, found: Transaction | None) -> Standing:
+def _standing(connection: Connection, found: Transaction | None, now: datetime) -> Standing:
     if found is None:
         return Standing()
     if found.certificate_id is not None:
@@ -108,7 +110,9 @@ def _standing(connection: Connection, found: Transaction | None) -> Standing:
     asked = requests.get(connection, found.request_number)
     if asked is None:
         return Standing(found)
-    return Standing(found, None, asked.state, str(json.loads(asked.payload)["requester"]))
+    # whatever became of it, it holds for its time only; the row itself is set right when officers look through them
+    state = RequestState.EXPIRED if asked.expires <= now else asked.state
+    return Standing(found, None, state, str(json.loads(asked.payload)["requester"]))
 
 
 def begin(request: EnrollmentRequest, *, kind: str, signer_spki: bytes, at: datetime) -> NewTransaction:

@@ -7,6 +7,7 @@ import re
 import attrs
 from cryptography import x509
 
+from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.addressbook.errors import LdapError
 from protocols.addressbook.names import Dn, normal, parse_dn
 
@@ -53,5 +54,5 @@ def assertion_of(certificate: bytes) -> CertificateAssertion | None:
         parsed = x509.load_der_x509_certificate(certificate)
         issuer = parsed.issuer.rfc4514_string()
         return CertificateAssertion(parsed.serial_number, normal(parse_dn(issuer.encode())))
-    except (ValueError, LdapError):
+    except (*UNREADABLE, LdapError):
         return None

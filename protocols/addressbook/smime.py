@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.publication.certificate import can_encrypt
 from protocols.cms.verification import SignedMessage, Signer, parse_signed, verify
 
@@ -60,7 +61,7 @@ def _certificates(ders: Iterable[bytes]) -> list[x509.Certificate]:
             certificate.public_key()
             _is_ca(certificate)
             can_encrypt(certificate)
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        except UNREADABLE:
             continue
         found.append(certificate)
     return found

@@ -21,6 +21,7 @@ from cryptography.x509 import ObjectIdentifier
 from pkiserver.foundation.der import sequence
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import NO_LEGACY, LegacyDigests, digest_algorithm
 from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, malformed, to_der
@@ -324,7 +325,7 @@ def _is_for(rid: Rid, certificate: x509.Certificate) -> bool:
     try:
         # Some clients write the issuer anew, with other string types.
         return x509.Name.from_bytes(issuer) == certificate.issuer
-    except ValueError:
+    except UNREADABLE:
         return False
 
 

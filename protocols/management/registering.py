@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.authority.csr import encode_text
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.administrators import Permission
@@ -91,7 +90,7 @@ async def list_requests(ask: Ask[RequestQuery, Nothing]) -> views.RequestList:
 async def show_request(ask: Ask[Nothing, Nothing]) -> views.RequestDetail:
     """One request, with its CSR, the checks' results and the votes."""
     found = await _kept(ask)
-    csr = None if found.csr is None else x509.load_der_x509_csr(found.csr).public_bytes(Encoding.PEM).decode()
+    csr = None if found.csr is None else encode_text(found.csr)
     return views.RequestDetail(_request(found), csr, votes_of(await ask.engine.approvals.votes_on(ask.number)))
 
 

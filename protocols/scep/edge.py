@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from twisted.logger import Logger
+
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from protocols.cms import oids, signing
+from protocols.cms.ber import malformed
 from protocols.cms.signing import SignedContent
 from protocols.scep import messages
 from protocols.scep.caps import ca_certificates, capabilities
@@ -27,6 +30,8 @@ _STATUS = {Refusal.UNKNOWN_TEMPLATE: 404, Refusal.UNKNOWN_AUTHORITY: 404, Refusa
 
 class ScepEdge:
     """The HTTP side of SCEP."""
+
+    _log = Logger()
 
     def __init__(self, engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> None:
         self._engine = engine
@@ -76,7 +81,7 @@ class ScepEdge:
         elif operation is Operation.PKI_OPERATION:
             message = messages.decode_message(query.message or b"")
         if operation is None:
-            return Response(400, b"operation must be GetCACert, GetCACaps, GetNextCACert or PKIOperation\n", _TEXT)
+            raise malformed("operation must be GetCACert, GetCACaps, GetNextCACert or PKIOperation")
         return await self._operations[operation](template, request, message)
 
     async def _get_ca_cert(self, template: Template, _request: Request, _message: bytes) -> Response:
@@ -105,9 +110,20 @@ class ScepEdge:
         body = await self._service.operate(template, message, origin)
         return Response(200, body, messages.MESSAGE_MEDIA_TYPE, (_NO_STORE,))
 
+    def refuse(self, request: Request, error: PkiError) -> Response:
+        """What there can be no CertRep for, as plain HTTP; the log says why, as it does for a CertRep."""
+        response = _refusal(error)
+        self._log.info(
+            "SCEP {request_id} from {address}: {status}: {reason}",
+            request_id=request.request_id,
+            address=request.peer.address,
+            status=response.status,
+            reason=str(error),
+        )
+        return response
 
-def refuse(_request: Request, error: PkiError) -> Response:
-    """What there can be no CertRep for, as plain HTTP."""
+
+def _refusal(error: PkiError) -> Response:
     if isinstance(error, Rejected):
         status = max(_STATUS.get(reason.code, 400) for reason in error.reasons)
         return Response(status, f"{error}\n".encode(), _TEXT, (_NO_STORE,))
@@ -121,10 +137,10 @@ def routes(engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> 
     """The routes of SCEP, for plain HTTP and TLS listeners alike."""
     edge = ScepEdge(engine, settings, metrics)
     both = frozenset({Method.GET, Method.POST})
-    found = [Route("scep", PREFIX, both, edge.under_prefix, prefix=True, max_body=settings.max_body, refuse=refuse)]
+    limit, refuse = settings.max_body, edge.refuse
+    found = [Route("scep", PREFIX, both, edge.under_prefix, prefix=True, max_body=limit, refuse=refuse)]
     if settings.default_template:
         found += [
-            Route("scep", path, both, edge.fixed, prefix=True, max_body=settings.max_body, refuse=refuse)
-            for path in FIXED_PATHS
+            Route("scep", path, both, edge.fixed, prefix=True, max_body=limit, refuse=refuse) for path in FIXED_PATHS
         ]
     return found

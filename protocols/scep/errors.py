@@ -13,11 +13,20 @@ FAIL_INFO: dict[Refusal, FailInfo] = {
 """Every other refusal is badRequest, as the RFC has nothing finer."""
 
 UNREADABLE = "the message cannot be read: it is not encrypted for this server, or not what its messageType says"
-"""The one text for everything that can go wrong between the envelope and its content."""
+"""The one text for everything that can go wrong between the envelope and its content.
+
+The envelope is not authenticated: whoever has seen one may put blocks of it together anew and sign the result with a
+key of their own. What they were told of the plaintext, a word of it or that it has a certain form, would open it.
+"""
 
 
 class BadMessage(Rejected):
-    """The integrity of a message: its signature, or what is in its envelope (badMessageCheck)."""
+    """The integrity of a message: its signature, or what is in its envelope (badMessageCheck).
+
+    ``inside`` is for the log alone: what was wrong with what came out of an envelope.
+    """
+
+    inside = ""
 
     @classmethod
     def saying(cls, text: str, code: Refusal = Refusal.BAD_PROOF) -> BadMessage:
@@ -25,9 +34,11 @@ class BadMessage(Rejected):
         return cls(Rejected.because(code, text).reasons)
 
 
-def unreadable() -> BadMessage:
+def unreadable(inside: str) -> BadMessage:
     """The uniform failure of everything that depends on a secret (docs/protocols/cms.md)."""
-    return BadMessage.saying(UNREADABLE, Refusal.MALFORMED)
+    error = BadMessage.saying(UNREADABLE, Refusal.MALFORMED)
+    error.inside = inside
+    return error
 
 
 def fail_info(error: Rejected) -> FailInfo:

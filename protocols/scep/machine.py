@@ -15,6 +15,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.transactions import Standing
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.registration.requests import RequestState
+from pkiserver.store.registration.scep import NOTHING, Predecessor
 
 
 class State(enum.StrEnum):
@@ -114,6 +115,16 @@ def state_of(standing: Standing, now: datetime) -> State:
     if certificate.der is None or certificate.not_after < now:
         return State.OVER
     return State.REVOKED if certificate.state is CertificateState.REVOKED else State.ISSUED
+
+
+def predecessor(standing: Standing, now: datetime) -> Predecessor:
+    """What a request may take the place of under its transaction ID."""
+    row = standing.transaction
+    if row is None or state_of(standing, now) is not State.OVER:
+        return NOTHING
+    if row.certificate_id is not None:
+        return Predecessor(certificate_id=row.certificate_id)
+    return Predecessor(request_number=row.request_number)
 
 
 _ASKED: dict[RequestState | None, State] = {

@@ -10,17 +10,16 @@ import base64
 import binascii
 import enum
 import re
-from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509 import ObjectIdentifier
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.cms import oids
 from protocols.cms.ber import BerLimits, header, malformed, only_child
 from protocols.cms.messages import (
@@ -227,7 +226,7 @@ def _signer_certificate(
             certificate = x509.load_der_x509_certificate(der)
             if signer.is_signed_by(certificate):
                 return certificate, certificate.public_key()
-        except (ValueError, TypeError, x509.InvalidVersion):
+        except UNREADABLE:
             continue
     return None, None
 
@@ -289,34 +288,16 @@ class CertificateId:
     serial: int
 
 
+_NO_CERTIFICATE = CertificateId(x509.Name(()), 0)
+
+
 def parse_certificate_id(data: bytes) -> CertificateId:
-    """Read an IssuerAndSerialNumber. Raises :class:`Rejected` (malformed)."""
-    found = decode(IssuerAndSerialNumber, data, "IssuerAndSerialNumber")
+    """Read an IssuerAndSerialNumber.
+
+    What is none names no certificate. Its sender may have made it of another's envelope, and is told no more than that.
+    """
     try:
+        found = decode(IssuerAndSerialNumber, data, "IssuerAndSerialNumber")
         return CertificateId(x509.Name.from_bytes(octets(found.issuer)), found.serial_number)
-    except ValueError as error:
-        raise malformed("not a well-formed IssuerAndSerialNumber") from error
-
-
-@asn1.sequence
-class _CsrInfo:
-    version: int
-    subject: asn1.TLV
-    public_key_info: asn1.TLV
-    attributes: Annotated[list[asn1.TLV], asn1.Implicit(0)]
-
-
-@asn1.sequence
-class _Csr:
-    info: _CsrInfo
-    signature_algorithm: asn1.TLV
-    signature: asn1.BitString
-
-
-def is_pkcs10(data: bytes) -> bool:
-    """Whether the octets have the outer form of a PKCS#10 request: what a wrong content key makes never has."""
-    try:
-        asn1.decode_der(_Csr, data)
-    except ValueError:
-        return False
-    return True
+    except (Rejected, *UNREADABLE):
+        return _NO_CERTIFICATE

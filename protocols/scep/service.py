@@ -30,24 +30,23 @@ from pkiserver.authority.requests import (
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import load_spki
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.renewal import names_of
 from pkiserver.registration.transactions import Standing, TransactionClaim, begin
 from pkiserver.store.certificates import Certificate, CertificateState
-from pkiserver.store.registration.scep import NewTransaction
+from pkiserver.store.registration.scep import NOTHING, NewTransaction
 from protocols.cms.certs import build_certs_only
 from protocols.cms.recipients import Recipient
 from protocols.scep import errors, machine
 from protocols.scep.exchange import Exchange, Origin, fresh_nonce
 from protocols.scep.machine import Arrival, Step
 from protocols.scep.messages import (
-    CertificateId,
     MessageType,
     PkiStatus,
     Reply,
-    is_pkcs10,
     parse_certificate_id,
     parse_message,
 )
@@ -68,6 +67,8 @@ class Granted:
     recipient: Recipient = attrs.field(repr=False)
 
 
+_UNPROVED = frozenset({Refusal.MALFORMED, Refusal.BAD_KEY, Refusal.BAD_PROOF})
+"""What a request is refused for whose signature is wrong or cannot be checked."""
 Outcome = Granted | None
 """None: PENDING."""
 
@@ -127,6 +128,7 @@ class ScepService:
     def _failed(self, exchange: Exchange, reply: Reply, error: Rejected) -> Reply:
         info = errors.fail_info(error)
         text = "; ".join(dict.fromkeys(reason.text for reason in error.reasons))
+        inside = f" ({error.inside})" if isinstance(error, errors.BadMessage) and error.inside else ""
         self._log.info(
             "SCEP {request_id} from {address}: {kind} for template {template} refused, {info}: {reason}",
             request_id=exchange.origin.request_id,
@@ -134,7 +136,7 @@ class ScepService:
             kind="other" if exchange.message.kind is None else exchange.message.kind.name,
             template=exchange.template.name,
             info=info.name,
-            reason=text,
+            reason=text + inside,
         )
         shown = text if exchange.template.scep.failure_text else ""
         return attrs.evolve(reply, status=PkiStatus.FAILURE, fail_info=info, fail_text=shown)
@@ -148,10 +150,7 @@ class ScepService:
     # -- enrolment ---------------------------------------------------------------------------------------------------
 
     async def _enroll(self, exchange: Exchange) -> Outcome:
-        content = await exchange.open()
-        if not is_pkcs10(content):
-            raise errors.unreadable()
-        parsed = parse_request(content)
+        parsed = _certificate_request(await exchange.open())
         challenge = parsed.challenge_password or None
         recipient = exchange.recipient(challenge)
         request = await self._request(exchange, parsed, challenge)
@@ -178,7 +177,7 @@ class ScepService:
         if renews and known is not None and _entitles(template, known):
             renews = False
         wishes = parsed.wishes
-        if renews and not wishes.sans:
+        if renews and known is not None and not wishes.sans:
             # A renewal that names no names asks for no change.
             wishes = attrs.evolve(wishes, sans=names_of(certificate))
         return EnrollmentRequest(
@@ -226,9 +225,9 @@ class ScepService:
         return machine.on_request(Arrival(state, same_key, same_wishes))
 
     async def _issue(self, ask: _Ask, standing: Standing) -> Outcome:
+        over = machine.predecessor(standing, self._engine.clock.now())
         row = standing.transaction
-        over = row.certificate_id if row is not None else None
-        number = row.request_number if row is not None and over is None else None
+        number = row.request_number if row is not None and over == NOTHING else None
         issued = await self._engine.enroll(ask.request, TransactionClaim(ask.new, number, over))
         if isinstance(issued, Pending):
             if issued.request_number != number:
@@ -279,7 +278,7 @@ class ScepService:
 
     async def _get_cert(self, exchange: Exchange) -> Outcome:
         """A copy of the client's own certificate (section 2.6): signed with its key, or with one of the same holder."""
-        wanted = _certificate_id(await exchange.open())
+        wanted = parse_certificate_id(await exchange.open())
         recipient = exchange.recipient(None)
         found = await self._engine.certificate(exchange.template.issuer, wanted.issuer, wanted.serial)
         if found is None or found.der is None or not await self._is_holder(exchange, found):
@@ -298,7 +297,7 @@ class ScepService:
         return same and shown.not_before <= now <= shown.not_after
 
     async def _get_crl(self, exchange: Exchange) -> Outcome:
-        wanted = _certificate_id(await exchange.open())
+        wanted = parse_certificate_id(await exchange.open())
         recipient = exchange.recipient(None)
         found = await self._engine.crl(exchange.template.issuer, wanted.issuer, wanted.serial)
         if found is None:
@@ -316,11 +315,14 @@ def _granted(certificate: Certificate | None, recipient: Recipient) -> Granted:
     return Granted(build_certs_only([certificate.der]), recipient)
 
 
-def _certificate_id(content: bytes) -> CertificateId:
+def _certificate_request(content: bytes) -> ParsedRequest:
+    """The PKCS#10 request in an envelope; before its signature is known to be right, nothing is said about it."""
     try:
-        return parse_certificate_id(content)
+        return parse_request(content)
     except Rejected as error:
-        raise errors.unreadable() from error
+        if _UNPROVED.isdisjoint(reason.code for reason in error.reasons):
+            raise
+        raise errors.unreadable(str(error)) from error
 
 
 def _entitles(template: Template, known: Certificate) -> bool:
@@ -336,7 +338,10 @@ def _may_be_trusted(template: Template, certificate: x509.Certificate) -> bool:
         EvidenceKind.CLIENT_CERTIFICATE in rule.all and any(name != INTERNAL for name in rule.accepted_from)
         for rule in template.evidence_for(PROTOCOL)
     )
-    return asks and certificate.issuer != certificate.subject
+    try:
+        return asks and certificate.issuer != certificate.subject
+    except UNREADABLE:
+        return False
 
 
 def _certificate_shown(exchange: Exchange) -> ClientCertificateEvidence:

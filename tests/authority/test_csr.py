@@ -7,19 +7,22 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from asn1crypto import csr
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.x509.oid import AttributeOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.csr import decode_text, parse_request, request_info
+from pkiserver.authority.csr import decode_text, encode_text, parse_request, request_info
 from pkiserver.authority.extensions import extension
 from pkiserver.authority.requests import spki_der
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 
 KEY = ec.generate_private_key(ec.SECP256R1())
+RSA_KEY = rsa.generate_private_key(65537, 2048)
 NAME = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "CH"), x509.NameAttribute(NameOID.COMMON_NAME, "device 7")])
 
 
@@ -74,6 +77,44 @@ def test_post_quantum_and_plain_keys_prove_possession() -> None:
 def test_an_empty_subject_is_no_wish() -> None:
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(KEY, hashes.SHA256())
     assert parse_request(request.public_bytes(serialization.Encoding.DER)).wishes.subject is None
+
+
+def _swapped(data: bytes, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    """The request with its two attributes the other way round, signed so, as strongSwan may write it."""
+    request = csr.CertificationRequest.load(data)
+    info = request["certification_request_info"]
+    first, second = (one.dump() for one in info["attributes"])
+    text = info.dump()
+    text = text.replace(first + second, second + first)
+    assert text != info.dump()
+    if isinstance(key, rsa.RSAPrivateKey):
+        signature = key.sign(text, padding.PKCS1v15(), hashes.SHA256())
+    elif isinstance(key, ec.EllipticCurvePrivateKey):
+        signature = key.sign(text, ec.ECDSA(hashes.SHA256()))
+    else:
+        signature = key.sign(text)
+    return der.sequence(text, request["signature_algorithm"].dump(), der.bit_string(signature))
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ec", "ed25519"])
+def test_attributes_in_whatever_order(kind: str) -> None:
+    key = {"rsa": RSA_KEY, "ec": KEY, "ed25519": ed25519.Ed25519PrivateKey.generate()}[kind]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(NAME)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("a.example")]), critical=False)
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, b"one-time")
+    request = builder.sign(key, None if kind == "ed25519" else hashes.SHA256())
+    data = _swapped(request.public_bytes(serialization.Encoding.DER), key)
+    with pytest.raises(ValueError, match="InvalidSetOrdering"):
+        x509.load_der_x509_csr(data)
+    parsed = parse_request(data)
+    assert parsed.wishes.sans == (x509.DNSName("a.example"),)
+    assert parsed.challenge_password is not None
+    assert (parsed.challenge_password.reveal(), parsed.der) == (b"one-time", data)
+    assert decode_text(encode_text(data).encode()) == data
+    for at in (data.index(b"a.example"), len(data) - 1):
+        with pytest.raises(Rejected) as refused:
+            parse_request(data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :])
+        assert refused.value.has(Refusal.BAD_PROOF)
 
 
 def test_text_forms() -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.store.registration import scep
-from pkiserver.store.registration.scep import NewTransaction, TransactionKey
+from pkiserver.store.registration.scep import NewTransaction, Predecessor, TransactionKey
 from tests.support.stored import NOW, issue, new_intent, opened
 
 KEY = TransactionKey("device", "transaction")
@@ -21,9 +21,7 @@ async def test_one_of_many_takes_a_transaction(url: str) -> None:
 
         def take(number: int) -> Deferred[bool]:
             database = (one, two)[number % 2]
-            return Deferred.fromCoroutine(
-                database.write(lambda c: scep.take(c, NEW, number, request_number=None, over=None))
-            )
+            return Deferred.fromCoroutine(database.write(lambda c: scep.take(c, NEW, number)))
 
         done = await gatherResults([take(number) for number in range(1, 41)])
         assert done.count(True) == 1
@@ -35,11 +33,11 @@ async def test_one_of_many_takes_a_transaction(url: str) -> None:
 
 async def test_what_came_to_nothing_is_given_back(url: str) -> None:
     async with opened(url) as database:
-        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=None, over=None))
+        assert await database.write(lambda c: scep.take(c, NEW, 1))
         await database.write(lambda c: scep.give_back(c, 1))
         assert await database.read(lambda c: scep.get(c, KEY)) is None
         assert await database.write(lambda c: scep.put_pending(c, NEW, 7))
-        assert await database.write(lambda c: scep.take(c, NEW, 2, request_number=7, over=None))
+        assert await database.write(lambda c: scep.take(c, NEW, 2, request_number=7))
         await database.write(lambda c: scep.give_back(c, 2))
         found = await database.read(lambda c: scep.get(c, KEY))
         assert found is not None
@@ -51,18 +49,29 @@ async def test_another_key_waits_until_a_transaction_is_over(url: str) -> None:
     async with opened(url) as database:
         assert await database.write(lambda c: scep.put_pending(c, NEW, 7))
         assert not await database.write(lambda c: scep.put_pending(c, other, 8))
-        assert not await database.write(lambda c: scep.take(c, other, 1, request_number=None, over=None))
-        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=7, over=None))
-        assert not await database.write(lambda c: scep.take(c, NEW, 2, request_number=None, over=None))
-        assert await database.write(lambda c: scep.take(c, other, 2, request_number=None, over=1))
-        assert not await database.write(lambda c: scep.take(c, NEW, 3, request_number=None, over=1))
+        assert not await database.write(lambda c: scep.take(c, other, 1))
+        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=7))
+        assert not await database.write(lambda c: scep.take(c, NEW, 2))
+        assert await database.write(lambda c: scep.take(c, other, 2, over=Predecessor(certificate_id=1)))
+        assert not await database.write(lambda c: scep.take(c, NEW, 3, over=Predecessor(certificate_id=1)))
+
+
+async def test_another_key_takes_the_place_of_a_request_that_nobody_decided(url: str) -> None:
+    other = attrs.evolve(NEW, spki_sha256=b"o" * 32)
+    over = Predecessor(request_number=7)
+    async with opened(url) as database:
+        assert await database.write(lambda c: scep.put_pending(c, NEW, 7))
+        assert await database.write(lambda c: scep.put_pending(c, other, 8, over=over))
+        assert not await database.write(lambda c: scep.put_pending(c, NEW, 9, over=over))
+        assert not await database.write(lambda c: scep.take(c, NEW, 1, over=over))
+        assert await database.write(lambda c: scep.take(c, other, 1, request_number=8))
 
 
 async def test_a_poll_means_the_newest_of_all_kinds(url: str) -> None:
     renewal = attrs.evolve(NEW, key=attrs.evolve(KEY, kind="renewal:1"), created=NOW + timedelta(days=80))
     async with opened(url) as database:
-        assert await database.write(lambda c: scep.take(c, NEW, 1, request_number=None, over=None))
-        assert await database.write(lambda c: scep.take(c, renewal, 2, request_number=None, over=None))
+        assert await database.write(lambda c: scep.take(c, NEW, 1))
+        assert await database.write(lambda c: scep.take(c, renewal, 2))
         found = await database.read(lambda c: scep.newest(c, "device", "transaction"))
         assert found is not None
         assert found.key.kind == "renewal:1"
@@ -74,7 +83,7 @@ async def test_old_transactions_are_forgotten(url: str) -> None:
         for name, days in (("long", 400), ("short", 10)):
             number = issue(connection, new_intent(not_after=NOW + timedelta(days=days)))
             new = attrs.evolve(NEW, key=TransactionKey("device", name))
-            assert scep.take(connection, new, number, request_number=None, over=None)
+            assert scep.take(connection, new, number)
         assert scep.put_pending(connection, attrs.evolve(NEW, key=TransactionKey("device", "waiting")), 7)
 
     async with opened(url) as database:

@@ -62,14 +62,19 @@ class RegistrationAuthority:
     chain: tuple[bytes, ...] = attrs.field(repr=False)
 
     @property
+    def keys(self) -> tuple[RaKey, RaKey]:
+        """The one that signs and the one that opens."""
+        return self.signing, self.opening
+
+    @property
     def certificates(self) -> tuple[bytes, ...]:
         """Its one or two certificates, DER, without the chain."""
-        return tuple(dict.fromkeys((self.signing.der, self.opening.der)))
+        return tuple(dict.fromkeys(one.der for one in self.keys))
 
     @property
     def not_after(self) -> datetime:
         """When the first of them ends."""
-        return min(one.certificate.not_valid_after_utc for one in (self.signing, self.opening))
+        return min(one.certificate.not_valid_after_utc for one in self.keys)
 
 
 @attrs.frozen
@@ -150,7 +155,7 @@ class RaKeeper:
     def _due(self, authority: Authority, found: tuple[RegistrationAuthority, ...]) -> bool:
         if authority.settings.scep.ra is RaKeys.AUTHORITY:
             return False
-        mine = [one for one in found if one.chain[0] == authority.current.certificate.der]
+        mine = [one for one in found if _suits(authority, one)]
         if not mine:
             return True
         if mine[0].not_after - self._own.clock.now() > authority.settings.scep.renew_before:
@@ -175,8 +180,7 @@ class RaKeeper:
         raise Unavailable("another process is making the registration authority's key", retry_after=5)
 
     async def _find(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
-        if authority.settings.scep.ra is RaKeys.AUTHORITY:
-            return self._from_authority(authority)
+        own = self._from_authority(authority) if authority.settings.scep.ra is RaKeys.AUTHORITY else ()
         generations = {
             one.id: one
             for one in authority.generations
@@ -191,8 +195,7 @@ class RaKeeper:
             pairs.setdefault(row.key_name.removesuffix(role), {})[role] = row
         found = [self._pair(authority, generations, roles) for roles in pairs.values()]
         whole = [one for one in found if one is not None]
-        newest = authority.current.certificate.der
-        return tuple(sorted(whole, key=lambda one: (one.chain[0] == newest, one.not_after), reverse=True))
+        return (*own, *sorted(whole, key=lambda one: _rank(authority, one), reverse=True))
 
     def _pair(
         self, authority: Authority, generations: dict[int, Generation], roles: dict[str, _Row]
@@ -273,6 +276,22 @@ class RaKeeper:
         """Where the certificate's status is found: it lives long enough to be revoked."""
         view = self._own.authorities.view(authority, authority.current, template=TEMPLATE)
         return view.url_extensions(crl=True, ocsp=False, ca_issuers=False)
+
+
+def _suits(authority: Authority, found: RegistrationAuthority) -> bool:
+    """Whether it is of the authority's current key, and with as many keys of such a kind as are set."""
+    policy = authority.settings.scep
+    return (
+        found.chain[0] == authority.current.certificate.der
+        and len(found.certificates) == (2 if policy.ra is RaKeys.TWO else 1)
+        and {KeyType.of(one.certificate.public_key()) for one in found.keys} == {KeyType.parse(policy.key_type)}
+    )
+
+
+def _rank(authority: Authority, found: RegistrationAuthority) -> tuple[bool, bool, datetime]:
+    """The greatest is the one to give out."""
+    newest = found.chain[0] == authority.current.certificate.der
+    return newest, _suits(authority, found), found.not_after
 
 
 def _turn(authority: Authority) -> str:

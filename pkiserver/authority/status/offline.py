@@ -16,6 +16,7 @@ from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import SignatureScheme, load_spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
@@ -61,7 +62,7 @@ def read_crl(data: bytes, issuer: CaCertificate) -> CrlView:
         crl = x509.load_der_x509_crl(data)
         extensions = crl.extensions
         scheme = SignatureScheme.of_identifier(signature_identifier(data))
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a certificate revocation list: {error}") from error
     reasons = []
     if _issuer_octets(crl.tbs_certlist_bytes) != issuer.subject_der:

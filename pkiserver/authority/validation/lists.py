@@ -20,6 +20,7 @@ from pkiserver.authority.model import CaCertificate, Duty
 from pkiserver.authority.validation import index
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.store.authority.foreign import ListHead, ListKind
 
@@ -89,7 +90,7 @@ def _verified(data: bytes, ca: CaCertificate) -> tuple[_Fields, ListHead]:
         fields = _fields(data)
         scheme = SignatureScheme.of_identifier(fields.signature_algorithm)
         head = _head(data, fields)
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a certificate revocation list: {error}") from error
     reasons = []
     if fields.issuer != ca.subject_der:

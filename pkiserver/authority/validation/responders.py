@@ -21,6 +21,7 @@ from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
@@ -81,7 +82,7 @@ class ForeignResponders:
             parsed = x509.load_der_x509_certificate(certificate)
             spki = spki_der(parsed.public_key())
             reasons = _reasons(certificate, parsed, ca.ca(), self._clock.now())
-        except (ValueError, x509.DuplicateExtension) as error:
+        except UNREADABLE as error:
             raise Rejected.because(Refusal.MALFORMED, f"not a usable certificate: {error}") from error
         key_name = await self._database.read(lambda connection: _key_of(connection, ca.name, spki))
         if key_name is None:

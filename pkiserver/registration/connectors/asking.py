@@ -10,6 +10,7 @@ from cryptography import x509
 from pkiserver.authority.requests import ChallengeEvidence, ClientCertificateEvidence, PasswordEvidence, ResumedEvidence
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, EvidenceRule
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
@@ -61,7 +62,7 @@ class Asking:
             try:
                 certificate = x509.load_der_x509_certificate(piece.certificate)
                 chain = tuple(map(x509.load_der_x509_certificate, piece.chain))
-            except ValueError:
+            except UNREADABLE:
                 return WRONG_CERTIFICATE
             outcome = await self.connectors.identify(connector, certificate, chain)
             kind = EvidenceKind.CLIENT_CERTIFICATE

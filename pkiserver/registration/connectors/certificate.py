@@ -25,6 +25,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
+from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import fetch
 from pkiserver.outbound.problems import OutboundError, Trouble
@@ -244,7 +245,7 @@ def use_problem(certificate: x509.Certificate) -> str | None:
 def _extensions(certificate: x509.Certificate) -> x509.Extensions | None:
     try:
         return certificate.extensions
-    except (ValueError, x509.DuplicateExtension):
+    except UNREADABLE:
         return None
 
 

@@ -6,8 +6,8 @@ import base64
 from typing import Protocol, runtime_checkable
 
 import attrs
-from cryptography import x509
 
+from pkiserver.authority.csr import load_request
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.connectors.values import Finding, Outcome
 
@@ -29,7 +29,7 @@ class ChallengeQuestion:
     @property
     def subject(self) -> str:
         """Whom the request is for: the subject as RFC 4514 text, up to 256 characters."""
-        return x509.load_der_x509_csr(self.csr).subject.rfc4514_string()[:256] or "no subject"
+        return load_request(self.csr).subject.rfc4514_string()[:256] or "no subject"
 
 
 @attrs.frozen

@@ -55,7 +55,7 @@ class Scep(Collector):
         return [(one.authority, one.text) for one in self.port.problems()]
 
     def check(self) -> NamedCheck:
-        """What templates switch on that is weak."""
+        """What templates switch on that is weak, and whether the paths without a name have one."""
 
         async def run() -> Sequence[Finding]:
             found = [Finding("scep", Health.WARNING, text) for text in sorted(self._weak())]
@@ -75,5 +75,10 @@ class Scep(Collector):
         await self.port.keep()
 
     def _weak(self) -> Iterable[str]:
-        for template in self.port.templates():
+        found = self.port.templates()
+        default = self._settings.default_template
+        if default and all(one.name != default for one in found):
+            allowed = ", ".join(sorted(one.name for one in found)) or "none yet"
+            yield f"[scep] default_template: {default!r} is no template that SCEP may use (allowed: {allowed})"
+        for template in found:
             yield from weaknesses(template)

@@ -64,6 +64,17 @@ class Transaction:
     created: datetime
 
 
+@attrs.frozen
+class Predecessor:
+    """What an ID stood for that counts no longer, and may be replaced: its certificate, or its request to officers."""
+
+    certificate_id: int | None = None
+    request_number: int | None = None
+
+
+NOTHING = Predecessor()
+_NONE = -1
+"""A number that no row has."""
 _c = scep_transaction.c
 _BY_KEY = Ready(
     select(scep_transaction).where(
@@ -87,7 +98,8 @@ _PUT = Ready(
         " ON CONFLICT (template, transaction_id, kind) DO UPDATE SET spki_sha256 = excluded.spki_sha256,"
         " signer_sha256 = excluded.signer_sha256, asks = excluded.asks, request_number = excluded.request_number,"
         " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created"
-        " WHERE (scep_transaction.certificate_id IS NULL AND scep_transaction.spki_sha256 = excluded.spki_sha256)"
+        " WHERE (scep_transaction.certificate_id IS NULL AND (scep_transaction.spki_sha256 = excluded.spki_sha256"
+        " OR scep_transaction.request_number = :undecided))"
         " OR scep_transaction.certificate_id = :over"
     )
 )
@@ -105,13 +117,20 @@ def newest(connection: Connection, template: str, transaction_id: str) -> Transa
     return None if row is None else _transaction(row)
 
 
-def put_pending(connection: Connection, new: NewTransaction, request_number: int, *, over: int | None = None) -> bool:
+def put_pending(
+    connection: Connection, new: NewTransaction, request_number: int, *, over: Predecessor = NOTHING
+) -> bool:
     """Note that an officer is asked; False where the transaction has become another's or is being answered."""
     return _PUT.count(connection, _values(new, over) | {"number": request_number, "certificate": None}) == 1
 
 
 def take(
-    connection: Connection, new: NewTransaction, certificate_id: int, *, request_number: int | None, over: int | None
+    connection: Connection,
+    new: NewTransaction,
+    certificate_id: int,
+    *,
+    request_number: int | None = None,
+    over: Predecessor = NOTHING,
 ) -> bool:
     """Bind the transaction to a certificate that is being made. True for exactly one caller.
 
@@ -120,7 +139,7 @@ def take(
         new: the request.
         certificate_id: the certificate's number.
         request_number: the approval that it came from, if any.
-        over: the number of an earlier certificate of this transaction that no longer counts.
+        over: what the transaction's ID stood for before.
     """
     values = _values(new, over) | {"number": request_number, "certificate": certificate_id}
     return _PUT.count(connection, values) == 1
@@ -147,7 +166,7 @@ def forget(connection: Connection, *, expired_before: datetime, abandoned_before
     return len(rows)
 
 
-def _values(new: NewTransaction, over: int | None) -> dict[str, Any]:
+def _values(new: NewTransaction, over: Predecessor) -> dict[str, Any]:
     return {
         "template": new.key.template,
         "transaction_id": new.key.transaction_id,
@@ -157,7 +176,8 @@ def _values(new: NewTransaction, over: int | None) -> dict[str, Any]:
         "asks": new.asks,
         "payload": new.payload,
         "created": to_micros(new.created),
-        "over": -1 if over is None else over,
+        "over": _NONE if over.certificate_id is None else over.certificate_id,
+        "undecided": _NONE if over.request_number is None else over.request_number,
     }
 
 

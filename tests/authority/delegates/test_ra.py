@@ -21,8 +21,10 @@ from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.tomldump import dump
 from pkiserver.keys.doors import Door
 from pkiserver.keys.settings import TokenSettings
+from pkiserver.store.authority import authorities
 from pkiserver.store.migrate import migrate
 from tests.authority.world import ACTOR, SETTINGS, World, new_key, open_world, openssl_verify
 from tests.support.clock import FakeClock
@@ -162,6 +164,34 @@ async def test_a_rekeyed_authority_gets_a_registration_authority_of_its_new_key(
         newer, older = await keeper(world).get("issuing")
         assert older == first
         assert newer.chain[0] == world.road.authorities.get("issuing").current.certificate.der
+
+
+async def set_policy(world: World, policy: ScepPolicy) -> None:
+    """What ``pkiserver apply`` does."""
+    text = dump(attrs.evolve(SETTINGS, scep=policy))
+    await world.database.write(lambda c: authorities.update_authority(c, "issuing", config=text, state="enabled"))
+    await world.road.authorities.refresh()
+
+
+async def test_other_keys_that_are_set_are_made_at_once_and_the_ones_before_still_serve(
+    tmp_path: Path, token: TokenSettings
+) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy(), "rsa-2048", doors=SCEP_DOORS)
+        (first,) = await keeper(world).get("issuing")
+        await set_policy(world, ScepPolicy(ra=RaKeys.TWO, certificate_validity=timedelta(days=100)))
+        assert await keeper(world).run_due(["issuing"]) == ("issuing",)
+        assert await keeper(world).run_due(["issuing"]) == ()
+        two, one = await keeper(world).get("issuing")
+        assert (len(two.certificates), one) == (2, first), "the one to give out first, though it ends first"
+        await set_policy(world, ScepPolicy(ra=RaKeys.TWO, key_type="rsa-3072"))
+        assert await keeper(world).run_due(["issuing"]) == ("issuing",)
+        assert {one.certificate.public_key().key_size for one in (await keeper(world).get("issuing"))[0].keys} == {3072}
+        await set_policy(world, ScepPolicy(ra=RaKeys.AUTHORITY))
+        assert await keeper(world).run_due(["issuing"]) == ()
+        own, *others = await keeper(world).get("issuing")
+        assert own.signing.der == world.road.authorities.get("issuing").current.certificate.der
+        assert {two, first} < set(others)
 
 
 def test_only_rsa_can_open_envelopes() -> None:

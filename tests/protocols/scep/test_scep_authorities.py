@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
+from pkiserver.runtime.protocolsettings import ScepNodeSettings
+from pkiserver.runtime.services.scepservice import Scep
 from tests.authority.world import new_key
 from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SUCCESS, World, authority, template, world
 
@@ -92,3 +94,13 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert later.ca()[0] != before[0]
     assert later.ca()[1:] == [coming[0], *before[2:]]
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
+
+
+def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
+    def found(default: str) -> str:
+        checked = Scep(scep.engine, ScepNodeSettings(default_template=default)).check()
+        return "; ".join(one.text for one in scep.run(checked.run))
+
+    assert found("by-own") == "3 templates"
+    expected = "'by-onw' is no template that SCEP may use (allowed: by-own, by-pair, by-rekeyed)"
+    assert found("by-onw") == f"[scep] default_template: {expected}"

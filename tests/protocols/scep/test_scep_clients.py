@@ -104,6 +104,17 @@ def test_strongswan_enrols_and_renews_with_aes_and_sha2(scep: World, tmp_path: P
     assert (second.subject, second.public_key() == first.public_key()) == (first.subject, False)
 
 
+def test_strongswan_asks_for_names_of_any_length_beside_its_challenge(scep: World, tmp_path: Path) -> None:
+    """It writes the attributes of its request in one order, whatever DER says: with long names they are not sorted."""
+    begin = swan(scep, "device", tmp_path)
+    for names in (["s.ex"], ["router-7.example.org"], [f"name-{number}.example.org" for number in range(9)]):
+        asked = " ".join(f"--san {one}" for one in names)
+        command = f"{begin} --in k.pem --dn CN=swan {asked} --password {scep.code()} > c.pem"
+        shell(tmp_path, f"openssl genrsa -traditional -out k.pem 2048 && {command}")
+        made = certificate(tmp_path, "c.pem").extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert made.get_values_for_type(x509.DNSName) == names
+
+
 def test_strongswan_renews_where_the_template_leaves_out_one_of_its_names(scep: World, tmp_path: Path) -> None:
     name, text = template("hosts")
     scep.put(name, text.replace("[[sans.parts]]", '[sans]\nothers = "ignore"\n[[sans.parts]]', 1))

@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from sqlalchemy import update
 
 from pkiserver.store.certificates import CertificateState, RevocationReason, by_fingerprint
+from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.certificates import certificate as certificate_table
+from pkiserver.store.schema.registration import enrollment_request
 from tests.protocols.scep.support import (
     APPROVED,
     BAD_CERT_ID,
@@ -144,7 +146,7 @@ def test_a_request_waits_for_approval_and_is_polled(scep: World) -> None:
     assert device.read(device.post(first)).status == PENDING
     polled = device.ask(CERT_POLL, device.envelope(b"\x30\x00"))
     assert (polled.status, polled.envelope, polled.fail_info) == (PENDING, None, None)
-    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
+    (request,) = waiting(scep)
     assert request.csr is None, "a request that is kept has no challengePassword in it"
     scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
     answers = [device.ask(CERT_POLL, device.envelope(b"\x30\x00")) for _ in range(2)]
@@ -187,12 +189,38 @@ def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> N
 def test_a_denied_request_says_why_and_an_unknown_one_is_refused(scep: World) -> None:
     device = scep.device("denied", at="approved")
     assert device.enroll().status == PENDING
-    (request,) = [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
+    (request,) = waiting(scep)
     scep.one(scep.engine.approvals.decide(request.id, approved=False, by="officer", reason="not this one"))
     answer = device.ask(CERT_POLL, device.envelope(b"\x30\x00"))
     assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST)
     assert "not this one" in answer.fail_text
     assert device.ask(CERT_POLL, device.envelope(b"\x30\x00"), transaction="unheard-of").fail_info == BAD_CERT_ID
+
+
+def test_what_nobody_decided_in_time_is_over_and_its_transaction_id_free(scep: World) -> None:
+    device = scep.device("patient", at="approved")
+    poll = device.envelope(b"\x30\x00")
+    assert device.enroll().status == PENDING
+    (request,) = waiting(scep)
+    table = enrollment_request
+    change = update(table).where(table.c.id == request.id).values(expires=request.created.timestamp() * 1e6)
+    scep.one(scep.engine.database.write(lambda c: c.execute(change).rowcount))
+    answer = device.ask(CERT_POLL, poll)
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_CERT_ID), "a poll puts nothing before officers anew"
+    assert "is over" in answer.fail_text
+    assert [one.id for one in waiting(scep)] == [request.id]
+    replaced = scep.device("patient", at="approved")
+    replaced.transaction = device.transaction
+    assert replaced.enroll().status == PENDING, "the same device with another key, whose IDs are its serial number"
+    assert "another key" in device.enroll().fail_text
+    (request,) = waiting(scep)
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    assert len(replaced.certificates(replaced.ask(CERT_POLL, poll))) == 1
+
+
+def waiting(scep: World) -> list[PendingRequest]:
+    """What officers have before them for a template."""
+    return [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
 
 
 def test_renewal_with_another_key_and_with_the_same(scep: World) -> None:

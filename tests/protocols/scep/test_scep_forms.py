@@ -1,0 +1,178 @@
+"""Messages as nobody should make them, and as somebody does: names, keys, structure, octets altered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from asn1crypto import cms, core
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkiserver.foundation import der
+from pkiserver.foundation.extensionvalue import extension_value
+from protocols.scep.errors import UNREADABLE
+from tests.protocols.scep.support import (
+    BAD_REQUEST,
+    CERT_POLL,
+    FAIL_TEXT,
+    FAILURE,
+    GET_CERT,
+    GET_CRL,
+    PKCS_REQ,
+    RENEWAL_REQ,
+    World,
+)
+from tests.protocols.scep.wire import Said, Wire, changed, identifier, logged, name
+
+RSA_KEY, UNKNOWN_KEY = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d010163")
+COMMON_NAME, BIT_STRING = b"\x0c\x05wired", b"\x03\x05\x00ired"
+"""A name whose value is a BIT STRING is well-formed, and yet no name that cryptography can hold."""
+KEY_IDENTIFIER = b"\x04\x04abcd"
+SAN, SKI = "2.5.29.17", "2.5.29.14"
+UNREADABLE_SAID = Said(200, "2", "1", UNREADABLE)
+
+
+@pytest.fixture(scope="module")
+def wire(scep: World) -> Wire:
+    return Wire(scep)
+
+
+def certificate(wire: Wire, *extensions: tuple[str, bytes]) -> bytes:
+    """A self-signed certificate with extensions that no tool would write."""
+    own = asn1_x509.Certificate.load(wire.certificate)["tbs_certificate"]
+    parts = [own[part].dump() for part in ("version", "serial_number", "signature", "issuer", "validity", "subject")]
+    inside = (der.sequence(der.object_identifier(oid), der.tlv(der.OCTET_STRING, value)) for oid, value in extensions)
+    more = der.explicit(3, der.sequence(*inside))
+    tbs = der.sequence(*parts, own["subject_public_key_info"].dump(), more)
+    return der.sequence(tbs, own["signature"].dump(), der.bit_string(wire.sign(tbs)))
+
+
+BROKEN = {
+    "twice": ((SKI, KEY_IDENTIFIER), (SKI, KEY_IDENTIFIER)),
+    "no octets": ((SKI, b"\x05\x00"),),
+    "no names": ((SKI, KEY_IDENTIFIER), (SAN, b"\x30\x02\x05\x00")),
+    "names of an odd kind": ((SKI, KEY_IDENTIFIER), (SAN, b"\x30\x04\xa5\x02\x05\x00")),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_signers_certificate_with_broken_extensions(wire: Wire, what: str) -> None:
+    own = certificate(wire, *BROKEN[what])
+    by_key = cms.SignerIdentifier({"subject_key_identifier": b"abcd"})
+    with logged():
+        assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificate=own).granted, "it proves a key, no more"
+        renewal = wire.ask(RENEWAL_REQ, wire.envelope(wire.csr()), certificate=own)
+        assert (renewal.fail_info, renewal.text) == ("4", "the certificate to be renewed was not issued here")
+        for kind in (PKCS_REQ, RENEWAL_REQ, CERT_POLL, GET_CERT):
+            said = wire.ask(kind, wire.envelope(wire.csr()), certificate=own, sid=by_key)
+            assert (said.fail_info, "certificate is not in the message" in str(said.text)) == ("1", True)
+
+
+def test_a_signers_certificate_with_a_key_or_a_name_of_no_known_kind(wire: Wire) -> None:
+    with logged():
+        for old, new in ((RSA_KEY, UNKNOWN_KEY), (COMMON_NAME, BIT_STRING)):
+            odd = wire.certificate.replace(old, new)
+            said = wire.ask(PKCS_REQ, wire.envelope(wire.csr("x")), certificate=odd)
+            assert (said.fail_info, "certificate is not in the message" in str(said.text)) == ("1", True)
+
+
+def test_names_and_keys_of_no_known_kind_inside_the_envelope(wire: Wire) -> None:
+    odd = asn1_x509.Name.load(name("wired").public_bytes().replace(COMMON_NAME, BIT_STRING))
+    wanted = cms.IssuerAndSerialNumber({"issuer": odd, "serial_number": 5})
+    with logged():
+        for old, new in ((RSA_KEY, UNKNOWN_KEY), (COMMON_NAME, BIT_STRING)):
+            assert wire.ask(PKCS_REQ, wire.envelope(wire.csr("x").replace(old, new))) == UNREADABLE_SAID
+        for kind in (GET_CERT, GET_CRL):
+            assert wire.ask(kind, wire.envelope(wanted.dump())).fail_info == "4"
+        rid = cms.RecipientIdentifier({"issuer_and_serial_number": wanted})
+        assert "another certificate" in str(wire.ask(PKCS_REQ, wire.envelope(wire.csr("x"), rid=rid)).text)
+
+
+def with_ciphertext(envelope: bytes, change: Any) -> bytes:
+    """An envelope that somebody has seen, with other blocks and another initialisation vector."""
+    info = cms.ContentInfo.load(envelope).copy()
+    sealed = info["content"]["encrypted_content_info"]
+    iv, octets = change(sealed["content_encryption_algorithm"]["parameters"].native, sealed["encrypted_content"].native)
+    sealed["content_encryption_algorithm"]["parameters"] = core.OctetString(iv)
+    sealed["encrypted_content"] = octets
+    return bytes(info.dump(force=True))
+
+
+def test_anchor_37_an_envelope_put_together_anew_tells_nothing_of_what_is_in_it(scep: World, wire: Wire) -> None:
+    """CBC lets whoever has seen an envelope alter what it says, and sign the result: the answer must be no oracle."""
+    foreign = x509.load_der_x509_certificate(wire.certificate)
+    seen, mallory = wire.envelope(wire.csr("the password of all devices")), Wire(scep)
+    length = len(cms.ContentInfo.load(seen)["content"]["encrypted_content_info"]["encrypted_content"].native)
+    with logged():
+        for position in range(0, length + 16, 3):
+
+            def alter(iv: bytes, octets: bytes, at: int = position) -> tuple[bytes, bytes]:
+                whole = changed(iv + octets, at, 1 << at % 8)
+                return whole[:16], whole[16:]
+
+            assert mallory.ask(PKCS_REQ, with_ciphertext(seen, alter)) == UNREADABLE_SAID, position
+        for kind in (GET_CERT, GET_CRL):
+            told = {
+                mallory.ask(kind, with_ciphertext(seen, lambda iv, octets, at=at: (iv, octets[at : at + 32])))
+                for at in range(0, length - 16, 16)
+            }
+            well_formed = mallory.ask(kind, mallory.envelope(identifier(foreign).dump()))
+            assert told == {well_formed}, "nor whether it has the form of an identifier"
+            assert well_formed.fail_info == "4"
+
+
+def test_what_was_wrong_inside_stands_in_the_log_alone(wire: Wire) -> None:
+    with logged() as lines:
+        assert wire.ask(PKCS_REQ, wire.envelope(wire.csr().replace(RSA_KEY, UNKNOWN_KEY))) == UNREADABLE_SAID
+    (line,) = lines
+    assert f"BAD_MESSAGE_CHECK: {UNREADABLE} (the public key cannot be used: Unknown key type" in line
+
+
+def test_the_log_says_why_there_was_no_answer_in_the_protocol(scep: World, wire: Wire) -> None:
+    with logged() as lines:
+        assert wire.post(b"\x30\x00").http == 400
+        nameless = wire.attributes(PKCS_REQ, b"x")
+        del nameless[2]
+        assert wire.ask(PKCS_REQ, b"x", attributes=nameless).http == 400
+        scep.curl(f"{scep.base}/nowhere?operation=GetCACaps", status=404)
+        scep.curl(f"{scep.base}/device?operation=GetCA", status=400)
+    said = ("CMS ContentInfo", "a transactionID", "no template named 'nowhere'", "operation must be")
+    assert [text in line for text, line in zip(said, lines, strict=True)] == [True] * 4, lines
+
+
+def pss(digest: str, salt: int) -> Any:
+    """RSASSA-PSS with its parameters."""
+    algorithm = {"algorithm": digest}
+    mask = {"algorithm": "mgf1", "parameters": algorithm}
+    parameters = {"hash_algorithm": algorithm, "mask_gen_algorithm": mask, "salt_length": salt}
+    return {"algorithm": "rsassa_pss", "parameters": parameters}
+
+
+def test_forms_that_clients_choose_among(wire: Wire) -> None:
+    own = extension_value(wire.ra, x509.SubjectKeyIdentifier)
+    assert own is not None
+    rid = cms.RecipientIdentifier({"subject_key_identifier": own.digest})
+    assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh(), rid=rid)).granted
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    by_pss = {"algorithm": pss("sha256", 32), "sign": lambda data: wire.key.sign(data, scheme, hashes.SHA256())}
+    assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), **by_pss).granted
+    ra = wire.ra.public_bytes(Encoding.DER)
+    assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificates=(ra, wire.certificate)).granted
+
+
+@pytest.mark.parametrize(
+    "query", ["", "operation=Nothing", "operation=PKIOperation", "operation=PKIOperation&message=%00", "operation=%ff"]
+)
+def test_queries_that_ask_for_nothing(scep: World, query: str) -> None:
+    scep.curl(f"{scep.base}/device?{query}", status=400)
+
+
+def test_a_template_may_keep_its_reasons_to_itself(scep: World) -> None:
+    device = scep.device("curious", at="quiet")
+    answer = device.enroll("wrong")
+    assert (answer.status, answer.fail_info, answer.fail_text) == (FAILURE, BAD_REQUEST, "")
+    assert FAIL_TEXT not in str(answer)
