@@ -225,7 +225,7 @@ class HttpConnection(Protocol):
     def _refuse(self, refusal: BadRequest) -> None:
         """Answer what cannot be read any further, after everything that was asked before it."""
         head = self._reader.head
-        exchange = self._exchange(head.method if head else "-", head.path if head else "-")
+        exchange = self._exchange(self._reader.method, head.path if head else "-")
         exchange.refuse(refusal)
         self._closing = exchange.close = exchange.linger = True
         self._ready(exchange)
