@@ -67,6 +67,7 @@ class RequestReader:
         self._known = KnownHeads() if known is None else known
         self._octets = b""
         self._begun = bytearray()
+        self._blank = False
         self._parser = httptools.HttpRequestParser(self)
         self._state = _State.HEAD
         self._fed = 0
@@ -110,6 +111,12 @@ class RequestReader:
             BadRequest: the request is refused; the connection must not be read any further.
         """
         if not self._fed and self._state is _State.HEAD:
+            if data[:2] == b"\r\n" and not self._blank:
+                # Some clients send an empty line after a body: no request has begun with it (RFC 9112 section 2.2).
+                self._blank = True
+                data = data[2:]
+                if not data:
+                    return b""
             end = data.find(_END_OF_HEAD) + 4
             self._octets = octets = data[:end] if end > 3 else b""
             known = self._known.get(octets)
@@ -168,6 +175,7 @@ class RequestReader:
         self.head = None
         self._fed = 0
         self._begun.clear()
+        self._blank = False
         self._url = b""
         self._fields = []
         self._pieces = []
