@@ -22,7 +22,7 @@ from protocols.web.peer import peer_of
 from protocols.web.reader import Head, RequestReader
 from protocols.web.router import Found, NotAllowed
 from protocols.web.values import Peer, Request, Route
-from protocols.web.wire import Wire, is_tls, send_at_once
+from protocols.web.wire import Wire, close_below, is_tls, send_at_once
 
 _NEVER = float("inf")
 _CLOSE = b"Connection: close\r\n"
@@ -47,6 +47,7 @@ class HttpConnection(Protocol):
         self._reading = True
         self._closing = False
         self._read_closed = False
+        self._parting = False
         self._continue_due = False
         self._answered = 0
         self._found: Found | NotAllowed | None = None
@@ -225,7 +226,7 @@ class HttpConnection(Protocol):
     def _refuse(self, refusal: BadRequest) -> None:
         """Answer what cannot be read any further, after everything that was asked before it."""
         head = self._reader.head
-        exchange = self._exchange(head.method if head else "-", head.path if head else "-")
+        exchange = self._exchange(self._reader.method, head.path if head else "-")
         exchange.refuse(refusal)
         self._closing = exchange.close = exchange.linger = True
         self._ready(exchange)
@@ -321,7 +322,11 @@ class HttpConnection(Protocol):
             self._resume_reading()
             half_close()
         else:
-            self._close_deadline = self._now() + self._limits.write_stall_seconds
+            self._parting = is_tls(self._wire)
+            limits = self._limits
+            self._close_deadline = self._now() + (
+                limits.linger_seconds if self._parting else limits.write_stall_seconds
+            )
             self._lose()
 
     def _lose(self) -> None:
@@ -350,7 +355,7 @@ class HttpConnection(Protocol):
     def sweep(self, now: float) -> None:
         """Act on the deadlines that have passed."""
         if now >= self._close_deadline:
-            self.abort()
+            self._finish_closing(now)
         elif now >= self._outbox.deadline:
             self._cut(LimitHit.WRITE_STALL)
         elif self._queue:
@@ -362,6 +367,16 @@ class HttpConnection(Protocol):
                 self._listener.metrics.limit(LimitHit.IDLE_TIME)
                 self._closing = True
                 self._end(linger=False)
+
+    def _finish_closing(self, now: float) -> None:
+        if not self._parting:
+            self.abort()
+            return
+        # Many clients notice our close_notify only when they want to ask again: it is not waited for theirs (RFC 8446
+        # section 6.1). What the kernel has not sent yet still goes out.
+        self._parting = False
+        self._close_deadline = now + self._limits.write_stall_seconds
+        close_below(self._wire)
 
     def _sweep_handlers(self, now: float) -> None:
         for exchange in tuple(self._queue):

@@ -2,8 +2,9 @@
 
 What llhttp (through httptools) refuses by itself: obs-fold, bare CR or LF, NUL and control characters, blanks before
 the colon, Content-Length that is not digits, given twice or beside Transfer-Encoding, transfer codings that do not
-end in chunked, chunk sizes that overflow. What it accepts and is refused here: two Hosts or none in HTTP/1.1,
-Transfer-Encoding in HTTP/1.0, transfer codings other than chunked, CONNECT, Upgrade, other HTTP versions, and
+end in chunked, chunk sizes that overflow. What it accepts and is refused here: a lone CR or LF before the
+request line, more than one blank in it, RTSP and ICE for HTTP, two Hosts or none in HTTP/1.1, Transfer-Encoding in
+HTTP/1.0, transfer codings other than chunked, CONNECT, Upgrade, other HTTP versions, and
 everything that is too long or too many. A header that arrives octet by octet costs llhttp's caller time that grows with
 its square, therefore octets are counted before they are fed.
 """
@@ -23,8 +24,10 @@ from protocols.web.knownheads import KnownHead, KnownHeads
 from protocols.web.limits import WebLimits
 
 _END_OF_HEAD = b"\r\n\r\n"
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(r"(?i:https?)://[^/?#@]+(/[^?]*)?(?:\?(.*))?", re.DOTALL)
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n")
+_METHOD = re.compile(rb"[\r\n]*([A-Z-]{1,32}) ")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#:][^/?#]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 
 
 class _State(enum.Enum):
@@ -63,6 +66,8 @@ class RequestReader:
         self._admit = admit
         self._known = KnownHeads() if known is None else known
         self._octets = b""
+        self._begun = bytearray()
+        self._blank = False
         self._parser = httptools.HttpRequestParser(self)
         self._state = _State.HEAD
         self._fed = 0
@@ -76,6 +81,7 @@ class RequestReader:
         self._max_body = 0
         self._chunks = 0
         self._trailers = 0
+        self._close_asked = False
         self.dropped_trailers = 0
         """Trailer fields dropped so far; whoever counts them sets it back."""
         self.head: Head | None = None
@@ -90,6 +96,14 @@ class RequestReader:
         """Some of a request has been read, but not all of it."""
         return not self.complete and (self._fed > 0 or self.head is not None)
 
+    @property
+    def method(self) -> str:
+        """The method of the request being read, known before its head is complete; "-" while it cannot be told."""
+        if self.head is not None:
+            return self.head.method
+        match = _METHOD.match(self._begun)
+        return "-" if match is None else match[1].decode("ascii")
+
     def feed(self, data: bytes) -> bytes:
         """Read from ``data`` up to the end of one request at most; return the octets not read.
 
@@ -97,19 +111,19 @@ class RequestReader:
             BadRequest: the request is refused; the connection must not be read any further.
         """
         if not self._fed and self._state is _State.HEAD:
+            if data[:2] == b"\r\n" and not self._blank:
+                # Some clients send an empty line after a body: no request has begun with it (RFC 9112 section 2.2).
+                self._blank = True
+                data = data[2:]
+                if not data:
+                    return b""
             end = data.find(_END_OF_HEAD) + 4
             self._octets = octets = data[:end] if end > 3 else b""
             known = self._known.get(octets)
             if known is not None and len(data) - end >= known.length:
                 return self._read_known(known, data, end)
         piece, over = self._piece(data)
-        self._fed += len(piece)
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            raise self._refusal or BadRequest(400, LimitHit.UPGRADE, "protocol upgrades are not supported") from None
-        except httptools.HttpParserError as error:
-            raise self._refusal or BadRequest(400, LimitHit.SYNTAX, f"malformed request: {error}") from None
+        self._parse(piece)
         if over:
             raise BadRequest(431, LimitHit.HEADER_BYTES, "the header section is too large")
         if self._state is _State.CHUNKED:
@@ -123,6 +137,17 @@ class RequestReader:
         elif self._state is not _State.LENGTH:
             self._tail = (self._tail + piece)[-3:]
         return data[len(piece) :] if len(piece) < len(data) else b""
+
+    def _parse(self, piece: bytes) -> None:
+        self._fed += len(piece)
+        if self._state is _State.HEAD:
+            self._begun += piece
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            raise self._refusal or BadRequest(400, LimitHit.UPGRADE, "protocol upgrades are not supported") from None
+        except httptools.HttpParserError as error:
+            raise self._refusal or BadRequest(400, LimitHit.SYNTAX, f"malformed request: {error}") from None
 
     def _read_known(self, known: KnownHead, data: bytes, end: int) -> bytes:
         """Read a request whose head is known and whose body is there; the parser does not see it."""
@@ -149,6 +174,8 @@ class RequestReader:
         self.complete = False
         self.head = None
         self._fed = 0
+        self._begun.clear()
+        self._blank = False
         self._url = b""
         self._fields = []
         self._pieces = []
@@ -231,18 +258,22 @@ class RequestReader:
     def on_message_complete(self) -> None:
         """The request is complete."""
         self.complete = True
-        self.keep_alive = self._parser.should_keep_alive()
+        self.keep_alive = self._parser.should_keep_alive() and not self._close_asked
 
     def _on_head(self) -> None:
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise BadRequest(505, LimitHit.VERSION, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if _REQUEST_LINE.match(self._begun) is None:
+            raise BadRequest(400, LimitHit.SYNTAX, "malformed request line")
         special = _special_fields(self._fields)
         http_1_0 = version == "1.0"
         _check_host(special.get(b"host", []), http_1_0=http_1_0)
         method = self._parser.get_method().decode("ascii")
         if self._parser.should_upgrade() or method == "CONNECT" or b"upgrade" in special:
             raise BadRequest(400, LimitHit.UPGRADE, "protocol upgrades and tunnels are not supported")
+        # The parser lets keep-alive win in HTTP/1.0; close goes before it (RFC 9112 section 9.3).
+        self._close_asked = any(b"close" in _tokens(value) for value in special.get(b"connection", []))
         length = _length(special, http_1_0=http_1_0)
         expects = _expects_continue(special.get(b"expect", []), http_1_0=http_1_0)
         target, path, query = _split_target(self._url)
@@ -263,7 +294,7 @@ def too_large() -> BadRequest:
     return BadRequest(413, LimitHit.BODY_BYTES, "the request body is too large")
 
 
-_SPECIAL = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_SPECIAL = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"connection"})
 
 
 def _special_fields(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
@@ -273,6 +304,10 @@ def _special_fields(fields: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes
         if lowered in _SPECIAL:
             found.setdefault(lowered, []).append(value.strip(b" \t"))
     return found
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip(b" \t").lower() for token in value.split(b",")]
 
 
 def _check_host(hosts: list[bytes], *, http_1_0: bool) -> None:
@@ -330,6 +365,6 @@ def _split_target(url: bytes) -> tuple[str, str, str]:
     if target == "*":
         return target, "*", ""
     match = _ABSOLUTE.fullmatch(target)
-    if match is None:
+    if match is None or _HOST.fullmatch(match[1].encode("ascii")) is None:
         raise BadRequest(400, LimitHit.TARGET, "malformed request target")
-    return target, match[1] or "/", match[2] or ""
+    return target, match[2] or "/", match[3] or ""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IProducer
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 
 class Wire(Protocol):
@@ -42,6 +43,12 @@ class Wire(Protocol):
 def is_tls(wire: Wire) -> bool:
     """Whether there is TLS on the connection."""
     return hasattr(wire, "negotiatedProtocol")
+
+
+def close_below(wire: Wire) -> None:
+    """Close the TCP connection under TLS once everything is written, whatever the client says to our close_notify."""
+    if isinstance(wire, TLSMemoryBIOProtocol) and wire.transport is not None:
+        wire.transport.loseConnection()
 
 
 def send_at_once(wire: Wire) -> None:

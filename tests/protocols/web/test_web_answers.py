@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 
@@ -40,6 +41,26 @@ def test_http_1_0(serve):
         for _ in range(2):
             client.send(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
             assert client.answer()[1]["connection"] == "keep-alive"
+    for connection in (b"keep-alive, close", b"close, keep-alive", b"keep-alive\r\nConnection: Close"):
+        said = server.ask(b"GET /a HTTP/1.0\r\nConnection: %b\r\n\r\n" % connection)
+        assert b"\r\nConnection: close\r\n" in said  # RFC 9112 section 9.3
+
+
+@pytest.mark.parametrize("broken", [b"Host: x\r\nHost: y", b"Host: x\r\n y", b"Host: x\nX: y", b"X: " + b"x" * 20_000])
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_no_body_to_a_head_request_that_is_refused(serve, log_lines, broken, pieces):
+    """RFC 9110 section 9.3.2: whatever is wrong with the request, and wherever its reading ended."""
+    server = serve()
+    data = b"\r\nHEAD /a HTTP/1.1\r\n" + broken + b"\r\n\r\n"
+    with server.connect() as client:
+        for at in range(0, len(data), -(-len(data) // pieces)):
+            with contextlib.suppress(OSError):
+                client.send(data[at : at + -(-len(data) // pieces)])
+        said = client.until_closed()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+    assert body == b""
+    eventually(lambda: [line["method"] for line in log_lines] == ["HEAD"])
 
 
 def test_head_is_get_without_body(serve):

@@ -7,7 +7,7 @@ import time
 from twisted.internet.defer import Deferred
 
 from protocols.web.values import Response
-from tests.protocols.web.conftest import GET, eventually, get, hello, on, reactor
+from tests.protocols.web.conftest import GET, certificate, eventually, get, hello, on, reactor
 
 
 def test_leaving_client_cancels_its_handlers(serve, identity, log_lines):
@@ -66,6 +66,34 @@ def test_drain(serve, on_reactor):
     eventually(lambda: gone == [None])
     for client in (idle, running, hanging):
         client.sock.close()
+
+
+def test_drain_waits_for_nobody_to_notice(serve, on_reactor):
+    """Clients that keep a connection look at it when they want to ask again, and not before."""
+    tls = serve(tls=certificate("localhost"), linger_seconds=0.1, write_stall_seconds=1000)
+    plain = serve(linger_seconds=0.1, write_stall_seconds=1000)
+    after_a_body = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab\r\n"  # an empty line too many
+    for server in (tls, plain):
+        with server.connect() as kept, server.connect() as old, server.connect() as closing:
+            kept.send(GET)
+            old.send(after_a_body)
+            closing.send(GET.replace(b"Host", b"Connection: close\r\nHost"))
+            assert [client.answer()[0] for client in (kept, old, closing)] == [200, 200, 200]
+
+            async def drain(server=server):
+                await server.factory.drain(1000)
+
+            on_reactor(drain)
+            assert [client.until_closed() for client in (kept, old, closing)] == [b"", b"", b""]
+
+
+def test_an_empty_line_too_many_begins_no_request(serve):
+    server = serve(request_seconds=0.3, idle_seconds=1000)
+    with server.connect() as client:
+        for _ in range(2):
+            client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab\r\n")
+            assert client.answer()[2] == b"ab"
+            assert client.silent_for(0.6)
 
 
 def test_drain_lets_a_slow_download_end(serve, on_reactor):
