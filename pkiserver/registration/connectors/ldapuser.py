@@ -39,6 +39,12 @@ def wanted(settings: LdapSettings) -> tuple[str, ...]:
 
 async def find(connection: LdapConnection, settings: LdapSettings, userid: str) -> User | Denied:
     """The one entry for a name, with its groups; raises as :meth:`LdapConnection.search`."""
+    entry = await find_entry(connection, settings, userid)
+    return entry if isinstance(entry, Denied) else await with_groups(connection, settings, entry, userid)
+
+
+async def find_entry(connection: LdapConnection, settings: LdapSettings, userid: str) -> Entry | Denied:
+    """The one entry for a name; raises as :meth:`LdapConnection.search`."""
     tree = filled(settings.user_filter.tree, {"userid": userid, "dn": ""})
     try:
         entries = await connection.search(settings.base, Scope.TREE, tree, wanted(settings), limit=2)
@@ -50,7 +56,17 @@ async def find(connection: LdapConnection, settings: LdapSettings, userid: str) 
         return Denied(Step.USER, f"no entry below {settings.base!r} matches {settings.user_filter}")
     if len(entries) > 1:
         return Denied(Step.USER, f"more than one entry below {settings.base!r} matches {settings.user_filter}")
-    return User(entries[0], await groups_of(connection, settings, entries[0], userid))
+    return entries[0]
+
+
+async def with_groups(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> User:
+    """An entry and its groups; raises as :meth:`LdapConnection.search`."""
+    return User(entry, await groups_of(connection, settings, entry, userid))
+
+
+def searches_groups(settings: LdapSettings) -> bool:
+    """Whether the entry alone does not say which groups it is in."""
+    return settings.groups.base is not None or settings.active_directory
 
 
 async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> tuple[str, ...]:

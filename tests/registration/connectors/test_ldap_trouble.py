@@ -1,0 +1,85 @@
+"""The LDAP connector where something is out of order, which is nobody's wrong password."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.outbound.ldap import LdapConnection, LdapError
+from pkiserver.registration.connectors import ldappolicy
+from pkiserver.registration.connectors.values import Denied, Shown
+from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
+from tests.support.slapd import SUFFIX, Slapd
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Slapd]:
+    server = Slapd()
+    server.load(
+        f"dn: ou=moved,ou=people,{SUFFIX}\nobjectClass: referral\nobjectClass: extensibleObject\nou: moved\n"
+        f"ref: ldap://elsewhere.example/ou=moved,{SUFFIX}\n"
+    )
+    yield server
+    server.discard()
+
+
+@pytest.fixture(autouse=True)
+def service_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDAP_SERVICE", "service secret")
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN])
+async def test_a_server_that_takes_connections_and_says_nothing_holds_up_nobody_for_long(
+    directory: Slapd, how: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        servers = f'"ldap://127.0.0.1:{mute.getsockname()[1]}", "{directory.url}"'
+        connector = made(servers, f'insecure = true\nanswer_timeout = "1s"\n{how}')
+        assert isinstance(await connector.authenticate("alice", RIGHT), Shown)
+        # it is asked last from then on, also for what is not begun anew elsewhere
+        new = Secret("another long password")
+        assert await connector.change_password("alice", RIGHT, new) is None
+        assert await connector.change_password("alice", new, RIGHT) is None
+
+
+async def test_a_change_is_not_begun_anew_elsewhere_but_the_next_goes_to_who_answers(directory: Slapd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        servers = f'"ldap://127.0.0.1:{mute.getsockname()[1]}", "{directory.url}"'
+        connector = made(servers, f'insecure = true\nanswer_timeout = "1s"\n{SERVICE}')
+        with pytest.raises(Unavailable, match="no answer"):
+            await connector.change_password("alice", RIGHT, Secret("another long password"))
+        assert await connector.change_password("alice", RIGHT, RIGHT) is None
+
+
+async def test_a_referral_is_no_wrong_password(directory: Slapd) -> None:
+    for code in (9, 10, 51, 52):
+        with pytest.raises(LdapError):
+            ldappolicy.bind_denial(LdapError(code, ""))
+    # what a search finds below a branch that is elsewhere is left out, and hurts nobody
+    assert isinstance(await plain(directory, SERVICE, GROUPS).authenticate("alice", RIGHT), Shown)
+
+
+async def test_row_20_a_wrong_password_costs_as_many_questions_as_an_unknown_name(
+    directory: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    for name in ("search", "bind"):
+        inner = getattr(LdapConnection, name)
+
+        def counted(*arguments: Any, _name: str = name, _inner: Any = inner, **named: Any) -> Any:
+            asked[_name] += 1
+            return _inner(*arguments, **named)
+
+        monkeypatch.setattr(LdapConnection, name, counted)
+    connector = plain(directory, SERVICE, GROUPS)
+    assert isinstance(await connector.authenticate("nobody", RIGHT), Denied)
+    unknown = asked.copy()
+    asked.clear()
+    assert isinstance(await connector.authenticate("alice", Secret("wrong")), Denied)
+    assert asked == unknown
