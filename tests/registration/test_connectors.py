@@ -209,6 +209,13 @@ async def test_what_connectors_answer_is_counted(tmp_path: Path, directory: Slap
             engine.connectors.get("stuff")
 
 
+async def test_a_name_is_one_however_it_is_typed(tmp_path: Path, directory: Slapd) -> None:
+    async with opened(tmp_path, {"ldap": by("staff")}, ldap(directory.url)) as engine:
+        for name in ("alice", "ALICE", "\uff41lice"):
+            issued = await engine.enroll(enrollment("ldap", PasswordEvidence(name, Secret(USER_PASSWORD))))
+            assert await requester(engine, issued) == "staff:alice"
+
+
 async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory: Slapd) -> None:
     dead = ldap(f"ldap://127.0.0.1:{free_port()}", "dead")
     rules = {"dead": by("dead"), "spare": by("dead", "staff"), "unknown": by("never-made")}

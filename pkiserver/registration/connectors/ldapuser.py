@@ -8,8 +8,10 @@ from pkiserver.outbound import ldapnames
 from pkiserver.outbound.ldap import SIZE_LIMIT, LdapConnection, LdapError
 from pkiserver.outbound.ldapfilter import Filter, Kind, filled
 from pkiserver.outbound.ldapwire import Entry, Scope
+from pkiserver.outbound.placeholders import Place
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 
 MAX_DEPTH = 10
@@ -30,11 +32,20 @@ class User:
 def wanted(settings: LdapSettings) -> tuple[str, ...]:
     """The attributes to ask for."""
     names = [one.source for one in settings.attributes if one.source != "dn"]
+    names += _naming(settings.user_filter.tree)
     if settings.groups.base is None:
         names.append(settings.groups.attribute)
     if settings.active_directory:
         names += [EXPIRY, SID, PRIMARY_GROUP]
     return tuple(dict.fromkeys(names))
+
+
+def _naming(tree: Filter) -> tuple[str, ...]:
+    """The attributes that a filter compares with the name, the whole of it."""
+    if tree.kind is Kind.EQUAL and tree.values == ((Place("userid"),),):
+        return (tree.name,)
+    # what is not to be equal names nobody
+    return () if tree.kind is Kind.NOT else tuple(name for one in tree.inner for name in _naming(one))
 
 
 async def find(connection: LdapConnection, settings: LdapSettings, userid: str) -> User | Denied:
@@ -117,4 +128,5 @@ def shown(settings: LdapSettings, userid: str, user: User, notes: tuple[str, ...
     if isinstance(attributes, Denied):
         return attributes
     groups = frozenset(name for dn in user.groups if (name := ldapnames.first_value(dn)))
-    return Shown(userid, groups, attributes, notes)
+    own = (value for name in _naming(settings.user_filter.tree) for value in entry.texts(name))
+    return Shown(spelled(userid, own), groups, attributes, notes)

@@ -26,6 +26,7 @@ from pkiserver.outbound.udp import ask
 from pkiserver.registration.connectors import mschap
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.radiussettings import Method, RadiusServer, RadiusSettings, dictionary_text
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
 
@@ -141,7 +142,12 @@ class RadiusConnector:
         if required and not groups.intersection(required):
             return Denied(Step.GROUP, f"the user is in none of the required groups: {', '.join(required)}", proved=True)
         attributes = mapped(self.settings.attributes, lambda source: _texts(reply, source))
-        return attributes if isinstance(attributes, Denied) else Shown(name, groups, attributes)
+        if isinstance(attributes, Denied):
+            return attributes
+        # RFC 2865 section 5.1: the server may say how it spells the name, and that is what counts
+        return Shown(
+            spelled(name, (one.decode(errors="ignore") for one in _raw(reply, _USER_NAME))), groups, attributes
+        )
 
 
 def _question(settings: RadiusSettings, secret: Secret, method: Method, name: str, password: Secret) -> _Question:

@@ -83,3 +83,18 @@ async def test_row_20_a_wrong_password_costs_as_many_questions_as_an_unknown_nam
     asked.clear()
     assert isinstance(await connector.authenticate("alice", Secret("wrong")), Denied)
     assert asked == unknown
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN, PATTERN + SERVICE])
+async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how: str) -> None:
+    connector = plain(directory, how)
+    for name in ("alice", "ALICE", "Alice"):
+        shown = await connector.authenticate(name, RIGHT)
+        assert isinstance(shown, Shown)
+        assert shown.name == "alice"
+    for name in ("alice ", " alice"):
+        assert isinstance(await connector.authenticate(name, RIGHT), Denied)
+    if how is not PATTERN:
+        found = await connector.lookup("ALICE")
+        assert isinstance(found, Shown)
+        assert found.name == "alice"

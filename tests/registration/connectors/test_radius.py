@@ -74,6 +74,12 @@ async def test_right_and_wrong(server: FreeRadius, method: str) -> None:
     assert missing.step is Step.ATTRIBUTE
 
 
+async def test_the_server_says_how_a_name_is_spelled(server: FreeRadius) -> None:
+    shown = await made(server.port).authenticate("USER", RIGHT)
+    assert isinstance(shown, Shown)
+    assert shown.name == "User"
+
+
 async def test_a_required_group(server: FreeRadius) -> None:
     more = 'groups = "Filter-Id"\nrequired_groups = ["managers"]'
     denied = await made(server.port, more=more).authenticate("User", RIGHT)
