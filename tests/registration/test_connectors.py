@@ -22,7 +22,7 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.registration.connectors.values import Challenged
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.collectors import EngineMetrics
-from pkiserver.store import templates
+from pkiserver.store import guesses, templates
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
@@ -33,6 +33,7 @@ from tests.support.webhook import SECRET as HOOK_SECRET
 from tests.support.webhook import Webhook
 
 reactor: Any = _reactor
+HERE = "127.0.0.1"
 ALICE = PasswordEvidence("alice", Secret(USER_PASSWORD))
 
 
@@ -226,6 +227,25 @@ async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory:
         assert await requester(engine, await engine.enroll(enrollment("spare", ALICE))) == "staff:alice"
         with pytest.raises(Unavailable):
             await engine.enroll(enrollment("spare", PasswordEvidence("alice", Secret("wrong"))))
+
+
+async def test_row_20_who_comes_again_while_a_connector_is_away_has_guessed_nothing(tmp_path: Path) -> None:
+    rules = {"both": by("internal", "dead"), "own": by("internal")}
+    own = PasswordEvidence("alice", Secret("an internal password"))
+    async with opened(tmp_path, rules, ldap(f"ldap://127.0.0.1:{free_port()}", "dead")) as engine:
+        for _ in range(12):
+            with pytest.raises(Unavailable, match="connector dead"):
+                await engine.enroll(enrollment("both", PasswordEvidence("walt", Secret(USER_PASSWORD))))
+        await engine.gate.guesses.flush()
+        marks = await engine.database.read(lambda connection: guesses.look(connection, address=HERE, template="both"))
+        assert marks == {}, "nor has anybody been right, who would be listened to before others"
+        assert await requester(engine, await engine.enroll(enrollment("own", own))) == "alice"
+        # whoever is known here is guessed at here, whatever is away
+        for _ in range(6):
+            with pytest.raises(Unavailable, match="connector dead"):
+                await engine.enroll(enrollment("both", ALICE))
+        with pytest.raises(Unavailable, match="too many wrong guesses"):
+            await engine.enroll(enrollment("both", ALICE))
 
 
 async def test_row_34_a_connector_that_never_answers_blocks_nobody_else(tmp_path: Path, directory: Slapd) -> None:
