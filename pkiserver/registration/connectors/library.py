@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
@@ -187,7 +188,7 @@ class Connectors:
         if not live.settings.enabled:
             return _switched_off(connector)
         outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
-        _note(connector, certificate.subject.rfc4514_string(), outcome)
+        _note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
         return outcome
 
     async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
