@@ -42,10 +42,11 @@ SUCCESS, INVALID_CREDENTIALS, NO_SUCH_OBJECT = 0, 49, 32
 NO_SUCH_ATTRIBUTE, ATTRIBUTE_EXISTS, SIZE_LIMIT = 16, 20, 4
 NOT_NOW = frozenset({51, 52})
 """busy, unavailable: another server may do it."""
-NOT_THE_ENTRY = frozenset({1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 54, 80}) | NOT_NOW
+NOT_THE_ENTRY = frozenset({1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 54, *range(80, 119)}) | NOT_NOW
 """Results that say something about the server or about how it is asked, not about an entry (RFC 4511, appendix A.2):
 operationsError, protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, referral (9: LDAPv2's),
-adminLimitExceeded, unavailableCriticalExtension, confidentialityRequired, saslBindInProgress, loopDetect, other."""
+adminLimitExceeded, unavailableCriticalExtension, confidentialityRequired, saslBindInProgress, loopDetect, other; from
+81 on what client libraries of a proxy make up."""
 PASSWORD_POLICY = b"1.3.6.1.4.1.42.2.27.8.5.1"
 _NAMES = {
     1: "operations error", 2: "protocol error", 3: "time limit exceeded", 4: "size limit exceeded",
@@ -95,7 +96,8 @@ class LdapConnection:
         if not password.reveal() or not name:
             raise ValueError("a bind needs a name and a password")
         request = pureldap.LDAPBindRequest(dn=name.encode(), auth=password.reveal())
-        controls = await self._one(request, ((PASSWORD_POLICY, None, None),) if policy else None)
+        asking = ((PASSWORD_POLICY, None, None),) if policy else None
+        controls = await self._one(request, pureldap.LDAPBindResponse, asking)
         return BindResult(controls)
 
     async def search(
@@ -185,22 +187,24 @@ class LdapConnection:
 
     async def modify(self, dn: str, changes: tuple[Change, ...]) -> None:
         """Change one entry, all or nothing; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPModifyRequest(object=dn.encode(), modification=wire_changes(changes)))
+        request = pureldap.LDAPModifyRequest(object=dn.encode(), modification=wire_changes(changes))
+        await self._one(request, pureldap.LDAPModifyResponse)
 
     async def add(self, dn: str, attributes: tuple[tuple[str, tuple[bytes, ...]], ...]) -> None:
         """Add an entry; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPAddRequest(entry=dn.encode(), attributes=wire_attributes(attributes)))
+        request = pureldap.LDAPAddRequest(entry=dn.encode(), attributes=wire_attributes(attributes))
+        await self._one(request, pureldap.LDAPAddResponse)
 
     async def delete(self, dn: str) -> None:
         """Remove an entry; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPDelRequest(value=dn.encode()))
+        await self._one(pureldap.LDAPDelRequest(value=dn.encode()), pureldap.LDAPDelResponse)
 
     async def change_password(self, dn: str, old: Secret | None, new: Secret) -> None:
         """The password modify operation (RFC 3062); raises as :meth:`bind`."""
         request = pureldap.LDAPPasswordModifyRequest(
             userIdentity=dn.encode(), oldPasswd=None if old is None else old.reveal(), newPasswd=new.reveal()
         )
-        await self._one(request)
+        await self._one(request, pureldap.LDAPExtendedResponse)
 
     async def close(self) -> None:
         """Say good-bye; never waits."""
@@ -209,7 +213,7 @@ class LdapConnection:
 
     async def start_tls(self) -> None:
         """Ask for TLS on this connection (RFC 4511 section 4.14); raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPStartTLSRequest())
+        await self._one(pureldap.LDAPStartTLSRequest(), pureldap.LDAPExtendedResponse)
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -217,13 +221,16 @@ class LdapConnection:
             self._client.transport.abortConnection()
 
     async def _one(
-        self, request: object, controls: tuple[tuple[bytes, None, None], ...] | None = None
+        self, request: object, wanted: type, controls: tuple[tuple[bytes, None, None], ...] | None = None
     ) -> tuple[tuple[bytes, bytes], ...]:
         try:
             sent: Deferred[Any] = self._client.send_multiResponse_ex(request, controls)
         except Exception as error:
             raise self._lost(error) from error
         result, answered = await self._answer(sent)
+        if not isinstance(result, wanted):
+            self.abort()
+            raise OutboundError(Trouble.ANSWER, str(self.server), "it answers another question")
         found = _controls(answered)
         _check(result, found)
         return found

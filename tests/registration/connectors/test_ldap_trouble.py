@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +65,30 @@ async def test_a_referral_is_no_wrong_password(directory: Slapd) -> None:
             ldappolicy.bind_denial(LdapError(code, ""))
     # what a search finds below a branch that is elsewhere is left out, and hurts nobody
     assert isinstance(await plain(directory, SERVICE, GROUPS).authenticate("alice", RIGHT), Shown)
+
+
+@pytest.mark.parametrize(
+    "kind", [0x65, 0x64, 0x67, 0x78], ids=["end of a search", "entry of a search", "modified", "extended"]
+)
+async def test_an_answer_to_another_question_is_no_yes(kind: int) -> None:
+    inner = bytes((kind, 7)) + b"\x0a\x01\x00\x04\x00\x04\x00"
+    if kind == 0x64:
+        inner = bytes((kind, 8)) + b"\x04\x04cn=x\x30\x00"
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            asked = connection.recv(4096)
+            begins = 2 if asked[1] < 0x80 else 2 + (asked[1] & 0x7F)
+            number = asked[begins : begins + 2 + asked[begins + 1]]
+            connection.sendall(bytes((0x30, len(number) + len(inner))) + number + inner)
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        connector = made(f'"ldap://127.0.0.1:{server.getsockname()[1]}"', f"insecure = true\n{PATTERN}")
+        with pytest.raises(Unavailable, match="another question"):
+            await connector.authenticate("alice", RIGHT)
 
 
 async def test_row_20_a_wrong_password_costs_as_many_questions_as_an_unknown_name(
