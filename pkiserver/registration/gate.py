@@ -33,6 +33,7 @@ from pkiserver.registration.approvals import (
 )
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
@@ -237,7 +238,8 @@ class Gate:
         """
         # nobody's password is empty: asking for one by mail costs an address as much as a wrong one
         empty = any(isinstance(one, PasswordEvidence) and not one.password.reveal() for one in request.evidence)
-        if empty or any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
+        wrong = (one.code is Refusal.NOT_AUTHENTICATED and one != EXPIRED for one in findings.failures)
+        if empty or any(wrong):
             await self.guesses.wrong(template.name, request.source)
         elif not findings.challenges and (
             not findings.away or any(one.kind in _GUESSED for one in findings.identities)

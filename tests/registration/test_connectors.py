@@ -229,6 +229,18 @@ async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory:
             await engine.enroll(enrollment("spare", PasswordEvidence("alice", Secret("wrong"))))
 
 
+async def test_whoever_lacks_a_group_is_told_so_and_has_guessed_nothing(tmp_path: Path, directory: Slapd) -> None:
+    strict = f'[ldap.groups]\nbase = "ou=groups,{SUFFIX}"\nrequired = ["cn=nobody,ou=groups,{SUFFIX}"]\n'
+    text = ldap(directory.url).replace(f'[ldap.groups]\nbase = "ou=groups,{SUFFIX}"\nnested = true\n', strict)
+    bob = PasswordEvidence("bob", Secret(USER_PASSWORD))
+    async with opened(tmp_path, {"both": by("internal", "staff")}, text) as engine:
+        for _ in range(8):
+            with pytest.raises(Rejected) as caught:
+                await engine.enroll(enrollment("both", bob))
+            assert "the user is in none of the groups that may have this" in str(caught.value)
+            assert "the password is wrong" not in str(caught.value)
+
+
 async def test_row_20_who_comes_again_while_a_connector_is_away_has_guessed_nothing(tmp_path: Path) -> None:
     rules = {"both": by("internal", "dead"), "own": by("internal")}
     own = PasswordEvidence("alice", Secret("an internal password"))

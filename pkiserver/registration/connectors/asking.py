@@ -18,8 +18,9 @@ from pkiserver.registration.identities import USERID, Identity
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
 WRONG_CERTIFICATE = Reason(Refusal.NOT_AUTHENTICATED, "the client certificate shows nobody who counts here")
+EXPIRED = Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first")
 _PROVED = {
-    Step.EXPIRED: Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first"),
+    Step.EXPIRED: EXPIRED,
     Step.GROUP: Reason(Refusal.NOT_AUTHORISED, "the user is in none of the groups that may have this"),
     Step.ATTRIBUTE: Reason(Refusal.NOT_AUTHORISED, "the directory lacks something that a certificate needs"),
 }
@@ -130,11 +131,11 @@ class Asking:
 def _weighed(answers: Iterable[Answer | Nobody | None], wrong: Reason) -> list[Answer]:
     """What the answers come to together; whoever gets ``wrong`` has guessed.
 
-    A credential that one connector took is no wrong guess because another does not know it; nor is one that nobody
-    knows while a connector is away that may.
+    A credential that one connector took, if only to say what its owner lacks, is no wrong guess because another does
+    not know it; nor is one that nobody knows while a connector is away that may.
     """
     given = [answer for answer in answers if answer is not None]
-    shown = any(isinstance(answer, Identity) for answer in given)
+    shown = any(isinstance(answer, Identity) or answer in _PROVED.values() for answer in given)
     open_to_others = shown or any(isinstance(answer, Unavailable) for answer in given)
     found: list[Answer] = []
     for answer in given:
