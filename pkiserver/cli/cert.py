@@ -118,9 +118,11 @@ def _san(text: str | None) -> San | None:
     if text is None:
         return None
     kind, colon, value = text.partition(":")
-    if not colon or kind not in SanKind.__members__.values():
-        raise click.BadParameter(f"write it as KIND:VALUE, KIND one of {', '.join(SanKind)}", param_hint="--name")
-    return San(SanKind(kind), value)
+    try:
+        return San(SanKind.named(kind if colon else ""), value)
+    except ValueError:
+        allowed = ", ".join(SanKind)
+        raise click.BadParameter(f"write it as KIND:VALUE, KIND one of {allowed}", param_hint="--name") from None
 
 
 @group.command()

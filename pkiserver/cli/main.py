@@ -118,10 +118,20 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line; returns the exit code, never raises."""
     session = Session()
     try:
+        _refuse_no_text(sys.argv[1:] if arguments is None else arguments)
         result = cli.main(arguments, prog_name="pkiserver", standalone_mode=False, obj=session)
     except BaseException as error:  # noqa: BLE001  # the outermost frame: everything becomes an exit code
         return exit_code_of(error, session)
     return result if isinstance(result, int) else 0
+
+
+def _refuse_no_text(arguments: list[str]) -> None:
+    """Octets of the command line that are no UTF-8 can be written to no database, log or file of ours."""
+    for one in arguments:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{one!a} is no UTF-8 text") from None
 
 
 def main() -> NoReturn:

@@ -89,8 +89,16 @@ def read_octets(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A small UTF-8 text file, whole, as :func:`read_octets`."""
-    return path.read_text(encoding="utf-8")
+    """A small UTF-8 text file, whole, as :func:`read_octets`; raises :class:`ConfigurationError` where it is none."""
+    octets = read_octets(path)
+    try:
+        return octets.decode()
+    except UnicodeDecodeError as error:
+        from pkiserver.foundation.tomlfile import ConfigurationError, Problem
+
+        line = octets.count(b"\n", 0, error.start) + 1
+        text = f"is no UTF-8 text (octet {octets[error.start]:02X}): save it as UTF-8"
+        raise ConfigurationError([Problem(str(path), line, "", text)]) from error
 
 
 def write_file(path: Path, octets: bytes) -> None:

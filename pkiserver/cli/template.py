@@ -9,7 +9,7 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE
-from pkiserver.cli.selectors import read_octets
+from pkiserver.cli.selectors import read_octets, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,7 +148,7 @@ def _template(engine: Engine, chosen: str) -> Template:
     if path.suffix == ".toml" and path.is_file():
         from pkiserver.authority.templates.library import load_template
 
-        return load_template(path.read_text(encoding="utf-8"), chosen)
+        return load_template(read_text(path), chosen)
     return engine.templates.get(chosen)
 
 

@@ -144,9 +144,13 @@ class Servers:
             try:
                 result = await attempt(server)
             except OutboundError as error:
-                self._failed[str(server)] = self._clock.monotonic()
+                self.failed(server)
                 errors.append(error)
             else:
                 self._failed.pop(str(server), None)
                 return result
         raise errors[0] if len(errors) == 1 else AllServersFailed(tuple(errors))
+
+    def failed(self, server: Named) -> None:
+        """A server could not be talked to, or not to the end: it is asked last for a while."""
+        self._failed[str(server)] = self._clock.monotonic()

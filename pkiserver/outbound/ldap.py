@@ -1,28 +1,26 @@
 """An LDAP client: LDAPS, StartTLS, bind, search, modify, password change; several servers; every wait has an end.
 
-The wire format is ldaptor's; what comes in is bounded before ldaptor decodes it.
+The wire format is ldaptor's; :mod:`pkiserver.outbound.ldapclient` bounds what comes in before ldaptor decodes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 from ldaptor.protocols import pureldap
-from ldaptor.protocols.ldap.ldapclient import LDAPClient
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHandshakeListener, ITLSTransport
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import ITLSTransport
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.dial import Servers, connect, once, within
+from pkiserver.outbound.ldapclient import Client
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.ldapwire import (
     PAGED_RESULTS,
@@ -39,19 +37,27 @@ from pkiserver.outbound.ldapwire import (
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.outbound.trust import TlsTrust, unusable
 
-MAX_MESSAGE = 8 * 1024 * 1024
-"""Octets of one message from a server."""
 MAX_ENTRIES = 1000
 SUCCESS, INVALID_CREDENTIALS, NO_SUCH_OBJECT = 0, 49, 32
 NO_SUCH_ATTRIBUTE, ATTRIBUTE_EXISTS, SIZE_LIMIT = 16, 20, 4
+NOT_NOW = frozenset({51, 52})
+"""busy, unavailable: another server may do it."""
+NOT_THE_ENTRY = frozenset({1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 54, *range(80, 119)}) | NOT_NOW
+"""Results that say something about the server or about how it is asked, not about an entry (RFC 4511, appendix A.2):
+operationsError, protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, referral (9: LDAPv2's),
+adminLimitExceeded, unavailableCriticalExtension, confidentialityRequired, saslBindInProgress, loopDetect, other; from
+81 on what client libraries of a proxy make up."""
 PASSWORD_POLICY = b"1.3.6.1.4.1.42.2.27.8.5.1"
 _NAMES = {
     1: "operations error", 2: "protocol error", 3: "time limit exceeded", 4: "size limit exceeded",
-    8: "stronger authentication required", 13: "confidentiality required", 16: "no such attribute",
+    8: "stronger authentication required", 9: "referral", 10: "referral", 13: "confidentiality required",
+    16: "no such attribute",
     19: "constraint violation", 20: "attribute or value exists", 21: "invalid syntax", 32: "no such object",
     34: "invalid DN", 48: "inappropriate authentication", 49: "invalid credentials", 50: "insufficient access rights",
     51: "busy", 52: "unavailable", 53: "unwilling to perform", 65: "object class violation", 68: "entry exists",
 }  # fmt: skip
+
+T = TypeVar("T")
 
 
 class LdapError(Exception):
@@ -64,56 +70,6 @@ class LdapError(Exception):
         self.controls = controls
 
 
-@implementer(IHandshakeListener)
-class _Client(LDAPClient):  # type: ignore[misc]  # ldaptor is not typed
-    """ldaptor's client, with bounds, and with a word about how the TLS handshake went."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shaken: Deferred[None] = Deferred()
-        self._pending = bytearray()
-
-    def handshakeCompleted(self) -> None:  # noqa: N802
-        """Twisted's interface."""
-        if not self.shaken.called:
-            self.shaken.callback(None)
-
-    def dataReceived(self, recd: bytes) -> None:  # noqa: N802
-        """Take whole messages only, none larger than the limit."""
-        self._pending += recd
-        try:
-            while (size := _message_size(self._pending)) is not None and len(self._pending) >= size:
-                message, self._pending = bytes(self._pending[:size]), self._pending[size:]
-                super().dataReceived(message)
-        except Exception:  # noqa: BLE001 - whatever ldaptor makes of a broken answer (KeyError, RecursionError, ...)
-            self._pending.clear()
-            self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
-        """Wake up whoever waits."""
-        super().connectionLost(reason)
-        if not self.shaken.called:
-            self.shaken.errback(reason)
-
-
-def _message_size(data: bytes | bytearray) -> int | None:
-    """The octets of the LDAPMessage that begins here; None while its length is not known."""
-    if len(data) < 2:
-        return None
-    first = data[1]
-    if data[0] != 0x30 or first == 0x80 or first > 0x84:
-        raise ValueError("no LDAPMessage")
-    if first < 0x80:
-        return 2 + first
-    count = first & 0x7F
-    if len(data) < 2 + count:
-        return None
-    size = 2 + count + int.from_bytes(data[2 : 2 + count], "big")
-    if size > MAX_MESSAGE:
-        raise ValueError("message too large")
-    return size
-
-
 @attrs.frozen
 class BindResult:
     """A bind that succeeded; ``controls`` are the answer's (OID, value) pairs."""
@@ -124,7 +80,7 @@ class BindResult:
 class LdapConnection:
     """One connection to one server; operations one after the other."""
 
-    def __init__(self, client: _Client, server: LdapServer, timeouts: Timeouts) -> None:
+    def __init__(self, client: Client, server: LdapServer, timeouts: Timeouts) -> None:
         self._client = client
         self._timeouts = timeouts
         self.server = server
@@ -140,7 +96,8 @@ class LdapConnection:
         if not password.reveal() or not name:
             raise ValueError("a bind needs a name and a password")
         request = pureldap.LDAPBindRequest(dn=name.encode(), auth=password.reveal())
-        controls = await self._one(request, ((PASSWORD_POLICY, None, None),) if policy else None)
+        asking = ((PASSWORD_POLICY, None, None),) if policy else None
+        controls = await self._one(request, pureldap.LDAPBindResponse, asking)
         return BindResult(controls)
 
     async def search(
@@ -230,22 +187,24 @@ class LdapConnection:
 
     async def modify(self, dn: str, changes: tuple[Change, ...]) -> None:
         """Change one entry, all or nothing; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPModifyRequest(object=dn.encode(), modification=wire_changes(changes)))
+        request = pureldap.LDAPModifyRequest(object=dn.encode(), modification=wire_changes(changes))
+        await self._one(request, pureldap.LDAPModifyResponse)
 
     async def add(self, dn: str, attributes: tuple[tuple[str, tuple[bytes, ...]], ...]) -> None:
         """Add an entry; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPAddRequest(entry=dn.encode(), attributes=wire_attributes(attributes)))
+        request = pureldap.LDAPAddRequest(entry=dn.encode(), attributes=wire_attributes(attributes))
+        await self._one(request, pureldap.LDAPAddResponse)
 
     async def delete(self, dn: str) -> None:
         """Remove an entry; raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPDelRequest(value=dn.encode()))
+        await self._one(pureldap.LDAPDelRequest(value=dn.encode()), pureldap.LDAPDelResponse)
 
     async def change_password(self, dn: str, old: Secret | None, new: Secret) -> None:
         """The password modify operation (RFC 3062); raises as :meth:`bind`."""
         request = pureldap.LDAPPasswordModifyRequest(
             userIdentity=dn.encode(), oldPasswd=None if old is None else old.reveal(), newPasswd=new.reveal()
         )
-        await self._one(request)
+        await self._one(request, pureldap.LDAPExtendedResponse)
 
     async def close(self) -> None:
         """Say good-bye; never waits."""
@@ -254,7 +213,7 @@ class LdapConnection:
 
     async def start_tls(self) -> None:
         """Ask for TLS on this connection (RFC 4511 section 4.14); raises as :meth:`bind`."""
-        await self._one(pureldap.LDAPStartTLSRequest())
+        await self._one(pureldap.LDAPStartTLSRequest(), pureldap.LDAPExtendedResponse)
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -262,13 +221,16 @@ class LdapConnection:
             self._client.transport.abortConnection()
 
     async def _one(
-        self, request: object, controls: tuple[tuple[bytes, None, None], ...] | None = None
+        self, request: object, wanted: type, controls: tuple[tuple[bytes, None, None], ...] | None = None
     ) -> tuple[tuple[bytes, bytes], ...]:
         try:
             sent: Deferred[Any] = self._client.send_multiResponse_ex(request, controls)
         except Exception as error:
             raise self._lost(error) from error
         result, answered = await self._answer(sent)
+        if not isinstance(result, wanted):
+            self.abort()
+            raise OutboundError(Trouble.ANSWER, str(self.server), "it answers another question")
         found = _controls(answered)
         _check(result, found)
         return found
@@ -319,7 +281,7 @@ async def open_server(service: LdapService, server: LdapServer) -> LdapConnectio
     Raises:
         OutboundError: told apart by its ``trouble``.
     """
-    made = _Client()
+    made = Client()
     await connect(once(lambda: made), server.host, server.port, service.timeouts.connect)
     connection = LdapConnection(made, server, service.timeouts)
     if server.scheme == "ldap" and not service.start_tls:
@@ -338,7 +300,7 @@ async def open_server(service: LdapService, server: LdapServer) -> LdapConnectio
     return connection
 
 
-async def _secure(client: _Client, service: LdapService, server: LdapServer) -> None:
+async def _secure(client: Client, service: LdapService, server: LdapServer) -> None:
     if service.trust is None:
         raise OutboundError(Trouble.TLS, str(server), "no trust anchors are set")
     try:
@@ -356,11 +318,40 @@ async def _secure(client: _Client, service: LdapService, server: LdapServer) -> 
         raise OutboundError(Trouble.TLS, str(server), why) from error
 
 
+async def asked(service: LdapService, servers: Servers, work: Callable[[LdapConnection], Awaitable[T]]) -> T:
+    """What ``work`` finds out over a connection to the first server that answers it to the end.
+
+    For questions only: ``work`` runs again with the next server where one is away, hangs, or is busy.
+
+    Raises:
+        OutboundError: none could be talked to.
+    """
+
+    async def attempt(server: LdapServer) -> T:
+        connection = await open_server(service, server)
+        try:
+            return await work(connection)
+        except LdapError as error:
+            if error.code in NOT_NOW:
+                raise OutboundError(Trouble.ANSWER, str(server), str(error)) from error
+            raise
+        finally:
+            await connection.close()
+
+    return await servers.first(service.servers, attempt)
+
+
 @asynccontextmanager
 async def opened(service: LdapService, servers: Servers) -> AsyncIterator[LdapConnection]:
-    """A connection to the first server that can be talked to, closed afterwards; raises :class:`OutboundError`."""
+    """A connection to the first server that takes one, closed afterwards; raises :class:`OutboundError`.
+
+    For changes, which are not begun anew elsewhere; a server that was lost meanwhile is asked last the next time.
+    """
     connection = await servers.first(service.servers, lambda server: open_server(service, server))
     try:
         yield connection
+    except OutboundError:
+        servers.failed(connection.server)
+        raise
     finally:
         await connection.close()

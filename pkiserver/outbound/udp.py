@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime, IReactorUDP
 from twisted.internet.protocol import DatagramProtocol
 
@@ -32,8 +33,12 @@ class _Question(DatagramProtocol):
 
     def send(self) -> None:
         """Send the question once more."""
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        try:
             self.transport.write(self._datagram, None)
+        except OSError as error:  # no route
+            self._fail(str(error.strerror))
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:  # noqa: N802, ARG002
         """An answer, if ``take`` says so."""
@@ -49,9 +54,25 @@ class _Question(DatagramProtocol):
 
     def stopProtocol(self) -> None:  # noqa: N802
         """The same: Twisted's epoll reactor closes a port that has an error."""
+        self._fail("nobody listens there")
+
+    def _fail(self, text: str) -> None:
         if not self.done.called:
             host, port = self._to
-            self.done.errback(OutboundError(Trouble.CONNECT, f"{host}:{port}", "nobody listens there"))
+            self.done.errback(OutboundError(Trouble.CONNECT, f"{host}:{port}", text))
+
+
+async def ask_host(
+    addresses: tuple[str, ...], port: int, datagram: bytes, take: Callable[[bytes], bool], *, tries: int, wait: float
+) -> None:
+    """Ask the first of a host's addresses at which somebody listens; arguments and errors as :func:`ask`."""
+    for address in addresses[:-1]:
+        try:
+            return await ask(address, port, datagram, take, tries=tries, wait=wait)
+        except OutboundError as error:
+            if error.trouble is not Trouble.CONNECT:
+                raise
+    return await ask(addresses[-1], port, datagram, take, tries=tries, wait=wait)
 
 
 async def ask(
@@ -65,9 +86,12 @@ async def ask(
     question = _Question(address, port, datagram, take)
     clock = IReactorTime(_reactor)
     interface = "::" if ":" in address else ""
-    listening = IReactorUDP(_reactor).listenUDP(0, cast("Any", question), interface, MAX_DATAGRAM + 1)
-    calls = [clock.callLater(count * wait, question.send) for count in range(tries)]
     server = f"{address}:{port}"
+    try:
+        listening = IReactorUDP(_reactor).listenUDP(0, cast("Any", question), interface, MAX_DATAGRAM + 1)
+    except (CannotListenError, OSError) as error:  # a machine without IPv6, or without a route there
+        raise OutboundError(Trouble.CONNECT, server, str(error)) from error
+    calls = [clock.callLater(count * wait, question.send) for count in range(tries)]
 
     def give_up() -> None:
         if question.done.called:

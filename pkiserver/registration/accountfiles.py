@@ -2,7 +2,8 @@
 
 CSV: the first line names the columns: ``name``; and, where wanted, ``password``, ``groups`` (separated by semicolons),
 ``disabled`` (yes or no), in capitals or not; every other column is an attribute, and a column may stand twice for a
-second value.
+second value. What a spreadsheet would take for a formula is written with an apostrophe before it, which is taken away
+again in reading.
 
 LDIF: one entry is one account. ``uid`` is the name, ``userPassword`` the password (in the clear, or argon2id as
 ``{ARGON2}``), ``memberOf`` names groups by DN; ``pkiserverDisabled`` is TRUE or FALSE; others are attributes.
@@ -23,13 +24,15 @@ import attrs
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError, Problem
 from pkiserver.outbound import ldapnames
-from pkiserver.registration.accounts import account_reasons
+from pkiserver.registration.accounts import account_reasons, attribute_reasons
 from pkiserver.store.registration.accounts import Account
 
 MAX_ACCOUNTS = 1_000_000
 _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,7},t=\d{1,3},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _YES, _NO = frozenset({"yes", "true", "1"}), frozenset({"no", "false", "0"})
 _LDIF_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9.;_-]*)(::|:<|:) *(.*)", re.DOTALL)
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _COLUMNS = ("name", "password", "groups", "disabled")
 _SPECIAL = frozenset({"uid", "userpassword", "memberof", "pkiserverdisabled"})
 # what directories add to every entry and that describes nobody
@@ -69,7 +72,7 @@ def read(text: str, file: str, form: Format) -> tuple[Imported, ...]:
         if len(found) >= MAX_ACCOUNTS:
             problems.append(Problem(file, one.line, "", f"has more than {MAX_ACCOUNTS} accounts"))
             break
-        reasons = account_reasons(one.name, one.attributes, one.password)
+        reasons = account_reasons(one.name, one.groups or frozenset(), one.attributes, one.password)
         problems += [Problem(file, one.line, one.name, reason.text) for reason in reasons]
         if one.name in found:
             problems.append(Problem(file, one.line, one.name, f"is on line {found[one.name].line} already"))
@@ -110,13 +113,17 @@ def _column(text: str) -> str:
 def _header_problems(header: list[str]) -> list[tuple[str, str]]:
     found = [(column, "is there twice") for column in _COLUMNS if header.count(column) > 1]
     if "name" not in header:
-        found.append(("name", "the first line names no column name"))
-    return found
+        hint = "; columns are separated by commas" if any(";" in column for column in header) else ""
+        found.append(("name", f"the first line names no column name{hint}"))
+        return found
+    # a column without a name may stand at the end of every line, and is nothing as long as it is empty
+    named = tuple((column, "") for column in dict.fromkeys(header) if column)
+    return found + [("", reason.text) for reason in attribute_reasons(named)]
 
 
 def _from_cells(cells: list[tuple[str, str]], line: int) -> Imported:
-    known = {key: value.strip() for key, value in cells if key in _COLUMNS}
-    password, hashed = _password(known.get("password", ""))
+    known = {key: _read_cell(value) for key, value in cells if key in _COLUMNS and key != "password"}
+    password, hashed = _password(dict(cells).get("password", ""))  # spaces around it are part of it
     groups = known.get("groups", "")
     return Imported(
         name=known["name"],
@@ -124,9 +131,19 @@ def _from_cells(cells: list[tuple[str, str]], line: int) -> Imported:
         password=password,
         password_hash=hashed,
         groups=frozenset(part.strip() for part in groups.split(";")) - {""} if groups else None,
-        attributes=tuple((key, value.strip()) for key, value in cells if key not in known and value.strip()),
+        attributes=tuple((key, _read_cell(value)) for key, value in cells if key not in _COLUMNS and value.strip()),
         disabled=_flag(known.get("disabled", "")),
     )
+
+
+def _read_cell(text: str) -> str:
+    text = text.strip()
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _written_cell(text: str) -> str:
+    """A text as it may stand in a spreadsheet, which computes what begins like a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _password(text: str) -> tuple[Secret | None, str | None]:
@@ -219,7 +236,7 @@ def _unfolded(text: str) -> Iterator[tuple[int, str]]:
     """Logical lines with their numbers: a line that begins with a space continues the one before; # is a comment."""
     begun, current = 0, ""
     comment = False
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(_LINE_END.split(text.removeprefix("\ufeff")), 1):
         if raw.startswith(" ") and (current or comment):
             current += "" if comment else raw[1:]
             continue
@@ -252,7 +269,9 @@ def _csv(accounts: list[Account]) -> str:
     for account in accounts:
         left = {key: [value for name, value in account.attributes if name == key] for key in most}
         cells = [left[key].pop(0) if left[key] else "" for key in columns]
-        writer.writerow([account.name, ";".join(sorted(account.groups)), "yes" if account.disabled else "no", *cells])
+        groups = ";".join(sorted(account.groups))
+        texts = (account.name, groups, "yes" if account.disabled else "no", *cells)
+        writer.writerow(map(_written_cell, texts))
     return out.getvalue()
 
 

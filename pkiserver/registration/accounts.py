@@ -20,6 +20,7 @@ from pkiserver.store.registration.accounts import Account
 
 MINIMUM_PASSWORD = 12
 """Characters; what guesses per second the password pool allows makes shorter ones guessable."""
+MAX_GROUP = 256
 _NAME = re.compile(r"[^\s:/\x00-\x1f\x7f][^:\x00-\x1f\x7f]{0,255}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -47,7 +48,7 @@ class Accounts:
         Raises:
             Rejected: with every reason; the name is taken, or name, password, groups or attributes will not do.
         """
-        if reasons := account_reasons(name, attributes, password):
+        if reasons := account_reasons(name, groups, attributes, password):
             raise Rejected(reasons)
         hashed = await self.hasher.hash(password) if password is not None else None
         account = Account(name, hashed, groups, attributes, disabled=False, created=self.clock.now())
@@ -89,7 +90,8 @@ class Accounts:
             Rejected: with every reason; there is no such account, or the password or the attributes will not do.
         """
         reasons = [
-            *_attribute_reasons(attributes or ()),
+            *_group_reasons(groups or frozenset()),
+            *attribute_reasons(attributes or ()),
             *(_password_reasons(password) if password is not None else ()),
         ]
         if reasons:
@@ -141,10 +143,12 @@ class Accounts:
         return await self.database.read(lambda connection: rows.list_page(connection, after=after, limit=limit))
 
 
-def account_reasons(name: str, attributes: tuple[tuple[str, str], ...], password: Secret | None) -> tuple[Reason, ...]:
+def account_reasons(
+    name: str, groups: frozenset[str], attributes: tuple[tuple[str, str], ...], password: Secret | None
+) -> tuple[Reason, ...]:
     """Everything because of which such an account cannot be."""
     of_password = _password_reasons(password) if password is not None else []
-    return (*_name_reasons(name), *_attribute_reasons(attributes), *of_password)
+    return (*_name_reasons(name), *_group_reasons(groups), *attribute_reasons(attributes), *of_password)
 
 
 def _unknown(name: str) -> Rejected:
@@ -167,6 +171,15 @@ def _name_reasons(name: str) -> list[Reason]:
     return [Reason(Refusal.MALFORMED, text)]
 
 
+def _group_reasons(groups: frozenset[str]) -> list[Reason]:
+    allowed = "1 to 256 printable characters, no semicolon, no space at either end"
+    return [
+        Reason(Refusal.MALFORMED, f"{name!r} cannot be a group's name: {allowed}")
+        for name in sorted(groups)
+        if not 0 < len(name) <= MAX_GROUP or not name.isprintable() or ";" in name or name != name.strip()
+    ]
+
+
 def _password_reasons(password: Secret) -> list[Reason]:
     octets = password.reveal()
     reasons = []
@@ -179,7 +192,8 @@ def _password_reasons(password: Secret) -> list[Reason]:
     return reasons
 
 
-def _attribute_reasons(attributes: tuple[tuple[str, str], ...]) -> list[Reason]:
+def attribute_reasons(attributes: tuple[tuple[str, str], ...]) -> list[Reason]:
+    """Why attributes cannot have these names."""
     return [
         Reason(Refusal.MALFORMED, f"{key!r} cannot be an attribute's name: letters, digits, hyphens, underscores")
         for key, _ in attributes

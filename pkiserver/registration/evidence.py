@@ -25,7 +25,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
-from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
+from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking, Nobody
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge
 from pkiserver.registration.identities import (
@@ -98,7 +98,8 @@ class Identifier:
             Unavailable: the database is away, or too many passwords are being checked.
         """
         if isinstance(piece, PasswordEvidence):
-            return await self._password(piece.name, piece.password)
+            shown = await self._password(piece.name, piece.password)
+            return shown.reason if isinstance(shown, Nobody) else shown
         return await self._client_certificate(piece.certificate)
 
     async def _one(self, template: Template, piece: Evidence) -> Identity | Reason:
@@ -122,14 +123,16 @@ class Identifier:
             case _:
                 return Reason(Refusal.NOT_AUTHENTICATED, "evidence of that kind is not accepted")
 
-    async def _password(self, name: str, password: Secret) -> Identity | Reason:
+    async def _password(self, name: str, password: Secret) -> Identity | Reason | Nobody:
         found = None
         if 0 < len(name) <= MAX_NAME:
             found = await self.database.read(lambda connection: accounts.get(connection, name))
         usable = found is not None and not found.disabled
         # A name that does not exist, a disabled one and a wrong password do the same work and get the same answer.
         right = await self.hasher.verify(found.password_hash if found is not None else None, password)
-        if found is None or not usable or not right:
+        if found is None:
+            return Nobody(WRONG_PASSWORD)
+        if not usable or not right:
             return WRONG_PASSWORD
         await self._strengthen(found, password)
         return Identity(EvidenceKind.PASSWORD, found.name, found.groups, record_attributes(found))

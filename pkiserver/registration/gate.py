@@ -33,6 +33,7 @@ from pkiserver.registration.approvals import (
 )
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
+from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Shown
@@ -58,6 +59,7 @@ class Templates(Protocol):
 
 Decision = Authorised | Pending | AlreadyIssued
 _GUESSABLE = (PasswordEvidence, CodeEvidence, ChallengeEvidence)
+_GUESSED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE, EvidenceKind.SHARED_SECRET})
 
 
 @attrs.frozen
@@ -231,12 +233,18 @@ class Gate:
         return findings
 
     async def _count(self, template: Template, request: EnrollmentRequest, findings: Findings) -> None:
-        """Whether the evidence was a wrong guess or a right one; a challenge in return is neither."""
+        """Whether the evidence was a wrong guess or a right one.
+
+        Neither is a challenge in return, nor what nobody knows while a connector is away.
+        """
         # nobody's password is empty: asking for one by mail costs an address as much as a wrong one
         empty = any(isinstance(one, PasswordEvidence) and not one.password.reveal() for one in request.evidence)
-        if empty or any(failure.code is Refusal.NOT_AUTHENTICATED for failure in findings.failures):
+        wrong = (one.code is Refusal.NOT_AUTHENTICATED and one != EXPIRED for one in findings.failures)
+        if empty or any(wrong):
             await self.guesses.wrong(template.name, request.source)
-        elif not findings.challenges:
+        elif not findings.challenges and (
+            not findings.away or any(one.kind in _GUESSED for one in findings.identities)
+        ):
             self.guesses.right(request.source)
 
     async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:

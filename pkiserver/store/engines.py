@@ -78,6 +78,7 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
         max_overflow=0,
         pool_reset_on_return=None if not reading else "rollback",
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False, "cached_statements": 512},
+        hide_parameters=True,
     )
 
     def connected(connection: sqlite3.Connection, _record: object) -> None:
@@ -166,6 +167,7 @@ def _postgresql(url: URL, *, size: int, reading: bool) -> Engine:
         pool_timeout=CONNECT_TIMEOUT,
         connect_args=arguments,
         isolation_level="REPEATABLE READ" if reading else "READ COMMITTED",
+        hide_parameters=True,
     )
     event.listen(engine, "connect", _postgresql_reads if reading else _postgresql_writes)
     return engine

@@ -34,6 +34,18 @@ class SanKind(enum.StrEnum):
     OTHER = "other"
     REGISTERED = "registered-id"
 
+    @classmethod
+    def named(cls, text: str) -> SanKind:
+        """The kind that people call so: ``mail``, as templates and challenges have it, is ``email`` too.
+
+        Raises:
+            ValueError: it is none; the text says which there are.
+        """
+        try:
+            return cls.EMAIL if text == "mail" else cls(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no kind of name (there are: {', '.join(cls)})") from None
+
 
 @attrs.frozen
 class San:

@@ -77,7 +77,7 @@ def _san(name: str | None) -> San | None:
     if name is None:
         return None
     kind, _, value = name.partition(":")
-    return San(SanKind(kind), value)
+    return San(SanKind.named(kind), value)
 
 
 async def show(ask: Ask[Nothing, Nothing]) -> views.CertificateDetail:

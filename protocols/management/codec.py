@@ -1,7 +1,8 @@
 """Values as JSON, JSON as values, and the JSON Schema (2020-12) that says what both look like. From one source: types.
 
-Understood are ``str int bool datetime``, enums, tuples, ``Mapping[str, str]``, optional types and frozen attrs classes
-of these. Bounds come from :func:`text` and :func:`whole`, which both the reader and the schema follow.
+Understood are ``str int bool datetime``, enums, tuples, mappings from text, optional types, one thing or several
+(``str | tuple[str, ...]``) and frozen attrs classes of these. Bounds come from :func:`text` and :func:`whole`, which
+both the reader and the schema follow.
 """
 
 from __future__ import annotations
@@ -109,9 +110,10 @@ def schema_of(kind: object, known: dict[str, Json], *, taken: bool = False) -> J
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
     if issubclass(kind, enum.Enum):
         return {"type": "string", "enum": [member.value for member in kind]}
-    return {**_SIMPLE[kind], **({"maxLength": MOST_TEXT} if taken and kind is str else {})}
+    return {**_SIMPLE[kind], **(_TAKEN_TEXT if taken and kind is str else {})}
 
 
+_TAKEN_TEXT: Json = {"maxLength": MOST_TEXT, "pattern": "^[^\\u0000]*$"}
 _SIMPLE: dict[type, Json] = {
     str: {"type": "string"},
     int: {"type": "integer"},
@@ -168,7 +170,7 @@ def _value(kind: object, found: Json, place: str, bounds: Mapping[str, int], pro
     if origin in {typing.Union, types.UnionType}:
         if found is None and types.NoneType in arguments:
             return None
-        return _value(next(one for one in arguments if one is not types.NoneType), found, place, bounds, problems)
+        return _value(_member(arguments, found), found, place, bounds, problems)
     if place.count("/") > _DEPTH:
         return problems.append(_problem(place, "is nested too deeply"))
     if origin is tuple:
@@ -178,11 +180,20 @@ def _value(kind: object, found: Json, place: str, bounds: Mapping[str, int], pro
     if origin is not None:
         if not isinstance(found, dict) or len(found) > MOST_ITEMS:
             return problems.append(_problem(place, "is no object"))
+        for key in found:
+            _check_text(key, f"the name {key!r} in {place}", bounds, problems)
         return {key: _value(arguments[1], one, f"{place}/{key}", bounds, problems) for key, one in found.items()}
     assert isinstance(kind, type)
     if attrs.has(kind):
         return _object(kind, found, place, problems)
     return _simple(kind, found, place, bounds, problems)
+
+
+def _member(kinds: tuple[object, ...], found: Json) -> object:
+    """Which of several types a value is to be: the array where it is one."""
+    some = [one for one in kinds if one is not types.NoneType]
+    arrays = [one for one in some if typing.get_origin(one) is tuple]
+    return arrays[0] if arrays and isinstance(found, list) else some[0]
 
 
 def _object(kind: type, found: Json, place: str, problems: list[Reason]) -> Any:
@@ -225,6 +236,8 @@ def _is(kind: type, found: Json) -> bool:
 def _check_text(found: str, place: str, bounds: Mapping[str, int], problems: list[Reason]) -> None:
     if not bounds.get("minLength", 0) <= len(found) <= bounds.get("maxLength", MOST_TEXT):
         problems.append(_problem(place, "is too short or too long"))
+    if "\x00" in found:
+        problems.append(_problem(place, "has a NUL"))
     if not found.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in found):
         problems.append(_problem(place, "is no Unicode text"))
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -242,7 +243,7 @@ def _send_problem(request: WebRequest, what: Problem, error: PkiError | None = N
 
 
 def _send(request: WebRequest, status: int, octets: bytes, content_type: bytes | None) -> bytes:
-    request.setResponseCode(status)
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
     for name, value in _HEADERS:
         request.setHeader(name, value)
     if content_type is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -166,7 +167,7 @@ async def make_account(ask: Ask[Nothing, views.NewAccount]) -> views.AccountView
         new.name,
         None if new.password is None else Secret(new.password),
         groups=frozenset(new.groups),
-        attributes=tuple(new.attributes.items()),
+        attributes=_pairs(new.attributes),
         by=ask.who.actor,
     )
     return _account(made)
@@ -180,7 +181,7 @@ async def change_account(ask: Ask[Nothing, views.AccountChange]) -> views.Accoun
         ask.path["name"],
         password=None if change.password is None else Secret(change.password),
         groups=None if change.groups is None else frozenset(change.groups),
-        attributes=None if change.attributes is None else tuple(change.attributes.items()),
+        attributes=None if change.attributes is None else _pairs(change.attributes),
         disabled=change.disabled,
         by=ask.who.actor,
     )
@@ -193,11 +194,22 @@ async def delete_account(ask: Ask[Nothing, Nothing]) -> None:
     await ask.engine.accounts.delete(ask.path["name"], by=ask.who.actor)
 
 
+def _pairs(given: Mapping[str, views.OneOrMore]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, one) for key, some in given.items() for one in ((some,) if isinstance(some, str) else some))
+
+
+def _by_name(pairs: tuple[tuple[str, str], ...]) -> dict[str, views.OneOrMore]:
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in pairs:
+        found[key] = (*found.get(key, ()), value)
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
 def _account(one: Account) -> views.AccountView:
     return views.AccountView(
         name=one.name,
         groups=tuple(sorted(one.groups)),
-        attributes=dict(one.attributes),
+        attributes=_by_name(one.attributes),
         password=one.password_hash is not None,
         disabled=one.disabled,
         created=one.created,

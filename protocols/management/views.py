@@ -259,13 +259,17 @@ class SlotChange:
     forget: bool = False
 
 
+OneOrMore = str | tuple[str, ...]
+"""An attribute's value, or all of them where there are several."""
+
+
 @attrs.frozen
 class AccountView:
     """An account that may enrol with a password; `password` says whether it has one."""
 
     name: str
     groups: tuple[str, ...]
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, OneOrMore]
     password: bool
     disabled: bool
     created: datetime
@@ -286,7 +290,7 @@ class NewAccount:
     name: str = text(most=256, least=1)
     password: str | None = attrs.field(default=None, repr=False)
     groups: tuple[str, ...] = text((), most=256)
-    attributes: Mapping[str, str] = attrs.field(factory=dict)
+    attributes: Mapping[str, OneOrMore] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -295,5 +299,5 @@ class AccountChange:
 
     password: str | None = attrs.field(default=None, repr=False)
     groups: tuple[str, ...] | None = text(None, most=256)
-    attributes: Mapping[str, str] | None = None
+    attributes: Mapping[str, OneOrMore] | None = None
     disabled: bool | None = None

@@ -145,6 +145,21 @@ def table(rows: list[dict[str, object]], columns: int) -> list[str]:
     return lines
 
 
+def test_octets_that_are_no_utf_8_are_refused_with_their_place(tmp_path: Path) -> None:
+    """As a spreadsheet on Windows saves a list of people, and as a terminal of another locale types."""
+    from pkiserver.cli.selectors import read_text
+    from pkiserver.foundation.tomlfile import ConfigurationError
+
+    people = tmp_path / "people.csv"
+    people.write_bytes("name,mail\nalice,a@example.org\nJosé,j@example.org\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"people\.csv:3: .*is no UTF-8 text \(octet E9\): save it as UTF-8"):
+        read_text(people)
+    odd = [os.fsencode(one) for one in PKISERVER] + [b"account", b"show", b"Jos\xe9"]
+    typed = subprocess.run(odd, capture_output=True, text=True, timeout=60, check=False)
+    assert typed.returncode == 2
+    assert "is no UTF-8 text" in typed.stderr
+
+
 def test_a_table_fits_the_terminal() -> None:
     rows: list[dict[str, object]] = [{"subject": "CN=" + "x" * 200, "state": "issued"}] * 2
     assert "".join(table(rows, 60)).count("x") == 400

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -141,10 +143,35 @@ def test_a_spreadsheets_capitals_make_no_attribute_of_a_password() -> None:
     assert alice.attributes == (("Room", "7"),)
 
 
+def test_what_spreadsheets_make_of_a_file() -> None:
+    text = "\ufeffname,password,mail,\r\nalice,  twelve and two ,a@example.org,\r\n"
+    (alice,) = read(text, "x.csv", Format.CSV)
+    assert alice.password == Secret("  twelve and two ")  # what is typed at the prompt is not trimmed either
+    assert alice.attributes == (("mail", "a@example.org"),)
+    with pytest.raises(ConfigurationError, match=r"x.csv:1: name: .*separated by commas"):
+        read("name;mail\nalice;a@example.org\n", "x.csv", Format.CSV)
+    with pytest.raises(ConfigurationError) as caught:
+        read("name,E-Mail Address\n" + "".join(f"user{n},a@example.org\n" for n in range(50)), "x.csv", Format.CSV)
+    assert [problem.line for problem in caught.value.problems] == [1]
+    (bob,) = read("\ufeffdn: uid=bob\r\nuid: bob\r\nmail: b\u2028@example.org\r\n", "x.ldif", Format.LDIF)
+    assert bob.attributes == (("mail", "b\u2028@example.org"),)
+
+
+def test_no_cell_that_is_written_is_a_formula() -> None:
+    cells = (("mail", '=HYPERLINK("http://evil.example","click")'), ("phone", "+49 30 1234"), ("room", "@A1"))
+    account = Account("-mallory", None, frozenset({"=cmd|' /C calc'!A0"}), cells, False, SystemClock().now())
+    text = write([account], Format.CSV)
+    for row in csv.reader(io.StringIO(text)):
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+    (back,) = read(text, "x.csv", Format.CSV)
+    assert (back.name, back.groups, back.attributes) == (account.name, account.groups, cells)
+
+
 _WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=90).map(str.strip)
 _NAMES = _WORDS.filter(lambda text: text and ":" not in text and text[0] not in "/ " and not text[0].isspace())
-_GROUPS = st.frozensets(st.text("abcXYZ 0-9_", min_size=1).map(str.strip).filter(bool), max_size=3)
-_ATTRIBUTES = st.lists(st.tuples(st.sampled_from(["mail", "cn", "room"]), _WORDS.filter(bool)), max_size=6)
+_GROUPS = st.frozensets(_WORDS.filter(lambda text: text.isprintable() and text and ";" not in text), max_size=3)
+_FORMULAS = st.sampled_from(["=1+1", "+49 30 1", "-1", "@SUM(A1)", "'=1", "''@", "'quoted'", "'", "x\ny", "a\u2028b"])
+_ATTRIBUTES = st.lists(st.tuples(st.sampled_from(["mail", "cn", "room"]), _WORDS.filter(bool) | _FORMULAS), max_size=6)
 
 
 @given(_NAMES, _GROUPS, _ATTRIBUTES, st.booleans(), st.sampled_from(Format))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,25 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
 from pkiserver.authority.requests import ClientCertificateEvidence, IssuedCertificate, PasswordEvidence
-from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.connectors.values import Challenged
-from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.store.authority import templates
-from tests.support.clock import FakeClock
+from pkiserver.store.registration import guesses
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
-from tests.support.outward import deliver
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
 from tests.support.tlsfiles import TestCa
 from tests.support.webhook import SECRET as HOOK_SECRET
 from tests.support.webhook import Webhook
 
 reactor: Any = _reactor
+HERE = "127.0.0.1"
 ALICE = PasswordEvidence("alice", Secret(USER_PASSWORD))
 
 
@@ -214,6 +211,13 @@ async def test_what_connectors_answer_is_counted(tmp_path: Path, directory: Slap
             engine.connectors.get("stuff")
 
 
+async def test_a_name_is_one_however_it_is_typed(tmp_path: Path, directory: Slapd) -> None:
+    async with opened(tmp_path, {"ldap": by("staff")}, ldap(directory.url)) as engine:
+        for name in ("alice", "ALICE", "\uff41lice"):
+            issued = await engine.enroll(enrollment("ldap", PasswordEvidence(name, Secret(USER_PASSWORD))))
+            assert await requester(engine, issued) == "staff:alice"
+
+
 async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory: Slapd) -> None:
     dead = ldap(f"ldap://127.0.0.1:{free_port()}", "dead")
     rules = {"dead": by("dead"), "spare": by("dead", "staff"), "unknown": by("never-made")}
@@ -224,6 +228,37 @@ async def test_a_connector_that_is_away_is_no_refusal(tmp_path: Path, directory:
         assert await requester(engine, await engine.enroll(enrollment("spare", ALICE))) == "staff:alice"
         with pytest.raises(Unavailable):
             await engine.enroll(enrollment("spare", PasswordEvidence("alice", Secret("wrong"))))
+
+
+async def test_whoever_lacks_a_group_is_told_so_and_has_guessed_nothing(tmp_path: Path, directory: Slapd) -> None:
+    strict = f'[ldap.groups]\nbase = "ou=groups,{SUFFIX}"\nrequired = ["cn=nobody,ou=groups,{SUFFIX}"]\n'
+    text = ldap(directory.url).replace(f'[ldap.groups]\nbase = "ou=groups,{SUFFIX}"\nnested = true\n', strict)
+    bob = PasswordEvidence("bob", Secret(USER_PASSWORD))
+    async with opened(tmp_path, {"both": by("internal", "staff")}, text) as engine:
+        for _ in range(8):
+            with pytest.raises(Rejected) as caught:
+                await engine.enroll(enrollment("both", bob))
+            assert "the user is in none of the groups that may have this" in str(caught.value)
+            assert "the password is wrong" not in str(caught.value)
+
+
+async def test_row_20_who_comes_again_while_a_connector_is_away_has_guessed_nothing(tmp_path: Path) -> None:
+    rules = {"both": by("internal", "dead"), "own": by("internal")}
+    own = PasswordEvidence("alice", Secret("an internal password"))
+    async with opened(tmp_path, rules, ldap(f"ldap://127.0.0.1:{free_port()}", "dead")) as engine:
+        for _ in range(12):
+            with pytest.raises(Unavailable, match="connector dead"):
+                await engine.enroll(enrollment("both", PasswordEvidence("walt", Secret(USER_PASSWORD))))
+        await engine.gate.guesses.flush()
+        marks = await engine.database.read(lambda connection: guesses.look(connection, address=HERE, template="both"))
+        assert marks == {}, "nor has anybody been right, who would be listened to before others"
+        assert await requester(engine, await engine.enroll(enrollment("own", own))) == "alice"
+        # whoever is known here is guessed at here, whatever is away
+        for _ in range(6):
+            with pytest.raises(Unavailable, match="connector dead"):
+                await engine.enroll(enrollment("both", ALICE))
+        with pytest.raises(Unavailable, match="too many wrong guesses"):
+            await engine.enroll(enrollment("both", ALICE))
 
 
 async def test_row_34_a_connector_that_never_answers_blocks_nobody_else(tmp_path: Path, directory: Slapd) -> None:
@@ -323,60 +358,6 @@ crls = ["file:{tmp_path}/crl.pem"]
         assert await refused(engine, enrollment("alone", ClientCertificateEvidence(issued.der))) == {
             Refusal.NOT_AUTHENTICATED
         }
-
-
-async def test_certificates_are_written_to_the_directory_and_replaced_ones_removed(
-    tmp_path: Path, directory: Slapd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LDAP_ADMIN", "admin secret")
-    writing = ldap(directory.url).replace("cn=pki,", "cn=admin,").replace("LDAP_SERVICE", "LDAP_ADMIN")
-    writing += '[ldap.publish]\nalt_security_identities = "issuer_serial"\n'
-    dn = f"uid=alice,ou=people,{SUFFIX}"
-
-    async def entry_with(certificate: bytes) -> str:
-        await deliver(engine)
-        shown = directory.search(dn, "userCertificate", "altSecurityIdentities")
-        assert b64encode(certificate).decode() in shown
-        assert (shown.count("userCertificate;binary:: "), shown.count("X509:")) == (1, 1)
-        return shown
-
-    async with opened(tmp_path, {"ldap": by("staff")}, writing) as engine:
-        first = await engine.enroll(enrollment("ldap", ALICE))
-        assert isinstance(first, IssuedCertificate)
-        assert "X509:<I>" in await entry_with(first.der)
-        shown = ClientCertificateEvidence(first.der)
-        renewed = await engine.enroll(enrollment("ldap", shown, renewal_of=first.der))
-        assert isinstance(renewed, IssuedCertificate)
-        assert await requester(engine, renewed) == "staff:alice"
-        found = await entry_with(renewed.der)
-        octets = renewed.serial.to_bytes((renewed.serial.bit_length() + 8) // 8, "big")
-        assert f"X509:<I>O=Example,CN=issuing<SR>{octets[::-1].hex()}" in found
-
-
-async def test_a_certificate_waits_for_its_directory_however_often_the_server_restarts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LDAP_ADMIN", "admin secret")
-    directory = Slapd()
-    try:
-        writing = ldap(directory.url).replace("cn=pki,", "cn=admin,").replace("LDAP_SERVICE", "LDAP_ADMIN")
-        async with opened(tmp_path, {"ldap": by("staff")}, writing + "[ldap.publish]\n") as engine:
-            issued = await engine.enroll(enrollment("ldap", ALICE))
-            assert isinstance(issued, IssuedCertificate)
-            directory.stop()
-            (standing,) = await deliver(engine)
-            assert standing.attempts == 1
-            assert "Connection was refused" in str(standing.problem)
-            settings = engine.settings
-        directory.start()
-        later = FakeClock(SystemClock().now() + timedelta(minutes=1))
-        async with open_engine(settings, clock=later) as engine:
-            (standing,) = await deliver(engine)
-            assert (standing.waiting, standing.attempts) == (0, 0)
-        shown = directory.search(f"uid=alice,ou=people,{SUFFIX}", "userCertificate")
-        assert b64encode(issued.der).decode() in shown
-    finally:
-        directory.discard()
 
 
 async def test_who_has_left_the_directory_renews_nothing(tmp_path: Path, directory: Slapd) -> None:

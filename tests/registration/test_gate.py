@@ -27,6 +27,7 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.certificates import certificate
 from tests.support.engines import engine_with, enrollment, template_text
+from tests.support.postgres import PostgresServer
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n[[evidence]]\nall = ["operator"]\n'
 CODE = '[[evidence]]\nall = ["code"]\n'
@@ -193,3 +194,11 @@ async def test_an_operator_at_the_command_line(tmp_path: Path, url: str) -> None
     async with opened(tmp_path, url) as engine:
         request = enrollment("open", OperatorEvidence("root"), protocol="cli")
         assert isinstance(await engine.enroll(request), IssuedCertificate)
+
+
+async def test_row_37_a_name_with_a_nul_is_a_wrong_one(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    texts = {"people": template_text("people", '[[evidence]]\nall = ["password"]\n')}
+    async with engine_with(tmp_path, texts, url=postgres_server.new_url()) as engine:
+        with pytest.raises(Rejected) as caught:
+            await engine.enroll(enrollment("people", PasswordEvidence("ali\x00ce", Secret("a long password"))))
+        assert {reason.code for reason in caught.value.reasons} == {Refusal.NOT_AUTHENTICATED}

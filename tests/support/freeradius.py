@@ -59,6 +59,9 @@ User Cleartext-Password := "{PASSWORD}"
 
 long Cleartext-Password := "0123456789012345678901234567890123456789"
 
+USER Cleartext-Password := "{PASSWORD}"
+    User-Name = "User"
+
 token Cleartext-Password := "{PASSWORD}"
 """
 _CONFIG = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 from cryptography import x509
@@ -19,13 +19,21 @@ from pkiserver.registration.identities import USERID, Identity
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
 WRONG_CERTIFICATE = Reason(Refusal.NOT_AUTHENTICATED, "the client certificate shows nobody who counts here")
+EXPIRED = Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first")
 _PROVED = {
-    Step.EXPIRED: Reason(Refusal.NOT_AUTHENTICATED, "the password has expired and must be changed first"),
+    Step.EXPIRED: EXPIRED,
     Step.GROUP: Reason(Refusal.NOT_AUTHORISED, "the user is in none of the groups that may have this"),
     Step.ATTRIBUTE: Reason(Refusal.NOT_AUTHORISED, "the directory lacks something that a certificate needs"),
 }
 
 Answer = Identity | Reason | Unavailable | Challenge
+
+
+@attrs.frozen
+class Nobody:
+    """No such name there: a wrong one for the client, and no guess where somebody else may know it who is away."""
+
+    reason: Reason
 
 
 @attrs.frozen
@@ -36,12 +44,12 @@ class Asking:
     rules: tuple[EvidenceRule, ...]
 
     async def password(
-        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason]]
+        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason | Nobody]]
     ) -> list[Answer]:
         """What a name and password come to. ``internal`` asks the accounts of this server."""
         answering = Challenge.of_token(piece.challenge) if piece.challenge else None
 
-        async def ask(connector: str) -> Answer | None:
+        async def ask(connector: str) -> Answer | Nobody | None:
             if connector == INTERNAL:
                 return await internal()
             if answering is not None and answering.connector != connector:
@@ -56,7 +64,7 @@ class Asking:
     ) -> list[Answer]:
         """What a client certificate comes to. ``internal`` looks among the certificates of this server."""
 
-        async def ask(connector: str) -> Answer | None:
+        async def ask(connector: str) -> Answer | Nobody | None:
             if connector == INTERNAL:
                 return await internal()
             try:
@@ -75,7 +83,7 @@ class Asking:
     ) -> list[Answer]:
         """What a challenge comes to. ``internal`` knows the template's static one."""
 
-        async def ask(connector: str) -> Answer | None:
+        async def ask(connector: str) -> Answer | Nobody | None:
             if connector == INTERNAL:
                 return await internal()
             if piece.csr is None:
@@ -99,13 +107,14 @@ class Asking:
             return [error]
         if outcome is None:
             return []
-        return [_answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)]
+        answer = _answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
+        return [answer.reason if isinstance(answer, Nobody) else answer]
 
     async def _each(
-        self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | None]], wrong: Reason
+        self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | Nobody | None]], wrong: Reason
     ) -> list[Answer]:
         """For each rule its connectors until one shows somebody; nobody is asked twice."""
-        answers: dict[str, Answer | None] = {}
+        answers: dict[str, Answer | Nobody | None] = {}
         for rule in self.rules:
             if kind not in rule.all:
                 continue
@@ -117,15 +126,31 @@ class Asking:
                         answers[connector] = error
                 if isinstance(answers[connector], Identity | Challenge):
                     break
-        given = [answer for answer in answers.values() if answer is not None]
-        if any(isinstance(answer, Identity) for answer in given):
-            # a credential that one connector took is no wrong guess because another does not know it
-            given = [answer for answer in given if answer != wrong]
-        return list(dict.fromkeys(given))
+        return list(dict.fromkeys(_weighed(answers.values(), wrong)))
 
 
-def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason) -> Answer:
+def _weighed(answers: Iterable[Answer | Nobody | None], wrong: Reason) -> list[Answer]:
+    """What the answers come to together; whoever gets ``wrong`` has guessed.
+
+    A credential that one connector took, if only to say what its owner lacks, is no wrong guess because another does
+    not know it; nor is one that nobody knows while a connector is away that may.
+    """
+    given = [answer for answer in answers if answer is not None]
+    shown = any(isinstance(answer, Identity) or answer in _PROVED.values() for answer in given)
+    open_to_others = shown or any(isinstance(answer, Unavailable) for answer in given)
+    found: list[Answer] = []
+    for answer in given:
+        if isinstance(answer, Nobody):
+            found += [] if open_to_others else [answer.reason]
+        elif not (shown and answer == wrong):
+            found.append(answer)
+    return found
+
+
+def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason) -> Answer | Nobody:
     match outcome:
+        case Denied(step=Step.USER, proved=False):
+            return Nobody(wrong)
         case Denied():
             return _PROVED.get(outcome.step, wrong) if outcome.proved else wrong
         case Challenge():

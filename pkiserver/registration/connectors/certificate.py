@@ -15,6 +15,7 @@ import attrs
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError, X509StoreFlags
+from OpenSSL.crypto import Error as CryptoError
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads
@@ -38,8 +39,12 @@ from pkiserver.registration.connectors.values import MAX_NAME, Denied, Finding, 
 
 MAX_CHAIN = 8
 MAX_CRL = 64 * 1024 * 1024
-_NO_CRL, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
-"""OpenSSL's X509_V_ERR values that are about our CRLs, not about the client."""
+_ABOUT_CRLS = frozenset({3, 5, 8, 11, 12, 15, 16, 33, 35, 36, 44})
+"""OpenSSL's X509_V_ERR values that are about our CRLs, not about the client.
+
+There is none; it cannot be read, or another key signed it; it is not (yet) in force, or its times are none; its
+issuer is unknown, or may sign none; an extension or its scope is not understood.
+"""
 T = TypeVar("T")
 
 
@@ -76,6 +81,8 @@ class ForeignCertificates:
         if len(chain) > MAX_CHAIN:
             return Denied(Step.USER, f"the chain has more than {MAX_CHAIN} certificates")
         if problem := use_problem(certificate):
+            return Denied(Step.USER, problem)
+        if problem := _form_problem((certificate, *chain)):
             return Denied(Step.USER, problem)
         verified = self._verified(material.store, certificate, chain)
         if isinstance(verified, str):
@@ -154,8 +161,8 @@ class ForeignCertificates:
         except X509StoreContextError as error:
             number = error.errors[0] if error.errors else 0
             subject = error.certificate.to_cryptography().subject.rfc4514_string()
-            if number in {_NO_CRL, _CRL_NOT_YET, _CRL_EXPIRED}:
-                text = f"connector {self.name}: no CRL in force says whether {subject!r} is revoked"
+            if number in _ABOUT_CRLS:
+                text = f"connector {self.name}: no CRL in force says whether {subject!r} is revoked ({error})"
                 raise Unavailable(text, retry_after=60) from error
             return f"{subject!r}: {error}"
         return tuple(one.to_cryptography() for one in found)
@@ -239,6 +246,17 @@ def use_problem(certificate: x509.Certificate) -> str | None:
             ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
         }.intersection(value):
             return "its extended key usage lacks clientAuth"
+    return None
+
+
+def _form_problem(certificates: tuple[x509.Certificate, ...]) -> str | None:
+    """Why one of them cannot be looked at; what OpenSSL does not read verifies nothing either."""
+    for one in certificates:
+        try:
+            one.subject.rfc4514_string(), one.issuer.rfc4514_string()
+            X509.from_cryptography(one)
+        except (ValueError, CryptoError):
+            return "it, or one of its chain, cannot be read"
     return None
 
 

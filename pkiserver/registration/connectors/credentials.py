@@ -18,7 +18,7 @@ from pkiserver.registration.connectors.values import (
 
 def credential_problem(name: str, password: Secret) -> Denied | None:
     """What no server needs to be asked about. An empty password would be an unauthenticated bind (RFC 4513, 5.1.2)."""
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
         return Denied(Step.USER, "that is no user name")
     octets = password.reveal()
     if not octets:

@@ -34,6 +34,21 @@ _PASSLIB = re.compile(r"\$pbkdf2(?:-(sha256|sha512))?\$(\d{1,9})\$([A-Za-z0-9./]
 _PHC = re.compile(r"\$pbkdf2-(sha256|sha512)\$i=(\d{1,9})(?:,l=\d+)?\$([A-Za-z0-9+/]{1,200})\$([A-Za-z0-9+/]{20,120})")
 _ARGON2 = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=(\d{1,8}),t=(\d{1,4}),p=(\d{1,3})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 MAX_MEMORY_KIB = 1024 * 1024
+# Hashes of nothing that anybody knows, at the cost that programs take by default.
+_DECOYS = {
+    HashFormat.BCRYPT: "$2b$10$abcdefghijklmnopqrstuuPkYrKJ5MXTDsTb7dnR1k0x4RaGdjBoe",
+    HashFormat.ARGON2: "$argon2id$v=19$m=65536,t=3,p=4$YWJjZGVmZ2hpamtsbW5vcA"
+    "$o2ZSDLpMX9sZlkqmC3hVbzuSGFUDFWeINJgFvjLFO30",
+    HashFormat.PBKDF2: "pbkdf2_sha256$600000$abcdefghijklmnop$o2ZSDLpMX9sZlkqmC3hVbzuSGFUDFWeINJgFvjLFO30=",
+    HashFormat.CRYPT: f"$6$abcdefghijklmnop${'.' * 86}",
+    HashFormat.CRYPT_MD5: "$1$abcdefgh$abcdefghijklmnopqrstu1",
+    HashFormat.CRYPT_DES: "abcdefghijklM",
+}
+
+
+def decoy(formats: tuple[HashFormat, ...]) -> str:
+    """What is verified where there is no such user, so that it takes as long: bcrypt, or what is allowed first."""
+    return _DECOYS[HashFormat.BCRYPT if HashFormat.BCRYPT in formats else formats[0]]
 
 
 def format_of(stored: str) -> HashFormat | None:

@@ -8,7 +8,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound import ldapnames
 from pkiserver.outbound.dial import Servers
-from pkiserver.outbound.ldap import LdapConnection, LdapError, open_server, opened
+from pkiserver.outbound.ldap import NOT_THE_ENTRY, LdapConnection, LdapError, asked, open_server, opened
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.placeholders import fill, split
 from pkiserver.outbound.problems import OutboundError
@@ -34,19 +34,25 @@ class LdapConnector:
         """Who it is; raises :class:`Unavailable`."""
         if problem := credential_problem(name, password):
             return problem
+
+        async def work(connection: LdapConnection) -> Outcome:
+            return await self._authenticate(connection, name, password)
+
         try:
-            async with opened(self.settings.service(), self._servers) as connection:
-                return await self._authenticate(connection, name, password)
+            return await asked(self.settings.service(), self._servers, work)
         except (OutboundError, LdapError, SecretUnreadable) as error:
             raise self._unavailable(error) from error
 
     async def lookup(self, name: str) -> Outcome:
         """Who it is today, found with the service's rights and without a password; raises :class:`Unavailable`."""
+
+        async def work(connection: LdapConnection) -> Outcome:
+            await self._bind_service(connection)
+            found = await ldapuser.find(connection, self.settings, name)
+            return found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
+
         try:
-            async with opened(self.settings.service(), self._servers) as connection:
-                await self._bind_service(connection)
-                found = await ldapuser.find(connection, self.settings, name)
-                return found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
+            return await asked(self.settings.service(), self._servers, work)
         except (OutboundError, LdapError, SecretUnreadable) as error:
             raise self._unavailable(error) from error
 
@@ -89,12 +95,14 @@ class LdapConnector:
             return
         try:
             async with opened(self.settings.service(writing=True), self._servers) as connection:
-                await self._bind_service(connection)
-                found = await ldapuser.find(connection, self.settings, name)
-                if isinstance(found, Denied):
-                    raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {found.text}")
-                await ldappublish.publish(connection, found.entry.dn, self.settings, certificate, replaced)
+                await self._bind_for_writing(connection)
+                entry = await ldapuser.find_entry(connection, self.settings, name)
+                if isinstance(entry, Denied):
+                    raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {entry.text}")
+                await ldappublish.publish(connection, entry.dn, self.settings, certificate, replaced)
         except LdapError as error:
+            if error.code in NOT_THE_ENTRY:
+                raise self._unavailable(error) from error
             raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {error}") from error
         except (OutboundError, SecretUnreadable) as error:
             raise self._unavailable(error) from error
@@ -124,23 +132,26 @@ class LdapConnector:
     async def _authenticate(self, connection: LdapConnection, name: str, password: Secret) -> Outcome:
         if self.settings.bind_name is None:
             await self._bind_service(connection)
-            found = await ldapuser.find(connection, self.settings, name)
-            dn = found.entry.dn if isinstance(found, User) else NOBODY  # the same work for a name that is not there
+            entry = await ldapuser.find_entry(connection, self.settings, name)
+            # the same work for a name that is not there; groups are looked for only once the password was right
+            dn = NOBODY if isinstance(entry, Denied) else entry.dn
             bound = await self._bind_user(connection, dn, password)
-            return self._result(name, found, bound)
+            if isinstance(entry, Denied):
+                return entry
+            if isinstance(bound, Denied):
+                return bound
+            if ldapuser.searches_groups(self.settings):
+                await self._bind_service(connection)
+            return self._result(name, await ldapuser.with_groups(connection, self.settings, entry, name), bound)
         bound = await self._bind_user(connection, self._bind_name(name), password)
         if isinstance(bound, Denied):
             return bound
         if self.can_look_up:
             await self._bind_service(connection)
-        return self._result(name, await ldapuser.find(connection, self.settings, name), bound)
+        found = await ldapuser.find(connection, self.settings, name)
+        return found if isinstance(found, Denied) else self._result(name, found, bound)
 
-    def _result(self, name: str, found: User | Denied, bound: int | Denied | None) -> Outcome:
-        if isinstance(found, Denied):
-            return found
-        if isinstance(bound, Denied):
-            return bound
-        seconds = bound
+    def _result(self, name: str, found: User, seconds: int | None) -> Outcome:
         if self.settings.active_directory and (texts := found.entry.texts(ldapuser.EXPIRY)):
             seconds = ldappolicy.ad_expiry(texts[0], self._clock.now())
         notes = ldappolicy.expiry_note(seconds, self.settings.expiry_warning)
@@ -168,6 +179,13 @@ class LdapConnector:
         name, reference = self.settings.service_name, self.settings.service_password
         if name is not None and reference is not None:
             await connection.bind(name, reference.read())
+
+    async def _bind_for_writing(self, connection: LdapConnection) -> None:
+        """As the service account; one that is not let in is no refusal of what is to be written."""
+        try:
+            await self._bind_service(connection)
+        except LdapError as error:
+            raise self._unavailable(error) from error
 
     async def _change_password(self, connection: LdapConnection, name: str, old: Secret, new: Secret) -> Denied | None:
         by_search = self.settings.bind_name is None or self.can_look_up

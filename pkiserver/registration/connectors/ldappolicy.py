@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from pkiserver.outbound.ldap import PASSWORD_POLICY, LdapError
+from pkiserver.outbound.ldap import NOT_THE_ENTRY, PASSWORD_POLICY, LdapError
 from pkiserver.registration.connectors.values import Denied, Step
 
 _AD_DATA = re.compile(r"\bdata ([0-9a-f]{1,8})\b")
@@ -27,10 +27,6 @@ _ERRORS = {
     1: (Step.PASSWORD, "the account is locked"),
     2: (Step.EXPIRED, "the password must be changed before it can be used"),
 }
-# Bind results that say something about the server or its settings, not about the credential (RFC 4511 section A.2):
-# operationsError, protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, adminLimitExceeded,
-# confidentialityRequired, busy, unavailable, loopDetect, other.
-_NOT_THE_USER = frozenset({1, 2, 3, 7, 8, 11, 13, 51, 52, 54, 80})
 # Windows' error codes ([MS-ERREF] 2.2) with which Active Directory's text begins when it refuses a new password
 _AD_CHANGE = {
     "0000052D": "it does not meet the domain's policy: length, complexity, history or minimum age",
@@ -64,7 +60,7 @@ def bind_denial(error: LdapError) -> Denied:
     Raises:
         LdapError: the same again, where it says nothing about the user: nobody can be asked now.
     """
-    if error.code in _NOT_THE_USER:
+    if error.code in NOT_THE_ENTRY:
         raise error
     found = _AD_DATA.search(error.text)
     step, text = _AD.get(found.group(1), (Step.PASSWORD, "")) if found else (Step.PASSWORD, "")

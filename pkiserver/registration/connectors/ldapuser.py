@@ -8,8 +8,10 @@ from pkiserver.outbound import ldapnames
 from pkiserver.outbound.ldap import SIZE_LIMIT, LdapConnection, LdapError
 from pkiserver.outbound.ldapfilter import Filter, Kind, filled
 from pkiserver.outbound.ldapwire import Entry, Scope
+from pkiserver.outbound.placeholders import Place
 from pkiserver.registration.connectors.ldapsettings import LdapSettings
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 
 MAX_DEPTH = 10
@@ -30,6 +32,7 @@ class User:
 def wanted(settings: LdapSettings) -> tuple[str, ...]:
     """The attributes to ask for."""
     names = [one.source for one in settings.attributes if one.source != "dn"]
+    names += _naming(settings.user_filter.tree)
     if settings.groups.base is None:
         names.append(settings.groups.attribute)
     if settings.active_directory:
@@ -37,8 +40,22 @@ def wanted(settings: LdapSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _naming(tree: Filter) -> tuple[str, ...]:
+    """The attributes that a filter compares with the name, the whole of it."""
+    if tree.kind is Kind.EQUAL and tree.values == ((Place("userid"),),):
+        return (tree.name,)
+    # what is not to be equal names nobody
+    return () if tree.kind is Kind.NOT else tuple(name for one in tree.inner for name in _naming(one))
+
+
 async def find(connection: LdapConnection, settings: LdapSettings, userid: str) -> User | Denied:
     """The one entry for a name, with its groups; raises as :meth:`LdapConnection.search`."""
+    entry = await find_entry(connection, settings, userid)
+    return entry if isinstance(entry, Denied) else await with_groups(connection, settings, entry, userid)
+
+
+async def find_entry(connection: LdapConnection, settings: LdapSettings, userid: str) -> Entry | Denied:
+    """The one entry for a name; raises as :meth:`LdapConnection.search`."""
     tree = filled(settings.user_filter.tree, {"userid": userid, "dn": ""})
     try:
         entries = await connection.search(settings.base, Scope.TREE, tree, wanted(settings), limit=2)
@@ -50,7 +67,17 @@ async def find(connection: LdapConnection, settings: LdapSettings, userid: str) 
         return Denied(Step.USER, f"no entry below {settings.base!r} matches {settings.user_filter}")
     if len(entries) > 1:
         return Denied(Step.USER, f"more than one entry below {settings.base!r} matches {settings.user_filter}")
-    return User(entries[0], await groups_of(connection, settings, entries[0], userid))
+    return entries[0]
+
+
+async def with_groups(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> User:
+    """An entry and its groups; raises as :meth:`LdapConnection.search`."""
+    return User(entry, await groups_of(connection, settings, entry, userid))
+
+
+def searches_groups(settings: LdapSettings) -> bool:
+    """Whether the entry alone does not say which groups it is in."""
+    return settings.groups.base is not None or settings.active_directory
 
 
 async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> tuple[str, ...]:
@@ -101,4 +128,5 @@ def shown(settings: LdapSettings, userid: str, user: User, notes: tuple[str, ...
     if isinstance(attributes, Denied):
         return attributes
     groups = frozenset(name for dn in user.groups if (name := ldapnames.first_value(dn)))
-    return Shown(userid, groups, attributes, notes)
+    own = (value for name in _naming(settings.user_filter.tree) for value in entry.texts(name))
+    return Shown(spelled(userid, own), groups, attributes, notes)

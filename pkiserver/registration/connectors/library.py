@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
@@ -22,6 +23,7 @@ from pkiserver.registration.connectors.challenges import (
     PollQuestion,
     Refused,
 )
+from pkiserver.registration.connectors.names import prepared
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from pkiserver.registration.connectors.values import (
     CertificateConnector,
@@ -150,7 +152,7 @@ class Connectors:
 
     async def check(self, name: str, user: str | None, password: Secret | None) -> tuple[Finding, ...]:
         """Try out a connector; raises :class:`Rejected` where there is none."""
-        return await self.get(name).backend.check(user, password)
+        return await self.get(name).backend.check(None if user is None else prepared(user), password)
 
     async def authenticate(
         self, connector: str, name: str, password: Secret, answering: Challenge | None = None
@@ -166,6 +168,7 @@ class Connectors:
             return None
         if not live.settings.enabled:
             return _switched_off(connector)
+        name = prepared(name)
         outcome = await self._ask(live, lambda: backend.authenticate(name, password, answering))
         _note(connector, name, outcome)
         return outcome
@@ -185,7 +188,7 @@ class Connectors:
         if not live.settings.enabled:
             return _switched_off(connector)
         outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
-        _note(connector, certificate.subject.rfc4514_string(), outcome)
+        _note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
         return outcome
 
     async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
@@ -245,6 +248,7 @@ class Connectors:
         if not isinstance(backend, ChangesPasswords):
             text = f"connector {connector} cannot change passwords"
             raise Rejected.because(Refusal.UNSUPPORTED, text)
+        name = prepared(name)
         denied = await live.ask(lambda: backend.change_password(name, old, new))
         details = (("change", "password set"), ("why", "" if denied is None else denied.text))
         outcome = "ok" if denied is None else "refused"

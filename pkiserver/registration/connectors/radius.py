@@ -22,10 +22,11 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound.dial import Servers, resolve
 from pkiserver.outbound.problems import OutboundError, Trouble
-from pkiserver.outbound.udp import ask
+from pkiserver.outbound.udp import ask_host
 from pkiserver.registration.connectors import mschap
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.radiussettings import Method, RadiusServer, RadiusSettings, dictionary_text
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
 
@@ -105,7 +106,7 @@ class RadiusConnector:
         return problem
 
     async def _ask(self, server: RadiusServer, name: str, password: Secret, state: bytes) -> Outcome:
-        address = (await resolve(server.host, _RESOLVE_SECONDS))[0]
+        addresses = await resolve(server.host, _RESOLVE_SECONDS)
         # an answer to a challenge is typed by a person: it goes as PAP whatever the method
         method = Method.PAP if state else self.settings.method
         question = _question(self.settings, self.settings.secret.read(), method, name, password)
@@ -122,7 +123,7 @@ class RadiusConnector:
             return reply is not None
 
         wait = self.settings.answer_timeout.total_seconds()
-        await ask(address, server.port, datagram, take, tries=self.settings.tries, wait=wait)
+        await ask_host(addresses, server.port, datagram, take, tries=self.settings.tries, wait=wait)
         return self._outcome(name, question, replies[0], server)
 
     def _outcome(self, name: str, question: _Question, reply: AuthPacket, server: RadiusServer) -> Outcome:
@@ -130,7 +131,7 @@ class RadiusConnector:
             state = _raw(reply, _STATE)
             prompt = b"".join(_all(reply, _REPLY_MESSAGE)).decode(errors="replace")
             if not state:
-                return Denied(Step.ANSWER, "a challenge without State cannot be answered")
+                raise OutboundError(Trouble.ANSWER, str(server), "a challenge without State cannot be answered")
             return Challenge(self.name, "".join(c for c in prompt if c.isprintable())[:500], state[0])
         if reply.code != packet.AccessAccept:
             return _rejected(reply)
@@ -141,7 +142,12 @@ class RadiusConnector:
         if required and not groups.intersection(required):
             return Denied(Step.GROUP, f"the user is in none of the required groups: {', '.join(required)}", proved=True)
         attributes = mapped(self.settings.attributes, lambda source: _texts(reply, source))
-        return attributes if isinstance(attributes, Denied) else Shown(name, groups, attributes)
+        if isinstance(attributes, Denied):
+            return attributes
+        # RFC 2865 section 5.1: the server may say how it spells the name, and that is what counts
+        return Shown(
+            spelled(name, (one.decode(errors="ignore") for one in _raw(reply, _USER_NAME))), groups, attributes
+        )
 
 
 def _question(settings: RadiusSettings, secret: Secret, method: Method, name: str, password: Secret) -> _Question:

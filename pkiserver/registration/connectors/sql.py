@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, create_engine, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import URL, Engine, RowMapping, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads
@@ -21,14 +22,16 @@ from pkiserver.outbound.dial import within
 from pkiserver.registration.connectors import hashes
 from pkiserver.registration.connectors.credentials import credential_problem, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
+from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.sqlsettings import SqlSettings
+from pkiserver.registration.connectors.sqltrouble import is_other_alphabet, step, words
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
 
 T = TypeVar("T")
 THREADS = 4
 Row = dict[str, object]
-# What is verified where there is no such user, so that it takes as long: a bcrypt hash of nothing that anybody knows.
-_DECOY = "$2b$10$abcdefghijklmnopqrstuuPkYrKJ5MXTDsTb7dnR1k0x4RaGdjBoe"
+USERID = "userid"
+"""The column with the name as the table spells it, where the query gives one."""
 
 
 class SqlConnector:
@@ -49,7 +52,7 @@ class SqlConnector:
         try:
             outcome = await self._run(lambda: self._authenticate(name, password))
         except (SQLAlchemyError, SecretUnreadable) as error:
-            raise Unavailable(f"connector {self.name}: {_words(error)}", retry_after=30) from error
+            raise Unavailable(f"connector {self.name}: {words(error)}", retry_after=30) from error
         if isinstance(outcome, Denied) and outcome.step is Step.SETTINGS:
             raise Unavailable(f"connector {self.name}: {outcome.text}", retry_after=30)
         return outcome
@@ -73,7 +76,7 @@ class SqlConnector:
         except SecretUnreadable as error:
             return (Finding(Step.SETTINGS, server, str(error)),)
         except SQLAlchemyError as error:
-            return (Finding(_step(error), server, _words(error)),)
+            return (Finding(step(error), server, words(error)),)
         except Unavailable as error:
             return (Finding(Step.SILENT, server, error.text),)
         return (outcome_finding(server, outcome),)
@@ -128,18 +131,27 @@ class SqlConnector:
 
     def _decoy(self) -> str:
         """A hash like those of the table, so that a name that does not exist takes as long."""
-        return self._like or _DECOY
+        return self._like or hashes.decoy(self.settings.formats)
 
     def _row(self, name: str) -> Row | Denied:
-        with self._connected().connect() as connection:
-            result = connection.execute(text(self.settings.query), {"userid": name}).mappings()
-            given, rows = set(result.keys()), result.fetchmany(2)
+        try:
+            given, rows = self._asked(name)
+        except (SQLAlchemyError, UnicodeEncodeError) as error:
+            if is_other_alphabet(error):
+                return Denied(Step.USER, "the database's character set cannot write the name")
+            raise
         if missing := [column for column in self._columns() if column not in given]:
             what = f"the query gives no column {', '.join(missing)} (it gives: {', '.join(sorted(given))})"
             return Denied(Step.SETTINGS, what)
         if len(rows) != 1:
             return Denied(Step.USER, "the query finds nobody" if not rows else "the query finds more than one row")
         return {str(key): value for key, value in rows[0].items()}
+
+    def _asked(self, name: str) -> tuple[set[str], Sequence[RowMapping]]:
+        """The query's columns, and its first two rows."""
+        with self._connected().connect() as connection:
+            result = connection.execute(text(self.settings.query), {"userid": name}).mappings()
+            return set(result.keys()), result.fetchmany(2)
 
     def _columns(self) -> tuple[str, ...]:
         """Those that the settings name."""
@@ -159,7 +171,7 @@ class SqlConnector:
             wanted = ", ".join(settings.required_groups)
             return Denied(Step.GROUP, f"the user is in none of the required groups: {wanted}", proved=True)
         attributes = mapped(settings.attributes, lambda source: _texts(row, source))
-        return attributes if isinstance(attributes, Denied) else Shown(name, groups, attributes)
+        return attributes if isinstance(attributes, Denied) else Shown(_name(name, row), groups, attributes)
 
     def _connected(self) -> Engine:
         if self._engine is None:
@@ -189,9 +201,14 @@ class SqlConnector:
             arguments = {**timeouts, **tls}
         else:
             # a file that is not there must not be made by looking
-            url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+            url = url.set(database=f"file:{quote(url.database or '')}", query={"mode": "ro", "uri": "true"})
         kept = {} if settings.scheme == "sqlite" else {"pool_size": THREADS, "max_overflow": 0, "pool_timeout": connect}
         return create_engine(url, pool_pre_ping=True, connect_args=arguments, hide_parameters=True, **kept)
+
+
+def _name(typed: str, row: Row) -> str:
+    """As the table spells it: a database may find ``alice`` for ``ALICE``, and for ``álice``."""
+    return spelled(typed, _texts(row, USERID))
 
 
 def _texts(row: Row, column: str) -> list[str]:
@@ -201,24 +218,3 @@ def _texts(row: Row, column: str) -> list[str]:
     if isinstance(value, list | tuple):
         return [str(one) for one in value]
     return [value.decode(errors="replace") if isinstance(value, bytes) else str(value)]
-
-
-def _words(error: Exception) -> str:
-    """The driver's own words on one line, without SQLAlchemy's statement and link."""
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return " ".join(str(original).split())[:300]
-
-
-def _step(error: SQLAlchemyError) -> Step:
-    words = _words(error).lower()
-    if any(hint in words for hint in ("resolve", "name or service", "getaddrinfo", "name resolution")):
-        return Step.RESOLVE
-    if any(hint in words for hint in ("certificate", "ssl", "tls")):
-        return Step.TLS
-    if any(hint in words for hint in ("authentication failed", "access denied", "no password supplied", "role ")):
-        return Step.BIND
-    if any(hint in words for hint in ("timeout", "timed out")):
-        return Step.SILENT
-    if any(hint in words for hint in ("refused", "can't connect", "unable to open", "connection failed")):
-        return Step.CONNECT
-    return Step.CONNECT if isinstance(error, InterfaceError | OperationalError) else Step.ANSWER

@@ -60,6 +60,8 @@ def replace_hash(connection: Connection, name: str, *, old: str, new: str) -> bo
 
 def delete_account(connection: Connection, name: str) -> bool:
     """Remove an account; whether there was one."""
+    if get(connection, name) is None:
+        return False
     done = connection.execute(delete(account).where(account.c.name == name)).rowcount == 1
     if done:
         touch_configuration(connection)
@@ -68,6 +70,8 @@ def delete_account(connection: Connection, name: str) -> bool:
 
 def get(connection: Connection, name: str) -> Account | None:
     """The account of that name."""
+    if "\x00" in name:
+        return None  # no account is called so, and PostgreSQL cannot even be asked
     row = _ONE.one(connection, {"account_name": name})
     return None if row is None else _account(row)
 

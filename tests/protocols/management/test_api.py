@@ -14,6 +14,7 @@ from pkiserver.registration.administrators import Role
 from pkiserver.registration.approvals import Pending
 from tests.protocols.management.world import World, common_name, opened, with_people
 from tests.support.engines import enrollment
+from tests.support.postgres import PostgresServer
 
 GOOD = "a long password"
 
@@ -64,6 +65,42 @@ async def test_a_change_of_several_things_is_made_whole_or_not_at_all(tmp_path: 
         await world.ok("ruth", "PATCH", path, {"owner": "carol", "archived": True})
         events = [one["details"]["change"] for one in (await world.ok("aud", "GET", "/audit?limit=2"))["items"]]
         assert events == ["changed, disabled", "owner carol, archived"]
+
+
+async def test_values_that_stand_twice_are_all_told_and_taken(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        both = (("mail", "a@example.org"), ("mail", "b@example.org"), ("room", "7"))
+        await world.engine.accounts.create("alice", Secret(GOOD), attributes=both, by="tester")
+        shown = await world.ok("aud", "GET", "/accounts/alice")
+        assert shown["attributes"] == {"mail": ["a@example.org", "b@example.org"], "room": "7"}
+        await world.ok("ruth", "PATCH", "/accounts/alice", {"attributes": shown["attributes"]})
+        assert (await world.engine.accounts.get("alice")).attributes == both
+        odd = await world.call(
+            "ruth", "PATCH", "/accounts/alice", {"attributes": {"mail": [1], "room": {}}}, checked=False
+        )
+        assert (odd.status, len(odd.json["reasons"])) == (400, 2)
+
+
+async def test_row_37_a_nul_is_refused_wherever_it_stands(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    async with opened(tmp_path, url=postgres_server.new_url()) as world:
+        await with_people(world)
+        made = await world.ok("ruth", "POST", "/seats", {"template": "seated", "identity": "alice", "owner": "bob"})
+        path, nul = f"/seats/{made['number']}", "a\0b"
+        calls: list[tuple[str, str, object]] = [
+            ("PATCH", path, {"owner": nul}),
+            ("PATCH", path, {"metadata": {nul: "x"}}),
+            ("PUT", f"{path}/slots/1", {"mode": "locked", "device": nul}),
+            ("POST", "/accounts", {"name": "al", "groups": [nul], "attributes": {"mail": nul}}),
+            ("POST", "/challenges", {"template": "code", "subject": f"CN={nul}"}),
+            ("GET", "/seats?identity=a%00b", None),
+            ("GET", "/accounts?after=a%00b", None),
+            ("GET", "/accounts/a%00b", None),
+            ("GET", "/certificates?requester=a%00b", None),
+        ]
+        for method, where, body in calls:
+            answer = await world.call("ruth", method, where, body, checked=False)
+            assert answer.status in {400, 404}, where
 
 
 async def test_a_challenge_for_an_mdm(tmp_path: Path) -> None:
@@ -153,6 +190,8 @@ async def test_odd_queries_are_refused_and_not_failures(tmp_path: Path, query: s
         await world.person("aud", Role.AUDITOR)
         answer = await world.call("aud", "GET", f"/certificates?{query}")
         assert (answer.status, answer.codes) == (400, {"malformed"})
+        if query == "name=x":
+            assert "'x' is no kind of name (there are: dns, email, uri" in answer.json["detail"]
 
 
 async def test_row_25_nobody_revokes_what_is_not_theirs_or_undoes_a_compromise(tmp_path: Path) -> None:

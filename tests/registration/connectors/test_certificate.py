@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pkiserver.foundation.clock import SystemClock
@@ -134,6 +135,17 @@ async def test_who_does_not_count(ca: TestCa, made: object, tmp_path: Path) -> N
     assert isinstance(await right.identify(device(ca), ()), Shown)
 
 
+async def test_a_certificate_that_openssl_does_not_read_shows_nobody(ca: TestCa, made: object) -> None:
+    odd = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "no such text")])
+    der = device(ca, subject=odd).public_bytes(Encoding.DER).replace(b"no such text", b"\xff" * 12)
+    broken = x509.load_der_x509_certificate(der)
+    connector = made()  # type: ignore[operator]
+    for certificate, chain in ((broken, ()), (device(ca), (broken,))):
+        denied = await connector.identify(certificate, chain)
+        assert isinstance(denied, Denied)
+        assert "cannot be read" in denied.text
+
+
 async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
     ca: TestCa, made: object, tmp_path: Path
 ) -> None:
@@ -152,13 +164,11 @@ async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
         await made(crls=f"file:{tmp_path}/junk").identify(good, ())  # type: ignore[operator]
     forged = TestCa(tmp_path, "Forged")
     forged.name = ca.name
-    (tmp_path / "forged.pem").write_bytes(forged.crl())
-    outcome: object
-    try:
-        outcome = await made(crls=f"file:{tmp_path}/forged.pem").identify(good, ())  # type: ignore[operator]
-    except Unavailable as error:
-        outcome = error
-    assert not isinstance(outcome, Shown)
+    genuine = x509.load_pem_x509_crl(ca.crl()).public_bytes(Encoding.DER)
+    for octets in (forged.crl(), genuine[:-1] + bytes((genuine[-1] ^ 1,))):
+        (tmp_path / "forged").write_bytes(octets)
+        with pytest.raises(Unavailable, match="no CRL in force"):
+            await made(crls=f"file:{tmp_path}/forged").identify(good, ())  # type: ignore[operator]
     unchecked = made('revocation = "off"\n')  # type: ignore[operator]
     assert isinstance(await unchecked.identify(bad, ()), Shown)
 

@@ -13,6 +13,7 @@ from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.registration.connectors import radius
 from pkiserver.registration.connectors.radius import RadiusConnector, dictionary
 from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Challenge, Denied, Shown, Step
@@ -74,6 +75,12 @@ async def test_right_and_wrong(server: FreeRadius, method: str) -> None:
     assert missing.step is Step.ATTRIBUTE
 
 
+async def test_the_server_says_how_a_name_is_spelled(server: FreeRadius) -> None:
+    shown = await made(server.port).authenticate("USER", RIGHT)
+    assert isinstance(shown, Shown)
+    assert shown.name == "User"
+
+
 async def test_a_required_group(server: FreeRadius) -> None:
     more = 'groups = "Filter-Id"\nrequired_groups = ["managers"]'
     denied = await made(server.port, more=more).authenticate("User", RIGHT)
@@ -125,6 +132,19 @@ async def test_several_servers_and_what_a_check_tells_apart(
     assert (await made(server.port, more="tries = 1").check(None, None))[0].step is Step.SILENT
     monkeypatch.delenv("RADIUS_SECRET")
     assert (await made(server.port).check(None, None))[0].step is Step.SETTINGS
+
+
+async def test_the_address_at_which_somebody_listens(server: FreeRadius, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ("::1", "127.0.0.1")  # as localhost has them on many machines
+
+    async def several(host: str, seconds: float) -> tuple[str, ...]:
+        del host, seconds
+        return found
+
+    monkeypatch.setattr(radius, "resolve", several)
+    assert isinstance(await made(server.port).authenticate("User", RIGHT), Shown)
+    found = found[:1]
+    assert [one.step for one in await made(server.port).check(None, None)] == [Step.CONNECT]
 
 
 class Impostor:

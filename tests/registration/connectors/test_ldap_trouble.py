@@ -1,0 +1,126 @@
+"""The LDAP connector where something is out of order, which is nobody's wrong password."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.secret import Secret
+from pkiserver.outbound.ldap import LdapConnection, LdapError
+from pkiserver.registration.connectors import ldappolicy
+from pkiserver.registration.connectors.values import Denied, Shown
+from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
+from tests.support.slapd import SUFFIX, Slapd
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Slapd]:
+    server = Slapd()
+    server.load(
+        f"dn: ou=moved,ou=people,{SUFFIX}\nobjectClass: referral\nobjectClass: extensibleObject\nou: moved\n"
+        f"ref: ldap://elsewhere.example/ou=moved,{SUFFIX}\n"
+    )
+    yield server
+    server.discard()
+
+
+@pytest.fixture(autouse=True)
+def service_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDAP_SERVICE", "service secret")
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN])
+async def test_a_server_that_takes_connections_and_says_nothing_holds_up_nobody_for_long(
+    directory: Slapd, how: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        servers = f'"ldap://127.0.0.1:{mute.getsockname()[1]}", "{directory.url}"'
+        connector = made(servers, f'insecure = true\nanswer_timeout = "1s"\n{how}')
+        assert isinstance(await connector.authenticate("alice", RIGHT), Shown)
+        # it is asked last from then on, also for what is not begun anew elsewhere
+        new = Secret("another long password")
+        assert await connector.change_password("alice", RIGHT, new) is None
+        assert await connector.change_password("alice", new, RIGHT) is None
+
+
+async def test_a_change_is_not_begun_anew_elsewhere_but_the_next_goes_to_who_answers(directory: Slapd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        servers = f'"ldap://127.0.0.1:{mute.getsockname()[1]}", "{directory.url}"'
+        connector = made(servers, f'insecure = true\nanswer_timeout = "1s"\n{SERVICE}')
+        with pytest.raises(Unavailable, match="no answer"):
+            await connector.change_password("alice", RIGHT, Secret("another long password"))
+        assert await connector.change_password("alice", RIGHT, RIGHT) is None
+
+
+async def test_a_referral_is_no_wrong_password(directory: Slapd) -> None:
+    for code in (9, 10, 51, 52):
+        with pytest.raises(LdapError):
+            ldappolicy.bind_denial(LdapError(code, ""))
+    # what a search finds below a branch that is elsewhere is left out, and hurts nobody
+    assert isinstance(await plain(directory, SERVICE, GROUPS).authenticate("alice", RIGHT), Shown)
+
+
+@pytest.mark.parametrize(
+    "kind", [0x65, 0x64, 0x67, 0x78], ids=["end of a search", "entry of a search", "modified", "extended"]
+)
+async def test_an_answer_to_another_question_is_no_yes(kind: int) -> None:
+    inner = bytes((kind, 7)) + b"\x0a\x01\x00\x04\x00\x04\x00"
+    if kind == 0x64:
+        inner = bytes((kind, 8)) + b"\x04\x04cn=x\x30\x00"
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            asked = connection.recv(4096)
+            begins = 2 if asked[1] < 0x80 else 2 + (asked[1] & 0x7F)
+            number = asked[begins : begins + 2 + asked[begins + 1]]
+            connection.sendall(bytes((0x30, len(number) + len(inner))) + number + inner)
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        connector = made(f'"ldap://127.0.0.1:{server.getsockname()[1]}"', f"insecure = true\n{PATTERN}")
+        with pytest.raises(Unavailable, match="another question"):
+            await connector.authenticate("alice", RIGHT)
+
+
+async def test_row_20_a_wrong_password_costs_as_many_questions_as_an_unknown_name(
+    directory: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    for name in ("search", "bind"):
+        inner = getattr(LdapConnection, name)
+
+        def counted(*arguments: Any, _name: str = name, _inner: Any = inner, **named: Any) -> Any:
+            asked[_name] += 1
+            return _inner(*arguments, **named)
+
+        monkeypatch.setattr(LdapConnection, name, counted)
+    connector = plain(directory, SERVICE, GROUPS)
+    assert isinstance(await connector.authenticate("nobody", RIGHT), Denied)
+    unknown = asked.copy()
+    asked.clear()
+    assert isinstance(await connector.authenticate("alice", Secret("wrong")), Denied)
+    assert asked == unknown
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN, PATTERN + SERVICE])
+async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how: str) -> None:
+    connector = plain(directory, how)
+    for name in ("alice", "ALICE", "Alice"):
+        shown = await connector.authenticate(name, RIGHT)
+        assert isinstance(shown, Shown)
+        assert shown.name == "alice"
+    for name in ("alice ", " alice"):
+        assert isinstance(await connector.authenticate(name, RIGHT), Denied)
+    if how is not PATTERN:
+        found = await connector.lookup("ALICE")
+        assert isinstance(found, Shown)
+        assert found.name == "alice"
