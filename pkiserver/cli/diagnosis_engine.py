@@ -22,6 +22,7 @@ from pkiserver.foundation.errors import PkiError
 from pkiserver.registration.adminalterations import administrator_alterations
 from pkiserver.runtime.health import Health
 from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.failures import told_in_full
 
 if TYPE_CHECKING:
     from pkiserver.authority.model import Authority, Generation
@@ -57,7 +58,7 @@ async def _check_database(engine: Engine) -> Result:
         await engine.database.write(lambda _connection: None)
     except PkiError as error:
         advice = "is its disk full or read-only, does a process hold it, may this account write?"
-        return bad("database", f"answers, but cannot be written: {error}", advice)
+        return bad("database", f"answers, but cannot be written: {told_in_full(error)}", advice)
     return good("database", "answers, can be written, and its schema is this program's")
 
 
