@@ -35,6 +35,7 @@ MAXIMUM_EXTENSIONS = 64
 MAXIMUM_SANS = 1024
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MICROSOFT_EXTENSIONS = "1.3.6.1.4.1.311.2.1.14"
+_WIDE = {der.BMP_STRING: "utf-16-be", der.UNIVERSAL_STRING: "utf-32-be"}
 _PEM_LABELS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 
@@ -93,7 +94,7 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
     public_key = _public_key(request, data, reasons)
     extensions = _extensions(request, reasons)
     sans = _sans(request, reasons)
-    password = _challenge_password(request, reasons)
+    password = _challenge_password(request, data, reasons)
     if public_key is None or reasons:
         raise Rejected(reasons)
     return ParsedRequest(
@@ -235,15 +236,29 @@ def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tup
     return names
 
 
-def _challenge_password(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> Secret | None:
+def _challenge_password(request: x509.CertificateSigningRequest, data: bytes, reasons: list[Reason]) -> Secret | None:
+    """As UTF-8, or as it came: it is a DirectoryString (RFC 2985 section 5.4.1), of which two kinds are wider."""
     try:
-        return Secret(request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value)
+        value = request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value
+        wide = _WIDE.get(_attribute_tag(data, AttributeOID.CHALLENGE_PASSWORD.dotted_string))
+        return Secret(value if wide is None else value.decode(wide).encode())
     except x509.AttributeNotFound:
         return None
     except ValueError:
         if not reasons:
             reasons.append(Reason(Refusal.MALFORMED, "the request's attributes cannot be read"))
         return None
+
+
+def _attribute_tag(data: bytes, oid: str) -> int:
+    """The tag of an attribute's one value; raises :class:`ValueError`."""
+    wanted = der.object_identifier(oid)
+    for attribute in der.children(data, der.children(data, _info(data))[3]):
+        name, values = der.children(data, attribute, at_most=2)
+        if data[name.start : name.end] == wanted:
+            (value,) = der.children(data, values)
+            return value.tag
+    raise der.NotDer("the attribute is not there")
 
 
 def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:
