@@ -117,6 +117,22 @@ def test_attributes_in_whatever_order(kind: str) -> None:
         assert refused.value.has(Refusal.BAD_PROOF)
 
 
+@pytest.mark.parametrize(("algorithm", "digest"), [("rsa:2048", "sha1"), ("rsa:2048", "md5"), ("ec:P-256", "sha1")])
+def test_a_signature_over_an_old_digest_counts_where_it_is_asked_for(
+    tmp_path: Path, algorithm: str, digest: str
+) -> None:
+    kind, _, parameter = algorithm.partition(":")
+    key = {"rsa": f"rsa_keygen_bits:{parameter}", "ec": f"ec_paramgen_curve:{parameter}"}[kind]
+    command = f"openssl req -new -nodes -newkey {kind} -pkeyopt {key} -keyout k -subj /CN=old -{digest} -outform DER"
+    data = subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True).stdout
+    assert parse_request(data, old_digests=True).old_digest == digest
+    with pytest.raises(Rejected, match=f"signed over {digest.upper()} is not accepted"):
+        parse_request(data)
+    with pytest.raises(Rejected) as refused:
+        parse_request(data[:-1] + bytes((data[-1] ^ 1,)), old_digests=True)
+    assert refused.value.has(Refusal.BAD_PROOF)
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

@@ -12,10 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.authority.templates.model import LegacyAlgorithm
 from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 from protocols.scep.errors import UNREADABLE
 from tests.protocols.scep.support import (
+    BAD_ALG,
+    BAD_CHECK,
     BAD_REQUEST,
     CERT_POLL,
     FAIL_TEXT,
@@ -24,6 +27,7 @@ from tests.protocols.scep.support import (
     GET_CRL,
     PKCS_REQ,
     RENEWAL_REQ,
+    SUCCESS,
     World,
 )
 from tests.protocols.scep.wire import Said, Wire, changed, identifier, logged, name
@@ -176,3 +180,26 @@ def test_a_template_may_keep_its_reasons_to_itself(scep: World) -> None:
     answer = device.enroll("wrong")
     assert (answer.status, answer.fail_info, answer.fail_text) == (FAILURE, BAD_REQUEST, "")
     assert FAIL_TEXT not in str(answer)
+
+
+@pytest.mark.parametrize(("digest", "cipher"), [("sha1", "-des3"), ("md5", "-des3")])
+def test_a_device_that_knows_old_algorithms_only_uses_them_throughout(scep: World, digest: str, cipher: str) -> None:
+    device = scep.device("relic", at="legacy")
+    algorithm = LegacyAlgorithm(digest)
+    before = scep.metrics.legacy_count("legacy", algorithm)
+    request = device.csr(scep.code("legacy"), digest=digest)
+    answer = device.ask(PKCS_REQ, device.envelope(request, cipher), digest=digest)
+    assert len(device.certificates(answer)) == 1
+    assert scep.metrics.legacy_count("legacy", algorithm) == before + 1, "once for a message"
+
+
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
+def test_an_old_digest_in_the_request_alone_is_one_too(scep: World, digest: str) -> None:
+    device, code = scep.device("half"), scep.code()
+    answer = device.enroll(code, digest=digest)
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_ALG)
+    assert f"{digest.upper()} is not accepted for template device" in answer.fail_text
+    forged = bytearray(device.csr(code, digest=digest))
+    forged[-1] ^= 1
+    assert device.ask(PKCS_REQ, device.envelope(bytes(forged))).fail_info == BAD_CHECK
+    assert device.enroll(code).status == SUCCESS, "and nothing was spent"
