@@ -148,6 +148,38 @@ def test_the_log_says_why_there_was_no_answer_in_the_protocol(scep: World, wire:
     assert [text in line for text, line in zip(said, lines, strict=True)] == [True] * 4, lines
 
 
+def altered(wire: Wire, where: str, position: int) -> bytes | None:
+    """A message with one octet altered, in what is signed before it is signed; None after the last octet."""
+    inside = {"request": wire.csr("wrong"), "identifier": identifier(wire.ra).dump()}.get(where, b"")
+    envelope = wire.envelope(inside or wire.csr("wrong"))
+    whole = {"message": wire.message(PKCS_REQ, envelope), "envelope": envelope, "certificate": wire.certificate}
+    octets = whole.get(where, inside)
+    if position >= len(octets):
+        return None
+    octets = changed(octets, position, (1, 0x80, 0xFF)[position % 3])
+    match where:
+        case "message":
+            return octets
+        case "envelope":
+            return wire.message(PKCS_REQ, octets)
+        case "certificate":
+            return wire.message(PKCS_REQ, envelope).replace(wire.certificate, octets)
+    return wire.message(PKCS_REQ if where == "request" else GET_CRL, wire.envelope(octets))
+
+
+@pytest.mark.parametrize("where", ["message", "envelope", "certificate", "request", "identifier"])
+def test_an_octet_altered_anywhere_ends_in_a_clean_refusal(wire: Wire, where: str) -> None:
+    position, wire.transaction = 0, f"altered-{where}"
+    with logged() as lines:
+        while (message := altered(wire, where, position)) is not None:
+            before = len(lines)
+            said = wire.post(message)
+            assert said.clean, (position, said)
+            assert not said.granted
+            assert len(lines) == before + 1, lines[before:]
+            position += 11
+
+
 def pss(digest: str, salt: int) -> Any:
     """RSASSA-PSS with its parameters."""
     algorithm = {"algorithm": digest}
