@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,6 +188,15 @@ def pss(digest: str, salt: int) -> Any:
     mask = {"algorithm": "mgf1", "parameters": algorithm}
     parameters = {"hash_algorithm": algorithm, "mask_gen_algorithm": mask, "salt_length": salt}
     return {"algorithm": "rsassa_pss", "parameters": parameters}
+
+
+def test_a_signature_that_the_signers_key_has_no_room_for(wire: Wire, tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:512 -nodes -keyout key -subj /CN=small -outform DER -out small"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    small = {"certificate": (tmp_path / "small").read_bytes(), "sign": lambda _data: bytes(64)}
+    with logged():
+        said = wire.ask(PKCS_REQ, wire.envelope(wire.csr()), algorithm=pss("sha512", 32), **small)
+    assert (said.fail_info, "does not suit the signer's key" in str(said.text)) == ("0", True)
 
 
 def test_forms_that_clients_choose_among(wire: Wire) -> None:
