@@ -12,11 +12,10 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
+from pkiserver.authority.csrproof import OldDigest, is_proved, old_digest
 from pkiserver.authority.extensions import Extension, encode_extension
 from pkiserver.authority.requests import (
     ProofKind,
@@ -35,6 +34,7 @@ MAXIMUM_EXTENSIONS = 64
 MAXIMUM_SANS = 1024
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MICROSOFT_EXTENSIONS = "1.3.6.1.4.1.311.2.1.14"
+_WIDE = {der.BMP_STRING: "utf-16-be", der.UNIVERSAL_STRING: "utf-32-be"}
 _PEM_LABELS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 
@@ -42,7 +42,8 @@ _PEM_LABELS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFIC
 class ParsedRequest:
     """A PKCS#10 request whose proof of possession has been verified.
 
-    ``spki`` is the DER SubjectPublicKeyInfo in our encoding, ``subject_der`` the subject's octets as received.
+    ``spki`` is the DER SubjectPublicKeyInfo in our encoding, ``subject_der`` the subject's octets as received,
+    ``old_digest`` what the request's signature is over where that is SHA-1 or MD5.
     """
 
     der: bytes = attrs.field(repr=False)
@@ -52,6 +53,7 @@ class ParsedRequest:
     wishes: Wishes
     challenge_password: Secret | None
     proof: ProofOfPossession
+    old_digest: OldDigest | None = None
 
 
 def decode_text(data: bytes) -> bytes:
@@ -76,10 +78,16 @@ def encode_text(data: bytes) -> str:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
 
 
-def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedRequest:
-    """Decode a DER PKCS#10 request and verify its signature; raises :class:`Rejected` with every reason.
+def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bool = False) -> ParsedRequest:
+    """Decode a DER PKCS#10 request and verify its signature.
 
-    ``maximum`` is in octets and is looked at before anything is decoded.
+    Args:
+        data: the request.
+        maximum: in octets, looked at before anything is decoded.
+        old_digests: whether SHA-1 and MD5 will do in its signature; the caller judges then by what is returned.
+
+    Raises:
+        Rejected: with every reason.
     """
     if len(data) > maximum:
         raise Rejected.because(Refusal.LIMIT, f"the certification request has {len(data)} octets, more than {maximum}")
@@ -91,9 +99,12 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
         raise Rejected.because(Refusal.MALFORMED, f"not a PKCS#10 certification request: {_line(error)}") from None
     reasons: list[Reason] = []
     public_key = _public_key(request, data, reasons)
+    digest = None if reasons else old_digest(request)
+    if digest is not None and not old_digests:
+        reasons.append(Reason(Refusal.BAD_ALGORITHM, f"a request that is signed over {digest.upper()} is not accepted"))
     extensions = _extensions(request, reasons)
     sans = _sans(request, reasons)
-    password = _challenge_password(request, reasons)
+    password = _challenge_password(request, data, reasons)
     if public_key is None or reasons:
         raise Rejected(reasons)
     return ParsedRequest(
@@ -104,6 +115,7 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS) -> ParsedReques
         wishes=Wishes(subject if list(subject) else None, sans, extensions),
         challenge_password=password,
         proof=ProofOfPossession(ProofKind.CSR_SIGNATURE, verified=True),
+        old_digest=digest,
     )
 
 
@@ -158,37 +170,13 @@ def _public_key(
         return None
     try:
         info = _info(data)
-        signed = data[info.start : info.end]
-        in_order = request.tbs_certrequest_bytes == signed
-        valid = request.is_signature_valid if in_order else _is_signed(request, public_key, signed)
+        valid = is_proved(request, public_key, data[info.start : info.end])
     except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
             reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
     return public_key
-
-
-def _is_signed(request: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes, signed: bytes) -> bool:
-    """Whether the request's signature is one over ``signed``; raises one of :data:`UNREADABLE` for an odd algorithm."""
-    how = request.signature_algorithm_parameters
-    digest = request.signature_hash_algorithm
-    try:
-        if isinstance(public_key, rsa.RSAPublicKey):
-            if digest is None or not isinstance(how, padding.PKCS1v15 | padding.PSS):
-                return False
-            public_key.verify(request.signature, signed, how, digest)
-        elif isinstance(public_key, ec.EllipticCurvePublicKey):
-            if not isinstance(how, ec.ECDSA):
-                return False
-            public_key.verify(request.signature, signed, how)
-        elif isinstance(public_key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-            public_key.verify(request.signature, signed)
-        else:
-            return False
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:
@@ -235,15 +223,29 @@ def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tup
     return names
 
 
-def _challenge_password(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> Secret | None:
+def _challenge_password(request: x509.CertificateSigningRequest, data: bytes, reasons: list[Reason]) -> Secret | None:
+    """As UTF-8, or as it came: it is a DirectoryString (RFC 2985 section 5.4.1), of which two kinds are wider."""
     try:
-        return Secret(request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value)
+        value = request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value
+        wide = _WIDE.get(_attribute_tag(data, AttributeOID.CHALLENGE_PASSWORD.dotted_string))
+        return Secret(value if wide is None else value.decode(wide).encode())
     except x509.AttributeNotFound:
         return None
     except ValueError:
         if not reasons:
             reasons.append(Reason(Refusal.MALFORMED, "the request's attributes cannot be read"))
         return None
+
+
+def _attribute_tag(data: bytes, oid: str) -> int:
+    """The tag of an attribute's one value; raises :class:`ValueError`."""
+    wanted = der.object_identifier(oid)
+    for attribute in der.children(data, der.children(data, _info(data))[3]):
+        name, values = der.children(data, attribute, at_most=2)
+        if data[name.start : name.end] == wanted:
+            (value,) = der.children(data, values)
+            return value.tag
+    raise der.NotDer("the attribute is not there")
 
 
 def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:

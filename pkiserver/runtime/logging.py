@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+from cryptography.utils import CryptographyDeprecationWarning
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from zope.interface import implementer
 
@@ -16,6 +19,16 @@ def _is_chatter(event: LogEvent) -> bool:
     if namespace == "log_legacy":
         return not event.get("isError")
     return "factory" in event and namespace.startswith("twisted.")
+
+
+def pass_over_remarks() -> None:
+    """Let cryptography's remarks on certificates that clients send be neither logged nor remembered, from now on.
+
+    What is wrong with such a certificate is told where it is refused. Python keeps a note of every warning that it has
+    shown; these ones have a number of the client's choice in them.
+    """
+    warnings.filterwarnings("ignore", category=CryptographyDeprecationWarning)
+    warnings.filterwarnings("ignore", message="Attribute's length must be")
 
 
 @implementer(ILogObserver)

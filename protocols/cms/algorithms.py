@@ -133,11 +133,13 @@ def verify_signature(
         ):
             public_key.verify(signature, data)
         else:
-            raise Rejected.because(Refusal.BAD_ALGORITHM, f"signature algorithm {oid} does not suit the signer's key")
+            raise _unsuitable(oid)
     except InvalidSignature as error:
         raise Rejected.because(Refusal.BAD_PROOF, "the signature of the message is wrong") from error
     except UnsupportedAlgorithm as error:
         raise Rejected.because(Refusal.BAD_ALGORITHM, f"signature algorithm {oid} is not accepted") from error
+    except ValueError as error:  # a digest that has no room in a small key
+        raise _unsuitable(oid) from error
 
 
 def _verify_rsa(
@@ -159,7 +161,11 @@ def _verify_rsa(
         pss, hash_algorithm = _pss(identifier, legacy)
         public_key.verify(signature, data, pss, hash_algorithm)
     else:
-        raise Rejected.because(Refusal.BAD_ALGORITHM, f"signature algorithm {oid} does not suit the signer's key")
+        raise _unsuitable(oid)
+
+
+def _unsuitable(oid: str) -> Rejected:
+    return Rejected.because(Refusal.BAD_ALGORITHM, f"signature algorithm {oid} does not suit the signer's key")
 
 
 def _pss(identifier: AlgorithmIdentifier, legacy: LegacyDigests) -> tuple[padding.PSS, hashes.HashAlgorithm]:

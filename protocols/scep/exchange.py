@@ -9,6 +9,7 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.logger import Logger
 
+from pkiserver.authority.csrproof import OldDigest
 from pkiserver.authority.requests import spki_der
 from pkiserver.authority.templates.model import LegacyAlgorithm, Template
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -56,6 +57,7 @@ class Exchange:
     metrics: ScepMetrics
     answerer: Answerer = attrs.field(init=False)
     envelope: Envelope | None = attrs.field(init=False, default=None)
+    _allowed: set[LegacyAlgorithm] = attrs.field(init=False, factory=set)
 
     _log = Logger(namespace="pkiserver.scep")
 
@@ -95,14 +97,19 @@ class Exchange:
                 raise
             raise BadMessage(error.reasons) from error
 
+    def allow_in_request(self, digest: OldDigest | None) -> None:
+        """The same for what the request inside is signed over: devices that know no other digest use it there too."""
+        self._allow(None if digest is None else LegacyAlgorithm(digest.value))
+
     def _allow(self, algorithm: LegacyAlgorithm | None) -> None:
-        """Refuse an old algorithm that the template has not switched on; log and count one that it has."""
-        if algorithm is None:
+        """Refuse an old algorithm that the template has not switched on; log and count one that it has, once."""
+        if algorithm is None or algorithm in self._allowed:
             return
         name = self.template.name
         if algorithm not in self.template.scep.legacy:
             text = f"{algorithm.value.upper()} is not accepted for template {name}"
             raise Rejected.because(Refusal.BAD_ALGORITHM, text)
+        self._allowed.add(algorithm)
         self.metrics.legacy(name, algorithm)
         self._log.warn(
             "SCEP {request_id} from {address}: {algorithm} used, which template {template} allows",

@@ -151,6 +151,7 @@ class ScepService:
 
     async def _enroll(self, exchange: Exchange) -> Outcome:
         parsed = _certificate_request(await exchange.open())
+        exchange.allow_in_request(parsed.old_digest)
         challenge = parsed.challenge_password or None
         recipient = exchange.recipient(challenge)
         request = await self._request(exchange, parsed, challenge)
@@ -318,7 +319,7 @@ def _granted(certificate: Certificate | None, recipient: Recipient) -> Granted:
 def _certificate_request(content: bytes) -> ParsedRequest:
     """The PKCS#10 request in an envelope; before its signature is known to be right, nothing is said about it."""
     try:
-        return parse_request(content)
+        return parse_request(content, old_digests=True)
     except Rejected as error:
         if _UNPROVED.isdisjoint(reason.code for reason in error.reasons):
             raise

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from asn1crypto import csr
+from asn1crypto import core, csr
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
@@ -115,6 +115,43 @@ def test_attributes_in_whatever_order(kind: str) -> None:
         with pytest.raises(Rejected) as refused:
             parse_request(data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :])
         assert refused.value.has(Refusal.BAD_PROOF)
+
+
+@pytest.mark.parametrize(("algorithm", "digest"), [("rsa:2048", "sha1"), ("rsa:2048", "md5"), ("ec:P-256", "sha1")])
+def test_a_signature_over_an_old_digest_counts_where_it_is_asked_for(
+    tmp_path: Path, algorithm: str, digest: str
+) -> None:
+    kind, _, parameter = algorithm.partition(":")
+    key = {"rsa": f"rsa_keygen_bits:{parameter}", "ec": f"ec_paramgen_curve:{parameter}"}[kind]
+    command = f"openssl req -new -nodes -newkey {kind} -pkeyopt {key} -keyout k -subj /CN=old -{digest} -outform DER"
+    data = subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True).stdout
+    assert parse_request(data, old_digests=True).old_digest == digest
+    with pytest.raises(Rejected, match=f"signed over {digest.upper()} is not accepted"):
+        parse_request(data)
+    with pytest.raises(Rejected) as refused:
+        parse_request(data[:-1] + bytes((data[-1] ^ 1,)), old_digests=True)
+    assert refused.value.has(Refusal.BAD_PROOF)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (core.PrintableString, "one-time"),
+        (core.UTF8String, "Zürich"),
+        (core.BMPString, "Zürich"),
+        (core.UniversalString, "Zürich"),
+        (core.IA5String, "one@time"),
+    ],
+)
+def test_a_challenge_in_every_kind_of_string(kind: type[core.AbstractString], text: str) -> None:
+    info = csr.CertificationRequest.load(_request(password=b"?"))["certification_request_info"]
+    value = der.sequence(der.object_identifier("1.2.840.113549.1.9.7"), der.tlv(der.SET, kind(text).dump()))
+    parts = (info[name].dump() for name in ("version", "subject", "subject_pk_info"))
+    signed = der.sequence(*parts, der.explicit(0, value))
+    signature = der.bit_string(KEY.sign(signed, ec.ECDSA(hashes.SHA256())))
+    parsed = parse_request(der.sequence(signed, der.sequence(der.object_identifier("1.2.840.10045.4.3.2")), signature))
+    assert parsed.challenge_password is not None
+    assert parsed.challenge_password.reveal() == text.encode()
 
 
 def test_text_forms() -> None:

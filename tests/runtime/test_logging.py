@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 
 from pkiserver.runtime.logformat import as_json, as_text
-from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.logsettings import LogFormat, LogSettings, LogTarget
 from pkiserver.runtime.logsettings import LogLevel as Level
 
@@ -31,6 +34,30 @@ def test_text_lines_carry_the_request_id(tmp_path: Path) -> None:
     assert " info  [0] pkiserver.test: issued 0A request_id=0123456789abcdef\n" in line
     assert line.count("\n") == 1
     assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_remarks_on_what_clients_send_are_no_lines(tmp_path: Path) -> None:
+    make = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -outform DER -days 1"
+        " -subj /CN=x -set_serial 0 -out zero"
+    )
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    odd = (tmp_path / "zero").read_bytes()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        look_at(odd)
+        assert len(told) > 1, "cryptography remarks on the serial, and on the length of the country"
+        del told[:]
+        pass_over_remarks()
+        look_at(odd)
+        assert told == []
+
+
+def look_at(certificate: bytes) -> None:
+    found = x509.load_der_x509_certificate(certificate)
+    assert found.serial_number == 0
+    long = found.subject.public_bytes().replace(b"\x55\x04\x03", b"\x55\x04\x06")  # one letter for a country
+    assert len(list(x509.Name.from_bytes(long))) == 1
 
 
 def test_json_lines_carry_every_plain_field(tmp_path: Path) -> None:

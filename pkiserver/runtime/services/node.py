@@ -18,7 +18,7 @@ from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.garbage import settle
 from pkiserver.runtime.hangup import on_hangup
-from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.metrics import ReactorLatency, new_registry
 from pkiserver.runtime.notify import notify
 from pkiserver.runtime.services.application import Application, OpenApplication
@@ -182,6 +182,7 @@ class NodeService(MultiService):
 
     def startService(self) -> None:  # noqa: N802
         """Answer health questions at once; everything else when the engine is open."""
+        pass_over_remarks()
         super().startService()  # type: ignore[no-untyped-call]
         on_hangup(self._reloader.reload)
         self._listeners["management"].listen(self._management.routes())

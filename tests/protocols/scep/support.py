@@ -295,7 +295,15 @@ class Device:
     def _usage(certificate: x509.Certificate) -> x509.KeyUsage:
         return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
 
-    def csr(self, challenge: str = "", *, subject: str | None = None, key: str = "key", extensions: str = "") -> bytes:
+    def csr(
+        self,
+        challenge: str = "",
+        *,
+        subject: str | None = None,
+        key: str = "key",
+        extensions: str = "",
+        digest: str = "sha256",
+    ) -> bytes:
         """A DER PKCS#10 request, made by openssl."""
         lines = ["[req]", "prompt=no", "distinguished_name=dn"]
         lines += ["attributes=attr"] if challenge else []
@@ -304,7 +312,7 @@ class Device:
         lines += ["[attr]", f"challengePassword={challenge}"] if challenge else []
         lines += ["[ext]", extensions] if extensions else []
         (self.folder / "req.cnf").write_text("\n".join(lines) + "\n")
-        return self.openssl("req", "-new", "-key", key, "-config", "req.cnf", "-outform", "DER")
+        return self.openssl("req", "-new", f"-{digest}", "-key", key, "-config", "req.cnf", "-outform", "DER")
 
     def envelope(self, content: bytes, cipher: str = "-aes128", *more: str) -> bytes:
         """EnvelopedData for the registration authority, made by openssl."""

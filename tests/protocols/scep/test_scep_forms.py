@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkiserver.authority.templates.model import LegacyAlgorithm
 from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 from protocols.scep.errors import UNREADABLE
 from tests.protocols.scep.support import (
+    BAD_ALG,
+    BAD_CHECK,
     BAD_REQUEST,
     CERT_POLL,
     FAIL_TEXT,
@@ -24,6 +29,7 @@ from tests.protocols.scep.support import (
     GET_CRL,
     PKCS_REQ,
     RENEWAL_REQ,
+    SUCCESS,
     World,
 )
 from tests.protocols.scep.wire import Said, Wire, changed, identifier, logged, name
@@ -144,12 +150,53 @@ def test_the_log_says_why_there_was_no_answer_in_the_protocol(scep: World, wire:
     assert [text in line for text, line in zip(said, lines, strict=True)] == [True] * 4, lines
 
 
+def altered(wire: Wire, where: str, position: int) -> bytes | None:
+    """A message with one octet altered, in what is signed before it is signed; None after the last octet."""
+    inside = {"request": wire.csr("wrong"), "identifier": identifier(wire.ra).dump()}.get(where, b"")
+    envelope = wire.envelope(inside or wire.csr("wrong"))
+    whole = {"message": wire.message(PKCS_REQ, envelope), "envelope": envelope, "certificate": wire.certificate}
+    octets = whole.get(where, inside)
+    if position >= len(octets):
+        return None
+    octets = changed(octets, position, (1, 0x80, 0xFF)[position % 3])
+    match where:
+        case "message":
+            return octets
+        case "envelope":
+            return wire.message(PKCS_REQ, octets)
+        case "certificate":
+            return wire.message(PKCS_REQ, envelope).replace(wire.certificate, octets)
+    return wire.message(PKCS_REQ if where == "request" else GET_CRL, wire.envelope(octets))
+
+
+@pytest.mark.parametrize("where", ["message", "envelope", "certificate", "request", "identifier"])
+def test_an_octet_altered_anywhere_ends_in_a_clean_refusal(wire: Wire, where: str) -> None:
+    position, wire.transaction = 0, f"altered-{where}"
+    with logged() as lines:
+        while (message := altered(wire, where, position)) is not None:
+            before = len(lines)
+            said = wire.post(message)
+            assert said.clean, (position, said)
+            assert not said.granted
+            assert len(lines) == before + 1, lines[before:]
+            position += 11
+
+
 def pss(digest: str, salt: int) -> Any:
     """RSASSA-PSS with its parameters."""
     algorithm = {"algorithm": digest}
     mask = {"algorithm": "mgf1", "parameters": algorithm}
     parameters = {"hash_algorithm": algorithm, "mask_gen_algorithm": mask, "salt_length": salt}
     return {"algorithm": "rsassa_pss", "parameters": parameters}
+
+
+def test_a_signature_that_the_signers_key_has_no_room_for(wire: Wire, tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:512 -nodes -keyout key -subj /CN=small -outform DER -out small"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    small = {"certificate": (tmp_path / "small").read_bytes(), "sign": lambda _data: bytes(64)}
+    with logged():
+        said = wire.ask(PKCS_REQ, wire.envelope(wire.csr()), algorithm=pss("sha512", 32), **small)
+    assert (said.fail_info, "does not suit the signer's key" in str(said.text)) == ("0", True)
 
 
 def test_forms_that_clients_choose_among(wire: Wire) -> None:
@@ -176,3 +223,26 @@ def test_a_template_may_keep_its_reasons_to_itself(scep: World) -> None:
     answer = device.enroll("wrong")
     assert (answer.status, answer.fail_info, answer.fail_text) == (FAILURE, BAD_REQUEST, "")
     assert FAIL_TEXT not in str(answer)
+
+
+@pytest.mark.parametrize(("digest", "cipher"), [("sha1", "-des3"), ("md5", "-des3")])
+def test_a_device_that_knows_old_algorithms_only_uses_them_throughout(scep: World, digest: str, cipher: str) -> None:
+    device = scep.device("relic", at="legacy")
+    algorithm = LegacyAlgorithm(digest)
+    before = scep.metrics.legacy_count("legacy", algorithm)
+    request = device.csr(scep.code("legacy"), digest=digest)
+    answer = device.ask(PKCS_REQ, device.envelope(request, cipher), digest=digest)
+    assert len(device.certificates(answer)) == 1
+    assert scep.metrics.legacy_count("legacy", algorithm) == before + 1, "once for a message"
+
+
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
+def test_an_old_digest_in_the_request_alone_is_one_too(scep: World, digest: str) -> None:
+    device, code = scep.device("half"), scep.code()
+    answer = device.enroll(code, digest=digest)
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_ALG)
+    assert f"{digest.upper()} is not accepted for template device" in answer.fail_text
+    forged = bytearray(device.csr(code, digest=digest))
+    forged[-1] ^= 1
+    assert device.ask(PKCS_REQ, device.envelope(bytes(forged))).fail_info == BAD_CHECK
+    assert device.enroll(code).status == SUCCESS, "and nothing was spent"
