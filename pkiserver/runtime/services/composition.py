@@ -23,8 +23,8 @@ from pkiserver.runtime.services.checks import (
 )
 from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.crltargets import CrlTargets
-from pkiserver.runtime.services.estport import EstPort
-from pkiserver.runtime.services.handover import est_settings, ocsp_settings
+from pkiserver.runtime.services.estservice import Est
+from pkiserver.runtime.services.handover import ocsp_settings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.runtime.services.scepservice import Scep
@@ -36,7 +36,6 @@ from pkiserver.runtime.services.troubles import TroubleLog, troubles_of
 from pkiserver.runtime.services.upkeep import ConfigurationFollower, clean, retire_ended
 from pkiserver.runtime.services.validation import Validation
 from protocols.crl import edge as crl
-from protocols.est import edge as est
 from protocols.management.edge import Api
 from protocols.ocsp import edge as ocsp
 
@@ -59,13 +58,14 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         engine.road.preparer.warm_up()
         timestamps = Timestamps(engine, worker)
         await timestamps.start()
+        est = Est(engine, settings.est)
         scep = Scep(engine, settings.scep)
         addressbook = AddressBookService(engine, settings.ldap)
         validation = Validation(engine, holder)
         targets = CrlTargets(engine, holder)
         self_check = SelfChecking(engine, holder)
         outward = OutwardPublishing(engine, holder)
-        parts = (timestamps, scep, validation, targets, self_check, outward)
+        parts = (timestamps, est, scep, validation, targets, self_check, outward)
         yield Application(
             http=(
                 *ocsp.routes(validation.source, engine.clock, ocsp_settings(settings.ocsp)),
@@ -75,7 +75,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *addressbook.routes(),
             ),
             https=(
-                *est.routes(EstPort(engine), est_settings(settings.est)),
+                *est.routes(),
                 *timestamps.routes(),
                 *scep.routes(),
                 *addressbook.routes(),

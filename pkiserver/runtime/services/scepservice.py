@@ -7,13 +7,13 @@ from datetime import timedelta
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from twisted.logger import Logger
 
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.runtime.engine import Engine
-from pkiserver.runtime.health import Finding, Health, NamedCheck
+from pkiserver.runtime.health import NamedCheck
 from pkiserver.runtime.protocolsettings import ScepNodeSettings
 from pkiserver.runtime.services.jobs import Job
+from pkiserver.runtime.services.remarks import Remarks, missing_default
 from pkiserver.runtime.services.scepport import ScepPort
 from protocols.scep.edge import routes
 from protocols.scep.metrics import ScepMetrics
@@ -27,8 +27,6 @@ CLEANING = timedelta(hours=6)
 class Scep(Collector):
     """SCEP over an engine."""
 
-    _log = Logger(namespace="pkiserver.scep")
-
     def __init__(self, engine: Engine, settings: ScepNodeSettings) -> None:
         self.port = ScepPort(engine)
         self._metrics = ScepMetrics()
@@ -37,7 +35,7 @@ class Scep(Collector):
             password_parallel=settings.password_parallel,
             password_waiting=settings.password_waiting,
         )
-        self._warned: frozenset[str] = frozenset()
+        self._remarks = Remarks("scep", self._look, lambda: f"{len(self.port.templates())} templates")
 
     def routes(self) -> Sequence[Route]:
         """For plain HTTP and for TLS."""
@@ -56,29 +54,18 @@ class Scep(Collector):
 
     def check(self) -> NamedCheck:
         """What templates switch on that is weak, and whether the paths without a name have one."""
-
-        async def run() -> Sequence[Finding]:
-            found = [Finding("scep", Health.WARNING, text) for text in sorted(self._weak())]
-            return found or [Finding("scep", Health.OK, f"{len(self.port.templates())} templates")]
-
-        return NamedCheck("scep", run)
+        return self._remarks.check()
 
     def collect(self) -> Iterable[Metric]:
         """The families, for Prometheus."""
         return self._metrics.collect()
 
     async def _keep(self) -> None:
-        weak = frozenset(self._weak())
-        for text in sorted(weak - self._warned):
-            self._log.warn("SCEP: {what}", what=text)
-        self._warned = weak
+        await self._remarks.tell()
         await self.port.keep()
 
-    def _weak(self) -> Iterable[str]:
+    def _look(self) -> Iterable[str]:
         found = self.port.templates()
-        default = self._settings.default_template
-        if default and all(one.name != default for one in found):
-            allowed = ", ".join(sorted(one.name for one in found)) or "none yet"
-            yield f"[scep] default_template: {default!r} is no template that SCEP may use (allowed: {allowed})"
+        yield from missing_default("scep", self._settings.default_template, {one.name for one in found})
         for template in found:
             yield from weaknesses(template)

@@ -28,7 +28,9 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.runtime.protocolsettings import EstNodeSettings
 from pkiserver.runtime.services.estport import EstPort
+from pkiserver.runtime.services.estservice import Est
 from pkiserver.store.authority import templates
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from pkiserver.store.migrate import migrate
@@ -370,3 +372,16 @@ def test_an_encrypted_key_is_signed_by_the_authoritys_key_generation_certificate
     assert again != body
     names = [one.name for one in world.engine.keys.list() if one.name.startswith("kga-")]
     assert len(names) == 1, "one signer serves until it ends"
+
+
+def test_labels_that_the_settings_name_and_that_are_not_there_are_told(world: World) -> None:
+    def found(**settings: Any) -> set[str]:
+        checked = Est(world.engine, EstNodeSettings(**settings)).check()
+        return {one.text for one in world.run(checked.run)}
+
+    assert found(default_template="device", base64_by_label={"issuing": "wrapped", "both": "wrapped"}) == {"5 templates"}
+    allowed = "(allowed: agreeing, approved, both, device, early)"
+    assert found(default_template="devise", base64_by_label={"bot": "wrapped"}) == {
+        f"[est] default_template: 'devise' is no template that EST may use {allowed}",
+        "[est] base64_by_label: 'bot' is no template that EST may use, and no authority",
+    }
