@@ -248,7 +248,7 @@ class TimestampUnit:
             problems.append(Invalid("needs at least one hash, each once", key="hashes"))
         if len(set(self.policies)) != len(self.policies):
             problems.append(Invalid("names a policy twice", key="policies"))
-        if self.scheme and not _fits(self.scheme, self.key_type):
+        if self.scheme and not SignatureScheme.parse(self.scheme).suits_type(KeyType.parse(self.key_type)):
             problems.append(Invalid(f"is no scheme for a key of type {self.key_type}", key="scheme"))
         if self.archive_strict and self.archive is Archive.OFF:
             problems.append(Invalid('needs archive = "log" or "tokens"', key="archive_strict"))
@@ -263,13 +263,6 @@ class TimestampUnit:
     def subject_name(self) -> x509.Name:
         """The DN of its certificates."""
         return parse_name(self.subject or f"CN=Time-stamping unit {self.name}")
-
-
-def _fits(scheme: str, key_type: str) -> bool:
-    chosen, kind = SignatureScheme.parse(scheme), KeyType.parse(key_type)
-    if str(kind).startswith("rsa"):
-        return chosen.name.startswith("rsa")
-    return chosen.name.startswith("ecdsa") if str(kind).startswith("ec-") else chosen.name == str(kind)
 
 
 def make_unit(**values: object) -> TimestampUnit:
