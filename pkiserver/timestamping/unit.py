@@ -274,9 +274,14 @@ def make_unit(**values: object) -> TimestampUnit:
     try:
         return TimestampUnit(**values)  # type: ignore[arg-type]  # the validators look at each
     except ExceptionGroup as group:
-        raise Rejected(Reason(Refusal.CONFIGURATION, str(error)) for error in group.exceptions) from group
+        raise Rejected(Reason(Refusal.CONFIGURATION, _with_allowed(error)) for error in group.exceptions) from group
     except ValueError as error:
-        raise Rejected.because(Refusal.CONFIGURATION, str(error)) from error
+        raise Rejected.because(Refusal.CONFIGURATION, _with_allowed(error)) from error
+
+
+def _with_allowed(error: Exception) -> str:
+    allowed = getattr(error, "allowed", None)
+    return str(error) if allowed is None else f"{error} (allowed: {allowed})"
 
 
 def load_unit(text: str, filename: str) -> TimestampUnit:
