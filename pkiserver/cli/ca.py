@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pkiserver.authority.lifecycle.profile import CaProfile
     from pkiserver.authority.lifecycle.succession import Succeeded
     from pkiserver.authority.model import Authority, Generation
+    from pkiserver.authority.settings import AuthoritySettings
     from pkiserver.runtime.engine import Engine
 
 name_argument = click.argument("name", metavar="AUTHORITY")
@@ -72,6 +73,15 @@ def _requested(session: Session, name: str, request: bytes, out: Path | None) ->
     )
 
 
+def _settings(base_url: str, scheme: str = "") -> AuthoritySettings:
+    from pkiserver.authority.settings import AuthoritySettings, Publication
+
+    try:
+        return AuthoritySettings(scheme=scheme, publication=Publication(base_url=base_url))
+    except ValueError as error:
+        raise click.BadParameter(f"--base-url: {error}") from error
+
+
 @group.command()
 @name_argument
 @click.option("--subject", required=True, metavar="DN", help="For instance 'CN=Example Root,O=Example,C=CH'.")
@@ -102,11 +112,10 @@ async def create(
     A command that broke off is taken up again by repeating it.
     """
     from pkiserver.authority.lifecycle.ceremonies import NewAuthority
-    from pkiserver.authority.settings import AuthoritySettings, Publication
 
     if request and issuer is not None:
         raise click.UsageError("--request is for an issuer elsewhere, --issuer for one here")
-    settings = AuthoritySettings(scheme=scheme, publication=Publication(base_url=base_url))
+    settings = _settings(base_url, scheme)
     new = NewAuthority(name, parse_subject(subject), profile, with_store(engine, key), settings)
     ceremonies = engine.road.ceremonies
     if request:
@@ -138,7 +147,6 @@ async def import_(
 ) -> None:
     """Import an authority that exists: its certificate, and its key; without a key it is an offline CA."""
     from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority, KeyChoice
-    from pkiserver.authority.settings import AuthoritySettings, Publication
 
     [first, *more] = load_certificates(certificate)
     existing = ExistingAuthority(
@@ -146,7 +154,7 @@ async def import_(
         certificate=first,
         chain=(*more, *_all(chain)),
         key=KeyChoice(name=key_name, uri=key_uri) if key_name or key_uri else None,
-        settings=AuthoritySettings(publication=Publication(base_url=base_url)),
+        settings=_settings(base_url),
     )
     _told(session, "imported", await engine.road.ceremonies.import_authority(existing, _actor()))
     for problem in engine.authorities.problems():

@@ -27,9 +27,14 @@ def parse_validity(text: str) -> timedelta:
     from pkiserver.foundation.durations import parse_duration
 
     try:
-        return parse_duration(text)
+        found = parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+    if not found:
+        raise click.BadParameter(
+            f"{text!r} is no time at all; without an end it is --validity none, for a new authority"
+        )
+    return found
 
 
 def parse_subject(text: str) -> x509.Name:

@@ -218,6 +218,23 @@ async def test(session: Session, engine: Engine, name: str) -> None:
     )
 
 
+def _require_unused(engine: Engine, name: str) -> None:
+    """An authority whose certificate is in force needs its key, for its last CRL at least; raises Rejected."""
+    from pkiserver.foundation.errors import Refusal, Rejected
+    from pkiserver.store.authority.authorities import GenerationState
+
+    for authority in engine.authorities.list():
+        for generation in authority.generations:
+            ends = None if generation.ca is None else generation.ca.not_after
+            retired = generation.state is GenerationState.RETIRED
+            if generation.key_name == name and not retired and ends is not None and ends > engine.clock.now():
+                text = (
+                    f"key {name} is that of authority {authority.name}, key {generation.number}, until {ends:%Y-%m-%d}"
+                )
+                advice = "`pkiserver ca retire` it first, or destroy the key of one that is given up by other means"
+                raise Rejected.because(Refusal.CONFLICT, f"{text}: {advice}")
+
+
 @group.command()
 @name_argument
 @click.option("--keep-object", is_flag=True, help="Forget the key here, but leave it in its token or file.")
@@ -228,6 +245,7 @@ async def delete(session: Session, engine: Engine, name: str, keep_object: bool,
     from pkiserver.cli.voting import who
 
     info = engine.keys.show(name)
+    _require_unused(engine, name)
     if not yes:
         what = "Forget" if keep_object else "Destroy"
         click.confirm(f"{what} key {name} ({info.key_type}, {info.record.uri})?", abort=True, err=True)

@@ -218,12 +218,15 @@ class SignatureScheme:
 
     def suits(self, public_key: PublicKeyTypes) -> bool:
         """Whether a key of this kind can sign by this scheme."""
-        family = KeyType.of(public_key).family
-        if family is KeyFamily.RSA:
+        return self.suits_type(KeyType.of(public_key))
+
+    def suits_type(self, key_type: KeyType) -> bool:
+        """Whether keys of a type can sign by this scheme."""
+        if key_type.family is KeyFamily.RSA:
             return self.padding in {Padding.PKCS1, Padding.PSS}
-        if family is KeyFamily.EC:
+        if key_type.family is KeyFamily.EC:
             return self.padding is Padding.ECDSA
-        return self.name == str(KeyType.of(public_key))
+        return self.name == str(key_type)
 
     def require(self, public_key: PublicKeyTypes) -> Self:
         """Itself, when it suits the key; raises :class:`Rejected` (BAD_ALGORITHM) otherwise."""

@@ -201,6 +201,7 @@ class KeyRing:
         """Put a private key from PKCS#8 (DER or PEM) into ``store``; raises as :meth:`generate`, and BAD_KEY."""
         bound = self._check_new(name, doors)
         private = load_pkcs8(data, password)
+        self._require_unbound(spki(private.public_key()))
         provider = self._providers.for_store(store)
         with self._reserved(name):
             uri, public = await executor_of(provider).run_aside(lambda: provider.keep(name, private, bound))
@@ -228,6 +229,7 @@ class KeyRing:
         with self._reserved(name):
             if public_key is None:
                 public_key = await executor_of(provider).run(lambda: provider.public_half(uri))
+            self._require_unbound(spki(public_key))
             entry = await self._open(KeyRecord(name, uri, spki(public_key), bound, self._clock.now()))
             trouble = entry.trouble()
             try:
@@ -237,6 +239,13 @@ class KeyRing:
             except BaseException:
                 self._drop(name)
                 raise
+
+    def _require_unbound(self, public: bytes) -> None:
+        """A key is bound to its doors for good: it gets no second name with others."""
+        for name, entry in self._entries.items():
+            if entry.record.spki == public:
+                text = f"this key is registered already, as {name!r}: it is bound to its doors for good"
+                raise Rejected.because(Refusal.CONFLICT, text)
 
     async def delete(self, name: str, *, keep_object: bool = False, actor: str = _SYSTEM) -> None:
         """Forget a key and (unless ``keep_object``) destroy it in its store. There is no way back.

@@ -19,6 +19,8 @@ from pkiserver.store.publication.addressbook import Contact, address_key, name_k
 
 MOST_CERTIFICATES = 16
 MOST_VALUES = 16
+MOST_ADDRESS = 320
+"""Characters of a mail address (RFC 5321 section 4.5.3.1)."""
 LONGEST_VALUE = 512
 _TEXTS = frozenset({*ATTRIBUTES, "displayName", "description", "mail"})
 _INDEXED = {"cn": NameKind.CN, "sn": NameKind.SN, "givenName": NameKind.GIVEN}
@@ -76,7 +78,14 @@ class ContactWriter:
         await self.database.write(remove)
 
     async def opt_out(self, address: str, *, out: bool, by: str) -> bool:
-        """Leave a person out, or let them in again; whether that changed anything."""
+        """Leave a person out, or let them in again; whether that changed anything.
+
+        Raises:
+            Rejected: it is no mail address, so that nobody would be left out by it.
+        """
+        local, _, domain = address.rpartition("@")
+        if out and (not local or not domain or len(address) > MOST_ADDRESS):
+            raise Rejected.because(Refusal.BAD_NAME, f"this is no mail address of up to {MOST_ADDRESS} characters")
         key = address_key(address)
         now = self.clock.now()
 

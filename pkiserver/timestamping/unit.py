@@ -248,7 +248,7 @@ class TimestampUnit:
             problems.append(Invalid("needs at least one hash, each once", key="hashes"))
         if len(set(self.policies)) != len(self.policies):
             problems.append(Invalid("names a policy twice", key="policies"))
-        if self.scheme and not _fits(self.scheme, self.key_type):
+        if self.scheme and not SignatureScheme.parse(self.scheme).suits_type(KeyType.parse(self.key_type)):
             problems.append(Invalid(f"is no scheme for a key of type {self.key_type}", key="scheme"))
         if self.archive_strict and self.archive is Archive.OFF:
             problems.append(Invalid('needs archive = "log" or "tokens"', key="archive_strict"))
@@ -265,13 +265,6 @@ class TimestampUnit:
         return parse_name(self.subject or f"CN=Time-stamping unit {self.name}")
 
 
-def _fits(scheme: str, key_type: str) -> bool:
-    chosen, kind = SignatureScheme.parse(scheme), KeyType.parse(key_type)
-    if str(kind).startswith("rsa"):
-        return chosen.name.startswith("rsa")
-    return chosen.name.startswith("ecdsa") if str(kind).startswith("ec-") else chosen.name == str(kind)
-
-
 def make_unit(**values: object) -> TimestampUnit:
     """A unit from single values.
 
@@ -281,9 +274,14 @@ def make_unit(**values: object) -> TimestampUnit:
     try:
         return TimestampUnit(**values)  # type: ignore[arg-type]  # the validators look at each
     except ExceptionGroup as group:
-        raise Rejected(Reason(Refusal.CONFIGURATION, str(error)) for error in group.exceptions) from group
+        raise Rejected(Reason(Refusal.CONFIGURATION, _with_allowed(error)) for error in group.exceptions) from group
     except ValueError as error:
-        raise Rejected.because(Refusal.CONFIGURATION, str(error)) from error
+        raise Rejected.because(Refusal.CONFIGURATION, _with_allowed(error)) from error
+
+
+def _with_allowed(error: Exception) -> str:
+    allowed = getattr(error, "allowed", None)
+    return str(error) if allowed is None else f"{error} (allowed: {allowed})"
 
 
 def load_unit(text: str, filename: str) -> TimestampUnit:

@@ -105,6 +105,8 @@ def test_show_optout_and_optouts(node: Node) -> None:
     (out,) = node.json("optouts")
     assert out["address"] == ANNA
     assert "shown again" in node.run("optout", ANNA, "--undo")
+    for mistyped in ("", "anna", "@example.org", "anna@", f"{'a' * 400}@example.org"):
+        assert "this is no mail address" in node.run("optout", mistyped, code=1), "who is left out is none of ours"
     assert node.json("optouts") == []
 
 

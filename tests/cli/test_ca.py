@@ -95,6 +95,28 @@ def test_two_tiers_on_one_machine_and_what_is_refused(server: Path) -> None:
     assert "usage" in run(server, "ca", "create", "x", "--subject", "what", code=2).lower()
 
 
+def test_mistakes_are_refused_before_a_key_is_made_and_a_name_taken(server: Path) -> None:
+    """0d made an authority without end; some were internal errors; others left half an authority behind."""
+    run(server, "ca", "create", "root", "--subject", "CN=Root", "--scheme", "ecdsa-sha256")
+    mistakes = (
+        (("--validity", "0d"), 2, "'0d' is no time at all"),
+        (("--not-after", "2020-01-01"), 1, "the validity would have ended already"),
+        (("--permit", "dns:*.example.com"), 1, "must not contain the '*' wildcard"),
+        (("--exclude", "mail:example.com"), 1, "unknown kind 'mail'"),
+        (("--policy", "2.999.1", "--policy", "2.999.1 http://x/cps"), 1, "a certificate policy is named twice"),
+        (("--key-type", "rsa-2048", "--scheme", "ecdsa-sha256"), 1, "a key of type rsa-2048 cannot sign by"),
+        (("--base-url", "ftp://x"), 2, "'ftp://x' is not where answers are found"),
+    )
+    for position, (options, code, text) in enumerate(mistakes):
+        issuer = ("--issuer", "root") if position % 2 else ()
+        told = run(server, "ca", "create", "below", "--subject", "CN=Below", *issuer, *options, code=code)
+        assert text in told, options
+    told = run(server, "ca", "create", "below", "--subject", "junk", code=2)
+    assert "is no distinguished name (RFC 4514)" in told
+    assert [row["name"] for row in run_json(server, "ca", "list")] == ["root"]
+    assert [row["name"] for row in run_json(server, "key", "list")] == ["root-1"]
+
+
 def test_blocked_keys(server: Path, tmp_path: Path) -> None:
     public = ec.generate_private_key(ec.SECP256R1()).public_key()
     form = serialization.PublicFormat.SubjectPublicKeyInfo

@@ -47,8 +47,24 @@ def test_import_adopt_and_forget(config: Path, tmp_path: Path) -> None:
     location = run_json(config, "key", "show", "old")["location"]
     assert "forgotten" in run(config, "key", "delete", "old", "--keep-object", "--yes")
     run(config, "key", "adopt", "again", location, "--doors", "cms")
+    # a second name would be a way around the doors
+    twice = ("key", "adopt", "twice", location, "--doors", "certificate")
+    assert "registered already, as 'again'" in run(config, *twice, code=1)
+    line = ("key", "import", "twice", *line[3:])
+    assert "registered already, as 'again'" in run(config, *line, "--password-source", "env:PW", code=1, PW="pw")
     assert run_json(config, "key", "show", "again")["type"] == "rsa-2048"
     run(config, "key", "delete", "again", "--yes")
+
+
+def test_the_key_of_an_authority_in_force_is_not_deleted(config: Path) -> None:
+    run(config, "ca", "create", "root", "--subject", "CN=Root", "--key-store", "softhsm")
+    for more in ((), ("--keep-object",)):
+        told = run(config, "key", "delete", "root-1", "--yes", *more, code=1)
+        assert "key root-1 is that of authority root, key 1, until" in told
+    for command in ("renew", "rekey"):
+        told = run(config, "ca", command, "root", "--validity", "0d", code=2)
+        assert "'0d' is no time at all" in told, "it was taken for no wish at all"
+    assert [row["state"] for row in run_json(config, "key", "list") if row["name"] == "root-1"] == ["ready"]
 
 
 def test_mistakes_are_explained(config: Path) -> None:

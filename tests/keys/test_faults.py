@@ -49,11 +49,10 @@ def mode(path: Path) -> int:
 
 
 def change_pin(token: TokenSettings, pin: str, new: str) -> None:
-    """As an administrator does it, by another tool."""
-    command = ["pkcs11-tool", "--module", str(token.module), "--token-label", str(token.token_label), "--login"]
-    command += ["--pin", pin, "--change-pin", "--new-pin", new]
+    command = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login"]
     environment = os.environ | {"SOFTHSM2_CONF": str(token.softhsm_config)}
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    change = ["--pin", pin, "--change-pin", "--new-pin", new]
+    subprocess.run([*command, *change], env=environment, check=True, capture_output=True)
 
 
 async def a_ring_with_keys(token: TokenSettings, store: SoftwareStoreSettings) -> MemoryRegistry:
@@ -161,7 +160,7 @@ async def test_a_wrong_pin_is_tried_once_and_a_corrected_one_is_taken_without_a_
 async def test_a_refused_pin_is_not_tried_by_the_next_process_either(
     token: TokenSettings, store: SoftwareStoreSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each worker, each restart and each command tried it once more: three workers locked a token of three tries."""
+    """Each worker, restart and command tried it once more: three workers locked a token of three tries."""
     registry = await a_ring_with_keys(token, store)
     settings = attrs.evolve(token, refused_pin=tmp_path / "refused")
     right = replace(Path(token.pin_source.removeprefix("file:")), "not-the-pin")
@@ -182,7 +181,6 @@ async def test_a_refused_pin_is_not_tried_by_the_next_process_either(
         kind, text = (await problems_of([settings, store], registry))["softhsm"]
         assert kind is FaultKind.PIN_WRONG
         assert f"{tmp_path / 'refused'} is deleted" in text
-    # The PIN of the token becomes what the file says, and logging in with it by another tool shows that.
     change_pin(token, right.strip(), "not-the-pin")
     assert await problems_of([settings, store], registry) == {}
     assert (tmp_path / "refused").read_text() == ""

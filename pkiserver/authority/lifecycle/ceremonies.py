@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditLog
@@ -27,6 +28,7 @@ from pkiserver.authority.model import Authority, CaCertificate, Generation
 from pkiserver.authority.requests import IssuedCertificate, spki_der
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
+from pkiserver.authority.templates.build import IssuerView
 from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -112,6 +114,7 @@ class Ceremonies:
             Rejected: the name or the DN is taken, the key cannot be made, or the certificate is not fit.
             Unavailable: the database or the key store is away.
         """
+        self._check_profile(new.profile, None)
         authority, generation, public_key = await self._begin(new, actor)
         content = ca_content(new.profile, public_key, None, self._clock.now())
         issuing = issuing_self(authority, generation, public_key)
@@ -125,6 +128,7 @@ class Ceremonies:
         above = self._authorities.get(issuer)
         issuing = self._authorities.issuing(issuer)
         view = self._authorities.view(above, above.current, ca=True)
+        self._check_profile(new.profile, view)
         authority, generation, public_key = await self._begin(new, actor)
         content = ca_content(new.profile, public_key, view, self._clock.now())
         subject = Subject(new.subject, authority.subject_der, public_key)
@@ -132,6 +136,10 @@ class Ceremonies:
         await self._certifier.certify(issuing, subject, content, actor, also=also)
         await self._authorities.refresh()
         return self._authorities.get(new.name)
+
+    def _check_profile(self, profile: CaProfile, issuer: IssuerView | None) -> None:
+        """Refuse what cannot become a certificate before a key is made for it and a name taken."""
+        ca_content(profile, ec.generate_private_key(ec.SECP256R1()).public_key(), issuer, self._clock.now())
 
     async def create_requested(self, new: NewAuthority, actor: Actor) -> bytes:
         """A CA that another server's CA is to certify: its key is made, and the DER request for it returned."""
@@ -248,13 +256,24 @@ class Ceremonies:
         known = next((one for one in self._authorities.list() if one.name == new.name), None)
         if known is None or known.pending is None or known.subject_der != subject_der:
             await self._check_new(new.name, subject_der)
-            key_name, _ = await self.choose_key(f"{new.name}-1", new.key, actor)
+            default = f"{new.name}-1"
+            self._check_scheme(new, default)
+            key_name, public_key = await self.choose_key(default, new.key, actor)
+            if new.settings.scheme:
+                SignatureScheme.parse(new.settings.scheme).require(public_key)
             await self._record(new.name, new.settings, NewGeneration(subject_der, new.subject, key_name), actor)
         authority = self._authorities.get(new.name)
         generation = authority.pending
         assert generation is not None
         assert generation.key_name is not None
         return authority, generation, self._keys.public_key(generation.key_name)
+
+    def _check_scheme(self, new: NewAuthority, default: str) -> None:
+        """Refuse a scheme that does not suit the key that would be made; one that exists says so itself."""
+        choice, scheme = new.key, new.settings.scheme
+        to_be_made = choice.uri is None and all(info.name != (choice.name or default) for info in self._keys.list())
+        if scheme and to_be_made and choice.key_type and not SignatureScheme.parse(scheme).suits_type(choice.key_type):
+            raise Rejected.because(Refusal.BAD_ALGORITHM, f"a key of type {choice.key_type} cannot sign by {scheme}")
 
     async def _check_new(self, name: str, dn_der: bytes) -> None:
         await self._authorities.refresh()

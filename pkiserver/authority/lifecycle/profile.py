@@ -125,7 +125,7 @@ def _validity(
     wanted = profile.not_after
     if wanted is None:
         try:
-            wanted = now + profile.validity if profile.validity else END_OF_TIME
+            wanted = END_OF_TIME if profile.validity is None else now + profile.validity
         except OverflowError:
             wanted = END_OF_TIME
     not_after = min(wanted, END_OF_TIME).replace(microsecond=0)
@@ -179,6 +179,8 @@ def _constraints(profile: CaProfile, reasons: list[Reason]) -> list[Extension]:
     if permitted or excluded:
         found.append(extension(x509.NameConstraints(permitted or None, excluded or None), critical=True))
     policies = [policy for text in profile.policies if (policy := _policy(text, reasons)) is not None]
+    if len({one.policy_identifier for one in policies}) != len(policies):
+        reasons.append(Reason(Refusal.BAD_EXTENSION, "a certificate policy is named twice"))
     if policies:
         found.append(extension(x509.CertificatePolicies(policies)))
     usages = [oid for text in profile.extended_key_usages if (oid := _oid(text, reasons)) is not None]
@@ -191,7 +193,9 @@ def _subtrees(texts: tuple[str, ...], reasons: list[Reason]) -> list[x509.Genera
     found = []
     for text in texts:
         try:
-            found.append(parse_subtree(text))
+            subtree = parse_subtree(text)
+            x509.NameConstraints([subtree], None)  # it has rules of its own
+            found.append(subtree)
         except ValueError as error:
             reasons.append(Reason(Refusal.BAD_EXTENSION, f"name constraint {text!r}: {error}"))
     return found
@@ -250,7 +254,10 @@ def parse_name(text: str) -> x509.Name:
     """
     if not text.strip():
         raise ValueError("a CA needs a subject")
-    name = x509.Name.from_rfc4514_string(text, _attribute_names())
+    try:
+        name = x509.Name.from_rfc4514_string(text, _attribute_names())
+    except ValueError as error:
+        raise ValueError(str(error) or "is no distinguished name (RFC 4514): CN=Example,O=Example,C=CH") from error
     problems = []
     rdns = []
     for rdn in name.rdns:

@@ -230,5 +230,7 @@ class Succession:
 
 def _end(ca: CaCertificate, now: datetime, validity: timedelta | None) -> datetime:
     """The end of a certificate's successor, never beyond the end of time."""
-    lifetime = validity or ca.not_after - ca.certificate.not_valid_before_utc
+    lifetime = ca.not_after - ca.certificate.not_valid_before_utc if validity is None else validity
+    if lifetime <= timedelta():
+        raise Rejected.because(Refusal.BAD_VALIDITY, "the validity would have ended already")
     return END_OF_TIME if END_OF_TIME - now <= lifetime else now + lifetime

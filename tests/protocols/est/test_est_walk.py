@@ -379,7 +379,9 @@ def test_labels_that_the_settings_name_and_that_are_not_there_are_told(world: Wo
         checked = Est(world.engine, EstNodeSettings(**settings)).check()
         return {one.text for one in world.run(checked.run)}
 
-    assert found(default_template="device", base64_by_label={"issuing": "wrapped", "both": "wrapped"}) == {"5 templates"}
+    assert found(default_template="device", base64_by_label={"issuing": "wrapped", "both": "wrapped"}) == {
+        "5 templates"
+    }
     allowed = "(allowed: agreeing, approved, both, device, early)"
     assert found(default_template="devise", base64_by_label={"bot": "wrapped"}) == {
         f"[est] default_template: 'devise' is no template that EST may use {allowed}",
