@@ -22,7 +22,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
-from pkiserver.registration.slots import choose
+from pkiserver.registration.slots import choose, device_reasons
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
@@ -168,6 +168,23 @@ def test_which_slot_takes_a_device(
     else:
         assert isinstance(found, Slot)
         assert (found.number, found.signature, found.last_used) == (expected, "mine", NOW)
+
+
+def test_a_slot_that_was_opened_stays_open_where_no_certificate_came_of_it() -> None:
+    opened = Slot(1, ONCE, open_until=NOW + HOUR)
+    earlier = NOW - 10 * HOUR
+    learned = choose((opened,), Device("CS-1"), first_success=earlier, window=HOUR, now=NOW)
+    assert isinstance(learned, Slot)
+    # as it is when the certificate's intent is given up
+    again = attrs.evolve(learned, signature=None, learned=None, last_used=None)
+    assert isinstance(choose((again,), Device("CS-1"), first_success=earlier, window=HOUR, now=NOW), Slot)
+    assert not isinstance(choose((learned,), Device("CS-2"), first_success=earlier, window=HOUR, now=NOW), Slot)
+
+
+def test_a_devices_name_is_one_line() -> None:
+    assert [one.code for one in device_reasons(Device("CS-1", "laptop\nslot 2 learned device x"))] == [
+        Refusal.MALFORMED
+    ]
 
 
 async def test_officers_are_shown_whether_the_seat_would_take_it(tmp_path: Path, url: str) -> None:
