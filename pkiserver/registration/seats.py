@@ -19,7 +19,7 @@ from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.registration.slots import choose, device_reasons, first_slots
+from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store import seats as rows
 from pkiserver.store.database import Database
 from pkiserver.store.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
@@ -27,6 +27,7 @@ from pkiserver.store.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMo
 SERVER = "system"
 MOST_METADATA = 64
 MOST_TEXT = 1024
+MOST_OWNER = 256
 _NAMELESS = ("enroll-code:", "challenge:", "self-signed:", "anonymous")
 
 
@@ -239,6 +240,8 @@ class Seats:
             raise Rejected.because(Refusal.CONFIGURATION, f"template {template} has no seats")
         if not 0 < len(identity) <= MOST_TEXT or not identity.isprintable():
             raise Rejected.because(Refusal.MALFORMED, f"an identity has 1 to {MOST_TEXT} printable characters")
+        if reasons := _owner_reasons(owner):
+            raise Rejected(reasons)
         now = self.clock.now()
 
         def make(connection: Connection) -> Seat:
@@ -276,12 +279,8 @@ class Seats:
         Raises:
             Rejected: there is no such seat, the notes are too many or too long, or the template has no room for it.
         """
-        if (
-            any(len(text) > MOST_TEXT for pair in metadata or () for text in pair)
-            or len(metadata or ()) > MOST_METADATA
-        ):
-            text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
-            raise Rejected.because(Refusal.LIMIT, text)
+        if reasons := [*_owner_reasons(owner), *_notes_reasons(metadata or ())]:
+            raise Rejected(reasons)
         new: dict[str, Any] = {} if owner is None else {"owner": owner or None}
         new |= {} if metadata is None else {"metadata": metadata}
         new |= {} if archived is None else {"archived": archived}
@@ -321,6 +320,8 @@ class Seats:
         """
         if not 1 <= slot <= MOST_SLOTS:
             raise Rejected.because(Refusal.MALFORMED, f"slots have the numbers 1 to {MOST_SLOTS}")
+        if device is not None and (reasons := name_reasons(device)):
+            raise Rejected(reasons)
         rules = await self._rules(number)
         now = self.clock.now()
         opened = now + rules.reopen_window if mode is SlotMode.LEARN_ONCE else None
@@ -357,6 +358,21 @@ class Seats:
         rows.add_event(connection, seat.id, actor=by, what=what, now=self.clock.now())
         details = (("template", seat.template), ("subject", seat.identity), ("change", what))
         self.audit.append(connection, AuditEvent(AuditKind.ACCOUNT, by, f"seat {seat.id}", details=details))
+
+
+def _owner_reasons(owner: str | None) -> list[Reason]:
+    if owner is None or (len(owner) <= MOST_OWNER and owner.isprintable()):
+        return []
+    return [Reason(Refusal.MALFORMED, f"an owner is a name of at most {MOST_OWNER} printable characters")]
+
+
+def _notes_reasons(notes: tuple[tuple[str, str], ...]) -> list[Reason]:
+    reasons = []
+    if any(len(text) > MOST_TEXT for pair in notes for text in pair) or len(notes) > MOST_METADATA:
+        reasons.append(Reason(Refusal.LIMIT, f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"))
+    if len(dict(notes)) != len(notes):
+        reasons.append(Reason(Refusal.MALFORMED, "a note's name stands twice"))
+    return reasons
 
 
 def _full(template: str, limit: int) -> Reason:

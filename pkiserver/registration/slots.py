@@ -26,10 +26,15 @@ def device_reasons(device: Device) -> list[Reason]:
     reasons = []
     if not _SIGNATURE.fullmatch(device.signature):
         reasons.append(Reason(Refusal.MALFORMED, "a device's signature is 1 to 128 visible ASCII characters"))
-    if len(device.name) > MOST_DEVICE_NAME or not device.name.isprintable():
-        text = f"a device's name has at most {MOST_DEVICE_NAME} characters, all of them printable"
-        reasons.append(Reason(Refusal.MALFORMED, text))
-    return reasons
+    return [*reasons, *name_reasons(device.name)]
+
+
+def name_reasons(name: str) -> list[Reason]:
+    """What is wrong with a device's name."""
+    if len(name) <= MOST_DEVICE_NAME and name.isprintable():
+        return []
+    text = f"a device's name has at most {MOST_DEVICE_NAME} characters, all of them printable"
+    return [Reason(Refusal.MALFORMED, text)]
 
 
 def choose(

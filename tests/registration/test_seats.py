@@ -181,6 +181,20 @@ def test_a_slot_that_was_opened_stays_open_where_no_certificate_came_of_it() -> 
     assert not isinstance(choose((learned,), Device("CS-2"), first_success=earlier, window=HOUR, now=NOW), Slot)
 
 
+async def test_what_is_written_about_a_seat_is_bounded_whoever_writes_it(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, TEXTS) as engine:
+        seat = await engine.seats.create("device", "carol", owner="ruth", by="admin:olga")
+        for odd in ("x" * 257, "two\nlines"):
+            with pytest.raises(Rejected, match="an owner is a name"):
+                await engine.seats.change(seat.id, owner=odd, by="admin:olga")
+            with pytest.raises(Rejected, match="a device's name"):
+                await engine.seats.set_slot(seat.id, 1, SlotMode.LOCKED, device=odd, by="admin:olga")
+        twice = (("room", "1"), ("room", "2"))
+        with pytest.raises(Rejected, match="stands twice"):
+            await engine.seats.change(seat.id, owner="olga", metadata=twice, by="admin:olga")
+        assert (await engine.seats.get(seat.id)).owner == "ruth"
+
+
 def test_a_devices_name_is_one_line() -> None:
     assert [one.code for one in device_reasons(Device("CS-1", "laptop\nslot 2 learned device x"))] == [
         Refusal.MALFORMED
