@@ -253,14 +253,6 @@ class Seats:
 
         return await self.database.write(make)
 
-    async def set_owner(self, number: int, owner: str | None, *, by: str) -> Seat:
-        """Give a seat to somebody, or to nobody."""
-        return await self.change(number, owner=owner or "", by=by)
-
-    async def set_metadata(self, number: int, metadata: tuple[tuple[str, str], ...], *, by: str) -> Seat:
-        """Replace the notes about a seat; raises :class:`Rejected` where they are too many or too long."""
-        return await self.change(number, metadata=metadata, by=by)
-
     async def set_archived(self, number: int, archived: bool, *, by: str) -> Seat:
         """Put a seat away, which then gets no certificates; or take it back, within the template's limit."""
         return await self.change(number, archived=archived, by=by)

@@ -122,8 +122,8 @@ async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> No
         assert await refused(engine, asked("known", "alice")) == {Refusal.NOT_AUTHORISED}
         seat = await engine.seats.create("known", "alice", owner="bob", by="admin:olga")
         assert isinstance(await engine.enroll(asked("known", "alice")), IssuedCertificate)
-        await engine.seats.set_metadata(seat.id, (("room", "4.12"),), by="admin:olga")
-        await engine.seats.set_owner(seat.id, "carol", by="admin:olga")
+        await engine.seats.change(seat.id, metadata=(("room", "4.12"),), by="admin:olga")
+        await engine.seats.change(seat.id, owner="carol", by="admin:olga")
         found = await engine.seats.get(seat.id)
         assert (found.owner, found.metadata) == ("carol", (("room", "4.12"),))
         assert found.first_success is not None
