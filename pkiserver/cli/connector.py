@@ -105,13 +105,18 @@ async def check(
 async def _try_certificate(engine: Engine, name: str, file: str, octets: bytes) -> Finding:
     from cryptography import x509
 
+    from pkiserver.foundation.errors import Unavailable
     from pkiserver.registration.connectors.credentials import outcome_finding
+    from pkiserver.registration.connectors.values import Finding, Step
 
     try:
         first, *chain = x509.load_pem_x509_certificates(octets)
     except ValueError as error:
         raise click.BadParameter(f"{file} holds no PEM certificate", param_hint="--certificate") from error
-    outcome = await engine.connectors.identify(name, first, tuple(chain))
+    try:
+        outcome = await engine.connectors.identify(name, first, tuple(chain))
+    except Unavailable as error:
+        return Finding(Step.ANSWER, file, error.text)
     if outcome is None:
         raise click.UsageError(f"connector {name} does not deal with certificates")
     return outcome_finding(file, outcome)

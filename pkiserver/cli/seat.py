@@ -117,11 +117,8 @@ async def set_(session: Session, engine: Engine, *, number: int, owner: str | No
         if not equals or not key:
             raise click.BadParameter(f"{note!r} is not NAME=VALUE", param_hint="--note")
         pairs.append((key, value))
-    if owner is not None:
-        await engine.seats.set_owner(number, owner, by=who())
-    if pairs:
-        await engine.seats.set_metadata(number, tuple(pairs), by=who())
-    session.output.done(f"Seat {number} changed", **_row(await engine.seats.get(number)))
+    changed = await engine.seats.change(number, owner=owner, metadata=tuple(pairs) or None, by=who())
+    session.output.done(f"Seat {number} changed", **_row(changed))
 
 
 @group.command()

@@ -23,7 +23,7 @@ class PemCertificates:
     @property
     def path(self) -> Path | None:
         """The file, where it is one."""
-        return Path(self.text.removeprefix("file:")) if self.text.startswith(("file:", "/")) else None
+        return _named(self.text) if self.text.startswith(("file:", "/")) else None
 
     @classmethod
     def parse(cls, text: str) -> PemCertificates:
@@ -79,7 +79,11 @@ class PemFile:
     @property
     def path(self) -> Path:
         """Where it is."""
-        return Path(self.text.removeprefix("file:"))
+        return _named(self.text)
 
     def __str__(self) -> str:
         return self.text
+
+
+def _named(text: str) -> Path:
+    return Path(text.removeprefix("file:"))

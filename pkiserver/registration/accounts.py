@@ -183,7 +183,11 @@ def _group_reasons(groups: frozenset[str]) -> list[Reason]:
 def _password_reasons(password: Secret) -> list[Reason]:
     octets = password.reveal()
     reasons = []
-    if len(octets) < MINIMUM_PASSWORD:
+    try:
+        characters = len(octets.decode())
+    except UnicodeDecodeError:
+        return [Reason(Refusal.MALFORMED, "a password is text in UTF-8, as clients send it")]
+    if characters < MINIMUM_PASSWORD:
         reasons.append(Reason(Refusal.MALFORMED, f"a password has at least {MINIMUM_PASSWORD} characters"))
     if len(octets) > MAX_PASSWORD_BYTES:
         reasons.append(Reason(Refusal.MALFORMED, f"a password has at most {MAX_PASSWORD_BYTES} octets"))

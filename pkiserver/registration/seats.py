@@ -19,7 +19,7 @@ from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.registration.slots import choose, device_reasons, first_slots
+from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store.database import Database
 from pkiserver.store.registration import seats as rows
 from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
@@ -27,6 +27,7 @@ from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent,
 SERVER = "system"
 MOST_METADATA = 64
 MOST_TEXT = 1024
+MOST_OWNER = 256
 _NAMELESS = ("enroll-code:", "challenge:", "self-signed:", "anonymous")
 
 
@@ -239,6 +240,8 @@ class Seats:
             raise Rejected.because(Refusal.CONFIGURATION, f"template {template} has no seats")
         if not 0 < len(identity) <= MOST_TEXT or not identity.isprintable():
             raise Rejected.because(Refusal.MALFORMED, f"an identity has 1 to {MOST_TEXT} printable characters")
+        if reasons := _owner_reasons(owner):
+            raise Rejected(reasons)
         now = self.clock.now()
 
         def make(connection: Connection) -> Seat:
@@ -249,14 +252,6 @@ class Seats:
             return made
 
         return await self.database.write(make)
-
-    async def set_owner(self, number: int, owner: str | None, *, by: str) -> Seat:
-        """Give a seat to somebody, or to nobody."""
-        return await self.change(number, owner=owner or "", by=by)
-
-    async def set_metadata(self, number: int, metadata: tuple[tuple[str, str], ...], *, by: str) -> Seat:
-        """Replace the notes about a seat; raises :class:`Rejected` where they are too many or too long."""
-        return await self.change(number, metadata=metadata, by=by)
 
     async def set_archived(self, number: int, archived: bool, *, by: str) -> Seat:
         """Put a seat away, which then gets no certificates; or take it back, within the template's limit."""
@@ -276,12 +271,8 @@ class Seats:
         Raises:
             Rejected: there is no such seat, the notes are too many or too long, or the template has no room for it.
         """
-        if (
-            any(len(text) > MOST_TEXT for pair in metadata or () for text in pair)
-            or len(metadata or ()) > MOST_METADATA
-        ):
-            text = f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"
-            raise Rejected.because(Refusal.LIMIT, text)
+        if reasons := [*_owner_reasons(owner), *_notes_reasons(metadata or ())]:
+            raise Rejected(reasons)
         new: dict[str, Any] = {} if owner is None else {"owner": owner or None}
         new |= {} if metadata is None else {"metadata": metadata}
         new |= {} if archived is None else {"archived": archived}
@@ -321,6 +312,8 @@ class Seats:
         """
         if not 1 <= slot <= MOST_SLOTS:
             raise Rejected.because(Refusal.MALFORMED, f"slots have the numbers 1 to {MOST_SLOTS}")
+        if device is not None and (reasons := name_reasons(device)):
+            raise Rejected(reasons)
         rules = await self._rules(number)
         now = self.clock.now()
         opened = now + rules.reopen_window if mode is SlotMode.LEARN_ONCE else None
@@ -357,6 +350,21 @@ class Seats:
         rows.add_event(connection, seat.id, actor=by, what=what, now=self.clock.now())
         details = (("template", seat.template), ("subject", seat.identity), ("change", what))
         self.audit.append(connection, AuditEvent(AuditKind.ACCOUNT, by, f"seat {seat.id}", details=details))
+
+
+def _owner_reasons(owner: str | None) -> list[Reason]:
+    if owner is None or (len(owner) <= MOST_OWNER and owner.isprintable()):
+        return []
+    return [Reason(Refusal.MALFORMED, f"an owner is a name of at most {MOST_OWNER} printable characters")]
+
+
+def _notes_reasons(notes: tuple[tuple[str, str], ...]) -> list[Reason]:
+    reasons = []
+    if any(len(text) > MOST_TEXT for pair in notes for text in pair) or len(notes) > MOST_METADATA:
+        reasons.append(Reason(Refusal.LIMIT, f"a seat has at most {MOST_METADATA} notes of {MOST_TEXT} characters"))
+    if len(dict(notes)) != len(notes):
+        reasons.append(Reason(Refusal.MALFORMED, "a note's name stands twice"))
+    return reasons
 
 
 def _full(template: str, limit: int) -> Reason:

@@ -26,9 +26,15 @@ def device_reasons(device: Device) -> list[Reason]:
     reasons = []
     if not _SIGNATURE.fullmatch(device.signature):
         reasons.append(Reason(Refusal.MALFORMED, "a device's signature is 1 to 128 visible ASCII characters"))
-    if len(device.name) > MOST_DEVICE_NAME:
-        reasons.append(Reason(Refusal.MALFORMED, f"a device's name has at most {MOST_DEVICE_NAME} characters"))
-    return reasons
+    return [*reasons, *name_reasons(device.name)]
+
+
+def name_reasons(name: str) -> list[Reason]:
+    """What is wrong with a device's name."""
+    if len(name) <= MOST_DEVICE_NAME and name.isprintable():
+        return []
+    text = f"a device's name has at most {MOST_DEVICE_NAME} characters, all of them printable"
+    return [Reason(Refusal.MALFORMED, text)]
 
 
 def choose(
@@ -57,7 +63,8 @@ def choose(
     chosen = free[0] if free else min(always, key=lambda slot: slot.last_used or slot.learned or now, default=None)
     if chosen is None:
         return Reason(Refusal.NOT_AUTHORISED, "this device is not known, and no slot of the seat may learn it now")
-    return attrs.evolve(chosen, signature=signature, device=device.name, learned=now, last_used=now, open_until=None)
+    # it stays open for as long as it was: where no certificate comes of it, the device may come again
+    return attrs.evolve(chosen, signature=signature, device=device.name, learned=now, last_used=now)
 
 
 def _learns_once(slot: Slot, first_success: datetime | None, window: timedelta, now: datetime) -> bool:

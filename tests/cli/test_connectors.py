@@ -16,6 +16,7 @@ from pkiserver.registration.connectors.settings import Connector, load_connector
 from tests.support.commands import configured, run
 from tests.support.keys import software_store
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.tlsfiles import TestCa
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "registration.md").read_text()
@@ -79,6 +80,20 @@ def test_a_connector_from_file_to_check(config: Path, directory: Slapd, tmp_path
     run(config, "connector", "check", "absent", code=1)
     run(config, "apply", "--delete", "connector/staff", "--yes")
     assert json.loads(run(config, "connector", "list", "--json")) == []
+
+
+def test_a_certificate_that_cannot_be_checked_is_a_line_beside_what_is_missing(config: Path, tmp_path: Path) -> None:
+    certificate, _ = TestCa(tmp_path).issue("device")
+    crl = f"http://127.0.0.1:{free_port()}/ca.crl"
+    table = f'[certificate]\nanchors = "{tmp_path}/Test-CA.pem"\nname = "subject.common_name"\ncrls = ["{crl}"]\n'
+    file = tmp_path / "factory.toml"
+    file.write_text(f'kind = "connector"\nname = "factory"\n{table}')
+    run(config, "apply", file, "--yes")
+    shown = run(config, "connector", "check", "factory", "--certificate", certificate, "--json", code=1)
+    findings = {row["finding"]: row["detail"] for row in json.loads(shown)}
+    assert set(findings) == {"cannot connect", "fine", "bad answer"}
+    assert "no CRL in force says whether 'CN=device' is revoked" in findings["bad answer"]
+    run(config, "apply", "--delete", "connector/factory", "--yes")
 
 
 def _rows(document: Any) -> list[Any]:

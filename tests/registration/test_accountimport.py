@@ -18,6 +18,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.accountfiles import Format, read, write
 from pkiserver.registration.accountimport import AccountImport
+from pkiserver.registration.accounts import account_reasons
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.registration.accounts import Account
 from tests.support.engines import engine_with, enrollment, template_text
@@ -155,6 +156,13 @@ def test_what_spreadsheets_make_of_a_file() -> None:
     assert [problem.line for problem in caught.value.problems] == [1]
     (bob,) = read("\ufeffdn: uid=bob\r\nuid: bob\r\nmail: b\u2028@example.org\r\n", "x.ldif", Format.LDIF)
     assert bob.attributes == (("mail", "b\u2028@example.org"),)
+
+
+def test_a_password_is_twelve_characters_of_utf_8() -> None:
+    for octets, what in (("ä" * 11, "at least 12 characters"), (b"p\xe4ssword of latin 1", "UTF-8")):
+        [reason] = account_reasons("alice", frozenset(), (), Secret(octets))
+        assert what in reason.text
+    assert account_reasons("alice", frozenset(), (), Secret("ä" * 12)) == ()
 
 
 def test_no_cell_that_is_written_is_a_formula() -> None:

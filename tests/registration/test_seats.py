@@ -22,7 +22,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
-from pkiserver.registration.slots import choose
+from pkiserver.registration.slots import choose, device_reasons
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.registration.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
@@ -122,8 +122,8 @@ async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> No
         assert await refused(engine, asked("known", "alice")) == {Refusal.NOT_AUTHORISED}
         seat = await engine.seats.create("known", "alice", owner="bob", by="admin:olga")
         assert isinstance(await engine.enroll(asked("known", "alice")), IssuedCertificate)
-        await engine.seats.set_metadata(seat.id, (("room", "4.12"),), by="admin:olga")
-        await engine.seats.set_owner(seat.id, "carol", by="admin:olga")
+        await engine.seats.change(seat.id, metadata=(("room", "4.12"),), by="admin:olga")
+        await engine.seats.change(seat.id, owner="carol", by="admin:olga")
         found = await engine.seats.get(seat.id)
         assert (found.owner, found.metadata) == ("carol", (("room", "4.12"),))
         assert found.first_success is not None
@@ -168,6 +168,37 @@ def test_which_slot_takes_a_device(
     else:
         assert isinstance(found, Slot)
         assert (found.number, found.signature, found.last_used) == (expected, "mine", NOW)
+
+
+def test_a_slot_that_was_opened_stays_open_where_no_certificate_came_of_it() -> None:
+    opened = Slot(1, ONCE, open_until=NOW + HOUR)
+    earlier = NOW - 10 * HOUR
+    learned = choose((opened,), Device("CS-1"), first_success=earlier, window=HOUR, now=NOW)
+    assert isinstance(learned, Slot)
+    # as it is when the certificate's intent is given up
+    again = attrs.evolve(learned, signature=None, learned=None, last_used=None)
+    assert isinstance(choose((again,), Device("CS-1"), first_success=earlier, window=HOUR, now=NOW), Slot)
+    assert not isinstance(choose((learned,), Device("CS-2"), first_success=earlier, window=HOUR, now=NOW), Slot)
+
+
+async def test_what_is_written_about_a_seat_is_bounded_whoever_writes_it(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, TEXTS) as engine:
+        seat = await engine.seats.create("device", "carol", owner="ruth", by="admin:olga")
+        for odd in ("x" * 257, "two\nlines"):
+            with pytest.raises(Rejected, match="an owner is a name"):
+                await engine.seats.change(seat.id, owner=odd, by="admin:olga")
+            with pytest.raises(Rejected, match="a device's name"):
+                await engine.seats.set_slot(seat.id, 1, SlotMode.LOCKED, device=odd, by="admin:olga")
+        twice = (("room", "1"), ("room", "2"))
+        with pytest.raises(Rejected, match="stands twice"):
+            await engine.seats.change(seat.id, owner="olga", metadata=twice, by="admin:olga")
+        assert (await engine.seats.get(seat.id)).owner == "ruth"
+
+
+def test_a_devices_name_is_one_line() -> None:
+    assert [one.code for one in device_reasons(Device("CS-1", "laptop\nslot 2 learned device x"))] == [
+        Refusal.MALFORMED
+    ]
 
 
 async def test_officers_are_shown_whether_the_seat_would_take_it(tmp_path: Path, url: str) -> None:

@@ -118,6 +118,8 @@ class ForeignCertificates:
 
     def close(self) -> None:
         """End the thread."""
+        if self._pool.joined:
+            return
         reactor: Any = _reactor
         if self._pool.workers:
             reactor.callInThread(self._pool.stop)
@@ -226,6 +228,8 @@ class ForeignCertificates:
             raise OutboundError(Trouble.CONNECT, str(source), f"cannot be read: {error.strerror}") from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._pool.joined:  # which would take the work, and never do it
+            raise Unavailable(f"connector {self.name}: its settings have just changed", retry_after=1)
         running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
         return await running
 

@@ -52,6 +52,8 @@ class IntuneValidator:
         }
         answer = await self._tried("validateRequest", request)
         code = answer.get("code")
+        if not isinstance(code, str):
+            raise Unavailable(f"connector {self.name}: the service answers, and does not say what", retry_after=30)
         if code == "Success":
             return Shown(question.subject)
         return Denied(Step.PASSWORD, f"the service says {_plain(code)}: {_plain(answer.get('errorDescription'))}")

@@ -295,6 +295,7 @@ class Connectors:
         return outcome
 
     def _usable(self, name: str) -> LiveConnector:
+        """As :meth:`get` for a client, who may come again, and is not told which others there are."""
         found = self._all.get(name)
         if found is None:
             raise Unavailable(f"connector {name}: there is no usable one of that name", retry_after=60)

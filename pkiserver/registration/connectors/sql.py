@@ -99,6 +99,8 @@ class SqlConnector:
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Run work in a thread, and wait for it no longer than connecting and answering may take."""
+        if self._pool.joined:  # which would take the work, and never do it
+            raise Unavailable(f"connector {self.name}: its settings have just changed", retry_after=1)
         limits = self.settings.connect_timeout + self.settings.answer_timeout
         running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
         silent = Unavailable(f"connector {self.name}: the database does not answer", retry_after=30)

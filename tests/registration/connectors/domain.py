@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.connectors.ldap import LdapConnector
-from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Denied
+from tests.registration.connectors.making import ldap_connector, mapped_mail
 from tests.support.samba import GROUPS, PEOPLE, REALM, SUFFIX, USER_PASSWORD, DomainController
 
 RIGHT, WRONG = Secret(USER_PASSWORD), Secret("Wrong-Horse-1")
@@ -26,37 +25,15 @@ base = "{SUFFIX}"
 filter = "(member=$(dn))"
 nested = true
 """
-MAIL = """
-[[ldap.attributes]]
-name = "mail"
-from = "mail"
-match = '.*@example\\.org'
-required = true
-[[ldap.attributes]]
-name = "display_name"
-from = "displayName"
-"""
+MAIL = mapped_mail("displayName")
 
 
 def made(
     servers: str, trust: str | None, more: str = SERVICE, tables: str = "", user_filter: str = BY_ACCOUNT
 ) -> LdapConnector:
     tls = "" if trust is None else f"[ldap.tls]\ntrust = '''{trust}'''\n"
-    text = f"""
-name = "staff"
-kind = "connector"
-[ldap]
-servers = [{servers}]
-base = "{PEOPLE}"
-user_filter = "{user_filter}"
-active_directory = true
-{more}
-{tls}
-{tables}
-"""
-    settings = load_connector(text, "staff.toml").ldap
-    assert settings is not None
-    return LdapConnector("staff", settings, SystemClock())
+    own = f'user_filter = "{user_filter}"\nactive_directory = true'
+    return ldap_connector(servers, PEOPLE, own, more, tls, tables)
 
 
 def at(

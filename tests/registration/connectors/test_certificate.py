@@ -173,6 +173,13 @@ async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
     assert isinstance(await unchecked.identify(bad, ()), Shown)
 
 
+async def test_who_comes_while_the_settings_change_is_told_to_come_again(ca: TestCa, made: object) -> None:
+    connector = made()  # type: ignore[operator]
+    connector.close()
+    with pytest.raises(Unavailable, match="settings have just changed"):
+        await connector.identify(device(ca), ())
+
+
 async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) -> None:
     state = {"crl": ca.crl(), "asked": 0}
 

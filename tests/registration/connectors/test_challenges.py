@@ -237,6 +237,22 @@ async def test_what_a_check_of_an_mdm_tells(tmp_path: Path, monkeypatch: pytest.
         mdm.close()
 
 
+async def test_an_answer_without_a_verdict_is_no_wrong_challenge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    mdm = Mdm({"C-1": "phone-1"})
+    try:
+        async with opened(tmp_path, intune(mdm.port)) as engine:
+            mdm.status = 204
+            with pytest.raises(Unavailable, match="does not say what"):
+                await engine.enroll(asked("phone-1", "C-1"))
+            mdm.status = 200
+            assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
+    finally:
+        mdm.close()
+
+
 async def test_a_webhook_validates_a_challenge_with_its_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,8 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.outbound.ldap import LdapError
 from pkiserver.registration.connectors import ldappolicy
 from pkiserver.registration.connectors.ldap import LdapConnector, unicode_password
-from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Denied, Shown, Step
+from tests.registration.connectors.making import ldap_connector, mapped_mail
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
 from tests.support.tlsfiles import TestCa
 
@@ -28,16 +28,7 @@ GROUPS = f"""
 base = "ou=groups,{SUFFIX}"
 nested = true
 """
-MAIL = """
-[[ldap.attributes]]
-name = "mail"
-from = "mail"
-match = '.*@example\\.org'
-required = true
-[[ldap.attributes]]
-name = "display_name"
-from = "cn"
-"""
+MAIL = mapped_mail("cn")
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +50,7 @@ def service_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(servers: str, more: str = "", tables: str = "") -> LdapConnector:
-    text = f"""
-name = "staff"
-kind = "connector"
-[ldap]
-servers = [{servers}]
-base = "ou=people,{SUFFIX}"
-{more}
-{tables}
-"""
-    settings = load_connector(text, "staff.toml").ldap
-    assert settings is not None
-    return LdapConnector("staff", settings, SystemClock())
+    return ldap_connector(servers, f"ou=people,{SUFFIX}", more, tables)
 
 
 def plain(directory: Slapd, more: str = "", tables: str = "") -> LdapConnector:

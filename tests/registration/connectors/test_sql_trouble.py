@@ -118,6 +118,13 @@ async def test_a_connection_that_was_lost_is_made_again(postgres_server: Postgre
         connector.close()
 
 
+async def test_who_comes_while_the_settings_change_is_told_to_come_again(tmp_path: Path) -> None:
+    connector = made(f"sqlite:///{lite(tmp_path)}")
+    connector.close()
+    with pytest.raises(Unavailable, match="settings have just changed"):
+        await connector.authenticate("alice", RIGHT)
+
+
 async def test_a_name_in_letters_that_the_database_does_not_have_is_nobody_s(
     postgres_server: PostgresServer, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
