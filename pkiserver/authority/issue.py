@@ -118,7 +118,7 @@ class Issuer:
 
         if not await self._database.write(store):
             # Another process took this one for dead and settled the intent: the serial is revoked already.
-            raise Unavailable("the certificate took too long to sign and was given up")
+            raise Unavailable("the certificate took too long to sign and was given up", public=True)
 
     async def _burn(self, prepared: PreparedCertificate) -> None:
         """The key is away before anything was asked of it: the serial is never issued."""

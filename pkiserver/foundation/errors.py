@@ -70,12 +70,24 @@ class Rejected(PkiError):
 
 
 class Unavailable(PkiError):
-    """The request may be fine; something it needs is not there now. ``retry_after`` is in seconds."""
+    """The request may be fine; something it needs is not there now.
 
-    def __init__(self, text: str, *, retry_after: int = 30) -> None:
+    Args:
+        text: Why, for the administrator: it may name hosts, paths and keys.
+        retry_after: When to come again, in seconds.
+        public: Whether clients may read the text as well.
+    """
+
+    def __init__(self, text: str, *, retry_after: int = 30, public: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.retry_after = retry_after
+        self._public = public
+
+    @property
+    def shown(self) -> str:
+        """What a client is told."""
+        return self.text if self._public else "not available now: try again later"
 
 
 class Defect(PkiError):

@@ -80,12 +80,12 @@ class Guesses:
         now = self._clock.now()
         waits = self._address_waits(marks.get(Kind.ADDRESS), now) if site is not None else timedelta()
         if waits > timedelta():
-            raise Unavailable(TOO_MANY, retry_after=math.ceil(waits.total_seconds()))
+            raise Unavailable(TOO_MANY, retry_after=math.ceil(waits.total_seconds()), public=True)
         if site is not None and self._is_known(site, marks.get(Kind.KNOWN), now):
             return
         waits = self._template_waits(marks.get(Kind.TEMPLATE), now)
         if waits > timedelta():
-            raise Unavailable(TOO_MANY, retry_after=math.ceil(waits.total_seconds()) + 1)
+            raise Unavailable(TOO_MANY, retry_after=math.ceil(waits.total_seconds()) + 1, public=True)
 
     async def wrong(self, template: str, address: str) -> None:
         """A guess was wrong. Returns when all processes know; raises :class:`Unavailable` where that cannot be had."""

@@ -88,7 +88,7 @@ class PasswordHasher:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= self._settings.threads + self._settings.queue:
-            raise Unavailable("too many passwords are being checked", retry_after=5)
+            raise Unavailable("too many passwords are being checked", retry_after=5, public=True)
         self._waiting += 1
         try:
             # imported late: whoever only reads settings must not install a reactor

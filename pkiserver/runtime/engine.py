@@ -189,7 +189,7 @@ class Engine:
             await deferLater(reactor, _PAUSE)
             found = await self.database.read(look)
         if found is None or found.der is None:
-            raise Unavailable("the certificate of this request is still being made", retry_after=2)
+            raise Unavailable("the certificate of this request is still being made", retry_after=2, public=True)
         generation = self.authorities.generation(found.generation_id)
         if generation is None:
             raise Unavailable("the authority of this certificate is not loaded", retry_after=5)

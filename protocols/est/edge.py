@@ -196,7 +196,7 @@ class EstEdge:
     async def _generate(self, kind: KeyType) -> PrivateKey:
         """A new key from a thread; never more at a time than the settings say."""
         if len(self._keygen.waiting) >= self._settings.keygen_waiting:
-            raise Unavailable("too many keys are being generated", retry_after=10)
+            raise Unavailable("too many keys are being generated", retry_after=10, public=True)
         return await self._keygen.run(deferToThread, keygen.generate, kind)
 
     def _template(self, label: str | None) -> Template:

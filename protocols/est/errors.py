@@ -68,5 +68,5 @@ def response_of(error: PkiError, *, realm: str | None) -> Response:
             return plain(403, text)
         return plain(401, text, ("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"'))
     if isinstance(error, Unavailable):
-        return plain(503, error.text, ("Retry-After", str(error.retry_after)))
+        return plain(503, error.shown, ("Retry-After", str(error.retry_after)))
     return plain(500, "internal error")

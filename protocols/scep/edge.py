@@ -129,7 +129,7 @@ def _refusal(error: PkiError) -> Response:
         return Response(status, f"{error}\n".encode(), _TEXT, (_NO_STORE,))
     if isinstance(error, Unavailable):
         headers = (_NO_STORE, ("Retry-After", str(error.retry_after)))
-        return Response(503, f"{error.text}\n".encode(), _TEXT, headers)
+        return Response(503, f"{error.shown}\n".encode(), _TEXT, headers)
     return Response(500, b"internal error\n", _TEXT, (_NO_STORE,))
 
 

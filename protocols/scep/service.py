@@ -143,7 +143,7 @@ class ScepService:
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         if len(self._passwords.waiting) >= self._settings.password_waiting:
-            raise Unavailable("too many answers are being encrypted under passwords", retry_after=10)
+            raise Unavailable("too many answers are being encrypted under passwords", retry_after=10, public=True)
         made: bytes = await self._passwords.run(deferToThread, work)
         return made
 

@@ -72,7 +72,7 @@ def refuse(error: PkiError) -> Response:
     if isinstance(error, Rejected):
         return plain(400, "\n".join(reason.text for reason in error.reasons))
     if isinstance(error, Unavailable):
-        return plain(503, error.text, headers=(("Retry-After", str(error.retry_after)),))
+        return plain(503, error.shown, headers=(("Retry-After", str(error.retry_after)),))
     return failure()
 
 

@@ -392,6 +392,7 @@ def test_csr_attributes_for_every_kind_of_key(kind: str) -> None:
 def test_what_is_ours_is_said_as_ours() -> None:
     away = response_of(Unavailable("the token is away", retry_after=7), realm="x")
     assert (away.status, dict(away.headers)["Retry-After"]) == (503, "7")
+    assert b"token" not in away.body
     broken = response_of(Defect("a stack trace that nobody shall see"), realm="x")
     assert (broken.status, broken.body) == (500, b"internal error\n")
 

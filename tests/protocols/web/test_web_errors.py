@@ -28,7 +28,9 @@ def raising_later(error):
     ("error", "answer"),
     [
         (Rejected([Reason(Refusal.BAD_KEY, "too short"), Reason(Refusal.BAD_NAME, "no")]), (400, b"too short\nno\n")),
-        (Unavailable("the token is away", retry_after=7), (503, b"the token is away\n")),
+        (Unavailable("too many at once", retry_after=7, public=True), (503, b"too many at once\n")),
+        # what names hosts, paths and keys is for the log
+        (Unavailable("pin-file /etc/pin is gone", retry_after=7), (503, b"not available now: try again later\n")),
         (Defect("secret detail"), (500, b"internal error\n")),
         (KeyError("secret detail"), (500, b"internal error\n")),
     ],
