@@ -292,6 +292,14 @@ def test_hostile_http(site: Site, path: str, arguments: list[str], status: int) 
     assert b"Traceback" not in body
 
 
+def test_what_a_path_is_not_is_told(site: Site) -> None:
+    for operation in ("cacerts", "crls"):
+        said = site.curl(f"nowhere/{operation}", status=404)
+        assert b"no template for EST and no authority named 'nowhere'" in said
+    assert b"Allow: GET, HEAD\r\n" in site.curl("cacerts", "-X", "POST", "-D", "-", status=405)
+    assert b"Allow: POST\r\n" in site.curl("simpleenroll", "-D", "-", status=405)
+
+
 @pytest.mark.parametrize(
     "der",
     [
