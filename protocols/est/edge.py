@@ -343,7 +343,8 @@ def _noting(response: Response, issued: IssuedCertificate) -> Response:
 def _key_answer(key_type: str, key: bytes, issued: IssuedCertificate) -> Response:
     boundary = f"est-{secrets.token_hex(16)}"
     body = messages.key_and_certificate(key_type, key, build_certs_only([issued.der]), boundary)
-    return Response(200, body, f'multipart/mixed; boundary="{boundary}"', (_NO_STORE,))
+    # Without quotes, as RFC 7030 section 4.4.2 has it: simple clients take what follows the equals sign as it stands.
+    return Response(200, body, f"multipart/mixed; boundary={boundary}", (_NO_STORE,))
 
 
 def routes(engine: EstEngine, settings: EstSettings) -> list[Route]:

@@ -151,6 +151,9 @@ def test_serverkeygen_gives_key_and_certificate(site: Site) -> None:
     assert certificate.subject.rfc4514_string() == "CN=born-here"
     assert site.engine.seen[-1].proof.kind is ProofKind.GENERATED_HERE
     site.post("no-keygen/serverkeygen", csr(), *ME, status=501)
+    head, _, body = site.post("serverkeygen", csr(name="born-here"), *ME, "-D", "-").partition(b"\r\n\r\n")
+    boundary = head.partition(b"boundary=")[2].partition(b"\r\n")[0]  # as clients without a MIME library read it
+    assert len(body.split(b"--" + boundary)) == 4
 
 
 def capabilities(*listed: str) -> bytes:
