@@ -32,10 +32,9 @@ def stop() -> None:
 
 
 def end_once() -> None:
-    """Stop the reactor at the first SIGINT or SIGTERM, and do nothing at more of them; to be called once it runs.
+    """Stop the reactor at the first SIGTERM, and do nothing at more of them; to be called once it runs.
 
-    Ctrl-C reaches the workers and their parent alike, and the parent tells them to end, too: Twisted's own handlers
-    would tell of the second signal with a traceback.
+    Whoever signals a whole group reaches the workers and their parent alike, and the parent tells them to end, too:
+    Twisted's own handler would tell of the second signal with a traceback.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: reactor.callFromThread(stop))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: reactor.callFromThread(stop))
