@@ -236,16 +236,31 @@ class Authorities:
     def served(self, name: str) -> tuple[bytes, ...]:
         """What ``cacerts`` and ``.p7c`` give out: every serving generation, link certificates, and what is above (DER).
 
-        The current generation's certificate is first (RFC 7030 section 4.1.3, RFC 4210 section 4.4).
+        The current generation's certificate is first (RFC 7030 section 4.1.3, RFC 4210 section 4.4). Of the authorities
+        above it is everything, too: from the CA that they enrol with clients learn the root's next key, and by its link
+        certificates whether to trust it.
         """
-        authority = self.get(name)
-        found: list[bytes] = []
+        found: dict[bytes, None] = {}
+        waiting = {name: self.get(name)}
+        done: set[str] = set()
+        while waiting:
+            authority = waiting.pop(next(iter(waiting)))
+            done.add(authority.name)
+            found.update(dict.fromkeys(self._serving(authority)))
+            for above in self._all.values():
+                known = (one.ca is not None and one.ca.der in found for one in above.generations)
+                if above.name not in done and any(known):
+                    waiting[above.name] = above
+        return tuple(found)
+
+    def _serving(self, authority: Authority) -> Iterator[bytes]:
+        """The certificates of an authority's own keys, the newest first, each with its links and what is above it."""
         for generation in sorted(authority.generations, key=lambda one: -one.number):
             if generation.ca is None or generation.state is GenerationState.RETIRED:
                 continue
-            links = (generation.new_with_old, generation.old_with_new)
-            found += [generation.ca.der, *(link for link in links if link), *self.chain(generation)]
-        return tuple(dict.fromkeys(found))
+            yield generation.ca.der
+            yield from (link for link in (generation.new_with_old, generation.old_with_new) if link)
+            yield from self.chain(generation)
 
 
 _Found = tuple[tuple[rows.AuthorityRow, bytes, tuple[rows.Generation, ...]], ...]

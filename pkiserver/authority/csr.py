@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
@@ -175,8 +177,19 @@ def _public_key(
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
-            reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
+            reasons.append(Reason(Refusal.BAD_PROOF, _invalid(request)))
     return public_key
+
+
+def _invalid(request: x509.CertificateSigningRequest) -> str:
+    """Why a signature is not valid: broken hash algorithms are not looked at any further."""
+    try:
+        algorithm = request.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        algorithm = None
+    if isinstance(algorithm, hashes.MD5 | hashes.SHA1):
+        return f"the request is signed with {algorithm.name.upper()}, which proves nothing any more: sign with SHA-256"
+    return "the request's signature is not by its own key"
 
 
 def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:

@@ -92,7 +92,8 @@ class EstEdge:
             return errors.plain(404, "EST has no such operation here")
         method = "GET" if request.method == "HEAD" else request.method
         if method != target.operation.method:
-            return errors.plain(405, "not with this method", ("Allow", target.operation.method))
+            allowed = "GET, HEAD" if target.operation.method == "GET" else "POST"
+            return errors.plain(405, "not with this method", ("Allow", allowed))
         if target.operation is Operation.FULLCMC:
             return errors.plain(501, "full CMC is not implemented; use simpleenroll or simplereenroll")
         realm: str | None = None
@@ -141,7 +142,18 @@ class EstEdge:
             issuers = {one.issuer for one in self._usable()}
             if target.label is None and len(issuers) != 1:
                 raise
-            return target.label or issuers.pop()
+            if target.label is None:
+                return issuers.pop()
+        return self._authority_named(target.label)
+
+    def _authority_named(self, label: str) -> str:
+        """The label itself, where it is an authority's name. Raises :class:`Rejected` (unknown template)."""
+        try:
+            self._engine.served(label)
+        except Rejected:
+            text = f"there is no template for EST and no authority named {label!r}"
+            raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, text) from None
+        return label
 
     async def _csrattrs(self, asked: _Asked) -> Response:
         body = encode_csr_attributes(asked.template)
@@ -331,7 +343,8 @@ def _noting(response: Response, issued: IssuedCertificate) -> Response:
 def _key_answer(key_type: str, key: bytes, issued: IssuedCertificate) -> Response:
     boundary = f"est-{secrets.token_hex(16)}"
     body = messages.key_and_certificate(key_type, key, build_certs_only([issued.der]), boundary)
-    return Response(200, body, f'multipart/mixed; boundary="{boundary}"', (_NO_STORE,))
+    # Without quotes, as RFC 7030 section 4.4.2 has it: simple clients take what follows the equals sign as it stands.
+    return Response(200, body, f"multipart/mixed; boundary={boundary}", (_NO_STORE,))
 
 
 def routes(engine: EstEngine, settings: EstSettings) -> list[Route]:

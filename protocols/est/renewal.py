@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 from cryptography import x509
 
@@ -29,13 +31,18 @@ def renewal_wishes(wishes: Wishes, current: x509.Certificate, *, changes_subject
         names = names_of(current)
     except ValueError as error:
         raise Rejected.because(Refusal.MALFORMED, "the certificate to be renewed cannot be read") from error
-    if wishes.sans and frozenset(wishes.sans) != frozenset(names):
+    if wishes.sans and _comparable(wishes.sans) != _comparable(names):
         reasons.append(
             Reason(Refusal.BAD_NAME, "the alternative names of the request are not those of the certificate")
         )
     if reasons:
         raise Rejected(reasons)
     return attrs.evolve(wishes, subject=current.subject, sans=names)
+
+
+def _comparable(names: Iterable[x509.GeneralName]) -> frozenset[x509.GeneralName]:
+    """Names as they are compared: host names without regard to case (RFC 5280 section 7.2), issued in lower."""
+    return frozenset(x509.DNSName(one.value.lower()) if isinstance(one, x509.DNSName) else one for one in names)
 
 
 def _rdns(name: x509.Name | None) -> list[frozenset[x509.NameAttribute[str | bytes]]]:

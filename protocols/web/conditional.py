@@ -8,6 +8,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 import attrs
 
+from protocols.web import errors
 from protocols.web.encode import pre_encode
 from protocols.web.headers import Headers
 from protocols.web.values import EncodedResponse, Response
@@ -55,10 +56,33 @@ def entity_tag(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()}"'
 
 
+_FAILED = errors.plain(412, "this is not the representation that was asked for")
+_FAILED_ENCODED = pre_encode(_FAILED)
+
+
 def _matches(given: str, etag: str) -> bool:
     # Weak comparison is what If-None-Match asks for (RFC 9110 section 13.1.2).
     tags = (tag.strip().removeprefix("W/") for tag in given.split(","))
     return any(tag in ("*", etag) for tag in tags)
+
+
+def _moment(given: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(given)
+    except (ValueError, OverflowError):
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def forbidden(headers: Headers, etag: str, modified: datetime) -> bool:
+    """Whether the client wants another representation than this one, or none (RFC 9110 sections 13.1.1 and 13.1.4)."""
+    if (given := headers.get("If-Match")) is not None:
+        # Compared strongly: a weak tag matches nothing.
+        return not any(tag.strip() in ("*", etag) for tag in given.split(","))
+    if (until := headers.get("If-Unmodified-Since")) is None:
+        return False
+    moment = _moment(until)
+    return moment is not None and modified.replace(microsecond=0) > moment
 
 
 def unchanged(headers: Headers, etag: str, modified: datetime) -> bool:
@@ -67,19 +91,17 @@ def unchanged(headers: Headers, etag: str, modified: datetime) -> bool:
         return _matches(given, etag)
     if (since := headers.get("If-Modified-Since")) is None:
         return False
-    try:
-        moment = parsedate_to_datetime(since)
-    except (ValueError, OverflowError):
-        return False
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return modified.replace(microsecond=0) <= moment
+    moment = _moment(since)
+    return moment is not None and modified.replace(microsecond=0) <= moment
 
 
 def respond(headers: Headers, found: Representation) -> Response:
-    """200 with the representation, or 304 when the request's validators say that the client has it already."""
+    """200 with the representation, 304 when the client has it already, 412 when it wants another one."""
     fields = found.fields()
-    if unchanged(headers, dict(fields)["ETag"], found.modified):
+    etag = dict(fields)["ETag"]
+    if forbidden(headers, etag, found.modified):
+        return _FAILED
+    if unchanged(headers, etag, found.modified):
         return Response(304, headers=fields)
     return Response(200, found.body, found.content_type, fields)
 
@@ -100,4 +122,6 @@ class PreparedRepresentation:
 
     def answer(self, headers: Headers) -> EncodedResponse:
         """What :func:`respond` answers, without encoding anything."""
+        if forbidden(headers, self._etag, self._modified):
+            return _FAILED_ENCODED
         return self._not_modified if unchanged(headers, self._etag, self._modified) else self._full

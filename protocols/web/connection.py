@@ -145,13 +145,16 @@ class HttpConnection(Protocol):
         return 0
 
     def _expect(self, *, body_follows: bool) -> None:
-        """Say 100 Continue when the client waits for it and earlier requests are answered (RFC 9110 10.1.1)."""
+        """Say 100 Continue when the client waits for it and earlier answers are out (RFC 9110 section 10.1.1)."""
         if not self._continue_due:
             return
-        if body_follows:
-            self._continue_due = False
-        elif not self._queue:
-            self._continue_due = False
+        if not body_follows and (self._queue or self._outbox.blocked):
+            self._read_deadline = _NEVER  # it is our turn, not the client's
+            return
+        self._continue_due = False
+        if self._read_deadline == _NEVER:
+            self._read_deadline = self._now() + self._limits.request_seconds
+        if not body_follows:
             self._outbox.interim(encode.CONTINUE)
 
     def _pause_reading(self) -> None:
@@ -323,10 +326,8 @@ class HttpConnection(Protocol):
             half_close()
         else:
             self._parting = is_tls(self._wire)
-            limits = self._limits
-            self._close_deadline = self._now() + (
-                limits.linger_seconds if self._parting else limits.write_stall_seconds
-            )
+            limit = self._limits.linger_seconds if self._parting else self._limits.write_stall_seconds
+            self._close_deadline = self._now() + limit
             self._lose()
 
     def _lose(self) -> None:

@@ -238,6 +238,10 @@ async def test_rekey_of_a_root_links_old_and_new(world: World, tmp_path: Path) -
     sub = world.road.authorities.get("issuing").current.certificate.der
     # Whoever trusts only the new root verifies what the old one signed, by OldWithNew; and the other way round.
     assert openssl_verify(tmp_path, under_old.der, (sub, new.old_with_new, new.certificate.der)).endswith(": OK")
+    # From the CA below, whose certificate is by the old key, clients learn of the new one all the same.
+    below_it = world.road.authorities.served("issuing")
+    assert below_it[:2] == (sub, old.certificate.der)
+    assert set(below_it) == {sub, *served}
     fresh = await world.subordinate("b", dn="CN=B,O=Example")
     below = fresh.current.certificate.der
     assert openssl_verify(tmp_path, below, (new.new_with_old, old.certificate.der)).endswith(": OK")

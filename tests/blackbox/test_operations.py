@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -45,6 +46,21 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     assert instance.cli("audit", "verify").returncode == 0
     assert instance.cli("doctor").returncode == 0
     instance.stop()
+
+
+def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
+    """A terminal signals every process of the foreground; the parent tells its workers to end besides."""
+    instance = Instance(tmp_path, workers=2)
+    instance.start()
+    children = Path(f"/proc/{instance.pid}/task/{instance.pid}/children").read_text().split()
+    assert len(children) == 2
+    for child in children:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(int(child), number)
+    instance.stop()
+    said = instance.log.read_text()
+    assert "Traceback" not in said
+    assert "is killed" not in said
 
 
 def test_rekey_while_it_runs(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -154,7 +155,7 @@ class SelfCheck:
             self._silent[host] += isinstance(error, OutboundError) and error.trouble in _NO_ANSWER
         except (Rejected, ValueError, x509.ExtensionNotFound) as error:
             problem = f"cannot be understood: {error}"
-        except PkiError:  # of our own database
+        except (PkiError, CancelledError):  # of our own database; of a process that ends
             raise
         except Exception as error:  # noqa: BLE001  # whatever one answer does to us, the others are looked at
             self._log.failure("{subject} cannot be checked", subject=subject)

@@ -35,9 +35,11 @@ class Jobs(Service):
     def __init__(self) -> None:
         self.setName("jobs")  # type: ignore[no-untyped-call]
         self._loops: list[Deferred[None]] = []
+        self._ending = False
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Start every job, the first run at once."""
+        self._ending = False
         self._loops = [Deferred.fromCoroutine(self._loop(job)) for job in jobs]
 
     async def _loop(self, job: Job) -> None:
@@ -48,7 +50,7 @@ class Jobs(Service):
             except CancelledError:
                 return
             except PkiError as error:
-                if not failed:
+                if not failed and not self._ending:
                     _log.warn("job {job}: {why}; trying again", job=job.name, why=told_in_full(error))
                 failed = True
             except Exception:  # noqa: BLE001  # a job must not end for good because one run met a defect
@@ -58,6 +60,8 @@ class Jobs(Service):
                 if failed:
                     _log.info("job {job} works again", job=job.name)
                 failed = False
+            if self._ending:
+                return  # a run that made something else of its cancellation must not be followed by another
             try:
                 # spread, so that the workers of a site do not all come at the same moment
                 await deferLater(reactor, job.seconds * random.uniform(0.9, 1.1))  # noqa: S311
@@ -66,6 +70,7 @@ class Jobs(Service):
 
     async def end(self) -> None:
         """Stop every job; one that runs is cancelled at its next wait."""
+        self._ending = True
         loops, self._loops = self._loops, []
         for loop in loops:
             loop.cancel()

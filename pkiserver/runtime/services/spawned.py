@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from pkiserver.runtime.garbage import unhindered
@@ -9,6 +10,8 @@ from pkiserver.runtime.garbage import unhindered
 
 def serve(argv: list[str]) -> int:
     """Load everything that a worker serves, then be one; returns the exit code."""
+    # Ctrl-C reaches every process of the foreground; the parent tells its workers to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with unhindered():
         from pkiserver.runtime.services.composition import open_application
         from pkiserver.runtime.services.worker import main

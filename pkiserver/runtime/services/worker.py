@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
@@ -18,7 +17,7 @@ from zope.interface import implementer
 
 from pkiserver.foundation.errors import Rejected
 from pkiserver.runtime.config import load_settings
-from pkiserver.runtime.hangup import ignore_hangup
+from pkiserver.runtime.hangup import end_once, ignore_hangup, stop
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
@@ -54,14 +53,7 @@ class _ParentWatch:
         _log.warn("the parent process is gone: stopping")
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        _stop()
-
-
-def _stop() -> None:
-    try:
-        reactor.stop()
-    except ReactorNotRunning:
-        return
+        stop()
 
 
 def _private_folder(sockets: list[BoundSocket]) -> Path | None:
@@ -104,6 +96,7 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
     reactor.addReader(watch)
     # a reactor that stops disconnects its readers, which must not look like the parent's end
     reactor.addSystemEventTrigger("before", "shutdown", reactor.removeReader, watch)
+    reactor.callWhenRunning(end_once)
     reactor.callWhenRunning(node.startService)
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()

@@ -151,6 +151,9 @@ def test_serverkeygen_gives_key_and_certificate(site: Site) -> None:
     assert certificate.subject.rfc4514_string() == "CN=born-here"
     assert site.engine.seen[-1].proof.kind is ProofKind.GENERATED_HERE
     site.post("no-keygen/serverkeygen", csr(), *ME, status=501)
+    head, _, body = site.post("serverkeygen", csr(name="born-here"), *ME, "-D", "-").partition(b"\r\n\r\n")
+    boundary = head.partition(b"boundary=")[2].partition(b"\r\n")[0]  # as clients without a MIME library read it
+    assert len(body.split(b"--" + boundary)) == 4
 
 
 def capabilities(*listed: str) -> bytes:
@@ -290,6 +293,14 @@ BAD_SIGNATURE = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
 def test_hostile_http(site: Site, path: str, arguments: list[str], status: int) -> None:
     body = site.curl(path, *ME, *arguments, status=status)
     assert b"Traceback" not in body
+
+
+def test_what_a_path_is_not_is_told(site: Site) -> None:
+    for operation in ("cacerts", "crls"):
+        said = site.curl(f"nowhere/{operation}", status=404)
+        assert b"no template for EST and no authority named 'nowhere'" in said
+    assert b"Allow: GET, HEAD\r\n" in site.curl("cacerts", "-X", "POST", "-D", "-", status=405)
+    assert b"Allow: POST\r\n" in site.curl("simpleenroll", "-D", "-", status=405)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,17 @@ class Client:
         fields = (line.split(": ", 1) for line in lines[1:])
         return int(lines[0].split()[1]), {name.lower(): value for name, value in fields}
 
+    def take(self, length: int) -> bytes:
+        """The next ``length`` octets."""
+        pieces, self._held = [self._held], b""
+        came = len(pieces[0])
+        while came < length:
+            pieces.append(self.sock.recv(1 << 20))
+            came += len(pieces[-1])
+        whole = b"".join(pieces)
+        self._held = whole[length:]
+        return whole[:length]
+
     def rest_of(self, length: int) -> int:
         """Read and drop a body of ``length`` octets, quickly; says how many came."""
         came, self._held = len(self._held), b""

@@ -150,15 +150,37 @@ def test_continue(serve, identity):
 
 def test_continue_waits_its_turn(serve):
     waiting = Deferred()
-    server = serve(on(lambda _r: waiting), *ROUTES[1:])
+    server = serve(on(lambda _r: waiting), *ROUTES[1:], request_seconds=0.2)
     with server.connect() as client:
         client.send(GET + b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
-        assert client.silent_for(0.1)
+        assert client.silent_for(0.6)  # nor is the time that this takes the client's
         reactor.callFromThread(waiting.callback, Response(200, b"first"))
         assert client.answer()[2] == b"first"
         assert client.head()[0] == 100
         client.send(b"ok")
         assert client.answer()[2] == b"ok"
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert client.head()[0] == 100
+        assert client.answer()[0] == 408  # it has had leave, and sends nothing
+
+
+def test_continue_does_not_break_into_a_long_answer(serve, identity):
+    """The client waits for leave to send a body while it still reads what it asked for before."""
+    body = bytes(20_000_000)
+    first = Deferred()
+    server = serve(on(lambda _r: first), *ROUTES[1:], tls=identity)
+    with server.connect() as client:
+        client.send(GET + b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        eventually(lambda: server.factory.metrics.running == 1)
+        reactor.callFromThread(first.callback, Response(200, body))
+        status, headers = client.head()
+        assert status == 200
+        length = int(headers["content-length"])
+        held = client.take(length)
+        assert held == body
+        assert client.head()[0] == 100
+        client.send(b"ab")
+        assert client.answer()[2] == b"ab"
 
 
 def test_unknown_path_and_method(serve):

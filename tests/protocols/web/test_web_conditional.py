@@ -33,6 +33,14 @@ TAG = entity_tag(b"crl")
         ("If-Modified-Since", "nonsense", 200),
         ("If-Modified-Since", "Sat, 21 Nov 99999999 12:00:00 GMT", 200),
         ("If-Modified-Since", "Sat, 21 Nov 2026 12:00:00 +99999999999999999999", 200),
+        ("If-Match", TAG, 200),
+        ("If-Match", f'"x", {TAG}', 200),
+        ("If-Match", "*", 200),
+        ("If-Match", '"x"', 412),
+        ("If-Match", f"W/{TAG}", 412),
+        ("If-Unmodified-Since", http_date(MODIFIED), 200),
+        ("If-Unmodified-Since", http_date(MODIFIED - timedelta(seconds=1)), 412),
+        ("If-Unmodified-Since", "nonsense", 200),
         ("Other", "x", 200),
     ],
 )
@@ -40,18 +48,21 @@ def test_validators(name, value, status):
     headers = Headers([(name.encode(), value.encode())])
     for answer in (respond(headers, FOUND), PreparedRepresentation(FOUND).answer(headers)):
         assert answer.status == status
-        assert answer.body == (b"crl" if status == 200 else b"")
+        assert (answer.body == b"crl") == (status == 200)
+        assert answer.body == b"" or status != 304
 
 
 def test_entity_tag_goes_before_the_date():
     headers = Headers([(b"If-None-Match", b'"x"'), (b"If-Modified-Since", http_date(MODIFIED).encode())])
     assert respond(headers, FOUND).status == 200
+    headers = Headers([(b"If-Match", TAG.encode()), (b"If-Unmodified-Since", b"Sat, 01 Jan 2000 00:00:00 GMT")])
+    assert respond(headers, FOUND).status == 200
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=255), max_size=60))
 def test_any_text_as_validator(text):
-    for name in (b"If-None-Match", b"If-Modified-Since"):
-        assert respond(Headers([(name, text.encode("latin-1"))]), FOUND).status in (200, 304)
+    for name in (b"If-None-Match", b"If-Modified-Since", b"If-Match", b"If-Unmodified-Since"):
+        assert respond(Headers([(name, text.encode("latin-1"))]), FOUND).status in (200, 304, 412)
 
 
 def test_prepared_answers_over_the_wire(serve):
