@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -17,6 +18,8 @@ from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.output import Output
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
     from pkiserver.keys.settings import ProviderSettings
     from pkiserver.runtime.config import NodeSettings
     from pkiserver.runtime.engine import Engine
@@ -132,15 +135,19 @@ def add_common_options(command: click.Command) -> None:
 def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on the reactor, which can be done once in a process, and return its result.
 
+    Ctrl-C and SIGTERM cancel it: it closes what it opened, whose threads would keep the process for ever. A second one
+    ends the process at once.
+
     Raises:
-        click.Abort: the reactor was stopped (Ctrl-C) before the coroutine ended.
+        click.Abort: that happened before the coroutine ended.
     """
+    from twisted.internet.defer import CancelledError
     from twisted.internet.task import react
 
     results: list[T] = []
     errors: list[BaseException] = []
 
-    async def guarded(_reactor: object) -> None:
+    async def guarded() -> None:
         try:
             results.append(await main())
         except GeneratorExit:
@@ -151,12 +158,32 @@ def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     keep_log()
     # react always ends in SystemExit; the outcome is in the lists
     with contextlib.suppress(SystemExit):
-        react(guarded)
+        react(lambda reactor: _cancelled_by_signals(reactor, guarded()))
+    if errors and isinstance(errors[0], CancelledError):
+        raise click.Abort
     if errors:
         raise errors[0]
     if not results:
         raise click.Abort
     return results[0]
+
+
+def _cancelled_by_signals(reactor: Any, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+    """Run a coroutine; where the reactor is to stop before its end, cancel it, and let the reactor wait for the end."""
+    from twisted.internet.defer import Deferred
+
+    task, ended = Deferred.fromCoroutine(work), Deferred[None]()
+    task.addBoth(lambda _: ended.callback(None))
+
+    def interrupted() -> Deferred[None]:
+        if not ended.called:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            task.cancel()
+        return ended
+
+    reactor.addSystemEventTrigger("before", "shutdown", interrupted)
+    return task
 
 
 def reactor_command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[P, None]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -82,3 +85,34 @@ async def test_verify_tail_and_export(tmp_path: Path) -> None:
     said = await deferToThread(run, tmp_path, "audit", "verify", code=1)
     assert "error: chain 1: event 2 was altered" in said
     assert "does not bear the signature of key 'check'" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_who_follows_the_log_can_leave(tmp_path: Path, number: signal.Signals) -> None:
+    """Threads of an open database keep a process for ever unless it is closed."""
+    from twisted.internet.threads import deferToThread
+
+    url = configure(tmp_path)
+    await deferToThread(run, tmp_path, "database", "migrate")
+    await fill(url, ec.generate_private_key(ec.SECP256R1()))
+
+    def follow() -> tuple[int, str]:
+        command = [*commands.PKISERVER, "--config", str(tmp_path / "node.toml"), "audit", "tail", "-f"]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # what runs in the background of a shell has its children ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(number)
+            try:
+                _, said = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        return process.returncode, said
+
+    assert await deferToThread(follow) == (130, "interrupted\n")
