@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -25,6 +26,12 @@ reactor: Any = _reactor
 REAP_SECONDS = 0.05
 ASYNC_TEST_SECONDS = 120
 """A coroutine test that has not ended by then is cancelled, so that a lost answer fails instead of hanging the run."""
+
+
+def pytest_configure() -> None:
+    """Let servers that tests start be stopped by Ctrl-C: a shell has what it runs in the background ignore that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_on_reactor(make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

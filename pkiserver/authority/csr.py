@@ -12,8 +12,6 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
@@ -103,7 +101,8 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bo
     public_key = _public_key(request, data, reasons)
     digest = None if reasons else old_digest(request)
     if digest is not None and not old_digests:
-        reasons.append(Reason(Refusal.BAD_ALGORITHM, f"a request that is signed over {digest.upper()} is not accepted"))
+        text = f"a request that is signed over {digest.upper()} is not accepted: sign it over SHA-256"
+        reasons.append(Reason(Refusal.BAD_ALGORITHM, text))
     extensions = _extensions(request, reasons)
     sans = _sans(request, reasons)
     password = _challenge_password(request, data, reasons)
@@ -177,19 +176,8 @@ def _public_key(
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
-            reasons.append(Reason(Refusal.BAD_PROOF, _invalid(request)))
+            reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
     return public_key
-
-
-def _invalid(request: x509.CertificateSigningRequest) -> str:
-    """Why a signature is not valid: broken hash algorithms are not looked at any further."""
-    try:
-        algorithm = request.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        algorithm = None
-    if isinstance(algorithm, hashes.MD5 | hashes.SHA1):
-        return f"the request is signed with {algorithm.name.upper()}, which proves nothing any more: sign with SHA-256"
-    return "the request's signature is not by its own key"
 
 
 def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:

@@ -14,6 +14,7 @@ from pkiserver.authority.requests import (
     ChallengeEvidence,
     CodeEvidence,
     EnrollmentRequest,
+    Evidence,
     PasswordEvidence,
     RegistrationRecord,
 )
@@ -105,6 +106,24 @@ class Gate:
         if isinstance(decision, Authorised) and template.seats.enabled:
             return attrs.evolve(decision, claims=(*decision.claims, self._seat(template, decision)))
         return decision
+
+    async def before_work(self, template: str, protocol: str, evidence: tuple[Evidence, ...], source: str) -> None:
+        """Ask before costly work for a request is begun, such as making its key; :meth:`decide` must follow.
+
+        A secret is not looked at, since some can be used once: only whether there were too many wrong ones.
+
+        Raises:
+            Rejected: what is shown besides entitles nobody.
+            Unavailable: too many wrong guesses, or something that is needed is away.
+        """
+        found = self.templates.get(template)
+        if any(isinstance(one, _GUESSABLE) for one in evidence):
+            await self.guesses.check(found.name, source)
+            return
+        findings = await self.identifier.identify(found, protocol, evidence)
+        outcome = rules.match(found, protocol, findings)
+        if not isinstance(outcome, rules.Match):
+            raise _refusal(outcome, findings)
 
     async def _decide(self, request: EnrollmentRequest, template: Template) -> Decision:
         if request.renewal_of is not None:

@@ -31,7 +31,7 @@ from protocols.cms.certs import build_certs_only
 from protocols.est import errors, keygen, messages
 from protocols.est.csrattrs import encode_csr_attributes
 from protocols.est.linking import verify_link
-from protocols.est.messages import Credentials, Operation, RequestOutline, Target
+from protocols.est.messages import Operation, RequestOutline, Target
 from protocols.est.ports import EstEngine, EstSettings, Waiting
 from protocols.est.renewal import renewal_wishes
 from protocols.web.values import Method, Request, Response, Route, TlsPeer
@@ -190,6 +190,7 @@ class EstEdge:
         outline = messages.outline(original)
         _linked(asked, outline)
         protection = await keygen.protection_for(self._engine, asked.template, outline, asked.certificate)
+        await self._engine.before_work(asked.template, _shown(asked), asked.request.peer.address)
         key = await self._generate(kind)
         parsed = parse_request(keygen.request_for(key, outline))
         proof = ProofOfPossession(ProofKind.GENERATED_HERE, verified=True)
@@ -268,7 +269,7 @@ class EstEdge:
             spki=parsed.spki,
             proof=ProofOfPossession(ProofKind.TLS_LINKED, verified=True) if linked else parsed.proof,
             wishes=parsed.wishes,
-            evidence=_evidence(asked.tls, messages.parse_basic(request.headers.get_all("authorization"))),
+            evidence=_shown(asked),
             protocol=PROTOCOL,
             source=request.peer.address,
             request_id=request.request_id,
@@ -320,11 +321,12 @@ def _linked(asked: _Asked, outline: RequestOutline) -> bool:
     return verify_link(outline.challenge_password, binding, required=required)
 
 
-def _evidence(tls: TlsPeer, credentials: Credentials | None) -> tuple[Evidence, ...]:
+def _shown(asked: _Asked) -> tuple[Evidence, ...]:
     """Everything that the client showed. An enrolment code travels as the password and is known by its form."""
     found: list[Evidence] = []
-    if tls.certificate_der is not None:
-        found.append(ClientCertificateEvidence(tls.certificate_der, tls.chain))
+    if asked.tls.certificate_der is not None:
+        found.append(ClientCertificateEvidence(asked.tls.certificate_der, asked.tls.chain))
+    credentials = messages.parse_basic(asked.request.headers.get_all("authorization"))
     # a name without a password asks for a one-time password by mail, where a connector sends some
     if credentials is not None and (credentials.password or credentials.name):
         if canonical(credentials.password) is not None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import attrs
 
-from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.requests import EnrollmentRequest, Evidence, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
@@ -58,6 +58,9 @@ class EstEngine(Protocol):
             Rejected: unknown authority, or the lists are too large to be given out together.
             Unavailable: the database is away.
         """
+
+    async def before_work(self, template: Template, evidence: tuple[Evidence, ...], source: str) -> None:
+        """Ask before a key is made for somebody. Raises :class:`PkiError` where that would be for nothing."""
 
     async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
         """The one road. Raises :class:`PkiError`."""

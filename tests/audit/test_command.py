@@ -98,14 +98,7 @@ async def test_who_follows_the_log_can_leave(tmp_path: Path, number: signal.Sign
 
     def follow() -> tuple[int, str]:
         command = [*commands.PKISERVER, "--config", str(tmp_path / "node.toml"), "audit", "tail", "-f"]
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # what runs in the background of a shell has its children ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
             process.send_signal(number)

@@ -50,16 +50,6 @@ def test_wishes_are_read_and_nothing_is_believed() -> None:
     assert parsed.spki == spki_der(KEY.public_key())
 
 
-@pytest.mark.parametrize("digest", ["md5", "sha1"])
-def test_a_request_signed_with_a_broken_hash_is_told_so(tmp_path: Path, digest: str) -> None:
-    command = ["openssl", "req", "-new", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=old", f"-{digest}"]
-    command += ["-keyout", str(tmp_path / "key"), "-outform", "DER"]
-    made = subprocess.run(command, capture_output=True, check=True)
-    with pytest.raises(Rejected, match=f"signed with {digest.upper()}") as refused:
-        parse_request(made.stdout)
-    assert refused.value.has(Refusal.BAD_PROOF)
-
-
 @pytest.mark.parametrize("algorithm", ["rsa:2048", "ec:P-256", "ed25519", "ed448"])
 def test_requests_written_by_openssl(tmp_path: Path, algorithm: str) -> None:
     kind, _, parameter = algorithm.partition(":")

@@ -6,7 +6,7 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.delegates.packagers import Packagers
-from pkiserver.authority.requests import EnrollmentRequest, IssuedCertificate
+from pkiserver.authority.requests import EnrollmentRequest, Evidence, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -18,6 +18,7 @@ from pkiserver.runtime.services.announcements import Announcements
 from pkiserver.runtime.services.ownkeys import own_keys
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
+from protocols.est.edge import PROTOCOL
 from protocols.est.ports import PackageSigner, Waiting
 
 MOST_LISTS = 4 * 1024 * 1024
@@ -63,6 +64,10 @@ class EstPort:
             text = "the lists are too large to be given out together: fetch them from their distribution points"
             raise Rejected.because(Refusal.UNSUPPORTED, text)
         return tuple(found)
+
+    async def before_work(self, template: Template, evidence: tuple[Evidence, ...], source: str) -> None:
+        """Whether to make a key for somebody; raises :class:`PkiError`."""
+        await self.engine.gate.before_work(template.name, PROTOCOL, evidence, source)
 
     async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
         """The one road; raises :class:`PkiError`."""

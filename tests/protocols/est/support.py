@@ -23,6 +23,7 @@ from pkiserver.authority.requests import (
     ClientCertificateEvidence,
     CodeEvidence,
     EnrollmentRequest,
+    Evidence,
     IssuedCertificate,
     PasswordEvidence,
 )
@@ -134,6 +135,9 @@ class Workshop:
 
     async def sign_attributes(self, signed_attributes: bytes, scheme: SignatureScheme) -> bytes:
         return self.key.sign(signed_attributes, ec.ECDSA(hashes.SHA256()))
+
+    async def before_work(self, template: Template, evidence: tuple[Evidence, ...], source: str) -> None:
+        del template, evidence, source
 
     async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
         self.seen.append(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import secrets
 import subprocess
@@ -38,6 +39,7 @@ from pkiserver.store.schema.certificates import certificate as certificate_table
 from protocols.cms import oids
 from protocols.cms.ber import header, only_child
 from protocols.cms.certs import parse_certs_only
+from protocols.est import keygen
 from protocols.est.ports import EstSettings
 from tests.protocols.est.support import Site, listener_identity, serve
 from tests.protocols.est.test_est_messages import attribute, csr, oid, sequence
@@ -387,3 +389,19 @@ def test_labels_that_the_settings_name_and_that_are_not_there_are_told(world: Wo
         f"[est] default_template: 'devise' is no template that EST may use {allowed}",
         "[est] base64_by_label: 'bot' is no template that EST may use, and no authority",
     }
+
+
+def test_no_key_is_made_for_strangers_and_guessers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[KeyType] = []
+    generate = keygen.generate
+    monkeypatch.setattr(keygen, "generate", lambda kind: (made.append(kind), generate(kind))[1])
+    site, der = world.site, csr(name="stranger")
+    assert b"password is needed" in site.post("device/serverkeygen", der, status=401)
+    assert made == []
+    guess = ("-u", "me:wrong")
+    with contextlib.suppress(AssertionError):  # which is the 503, after as many guesses as are left
+        for _ in range(world.engine.settings.guesses.free + 1):
+            site.post("device/serverkeygen", der, *guess, status=401)
+    before = len(made)
+    assert b"too many" in site.post("device/serverkeygen", der, *guess, status=503)
+    assert len(made) == before
