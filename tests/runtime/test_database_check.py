@@ -24,7 +24,7 @@ async def test_a_database_that_cannot_be_written_is_told(tmp_path: Path, monkeyp
     migrate(url)
     with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
         async with opened(url) as database:
-            audit = await AuditLog.open(database, node="test", worker="0", clock=SystemClock())
+            audit = AuditLog(database, node="test", worker="0", clock=SystemClock())
             recovery = Recovery(database=database, audit=audit, clock=SystemClock(), holder="test/0/1")
             check = database_check(database, lambda: recovery.trouble)
             await recovery.start()
