@@ -72,7 +72,16 @@ def test_rekey_while_it_runs(tmp_path: Path) -> None:
     (folder / "demo.pem").rename(folder / "old.pem")
     (folder / "issuing.pem").rename(folder / "old-issuing.pem")
     instance.cli("ca", "rekey", "issuing")
-    until = "for i in $(seq 100); do curl -fsS -o /dev/null {url}/ca/issuing-2.cer && break; sleep 0.1; done"
+    # workers learn of it one by one, within half a second: as often as one of two would hardly be met alone
+    until = """
+    served=0
+    for i in $(seq 200); do
+        if curl -fsS -o /dev/null {url}/ca/issuing-2.cer; then served=$((served + 1)); else served=0; fi
+        [ $served -ge 20 ] && exit 0
+        sleep 0.1
+    done
+    exit 1
+    """
     assert instance.shell(until.format(url=instance.layout.http_url), tmp_path).returncode == 0
     assert instance.shell(enrol, tmp_path).returncode == 0
     ocsp = "openssl ocsp -issuer {issuer} -cert {cert} -url {url}/ocsp -CAfile ../root.pem"
