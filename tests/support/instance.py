@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -56,6 +57,13 @@ class Instance:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         self.printed = done.stdout
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """A test that failed may have left it running."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
 
     @property
     def pid(self) -> int:
