@@ -13,7 +13,7 @@ from twisted.logger import LogEvent, formatEvent
 
 from pkiserver.runtime.logformat import as_json, as_text, escape, fields_of, priority, traceback_of
 from pkiserver.runtime.logsettings import LogFormat, LogSettings
-from pkiserver.runtime.logstream import STDERR, LineWriter, StandardError
+from pkiserver.runtime.logstream import LineWriter, StandardError
 
 FACILITY_DAEMON = 3
 IDENTIFIER = "pkiserver"
@@ -132,7 +132,7 @@ def _one_line(event: LogEvent, worker: str) -> str:
     return text
 
 
-def open_sink(settings: LogSettings, worker: str, stderr: int = STDERR) -> Sink:
+def open_sink(settings: LogSettings, worker: str, stderr: int) -> Sink:
     """The sink that the settings name; ``stderr`` is the descriptor of standard error.
 
     Raises:

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pkiserver.runtime.notify import notify
+from pkiserver.runtime.signals import on_hangup
 from pkiserver.runtime.sockets import BoundSocket, bind_unix
 
 reactor: Any = _reactor
@@ -133,7 +134,7 @@ class WorkerParent(Service):
             self._private.append(BoundSocket("internal", bind_unix(path, mode=0o600)))
         for worker in self._workers:
             self._spawn(worker)
-        signal.signal(signal.SIGHUP, lambda _number, _frame: reactor.callFromThread(self._pass_hangup))
+        on_hangup(self._pass_hangup)
 
     def _private_path(self, number: int) -> str:
         assert self._folder is not None

@@ -139,7 +139,7 @@ class EstEdge:
         except Rejected as refused:
             if not refused.has(Refusal.UNKNOWN_TEMPLATE):
                 raise
-            issuers = {one.issuer for one in self._usable()}
+            issuers = {one.issuer for one in self._engine.templates()}
             if target.label is None and len(issuers) != 1:
                 raise
             if target.label is None:
@@ -216,7 +216,7 @@ class EstEdge:
         """The template that a label names, if EST may use it. Raises :class:`Rejected` (unknown template)."""
         name = label or self._settings.default_template
         if not name:
-            usable = self._usable()
+            usable = self._engine.templates()
             if len(usable) == 1:
                 return usable[0]
             raise Rejected.because(
@@ -239,16 +239,12 @@ class EstEdge:
         Raises:
             Rejected: UNKNOWN_TEMPLATE; it has several.
         """
-        found = [one for one in self._usable() if one.issuer == name]
+        found = [one for one in self._engine.templates() if one.issuer == name]
         default = [one for one in found if one.name == self._settings.default_template]
         if len(found) > 1 and not default:
             text = f"authority {name} has several templates for EST: say which"
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, text)
         return next(iter(default or found), None)
-
-    def _usable(self) -> list[Template]:
-        """The templates that EST may use."""
-        return [one for one in self._engine.templates() if one.enabled and one.allows(PROTOCOL)]
 
     def _realm(self, asked: _Asked) -> str | None:
         """The realm for a 401, or None where no name and password could make the template say yes."""

@@ -43,7 +43,7 @@ class EstEngine(Protocol):
         """The template of that name. Raises :class:`Rejected` (unknown template)."""
 
     def templates(self) -> tuple[Template, ...]:
-        """Every template."""
+        """The templates that EST may use."""
 
     def served(self, authority: str) -> tuple[bytes, ...]:
         """What an authority gives out about itself (RFC 7030 section 4.1.3), DER, its current certificate first.

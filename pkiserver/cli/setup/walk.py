@@ -173,7 +173,7 @@ def show(layout: Layout) -> None:
         table.add_row(protocol, Text("\n").join((*map(Text, places), remarked)))
     # a terminal may wrap what is wider than it; rich would cut it
     Console(highlight=False, width=PIPE_WIDTH).print(table)
-    print("\nTo try, in another shell:\n")  # noqa: T201
+    print("\nTo try, in another shell:\n")  # noqa: T201 - here and below: rich would wrap it
     for step in steps(layout):
         print(f"# {step.what}")  # noqa: T201
         print("\n".join(step.commands) + "\n")  # noqa: T201

@@ -26,13 +26,13 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.runtime.config import NodeSettings, load_settings
 from pkiserver.runtime.descriptors import raise_limit
 from pkiserver.runtime.garbage import unhindered
-from pkiserver.runtime.hangup import ignore_hangup
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.notify import notify
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, stop_with
 from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
+from pkiserver.runtime.signals import ignore_hangup
 from pkiserver.runtime.sockets import BoundSocket, bind_all
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
 

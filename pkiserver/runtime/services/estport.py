@@ -46,8 +46,9 @@ class EstPort:
         return self.engine.templates.get(name)
 
     def templates(self) -> tuple[Template, ...]:
-        """Every template that can be used."""
-        return tuple(stored.template for stored in self.engine.templates.list())
+        """The templates that EST may use."""
+        found = (stored.template for stored in self.engine.templates.list())
+        return tuple(one for one in found if one.enabled and one.allows(PROTOCOL))
 
     def served(self, authority: str) -> tuple[bytes, ...]:
         """An authority's certificates, its current one first; raises :class:`Rejected` (unknown authority)."""

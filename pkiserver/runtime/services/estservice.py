@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pkiserver.authority.templates.model import Template
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import NamedCheck
 from pkiserver.runtime.protocolsettings import EstNodeSettings
@@ -12,7 +11,7 @@ from pkiserver.runtime.services.estport import EstPort
 from pkiserver.runtime.services.handover import est_settings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.runtime.services.remarks import Remarks, missing_default
-from protocols.est.edge import PROTOCOL, routes
+from protocols.est.edge import routes
 from protocols.web.values import Route
 
 REMARKS_SECONDS = 60.0
@@ -23,12 +22,13 @@ class Est:
 
     def __init__(self, engine: Engine, settings: EstNodeSettings) -> None:
         self._engine = engine
+        self._port = EstPort(engine)
         self._settings = est_settings(settings)
-        self._remarks = Remarks("est", self._look, lambda: f"{len(self._templates())} templates")
+        self._remarks = Remarks("est", self._look, lambda: f"{len(self._port.templates())} templates")
 
     def routes(self) -> Sequence[Route]:
         """For TLS."""
-        return routes(EstPort(self._engine), self._settings)
+        return routes(self._port, self._settings)
 
     def jobs(self) -> tuple[Job, ...]:
         """Remarks in the log."""
@@ -38,12 +38,8 @@ class Est:
         """Whether the labels that the settings name are there."""
         return self._remarks.check()
 
-    def _templates(self) -> list[Template]:
-        found = (stored.template for stored in self._engine.templates.list())
-        return [one for one in found if one.enabled and one.allows(PROTOCOL)]
-
     def _look(self) -> Iterable[str]:
-        labels = {one.name for one in self._templates()}
+        labels = {one.name for one in self._port.templates()}
         yield from missing_default("est", self._settings.default_template, labels)
         labels |= {one.name for one in self._engine.authorities.list()}
         for label in self._settings.base64_by_label.keys() - labels:

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.error import ReactorNotRunning
+
+from pkiserver.runtime.signals import stop
 
 reactor: Any = _reactor
 EXIT_SOFTWARE = 70
@@ -25,14 +26,6 @@ def stop_with(code: int) -> None:
 
     reactor.addSystemEventTrigger("after", "shutdown", leave)
     if not reactor.running:
-        reactor.callWhenRunning(stop_with_now)
+        reactor.callWhenRunning(stop)
     else:
-        stop_with_now()
-
-
-def stop_with_now() -> None:
-    """Stop the reactor unless it is stopping already."""
-    try:
-        reactor.stop()
-    except ReactorNotRunning:
-        return
+        stop()

@@ -17,7 +17,6 @@ from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.garbage import settle
-from pkiserver.runtime.hangup import on_hangup
 from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.metrics import ReactorLatency, new_registry
 from pkiserver.runtime.notify import notify
@@ -29,6 +28,7 @@ from pkiserver.runtime.services.listeners import ApiListener, HttpListener, Ldap
 from pkiserver.runtime.services.management import Management
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
+from pkiserver.runtime.signals import on_hangup
 from pkiserver.runtime.sockets import BoundSocket
 from pkiserver.store.failures import told_in_full
 from protocols.addressbook.limits import LDAP_PROTOCOLS

@@ -17,12 +17,12 @@ from zope.interface import implementer
 
 from pkiserver.foundation.errors import Rejected
 from pkiserver.runtime.config import load_settings
-from pkiserver.runtime.hangup import end_once, ignore_hangup, stop
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
 from pkiserver.runtime.services.inherited import Inherited
 from pkiserver.runtime.services.node import NodeService, Worker
+from pkiserver.runtime.signals import end_once, ignore_hangup, stop
 from pkiserver.runtime.sockets import BoundSocket
 from pkiserver.runtime.workers import CONTROL, READY
 

@@ -111,7 +111,7 @@ class Workshop:
         return self.all[name]
 
     def templates(self) -> tuple[Template, ...]:
-        return tuple(self.all.values())
+        return tuple(one for one in self.all.values() if one.enabled and one.allows("est"))
 
     def served(self, authority: str) -> tuple[bytes, ...]:
         if authority != "issuing":

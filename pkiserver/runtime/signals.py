@@ -1,4 +1,4 @@
-"""SIGHUP for a reactor's process, and what a second request to end it does."""
+"""Signals of a reactor's process: SIGHUP, and requests to end, of which there may be several."""
 
 from __future__ import annotations
 
