@@ -15,7 +15,8 @@ from pkiserver.foundation import tomltypes
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from tests.support.commands import configured, run
 from tests.support.keys import software_store
-from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.ports import free_port
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
 from tests.support.tlsfiles import TestCa
 
 ROOT = Path(__file__).parents[2]

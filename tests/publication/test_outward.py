@@ -40,7 +40,8 @@ from tests.protocols.addressbook.support import TEMPLATES, enrolled
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with
 from tests.support.outward import deliver
-from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd, free_port
+from tests.support.ports import free_port
+from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
 reactor: Any = _reactor
 ORDER = Order(actor="test", approved_by=None, comment="")

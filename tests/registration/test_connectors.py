@@ -28,7 +28,8 @@ from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
-from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.ports import free_port
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
 from tests.support.tlsfiles import TestCa
 from tests.support.webhook import SECRET as HOOK_SECRET
 from tests.support.webhook import Webhook

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.nodes import Node, certificate, reachable_python
+from tests.support.ports import free_port
 
 MakeNode = Callable[..., Node]
 ENDED = -signal.SIGTERM
@@ -225,9 +226,7 @@ def test_sighup_follows_tls_files_and_log_settings(make_node: MakeNode, workers:
 
 def test_systemd_hands_over_sockets_by_name(make_node: MakeNode) -> None:
     assert shutil.which("systemd-socket-activate"), "apt-get install systemd"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     node = make_node(workers=2, listen='"systemd:pki-http"')
     node.start(
         "systemd-socket-activate", f"--listen=127.0.0.1:{port}", "--fdname=pki-http", "--setenv=PYTHONPATH", wait=False

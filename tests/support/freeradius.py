@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.ports import free_port
 
 INSTALL = "freeradius is missing; install it with: apt-get install -y freeradius"
 SECRET = "shared by both"
@@ -24,9 +25,7 @@ class FreeRadius:
         if program is None:
             pytest.fail(INSTALL)
         self.folder = Path(tempfile.mkdtemp(prefix="pkiserver-radius-"))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         sign = "update reply {\n Message-Authenticator := 0x00\n }" if signs else ""
         text = _CONFIG.replace("FOLDER", str(self.folder)).replace("PORT", str(self.port)).replace("SIGN", sign)
         (self.folder / "radiusd.conf").write_text(text)

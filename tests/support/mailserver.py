@@ -11,7 +11,7 @@ from pathlib import Path
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.support.slapd import free_port
+from tests.support.ports import free_port
 
 USER, PASSWORD = "pki", "mail secret"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from tests.support.slapd import free_port
+from tests.support.ports import free_port
 
 INSTALL = "MariaDB's programs are missing; install them with: apt-get install -y mariadb-server"
 

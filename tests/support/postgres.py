@@ -6,7 +6,6 @@ The fixtures are known everywhere, through ``tests/conftest.py``, so that one se
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -16,6 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.support.ports import free_port
 
 INSTALL = "PostgreSQL's programs are missing; install them with: apt-get install -y postgresql"
 _AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
@@ -28,7 +29,7 @@ class PostgresServer:
         self.bin = _programs()
         self.folder = Path(tempfile.mkdtemp(prefix="pkiserver-pg-"))
         shutil.chown(self.folder, "postgres")
-        self.port = _free_port()
+        self.port = free_port()
         self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8")
         self.start()
 
@@ -110,12 +111,6 @@ def _programs() -> Path:
     if not found:
         pytest.fail(INSTALL)
     return found[-1].parent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -12,17 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 INSTALL = "slapd or its tools are missing; install them with: apt-get install -y slapd ldap-utils"
 SUFFIX = "dc=example,dc=org"
 ADMIN = f"cn=admin,{SUFFIX}"
 ADMIN_PASSWORD = "admin secret"
 USER_PASSWORD = "correct horse battery"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Slapd:

@@ -23,8 +23,8 @@ from tests.registration.connectors.domain import (
     denied,
     made,
 )
+from tests.support.ports import free_port
 from tests.support.samba import GROUPS, GUESSES, PEOPLE, REALM, SERVICE_PASSWORD, SUFFIX, DomainController
-from tests.support.slapd import free_port
 from tests.support.tlsfiles import TestCa
 
 Adding = Callable[..., str]

@@ -21,7 +21,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.connectors.certificate import ForeignCertificates
 from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Denied, Shown, Step
-from tests.support.slapd import free_port
+from tests.support.ports import free_port
 from tests.support.tlsfiles import TestCa
 
 HARDWARE = x509.OtherName(

@@ -19,7 +19,8 @@ from pkiserver.registration.connectors import ldappolicy
 from pkiserver.registration.connectors.ldap import LdapConnector, unicode_password
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.registration.connectors.making import ldap_connector, mapped_mail
-from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.ports import free_port
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
 from tests.support.tlsfiles import TestCa
 
 RIGHT = Secret(USER_PASSWORD)

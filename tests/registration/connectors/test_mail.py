@@ -26,7 +26,7 @@ from pkiserver.store.authority import templates
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.mailserver import PASSWORD, USER, MailServer
-from tests.support.slapd import free_port
+from tests.support.ports import free_port
 from tests.support.tlsfiles import TestCa
 
 RULE = '[[evidence]]\nall = ["password"]\nconnectors = ["internal", "post"]\ngroups = ["staff"]\n'

@@ -23,8 +23,8 @@ from pkiserver.registration.connectors.sql import SqlConnector
 from pkiserver.registration.connectors.sqlsettings import HashFormat
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.support.mariadb import MariaDb
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
-from tests.support.slapd import free_port
 from tests.support.tlsfiles import TestCa
 
 ALL = tuple(HashFormat)

@@ -17,7 +17,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Denied, Shown, Step, Undecided
 from pkiserver.registration.connectors.webhook import WebhookConnector
-from tests.support.slapd import free_port
+from tests.support.ports import free_port
 from tests.support.tlsfiles import TestCa
 from tests.support.webhook import SECRET, Webhook
 
