@@ -20,6 +20,7 @@ import click
 
 from pkiserver.cli.context import Session, add_common_options, common_options
 from pkiserver.cli.failures import exit_code_of
+from pkiserver.runtime.garbage import settle
 
 
 @attrs.frozen
@@ -136,4 +137,5 @@ def _refuse_no_text(arguments: list[str]) -> None:
 
 def main() -> NoReturn:
     """The console script."""
+    settle()  # a command mostly loads modules, and looking for garbage meanwhile takes a seventh of its time
     sys.exit(run())

@@ -1,4 +1,4 @@
-"""How often Python looks for cyclic garbage in a process that serves."""
+"""How often Python looks for cyclic garbage: in a process that serves, while modules load, in a command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def unhindered() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Call once when everything is set up: what is there now stays, and no later look goes over it again.
+    """Call once, a server when everything is set up: what is there now stays, and no later look goes over it again.
 
     Python looks after every 700 objects as it comes, which are those of a handful of requests that wait; of a server
     that is asked much it took up to a quarter of the time, nearly all of it for objects that live as long as it.
