@@ -232,7 +232,7 @@ async def test_a_missing_key_that_returns_is_found_at_the_next_look(
             for thing in session.get_objects({Attribute.LABEL: "in-token"}):
                 thing[Attribute.LABEL] = "moved"
             session.close()
-            lane.objects.clear()
+            lane.keys.clear()
         await ring.refresh()
         assert ring.problems() == ()
         assert signer.in_place

@@ -13,6 +13,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from pkcs11 import Attribute, ObjectClass
+from pkcs11.exceptions import AttributeSensitive
 
 from pkiserver.audit.chain import CHECKPOINT_PREFIX
 from pkiserver.foundation.clock import SystemClock
@@ -22,6 +24,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.pkcs11.token import Token
 from pkiserver.keys.records import KeyRecord
 from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.keys.softhsm import create_token
@@ -150,6 +153,47 @@ async def test_deleting_destroys_the_objects(token: TokenSettings, rings: Rings)
     await ring.close()
     rings.open.clear()
     assert "gone" not in pkcs11_tool(token, "--list-objects")
+
+
+async def test_a_key_that_another_tool_deletes_while_it_signs_is_missed(token: TokenSettings, rings: Rings) -> None:
+    pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "short", "--id", "0102")
+    ring = await rings([token])
+    await ring.adopt("short", "pkcs11:token=test;object=short", [Door.CHECKPOINT])
+    signer = ring.checkpoint_signer("short")
+    assert signer.in_place
+
+    async def sign(times: int) -> None:
+        for _ in range(times):
+            await signer.sign(CHECKPOINT_PREFIX + b"{}")
+
+    await sign(100)
+    pkcs11_tool(token, "--delete-object", "--type", "privkey", "--label", "short")
+    with pytest.raises(KeyUnavailable):
+        await sign(1_000_000)  # a minute of signatures; the token's own object is asked for once a second
+
+
+async def test_no_copy_of_a_key_can_be_found_or_taken_out_of_the_token(token: TokenSettings, rings: Rings) -> None:
+    registry = MemoryRegistry()
+    ring = await rings([token], registry)
+    await ring.generate("one", P256, store="softhsm", doors=[Door.CHECKPOINT])
+    signer = ring.checkpoint_signer("one")
+    for _ in range(100):
+        await signer.sign(CHECKPOINT_PREFIX + b"{}")
+    store = ring._providers.for_store("softhsm")
+    assert isinstance(store, Token)
+    with store.module.entered() as lane:
+        terms = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: "one"}
+        private = list(store.module.session(lane, store.login).get_objects(terms))
+        assert {bool(thing[Attribute.TOKEN]) for thing in private} == {True, False}, "the key, and the session's copy"
+        for thing in private:
+            assert thing[Attribute.SENSITIVE]
+            assert not thing[Attribute.EXTRACTABLE]
+            with pytest.raises(AttributeSensitive):
+                thing[Attribute.VALUE]
+    # Found once more, by the same location, although the session has a copy of it.
+    assert store.public_half(ring.show("one").record.uri) == signer.public_key
+    with pytest.raises(Rejected, match="already"):
+        await ring.generate("one", P256, store="softhsm", doors=[Door.CHECKPOINT])
 
 
 async def test_a_key_made_by_another_tool_is_adopted(token: TokenSettings, rings: Rings) -> None:

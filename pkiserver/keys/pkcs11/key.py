@@ -17,6 +17,7 @@ from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.pkcs11.mechanisms import Signer, signer_for
 from pkiserver.keys.pkcs11.module import LOSSES, Lane, State
+from pkiserver.keys.pkcs11.sessioncopy import HeldKey
 
 if TYPE_CHECKING:
     from pkiserver.keys.pkcs11.token import Token
@@ -73,9 +74,9 @@ class TokenKey(KeyHandle):
         if lane is None:
             return None
         try:
-            private = lane.objects.get(self)
+            held = lane.keys.get(self)
             # To find it may take waiting for other processes, which the reactor does not do.
-            return None if private is None else signer(private, data)
+            return None if held is None else signer(held.object, data)
         except LOSSES as error:
             raise module.lost(error) from error
         except p11.PKCS11Error as error:
@@ -137,10 +138,11 @@ class TokenKey(KeyHandle):
         return signer
 
     def _object(self, lane: Lane) -> Any:
-        found = lane.objects.get(self)
-        if found is None:
-            found = lane.objects[self] = self.token.find_private(lane, self.uri, self.name)
-        return found
+        held = lane.keys.get(self)
+        if held is None:
+            own = self.token.find_private(lane, self.uri, self.name)
+            held = lane.keys[self] = HeldKey(own, copied=self.token.login.reads_files)
+        return held.object
 
     def _refused(self, error: p11.PKCS11Error) -> Exception:
         what = type(error).__name__

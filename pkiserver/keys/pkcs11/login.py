@@ -42,6 +42,11 @@ class TokenLogin:
         self._refused = RefusedPin(settings)
 
     @property
+    def reads_files(self) -> bool:
+        """Whether the token reads a file whenever a key of its own is used, as SoftHSM does."""
+        return self.token is not None and self.token.manufacturer_id.startswith("SoftHSM")
+
+    @property
     def wanted(self) -> str:
         """The token in words."""
         label, serial = self.settings.token_label, self.settings.token_serial

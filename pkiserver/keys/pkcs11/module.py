@@ -17,6 +17,7 @@ from pkiserver.keys.executor import Executor
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11.library import load_library, restart_library, start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
+from pkiserver.keys.pkcs11.sessioncopy import HeldKey
 from pkiserver.keys.settings import TokenSettings
 
 LOSSES = (
@@ -41,12 +42,12 @@ class Lane:
 
     def __init__(self) -> None:
         self.sessions: dict[TokenLogin, Any] = {}
-        self.objects: dict[object, Any] = {}
+        self.keys: dict[object, HeldKey] = {}
 
     def clear(self) -> None:
         """Forget handles of sessions that are gone."""
         self.sessions.clear()
-        self.objects.clear()
+        self.keys.clear()
 
 
 class Module:

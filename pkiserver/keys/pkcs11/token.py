@@ -185,7 +185,8 @@ class Token:
 
     def _compare(self, key: TokenKey) -> None:
         with self.module.entered() as lane:
-            lane.objects.pop(key, None)
+            if (held := lane.keys.pop(key, None)) is not None:
+                held.drop()
             private = self.find_private(lane, key.uri, key.name)
             publics = self._publics(lane, key.uri, private)
         # A public half that cannot be read proves nothing; the test signature that follows does.
@@ -197,7 +198,7 @@ class Token:
         own = publichalf.read_public(private)
         if own is not None:
             return [own]
-        terms = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: private[Attribute.ID]}
+        terms = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: private[Attribute.ID]}
         beside = self._search(lane, terms if terms[Attribute.ID] else _search(uri, ObjectClass.PUBLIC_KEY))
         return [key for key in map(publichalf.read_public, beside) if key is not None]
 
@@ -221,7 +222,7 @@ class Token:
 
     def _require_free(self, session: Any, label: str) -> None:
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-            if list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label})):
+            if list(session.get_objects({Attribute.CLASS: kind, Attribute.TOKEN: True, Attribute.LABEL: label})):
                 text = f"token {self.name} has a key with the label {label!r} already"
                 raise Rejected.because(Refusal.CONFLICT, text)
 
@@ -239,7 +240,7 @@ def _search(uri: str, kind: ObjectClass) -> dict[Attribute, Any]:
     wanted = Pkcs11Uri.parse(uri)
     if wanted.object is None and wanted.id is None:
         raise Rejected.because(Refusal.CONFIGURATION, f"{uri} names no key: object or id must be given")
-    terms: dict[Attribute, Any] = {Attribute.CLASS: kind}
+    terms: dict[Attribute, Any] = {Attribute.CLASS: kind, Attribute.TOKEN: True}
     if wanted.object is not None:
         terms[Attribute.LABEL] = wanted.object
     if wanted.id is not None:
