@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.foundation import der
 from protocols.cms import oids
-from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, malformed, only_child, to_der
-from protocols.cms.messages import (
-    ContentInfo,
-    EncapsulatedContentInfo,
-    SignedData,
-    content_info,
-    decode,
-    octets,
-    set_tlv,
-    tlv,
-)
+from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, malformed, to_der
+from protocols.cms.messages import ContentInfo, SignedData, content_info, decode, octets
 
 _SEQUENCE = b"\x30"
+_NO_SIGNERS = der.tlv(der.SET)
+_BEFORE = der.integer(1) + der.tlv(der.SET) + der.sequence(der.object_identifier(oids.DATA))
+"""Of each such SignedData: version, no digest algorithms, no content."""
 
 
 @attrs.frozen
@@ -41,20 +35,19 @@ def build_certs_only(certificates: Iterable[bytes], crls: Iterable[bytes] = ()) 
     Raises:
         Rejected: something is not one DER SEQUENCE.
     """
-    sorted_certificates = sorted(set(certificates))
-    sorted_crls = sorted(set(crls))
-    for item in (*sorted_certificates, *sorted_crls):
-        if only_child(item).tag != _SEQUENCE:
-            raise malformed("not a certificate or CRL")
-    signed = SignedData(
-        version=1,
-        digest_algorithms=set_tlv(()),
-        encap_content_info=EncapsulatedContentInfo(content_type=ObjectIdentifier(oids.DATA), content=None),
-        certificates=[tlv(item) for item in sorted_certificates] or None,
-        crls=[tlv(item) for item in sorted_crls] or None,
-        signer_infos=set_tlv(()),
-    )
-    return content_info(oids.SIGNED_DATA, octets(signed))
+    signed = der.sequence(_BEFORE, _implicit_set(0, certificates), _implicit_set(1, crls), _NO_SIGNERS)
+    return content_info(oids.SIGNED_DATA, signed)
+
+
+def _implicit_set(number: int, items: Iterable[bytes]) -> bytes:
+    """``[number] IMPLICIT SET OF`` structures; nothing where there are none."""
+    ordered = sorted(set(items))
+    for item in ordered:
+        try:
+            der.whole(item)
+        except der.NotDer as error:
+            raise malformed("not a certificate or CRL") from error
+    return der.tlv(der.context(number), *ordered) if ordered else b""
 
 
 def parse_certs_only(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> CertificateBag:

@@ -294,4 +294,4 @@ def parameters_of(identifier: AlgorithmIdentifier) -> bytes | None:
 
 def content_info(content_type: str, content: bytes) -> bytes:
     """A DER ContentInfo around the DER of its content."""
-    return octets(ContentInfo(content_type=ObjectIdentifier(content_type), content=tlv(content)))
+    return der.sequence(der.object_identifier(content_type), der.explicit(0, content))
