@@ -20,7 +20,7 @@ import pytest
 from pkiserver.timestamping.unit import ImprintHash
 from protocols.timestamp.messages import encode_request
 from tests.support.commands import PKISERVER
-from tests.support.instance import free_port_base
+from tests.support.ports import free_port_base
 
 
 class Installation:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,30 +12,10 @@ import urllib.request
 from pathlib import Path
 
 from pkiserver.cli.setup.layout import Layout
+from tests.support.ports import free_port_base
 
 PKISERVER = Path(sys.executable).parent / "pkiserver"
 START_SECONDS = 60
-
-
-_given: set[int] = set()
-
-
-def free_port_base() -> int:
-    """A base whose ports are free now; below the ports that the system gives to clients, which come and go."""
-    bases = range(11000, 32000, 700)
-    start = os.getpid() % len(bases)  # so that parallel runs seldom meet
-    for base in (*bases[start:], *bases[:start]):
-        if base in _given:  # to an instance that may not listen yet
-            continue
-        with contextlib.ExitStack() as stack:
-            try:
-                for offset in (80, 90, 91, 389, 443, 636):
-                    stack.enter_context(contextlib.closing(socket.socket())).bind(("127.0.0.1", base + offset))
-            except OSError:
-                continue
-            _given.add(base)
-            return base
-    raise RuntimeError("no free ports")
 
 
 class Instance:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import random
 import re
 import shutil
 import socket
@@ -216,7 +217,7 @@ def coded(password: str) -> str:
 def _own_address() -> str:
     """A loopback address on which Samba's four ports are free."""
     problem = ""
-    for number in range(1, 33):
+    for number in random.SystemRandom().sample(range(1, 255), 32):  # others may look at the same moment
         address = f"127.53.0.{number}"
         try:
             for port in PORTS:
