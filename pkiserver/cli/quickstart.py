@@ -117,17 +117,26 @@ def _upgrade(layout: Layout) -> None:
     if layout.schema.exists() and layout.schema.read_text(encoding="ascii") == newest:
         return
     from pkiserver.runtime.config import load_settings
-    from pkiserver.store.backup import backup
     from pkiserver.store.migrate import inspect, migrate
 
     url = load_settings(layout.config).database.full_url()
     found = inspect(url).found
-    if found != newest:
+    if found is None or found < newest:
         click.echo(f"Bringing the database from schema {found} to {newest}", err=True)
         if layout.database.exists():
-            backup(url, layout.directory / f"pkiserver.db.before-{newest}")
-        migrate(url)
+            _copy(url, layout.directory / f"pkiserver.db.before-{newest}")
+    migrate(url)  # which refuses one of a newer program
     layout.schema.write_text(newest, encoding="ascii")
+
+
+def _copy(url: str, target: Path) -> None:
+    """Copy the SQLite database, in place of what an upgrade left that was interrupted."""
+    from pkiserver.store.backup import backup
+
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    backup(url, part)
+    part.replace(target)
 
 
 async def _fill(layout: Layout, settings: NodeSettings) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 import tomllib
@@ -140,13 +142,30 @@ def test_an_older_database_is_upgraded_at_start_after_a_copy(tmp_path: Path) -> 
         command.upgrade(config, "0001")
     engine.dispose()
     instance.layout.schema.write_text("0001")
+    kept = instance.layout.directory / f"pkiserver.db.before-{newest}"
+    kept.write_text("half a copy, of an upgrade that was interrupted")
     done = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
     assert f"from schema 0001 to {newest}" in done.stderr
     assert instance.layout.schema.read_text() == newest
     assert json.loads(instance.cli("--json", "database", "show").stdout)["schema"] == newest
-    assert (instance.layout.directory / f"pkiserver.db.before-{newest}").exists()
+    with contextlib.closing(sqlite3.connect(kept)) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
     again = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
     assert "schema" not in again.stderr
+
+
+def test_a_newer_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, workers=1)
+    with contextlib.closing(sqlite3.connect(instance.layout.database)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    instance.layout.schema.write_text("9999")
+    before = {path.name for path in instance.layout.directory.iterdir()}
+    done = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "schema 9999, of a newer program" in line
+    assert {path.name for path in instance.layout.directory.iterdir()} <= before
 
 
 def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:
