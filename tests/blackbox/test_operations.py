@@ -20,7 +20,7 @@ from alembic.config import Config
 
 from pkiserver.store import migrations
 from pkiserver.store.engines import parse_url, writing_engine
-from tests.support.instance import Instance
+from tests.support.instance import PKISERVER, Instance, free_port_base
 
 pytestmark = pytest.mark.blackbox
 
@@ -166,6 +166,31 @@ def test_a_newer_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) 
     (line,) = done.stderr.splitlines()
     assert "schema 9999, of a newer program" in line
     assert {path.name for path in instance.layout.directory.iterdir()} <= before
+
+
+def test_an_interrupted_set_up_is_made_anew_and_one_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "instance"
+    command = [str(PKISERVER), "quickstart", "--dir", str(directory), "--port-base", str(free_port_base())]
+
+    def begin() -> subprocess.Popen[str]:
+        process = subprocess.Popen([*command, "--setup-only"], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert any("root and issuing CA" in line for line in process.stderr)
+        return process
+
+    interrupted = begin()
+    interrupted.kill()
+    interrupted.communicate()
+    first = begin()
+    second = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert second.stderr == f"Error: {directory} is being set up by another process at this moment\n"
+    assert first.communicate()[1] is not None
+    assert first.returncode == 0
+    third = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, check=False)
+    assert (third.returncode, third.stderr) == (0, "")
+    authorities = [str(PKISERVER), "--config", str(directory / "pkiserver.toml"), "ca", "list"]
+    assert subprocess.run(authorities, capture_output=True, check=False).returncode == 0
 
 
 def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:
