@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 from sqlalchemy import Connection
+from twisted.logger import Logger
 
 from pkiserver.audit import chain
 from pkiserver.audit.events import AuditEvent, AuditKind
@@ -26,6 +27,10 @@ class CheckpointSignature:
     scheme: str
     signature: bytes
 
+
+_log = Logger(namespace="pkiserver.audit")
+_ALTERED = "the audit chain's head was altered by somebody else; nothing can be logged"
+_LOOKED = "pkiserver.audit.looked"
 
 CheckpointSign = Callable[[bytes], Awaitable[CheckpointSignature]]
 
@@ -60,6 +65,8 @@ class AuditLog:
         self._chain: _Chain | None = None
         self._next: _Chain | None = None
         self._in_doubt: _Chain | None = None
+        self._loss: AuditEvent | None = None
+        self._tampered = False
         self._gathered: list[tuple[int, AuditEvent]] = []
         database.join(self)
 
@@ -121,11 +128,15 @@ class AuditLog:
         return own and not others and first.checkpoint_seq == first.head_seq - 1
 
     def begun(self, connection: Connection) -> None:
-        """A transaction began: after a doubtful end of the one before, look where the chain stands."""
+        """A transaction began: after a doubtful end of the one before, and on a new connection, look at the chain."""
         self._gathered.clear()
         self._next = None
-        if self._in_doubt is not None:
-            self._resolve(connection, self._in_doubt)
+        is_new = not connection.info.get(_LOOKED)
+        if is_new or self._in_doubt is not None:
+            self._resolve(connection, is_new=is_new)
+            connection.info[_LOOKED] = True
+        if self._loss is not None:
+            self._gathered.append((to_micros(self._clock.now()), self._loss))
 
     def flush(self, connection: Connection) -> None:
         """Chain the gathered events and write them with the new head."""
@@ -139,7 +150,7 @@ class AuditLog:
             last = _Chain(last.writer_id, link.seq, link.hash)
         self._next = last
         if not rows.append(connection, links, old_seq=old.seq, old_hash=old.hash):
-            raise Defect("the audit chain's head was altered by somebody else; nothing can be logged")
+            raise Defect(_ALTERED)
 
     def _begin(self, connection: Connection) -> _Chain:
         writer_id = rows.add_writer(connection, node=self._node, worker=self._worker, started=self._started)
@@ -151,6 +162,7 @@ class AuditLog:
         """The new head is the head."""
         if self._next is not None:
             self._chain = self._next
+            self._loss = None
         self._next = None
 
     def undone(self) -> None:
@@ -159,13 +171,25 @@ class AuditLog:
             self._in_doubt = self._next
         self._next = None
 
-    def _resolve(self, connection: Connection, in_doubt: _Chain) -> None:
-        found = rows.head(connection, in_doubt.writer_id)
-        if found == (in_doubt.seq, in_doubt.hash):
-            self._chain = in_doubt
+    def _resolve(self, connection: Connection, *, is_new: bool) -> None:
+        """Find out where this process's chain stands, and goes on.
+
+        Where a new connection shows it elsewhere than this process left it, a database has taken over that lacks the
+        last transactions. What is left of the chain stays; what happens from now on goes into another one, as after a
+        restart, which begins with saying so. The same behind a connection's back is tampering.
+        """
+        own, doubtful = self._chain, self._in_doubt
+        last = doubtful or own
+        found = None if last is None else rows.head(connection, last.writer_id)
+        if doubtful is not None and found == (doubtful.seq, doubtful.hash):
+            self._chain, self._loss = doubtful, None
         # before the first event there is nothing that could have been altered; the number may be another process's now
-        elif self._chain is not None and found != (self._chain.seq, self._chain.hash):
-            raise Defect("the audit chain's head was altered by somebody else; nothing can be logged")
+        elif own is not None and found != (own.seq, own.hash):
+            self._tampered = self._tampered or not is_new
+            if self._tampered:
+                raise Defect(_ALTERED)
+            self._chain, self._loss = None, _loss_of(own, found)
+            _log.error("the database is not as this process left it: {what}", what=self._loss.details[0][1])
         self._in_doubt = None
 
     def _link(self, last: _Chain, at: int, event: AuditEvent) -> rows.EventRow:
@@ -183,3 +207,16 @@ class AuditLog:
             hash=b"",
         )
         return attrs.evolve(row, hash=chain.event_hash(row))
+
+
+def _loss_of(own: _Chain, found: tuple[int, bytes] | None) -> AuditEvent:
+    """What is told of a chain that the database has otherwise than this process wrote it."""
+    wrote = f"this process wrote chain {own.writer_id} up to event {own.seq} (hash {own.hash.hex()})"
+    there = "does not have it" if found is None else f"has it up to event {found[0]} (hash {found[1].hex()})"
+    return AuditEvent(
+        AuditKind.RECOVERY,
+        actor="server",
+        object=f"audit chain {own.writer_id}",
+        outcome="failed",
+        details=(("detail", f"{wrote}; the database {there}"),),
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pkiserver.runtime.config import NodeSettings
 
 UNFINISHED = ".setting-up"
-"""Marks a folder that only an interrupted set-up has touched, so that it can be made anew."""
+"""Marks a folder that only a set-up has touched, which holds a lock on it: without one, it can be made anew."""
 
 
 @click.command("quickstart")
@@ -57,7 +59,8 @@ def command(  # noqa: PLR0917 - click calls it by name
     if layout.finished.exists():
         _upgrade(layout)
     else:
-        _set_up(layout, workers, database)
+        with _alone(directory):
+            _set_up(layout, workers, database)
     _check_ports(layout)
     from pkiserver.cli.setup.walk import show
 
@@ -78,16 +81,33 @@ def _port_base(directory: Path, wanted: int | None) -> int:
     return kept
 
 
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """The folder for this process alone, emptied of what an interrupted set-up left in it."""
+    marker = directory / UNFINISHED
+    if not marker.exists() and directory.exists() and any(directory.iterdir()):
+        raise click.ClickException(f"{directory} holds something else: choose another folder with --dir")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with marker.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(f"{directory} is being set up by another process at this moment") from None
+        yield
+
+
 def _set_up(layout: Layout, workers: int | None, database: str | None) -> None:
     from pkiserver.cli.setup import files
 
     directory = layout.directory
-    if (directory / UNFINISHED).exists():
-        shutil.rmtree(directory)
-    if directory.exists() and any(directory.iterdir()):
-        raise click.ClickException(f"{directory} holds something else: choose another folder with --dir")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / UNFINISHED).touch()
+    if layout.finished.exists():  # by the process that had the folder a moment ago
+        (directory / UNFINISHED).unlink(missing_ok=True)
+        return
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != UNFINISHED:
+            path.unlink()
     click.echo(f"Setting up in {directory}", err=True)
     files.make_folders(layout)
     store = files.make_key_store(layout)
@@ -117,17 +137,26 @@ def _upgrade(layout: Layout) -> None:
     if layout.schema.exists() and layout.schema.read_text(encoding="ascii") == newest:
         return
     from pkiserver.runtime.config import load_settings
-    from pkiserver.store.backup import backup
     from pkiserver.store.migrate import inspect, migrate
 
     url = load_settings(layout.config).database.full_url()
     found = inspect(url).found
-    if found != newest:
+    if found is None or found < newest:
         click.echo(f"Bringing the database from schema {found} to {newest}", err=True)
         if layout.database.exists():
-            backup(url, layout.directory / f"pkiserver.db.before-{newest}")
-        migrate(url)
+            _copy(url, layout.directory / f"pkiserver.db.before-{newest}")
+    migrate(url)  # which refuses one of a newer program
     layout.schema.write_text(newest, encoding="ascii")
+
+
+def _copy(url: str, target: Path) -> None:
+    """Copy the SQLite database, in place of what an upgrade left that was interrupted."""
+    from pkiserver.store.backup import backup
+
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    backup(url, part)
+    part.replace(target)
 
 
 async def _fill(layout: Layout, settings: NodeSettings) -> None:

@@ -78,6 +78,7 @@ class AddressBook(Generic[T]):
         self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
         self._size = 0
         self._seen: tuple[int, int] = (-1, -1)
+        self._losses = database.losses
         self._looked = float("-inf")
         self._rules: dict[str, PublicationRules] = {}
         self._waiting: dict[str, list[Deferred[tuple[T, ...]]]] = {}
@@ -109,12 +110,13 @@ class AddressBook(Generic[T]):
         began = self._clock.monotonic()
         seen = self._seen
         latest, changed = await self._database.read(lambda connection: _news(connection, seen))
-        if changed is None:
+        losses = self._database.losses
+        if changed is None or losses != self._losses:  # the same numbers may tell of other changes than before
             self._clear()
         else:
             for address in changed:
                 self._drop(address)
-        self._seen = latest
+        self._seen, self._losses = latest, losses
         self._looked = began
 
     def cached(self, address: str) -> tuple[T, ...] | None:
@@ -237,7 +239,7 @@ def _news(connection: Connection, seen: tuple[int, int]) -> tuple[tuple[int, int
     """Where the feeds stand, and the addresses that changed; None where they are too many or not known."""
     status, book = status_feed.latest(connection), rows.changes_since(connection, seen[1])
     latest = (status, book.latest)
-    if book.addresses is None or seen[0] < 0 or status - seen[0] > _STEP:
+    if book.addresses is None or seen[0] < 0 or not 0 <= status - seen[0] <= _STEP:
         return latest, None
     addresses = list(book.addresses)
     if status != seen[0]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -32,9 +34,27 @@ def stop() -> None:
 
 
 def end_once() -> None:
-    """Stop the reactor at the first SIGTERM, and do nothing at more of them; to be called once it runs.
+    """Once the reactor runs, follow the first SIGTERM or Ctrl-C as Twisted does, and do nothing at more of them.
 
-    Whoever signals a whole group reaches the workers and their parent alike, and the parent tells them to end, too:
-    Twisted's own handler would tell of the second signal with a traceback.
+    People press Ctrl-C again, and whoever signals a whole group reaches the workers and their parent alike, who tells
+    them to end, too: Twisted's own handler would tell of the second signal with a traceback.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: reactor.callFromThread(stop))
+    reactor.callWhenRunning(_follow_first)
+    reactor.addSystemEventTrigger("before", "shutdown", _no_more)
+
+
+def _follow_first() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        follow = signal.getsignal(number)  # Twisted's, which come with the running
+        if callable(follow):
+            signal.signal(number, partial(_first, follow))
+
+
+def _first(follow: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
+    _no_more()
+    follow(number, frame)
+
+
+def _no_more() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

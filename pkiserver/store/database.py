@@ -48,6 +48,8 @@ class Database:
         self._reactor = reactor
         self._limit = queue_limit
         self._reading = 0
+        self._losses = 0
+        self._losing = threading.Lock()
         self._closed = False
         self._read_engine: Engine = reading_engine(url, readers + 1)
         self._read_connections: list[Connection] = []
@@ -101,6 +103,15 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is the embedded database, which has no NOTIFY."""
         return is_sqlite(self._url)
+
+    @property
+    def losses(self) -> int:
+        """How often connections were found broken since the start; it rises before the next one says anything.
+
+        Another server may be behind that one, which took over and lacks the last transactions: who remembers what the
+        database said before this number rose must not go on from there.
+        """
+        return self._losses
 
     @property
     def conninfo(self) -> str:
@@ -206,6 +217,8 @@ class Database:
                     raise
             # The connections were lost while they lay idle; a new one shows whether the database is there.
             self._forget_connections()
+            with self._losing:
+                self._losses += 1
             return self._read_once(work)
         except SQLAlchemyError as error:
             raise as_domain_error(error) from error

@@ -26,6 +26,7 @@ _SQLITE_AWAY = frozenset(
 )
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+_READ_ONLY = "25006"  # which psycopg takes for an error of the program
 
 
 class Kind(enum.Enum):
@@ -56,7 +57,8 @@ def kind_of(error: BaseException) -> Kind:
     if psycopg is not None and isinstance(cause, psycopg.Error):
         if cause.sqlstate in _AGAIN:
             return Kind.AGAIN
-        return Kind.AWAY if isinstance(cause, psycopg.OperationalError) else Kind.OWN
+        is_away = isinstance(cause, psycopg.OperationalError) or cause.sqlstate == _READ_ONLY
+        return Kind.AWAY if is_away else Kind.OWN
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF if isinstance(cause, sqlite3.Error) else 0
     if code in _SQLITE_DAMAGED:
         return Kind.DAMAGED

@@ -276,8 +276,8 @@ class Writer:
         try:
             for participant in self._participants:
                 participant.undone()
-            if kind_of(error) is Kind.LOST:
-                self._disconnect()
+            if kind_of(error) in {Kind.LOST, Kind.AWAY}:
+                self._disconnect()  # a session may keep for life what makes it useless, such as that it only reads
                 return
             connection.info.pop(_WRITING, None)
             connection.rollback()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -138,6 +139,8 @@ class OcspEdge:
     async def _wait(self, request: Request, answer: Awaitable[SignedAnswer], *, cached: bool) -> Answer:
         try:
             return self._show(request, await answer, cached=cached)
+        except CancelledError:
+            raise  # the client has left, or it took too long: the web's own errand
         except Exception as error:  # noqa: BLE001 - told below
             return self._failed(request, error)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 import tomllib
@@ -18,7 +20,7 @@ from alembic.config import Config
 
 from pkiserver.store import migrations
 from pkiserver.store.engines import parse_url, writing_engine
-from tests.support.instance import Instance
+from tests.support.instance import PKISERVER, Instance, free_port_base
 
 pytestmark = pytest.mark.blackbox
 
@@ -140,13 +142,55 @@ def test_an_older_database_is_upgraded_at_start_after_a_copy(tmp_path: Path) -> 
         command.upgrade(config, "0001")
     engine.dispose()
     instance.layout.schema.write_text("0001")
+    kept = instance.layout.directory / f"pkiserver.db.before-{newest}"
+    kept.write_text("half a copy, of an upgrade that was interrupted")
     done = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
     assert f"from schema 0001 to {newest}" in done.stderr
     assert instance.layout.schema.read_text() == newest
     assert json.loads(instance.cli("--json", "database", "show").stdout)["schema"] == newest
-    assert (instance.layout.directory / f"pkiserver.db.before-{newest}").exists()
+    with contextlib.closing(sqlite3.connect(kept)) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
     again = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
     assert "schema" not in again.stderr
+
+
+def test_a_newer_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, workers=1)
+    with contextlib.closing(sqlite3.connect(instance.layout.database)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    instance.layout.schema.write_text("9999")
+    before = {path.name for path in instance.layout.directory.iterdir()}
+    done = instance.shell(f"{' '.join(instance._quickstart())} --setup-only", tmp_path)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "schema 9999, of a newer program" in line
+    assert {path.name for path in instance.layout.directory.iterdir()} <= before
+
+
+def test_an_interrupted_set_up_is_made_anew_and_one_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "instance"
+    command = [str(PKISERVER), "quickstart", "--dir", str(directory), "--port-base", str(free_port_base())]
+
+    def begin() -> subprocess.Popen[str]:
+        process = subprocess.Popen([*command, "--setup-only"], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert any("root and issuing CA" in line for line in process.stderr)
+        return process
+
+    interrupted = begin()
+    interrupted.kill()
+    interrupted.communicate()
+    first = begin()
+    second = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert second.stderr == f"Error: {directory} is being set up by another process at this moment\n"
+    assert first.communicate()[1] is not None
+    assert first.returncode == 0
+    third = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, check=False)
+    assert (third.returncode, third.stderr) == (0, "")
+    authorities = [str(PKISERVER), "--config", str(directory / "pkiserver.toml"), "ca", "list"]
+    assert subprocess.run(authorities, capture_output=True, check=False).returncode == 0
 
 
 def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:

@@ -64,6 +64,20 @@ def test_one_process_serves_and_stops_cleanly(make_node: MakeNode) -> None:
     assert "Traceback" not in node.log.read_text()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_who_asks_for_the_end_more_than_once_is_not_answered_with_a_traceback(
+    make_node: MakeNode, workers: int, first: signal.Signals
+) -> None:
+    node = make_node(workers=workers).start()
+    for number in (first, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        node.signal(number)
+        time.sleep(0.02)  # one after the other, while it ends
+    assert node.process is not None
+    assert node.process.wait(30) == -first
+    assert "Traceback" not in node.log.read_text()
+
+
 def test_readiness_names_what_is_away(make_node: MakeNode) -> None:
     node = make_node()
     (node.state / "away").touch()

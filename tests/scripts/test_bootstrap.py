@@ -77,3 +77,99 @@ def test_a_checkout_that_cannot_be_written_to_is_no_obstacle(checkout: Path) -> 
     environment = {**os.environ, "PKISERVER_ENV": str(checkout / "env")}
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "went on\n")
+
+
+PYTHON = """\
+#!/bin/sh
+echo "$(basename "$(dirname "$(dirname "$0")")"): $*" >>{log}
+case "$*" in
+*"-m venv"*)
+    for target; do :; done
+    case "$*" in *--clear*) rm -rf "$target" ;; esac
+    mkdir -p "$target/bin"
+    touch "$target/pyvenv.cfg"
+    cp "$0" "$target/bin/python"
+    echo "#!$target/bin/python" >"$target/bin/pip"
+    sleep 0.3
+    ;;
+"-m pip --version") [ -e "$(dirname "$0")/pip" ] ;;
+esac
+"""
+
+
+class Environment:
+    """A checkout with a stand-in for Python that writes down what it is asked for, and makes environments at once."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        self.folder = checkout / ".venv"
+        self.log = checkout / "log"
+        self.log.touch()
+        (checkout / "setup.cfg").write_text("[metadata]\n")
+        python = checkout / "system" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(PYTHON.format(log=self.log))
+        python.chmod(0o755)
+        self.python = python
+
+    def command(self) -> list[str]:
+        return ["bash", "-c", f". {self.checkout}/script/bootstrap; make_environment ''"]
+
+    def make(self) -> list[str]:
+        """Make it; what Python was asked for: ``venv``, ``install``."""
+        before = len(self.log.read_text().splitlines())
+        subprocess.run(self.command(), env=self.variables(), check=True, capture_output=True)
+        return self.asked(before)
+
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "PYTHON": str(self.python), "PKISERVER_ENV": str(self.folder)}
+
+    def asked(self, since: int = 0) -> list[str]:
+        lines = self.log.read_text().splitlines()[since:]
+        found = ["venv" if " -m venv" in one else "install" for one in lines if " -m venv" in one or " -e ." in one]
+        assert all(".venv:" in one for one in lines if " -e ." in one), "what is installed is installed in there"
+        return found
+
+
+@pytest.fixture
+def environment(checkout: Path) -> Environment:
+    return Environment(checkout)
+
+
+def test_an_environment_is_made_once(environment: Environment) -> None:
+    assert environment.make() == ["venv", "install"]
+    assert environment.make() == []
+    (environment.checkout / "setup.cfg").write_text("[metadata]\nname = other\n")
+    assert environment.make() == ["install"]
+
+
+def test_an_environment_whose_making_was_interrupted_is_made_anew(environment: Environment) -> None:
+    environment.make()
+    (environment.folder / ".pkiserver-stamp").unlink()
+    (environment.folder / "bin" / "pip").unlink()
+    assert environment.make() == ["venv", "install"]
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(environment: Environment) -> None:
+    """As after an upgrade of the system: what is left is a link to nowhere."""
+    environment.make()
+    (environment.folder / "bin" / "python").unlink()
+    (environment.folder / "bin" / "python").symlink_to("/nowhere/python3.10")
+    assert environment.make() == ["venv", "install"]
+
+
+def test_an_environment_that_was_moved_with_its_checkout_is_made_anew(environment: Environment) -> None:
+    """Its programs begin with the path of the old one's Python."""
+    environment.make()
+    (environment.checkout / "moved").mkdir()
+    environment.folder = environment.folder.rename(environment.checkout / "moved" / ".venv")
+    (environment.folder / ".pkiserver-stamp").write_text("made elsewhere\n")
+    assert environment.make() == ["venv", "install"]
+
+
+def test_two_who_make_an_environment_at_once_make_it_once(environment: Environment) -> None:
+    both = [
+        subprocess.Popen(environment.command(), env=environment.variables(), stderr=subprocess.DEVNULL) for _ in "ab"
+    ]
+    assert [one.wait(30) for one in both] == [0, 0]
+    assert environment.asked() == ["venv", "install"]

@@ -16,6 +16,7 @@ from pkiserver.store import certificates
 from pkiserver.store.authority import status
 from pkiserver.store.certificates import RevocationReason, blocked_keys
 from pkiserver.store.database import Database
+from pkiserver.store.failures import told_in_full
 from pkiserver.store.migrate import migrate
 from tests.support.postgres import PostgresServer
 from tests.support.stored import NOW, issue, opened
@@ -140,3 +141,24 @@ async def test_commit_means_disk_although_the_role_says_otherwise(postgres_serve
         connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     async with opened(url) as database:
         assert await database.write(lambda c: c.execute(text("SHOW synchronous_commit")).scalar_one()) == "on"
+
+
+async def test_a_server_that_only_reads_is_away_until_it_writes_again(postgres_server: PostgresServer) -> None:
+    """As one does that was demoted, or whose disk an administrator saves; a session keeps what it began with."""
+    url = postgres_server.new_url()
+    await deferToThread(migrate, url)
+    name = url.rsplit("/", 1)[1]
+
+    def only_reads(value: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}')
+
+    await deferToThread(only_reads, "on")
+    async with opened(url) as database:
+        with pytest.raises(Unavailable) as away:
+            await database.write(add(1))
+        assert "read-only transaction" in told_in_full(away.value)
+        assert await database.read(status.latest) == 0
+        await deferToThread(only_reads, "off")
+        assert await database.write(add(1)) == 1

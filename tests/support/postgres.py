@@ -10,7 +10,9 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -75,6 +77,33 @@ class PostgresServer:
         name = conninfo_to_dict(url)["dbname"]
         with psycopg.connect(self._admin, autocommit=True) as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+    def copy(self, url: str) -> str:
+        """Copy a database as it is, which ends every connection to it; the copy's name."""
+        name, copy = conninfo_to_dict(url)["dbname"], f"t{uuid.uuid4().hex}"
+        with self._alone(name) as connection:
+            connection.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{name}"')
+        return copy
+
+    def fail_over(self, url: str, copy: str) -> None:
+        """Let a copy take a database's place, as a replica does that had not got the last transactions."""
+        name = conninfo_to_dict(url)["dbname"]
+        with self._alone(name) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}-lost"')
+            connection.execute(f'ALTER DATABASE "{copy}" RENAME TO "{name}"')
+
+    @contextmanager
+    def _alone(self, name: str | int | None) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for administration, while nobody can connect to a database."""
+        with psycopg.connect(self._admin, autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            try:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name,)
+                )
+                yield connection
+            finally:
+                connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     def discard(self) -> None:
         """Stop the server and remove its files."""

@@ -48,6 +48,7 @@ class StatusCache:
         self._clock = clock
         self._known: dict[_Key, CertificateStatus] = {}
         self._applied = -1
+        self._losses = database.losses
         self._looked = float("-inf")
         self._waking = self._again = False
         self._joined: list[Deferred[None]] | None = None
@@ -59,9 +60,9 @@ class StatusCache:
         return self._clock.monotonic() - self._looked < TRUSTED_SECONDS
 
     @property
-    def applied(self) -> int | None:
-        """The number of the last change that is known here; None while changes may be unknown."""
-        return self._applied if self.is_trusted else None
+    def state(self) -> object | None:
+        """Something that is another after each change that is known here; None while changes may be unknown."""
+        return (self._losses, self._applied) if self.is_trusted else None
 
     async def poll(self) -> None:
         """Read the feed and drop what changed; call it every 50 ms.
@@ -72,7 +73,9 @@ class StatusCache:
         began = self._clock.monotonic()
         applied, known = self._applied, self._known
         latest, changed = await self._database.read_ahead(lambda connection: _news(connection, applied, known))
-        if changed is None:
+        losses = self._database.losses
+        forgets = losses != self._losses or latest < applied  # then the numbers may tell of other changes than before
+        if changed is None or forgets:
             known.clear()
             changed = {}
         for key, status in changed.items():
@@ -81,7 +84,8 @@ class StatusCache:
                 if latest >= self._applied and status is not None:  # else a later look has overtaken this one
                     known[key] = status
         # Two looks may overlap; the later one's word stands.
-        self._applied = max(self._applied, latest)
+        self._applied = latest if forgets else max(self._applied, latest)
+        self._losses = losses
         self._looked = max(self._looked, began)
 
     def wake(self) -> None:
@@ -169,10 +173,10 @@ def _news(
 ) -> tuple[int, dict[_Key, CertificateStatus | None] | None]:
     """The number of the last change, and of what is known and changed how it stands now.
 
-    None at the start, and where more changed than is worth telling one by one.
+    None at the start, where the feed went back, and where more changed than is worth telling one by one.
     """
     latest = feed.latest(connection)
-    if applied < 0 or latest - applied > _STEP:
+    if applied < 0 or not 0 <= latest - applied <= _STEP:
         return latest, None
     if latest == applied:
         return latest, {}

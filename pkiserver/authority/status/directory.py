@@ -186,8 +186,8 @@ class StatusDirectory:
 
     def state_now(self) -> object | None:
         """How often issuers were read, and the last change of a record."""
-        applied = self.cache.applied
-        return None if applied is None else (self._refreshed, applied)
+        state = self.cache.state
+        return None if state is None else (self._refreshed, state)
 
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
         """The issuer with these hashes; None when it is not served here."""

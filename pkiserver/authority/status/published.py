@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from pkiserver.authority.model import Authority
 from pkiserver.authority.status.source import PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
-from pkiserver.store.authority import crls
+from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.authority.crls import Crl, CrlKind
 from pkiserver.store.database import Database
@@ -35,8 +36,8 @@ class _Kept:
 class Publications:
     """The :class:`~pkiserver.authority.status.source.PublicationSource` of this server's own authorities.
 
-    The newest list of a scope is kept in memory by its number; whether there is a newer one is asked at most twice a
-    second for each list. Which scopes there are is known in memory too, and asked for as often at most, so that a flood
+    The newest list of a scope is kept in memory; whether there is another one now is asked at most twice a second for
+    each list. Which scopes there are is known in memory too, and asked for as often at most, so that a flood
     of wrong paths costs nothing.
     """
 
@@ -59,14 +60,14 @@ class Publications:
         kept = self._kept.get(key)
         if kept is not None and now - kept.asked < FRESH_SECONDS:
             return kept.crl
-        have = None if kept is None else kept.crl.number
+        have = None if kept is None else (kept.crl.number, kept.crl.this_update)
         newest = await self._database.read(lambda connection: _newest(connection, authority, key, have))
         if newest is None:
             return None
         if isinstance(newest, PublishedCrl):
             kept = _Kept(newest, now)
             self._keep(key, kept)
-        assert kept is not None  # its number was the one that is still the newest
+        assert kept is not None  # it is still the newest
         kept.asked = now
         return kept.crl
 
@@ -142,14 +143,21 @@ class Publications:
         return PublishedCertificates(served, max(starts)) if served and starts else None
 
 
-def _newest(connection: Connection, authority: Authority, key: _Key, have: int | None) -> PublishedCrl | int | None:
-    """The newest list, or only its number when that is ``have``."""
+_Which = tuple[int, datetime]
+"""A list's number and thisUpdate: a database that took over and lacks the last list may give its number once more."""
+
+
+def _newest(
+    connection: Connection, authority: Authority, key: _Key, have: _Which | None
+) -> PublishedCrl | _Which | None:
+    """The newest list, or only which it is when that is ``have``."""
     scope_id, kind = key
-    number = crls.latest_number(connection, scope_id, kind)
-    if number is None or number == have:
-        return number
-    newest = crls.latest(connection, scope_id, kind)
-    return None if newest is None else _published(authority, newest)
+    if have is not None:
+        newest = crl_history.newest(connection, scope_id, kind)
+        if newest is not None and (newest.number, newest.this_update) == have:
+            return have
+    found = crls.latest(connection, scope_id, kind)
+    return None if found is None else _published(authority, found)
 
 
 def _published(authority: Authority, issued: Crl) -> PublishedCrl:

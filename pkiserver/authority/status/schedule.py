@@ -91,6 +91,8 @@ class CrlScheduler:
         self._turns = turns
         self._clock = clock
         self._look = _Look()
+        self._losses = database.losses
+        self._highest: dict[int, int] = {}
         self._problems: dict[int, StatusProblem] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
@@ -99,8 +101,7 @@ class CrlScheduler:
 
     async def run_due(self) -> tuple[Crl, ...]:
         """Issue every list that is due and no other process issues; a key that fails does not delay the others."""
-        before = self._look
-        self._look = await self._database.read(lambda connection: _look(connection, before))
+        await self._look_again()
         issued: list[Crl] = []
         for authority in self._authorities.list():
             for generation in authority.generations:
@@ -151,9 +152,7 @@ class CrlScheduler:
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 return []
-            # another process may have been here before us
-            before = self._look
-            self._look = await self._database.read(lambda connection: _look(connection, before))
+            await self._look_again()  # another process may have been here before us
             wanted = self._due_ones(authority, generation, self._look)
             return await self._issue(authority, generation, wanted, turn)
 
@@ -169,7 +168,35 @@ class CrlScheduler:
                 authority, generation, actor=_ACTOR, cause=cause, guard=turn.guard, scope=name, parts=parts
             )
             issued.append(made)
+            self._remember(authority.issuer_id, made.number)
         return issued
+
+    async def _look_again(self) -> None:
+        before = self._look
+        look = await self._database.read(lambda connection: _look(connection, before))
+        losses = self._database.losses
+        if losses != self._losses:  # what the last look found may never have been
+            look = await self._database.read(lambda connection: _look(connection, _Look()))
+            await self._pass_lost_numbers()
+            self._losses = losses
+        self._look = look
+        for known in look.known.values():
+            self._remember(known.scope.issuer_id, max(number or 0 for number in known.numbers()))
+
+    def _remember(self, issuer_id: int, number: int) -> None:
+        self._highest[issuer_id] = max(number, self._highest.get(issuer_id, 0))
+
+    async def _pass_lost_numbers(self) -> None:
+        """Move numbers on where a database that took over does not know of lists that this process does."""
+        for authority in self._authorities.list():
+            seen = self._highest.get(authority.issuer_id, 0)
+            if seen > await self._issuer.highest_number(authority):
+                await self._issuer.advance(authority, seen, actor=_ACTOR)
+                self._log.error(
+                    "{name}: the database has lost CRL {number}: new lists have higher numbers",
+                    name=authority.name,
+                    number=seen,
+                )
 
     def _due_ones(self, authority: Authority, generation: Generation, look: _Look) -> dict[str, tuple[Cause, Parts]]:
         now = self._clock.now()

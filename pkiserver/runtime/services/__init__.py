@@ -32,7 +32,7 @@ from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, stop_with
 from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
-from pkiserver.runtime.signals import ignore_hangup
+from pkiserver.runtime.signals import end_once, ignore_hangup
 from pkiserver.runtime.sockets import BoundSocket, bind_all
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
 
@@ -86,6 +86,7 @@ class TopService(MultiService):
             Rejected: one of them cannot be had, or the TLS files do not do.
         """
         ignore_hangup()
+        end_once()
         raise_limit()
         sockets = bind_all(wanted_sockets(self._settings))
         for bound in sockets:

@@ -69,7 +69,7 @@ class Timestamps(Collector):
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine = engine
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self.services = services_of(engine, worker)
         services = self.services
         self.directory = UnitDirectory(services.library, engine.database, engine.keys, engine.authorities, engine.clock)
@@ -116,12 +116,14 @@ class Timestamps(Collector):
 
     async def _follow(self) -> None:
         """Take up what the feeds tell of, without waiting for the next round: changed units, withdrawn certificates."""
-        configuration, status = seen = await self._engine.database.read(
+        database = self._engine.database
+        configuration, status = await database.read(
             lambda connection: (outbox.current(connection, Feed.CONFIGURATION), outbox.current(connection, Feed.STATUS))
         )
-        before = self._seen or (None, None)
-        withdrawn = status != before[1] and await self.directory.stop_withdrawn()
-        if withdrawn or configuration != before[0]:
+        seen = (configuration, status, database.losses)
+        before = self._seen or (None, None, None)
+        withdrawn = seen[1:] != before[1:] and await self.directory.stop_withdrawn()
+        if withdrawn or (configuration, seen[2]) != (before[0], before[2]):
             await self.keep_units()
         self._seen = seen
 

@@ -29,17 +29,19 @@ class ConfigurationFollower:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._seen: int | None = None
+        self._seen: tuple[int, int] | None = None
 
     async def follow(self) -> None:
         """One look at the feed's number; everything is read again only where it is another than the last time."""
-        number = await self._engine.database.read(lambda connection: outbox.current(connection, Feed.CONFIGURATION))
-        if number == self._seen:
+        database = self._engine.database
+        number = await database.read(lambda connection: outbox.current(connection, Feed.CONFIGURATION))
+        seen = (database.losses, number)
+        if seen == self._seen:
             return
         await self.refresh()
         if await self._engine.status.responders.run_due():  # a new key generation answers at once, not a minute later
             await self._engine.status.directory.refresh()
-        self._seen = number
+        self._seen = seen
 
     async def refresh(self) -> None:
         """Read everything again; also gives keys at fault another try, which no feed tells of."""

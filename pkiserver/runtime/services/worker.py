@@ -96,7 +96,7 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
     reactor.addReader(watch)
     # a reactor that stops disconnects its readers, which must not look like the parent's end
     reactor.addSystemEventTrigger("before", "shutdown", reactor.removeReader, watch)
-    reactor.callWhenRunning(end_once)
+    end_once()
     reactor.callWhenRunning(node.startService)
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()

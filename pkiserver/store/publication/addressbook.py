@@ -302,7 +302,7 @@ def _contact_addresses(connection: Connection, address: str) -> frozenset[str]:
 
 @attrs.frozen
 class Changes:
-    """The addresses that changed since a number; ``addresses`` is None where they are too many to tell."""
+    """The addresses that changed since a number; ``addresses`` is None where they cannot be told."""
 
     latest: int
     addresses: tuple[str, ...] | None
@@ -311,7 +311,7 @@ class Changes:
 def changes_since(connection: Connection, seq: int, *, most: int = 1000) -> Changes:
     """What changed after number ``seq`` (below 0: not known)."""
     latest = current(connection, Feed.ADDRESSBOOK)
-    if seq < 0 or latest - seq > most:
+    if seq < 0 or not 0 <= latest - seq <= most:
         return Changes(latest, None)
     if latest == seq:
         return Changes(latest, ())

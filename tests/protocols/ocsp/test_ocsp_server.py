@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import LogLevel, capturedLogs
 
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.cache import TRUSTED_SECONDS
@@ -25,9 +30,11 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages
 from tests.authority.status_world import ORDER, lint_ocsp
-from tests.protocols.ocsp.asking import HASHES, UNSIGNED, change, openssl, post, read, request
+from tests.protocols.ocsp.asking import HASHES, OCSP_REQUEST, UNSIGNED, change, openssl, post, read, request
 from tests.protocols.ocsp.test_messages import HOSTILE
 from tests.protocols.status_server import StatusServer, status_server, tool
+
+reactor: Any = _reactor
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,37 @@ def test_openssl_follows_a_certificate_from_good_to_hold_to_good_to_revoked(shar
     assert "Response verify OK" in said
     assert "leaf.pem: revoked" in said
     assert "Reason: keyCompromise" in said
+
+
+def test_a_client_that_leaves_while_the_database_is_slow_is_nobodys_failure(
+    shared: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = shared.issue()
+    asked = threading.Event()
+    ended = threading.Event()
+
+    async def never(_work: object) -> None:
+        asked.set()
+        try:
+            await Deferred()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(shared.at.world.database, "read", never)
+    body = request(issued.der, issued.chain[0])
+    with capturedLogs() as captured:
+        with socket.create_connection(("127.0.0.1", shared.port)) as client:
+            fields = f"Host: x\r\nContent-Type: {OCSP_REQUEST}\r\nContent-Length: {len(body)}"
+            client.sendall(f"POST /ocsp HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body)
+            assert asked.wait(10)
+        assert ended.wait(10)
+        shared.run(settled)
+    assert [one for one in captured if one["log_level"] >= LogLevel.warn] == []
+
+
+async def settled() -> None:
+    """What was going on when this was called has been followed to its end."""
+    await deferLater(reactor, 0)
 
 
 def test_gnutls_and_curl_agree(shared: StatusServer) -> None:
