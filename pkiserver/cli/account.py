@@ -9,7 +9,7 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import after_option, file_argument, limit_option, password_option
-from pkiserver.cli.selectors import read_text
+from pkiserver.cli.selectors import parse_pairs, read_text
 from pkiserver.cli.typing_in import typed
 from pkiserver.cli.voting import who
 
@@ -35,16 +35,6 @@ def _row(account: Account) -> dict[str, object]:
     }
 
 
-def _attributes(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    found = []
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--attribute")
-        found.append((key, value))
-    return tuple(found)
-
-
 def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
     """From a file (without its last line end), or typed (twice); never from the command line, which others see."""
     from pkiserver.foundation.secret import Secret
@@ -55,7 +45,7 @@ def read_password(file: Path | None, *, confirm: bool = True) -> Secret:
 
 
 attribute_option = click.option("--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="Repeatable.")
-group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="Repeatable.")
+group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="Repeatable; '': none.")
 
 
 @group.command()
@@ -76,9 +66,9 @@ async def create(
     no_password: bool,
 ) -> None:
     """Create an account."""
-    pairs = _attributes(attributes)
+    pairs = parse_pairs(attributes, "--attribute")
     password = None if no_password else read_password(password_file)
-    made = await engine.accounts.create(name, password, groups=frozenset(groups), attributes=pairs, by=who())
+    made = await engine.accounts.create(name, password, groups=frozenset(groups) - {""}, attributes=pairs, by=who())
     session.output.done(f"Account {made.name} created", **_row(made))
 
 
@@ -165,9 +155,9 @@ async def set_(
     session: Session, engine: Engine, name: str, groups: tuple[str, ...], attributes: tuple[str, ...]
 ) -> None:
     """Replace the groups or the attributes; what is not given stays."""
-    pairs = _attributes(attributes)
+    pairs = parse_pairs(attributes, "--attribute")
     await engine.accounts.set_details(
-        name, groups=frozenset(groups) if groups else None, attributes=pairs or None, by=who()
+        name, groups=frozenset(groups) - {""} if groups else None, attributes=pairs or None, by=who()
     )
     session.output.done(f"Account {name} changed", **_row(await engine.accounts.get(name)))
 

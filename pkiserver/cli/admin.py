@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from pkiserver.cli.agreement import Agreement, agreement_options
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, after_option, limit_option
+from pkiserver.cli.outfiles import new_file
+from pkiserver.cli.selectors import load_certificates, parse_digest
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from pkiserver.registration.admincertificates import Credential
     from pkiserver.registration.administrators import Administrator
     from pkiserver.registration.operations import OperationKind
     from pkiserver.runtime.engine import Engine
@@ -25,7 +27,9 @@ ROLES = ("administrator", "ra-officer", "operator", "auditor")
 role_option = click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="Repeatable.")
 authority_scope = click.option("--only-authority", "authorities", multiple=True, metavar="CA", help="Repeatable.")
 template_scope = click.option("--only-template", "templates", multiple=True, metavar="NAME", help="Repeatable.")
-group_option = click.option("--group", "groups", multiple=True, metavar="NAME", help="For approvals; repeatable.")
+group_option = click.option(
+    "--group", "groups", multiple=True, metavar="NAME", help="For approvals; repeatable; '': none."
+)
 account_option = click.option("--account", metavar="NAME", help="Their own account, where it has another name.")
 issuer_option = click.option("--authority", required=True, metavar="CA", help="Which authority certifies them.")
 out_option = click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="By default NAME.p12.")
@@ -53,26 +57,23 @@ def _row(one: Administrator) -> dict[str, object]:
 
 def _validity(text: str) -> timedelta:
     from pkiserver.foundation.durations import parse_duration
+    from pkiserver.registration.admincertificates import require_validity
 
     try:
-        return parse_duration(text)
+        lasting = parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--validity") from error
+    require_validity(lasting)
+    return lasting
 
 
-def write_new(path: Path, octets: bytes) -> None:
-    """Write a file that only its owner reads and that was not there before."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(octets)
-
-
-def _check_absent(path: Path) -> None:
-    if path.exists():
-        raise click.ClickException(f"{path} exists already")
+def _note_unknown(session: Session, engine: Engine, one: Administrator) -> None:
+    """A scope may name what is made later; a slip of the hand should be seen all the same."""
+    known = {authority.name for authority in engine.authorities.list()}
+    missing = [f"authority {name}" for name in sorted(one.authorities - known)]
+    missing += [f"template {name}" for name in sorted(one.templates) if engine.templates.find(name) is None]
+    for what in missing:
+        session.output.note(f"there is no {what} yet: the scope of {one.name} is for when there is one")
 
 
 def described(one: Administrator) -> str:
@@ -97,18 +98,19 @@ def changing(name: str, detail: str) -> tuple[OperationKind, str, dict[str, str]
     return OperationKind.CHANGE_ADMINISTRATOR, f"administrator {name}", {"detail": detail}
 
 
-async def _certify(
-    session: Session, engine: Engine, name: str, *, authority: str, validity: timedelta, out: Path | None
-) -> None:
+async def _certified(engine: Engine, name: str, *, authority: str, validity: timedelta) -> Credential:
     from pkiserver.registration.admincertificates import AdministratorCertificates
 
-    path = out or Path(f"{name}.p12")
-    _check_absent(path)
     road = engine.road
     maker = AdministratorCertificates(road.authorities, road.preparer, road.issuer, engine.clock)
-    made = await maker.issue(name, authority, validity=validity, by=who())
+    return await maker.issue(name, authority, validity=validity, by=who())
+
+
+async def _hand_out(
+    session: Session, engine: Engine, name: str, made: Credential, *, path: Path, file: BinaryIO
+) -> None:
     fingerprint = await engine.administrators.bind(name, made.certificate, by=who())
-    write_new(path, made.pkcs12)
+    file.write(made.pkcs12)
     session.output.done(
         f"{path} holds the key and certificate {made.serial:x} of {name}; neither is kept here.\n"
         f"Its password, told this once: {made.password.reveal_text()}",
@@ -157,16 +159,19 @@ async def create(
         roles=frozenset(map(Role, roles)),
         authorities=frozenset(authorities),
         templates=frozenset(templates),
-        groups=frozenset(groups),
+        groups=frozenset(groups) - {""},
         account=account,
     )
     await engine.administrators.check_new(new)
-    _check_absent(out or Path(f"{name}.p12"))
+    _note_unknown(session, engine, new)
+    path = out or Path(f"{name}.p12")
     detail = f"made, and a PKCS#12 file for {validity} by {authority}: {described(new)}"
-    if not await agreement.reached(session, engine, *exporting(name, detail)):
-        return
-    await engine.administrators.create(new, by=who())
-    await _certify(session, engine, name, authority=authority, validity=lasting, out=out)
+    with new_file(path) as file:
+        if await agreement.reached(session, engine, *exporting(name, detail)):
+            # the certificate first: nobody is left who was made and cannot come in
+            made = await _certified(engine, name, authority=authority, validity=lasting)
+            await engine.administrators.create(new, by=who())
+            await _hand_out(session, engine, name, made, path=path, file=file)
 
 
 @group.command()
@@ -190,10 +195,12 @@ async def certify(
     lasting = _validity(validity)
     one = await engine.administrators.get(name)
     engine.authorities.issuing(authority)
-    _check_absent(out or Path(f"{name}.p12"))
+    path = out or Path(f"{name}.p12")
     detail = f"a further PKCS#12 file for {validity} by {authority}: {described(one)}"
-    if await agreement.reached(session, engine, *exporting(name, detail)):
-        await _certify(session, engine, name, authority=authority, validity=lasting, out=out)
+    with new_file(path) as file:
+        if await agreement.reached(session, engine, *exporting(name, detail)):
+            made = await _certified(engine, name, authority=authority, validity=lasting)
+            await _hand_out(session, engine, name, made, path=path, file=file)
 
 
 @group.command("list")
@@ -259,11 +266,12 @@ async def set_(
             roles=frozenset(map(Role, roles)) or one.roles,
             authorities=frozenset(authorities) or kept.authorities,
             templates=frozenset(templates) or kept.templates,
-            groups=frozenset(groups) or one.groups,
+            groups=frozenset(groups) - {""} if groups else one.groups,
             account=one.account if account is None else account or None,
         )
 
     wanted = change(await engine.administrators.get(name))
+    _note_unknown(session, engine, wanted)
     if not await agreement.reached(session, engine, *changing(name, f"becomes: {described(wanted)}")):
         return
     changed = await engine.administrators.change(name, who(), change)
@@ -317,8 +325,6 @@ async def bind(session: Session, engine: Engine, *, name: str, certificate: Path
 
     Of a certificate that was not issued here only the validity is looked at: unbind it when it is revoked.
     """
-    from pkiserver.cli.selectors import load_certificates
-
     der = load_certificates(certificate)[0]
     one = await engine.administrators.get(name)
     detail = f"shown by the certificate {hashlib.sha256(der).hexdigest()}: {described(one)}"
@@ -334,9 +340,5 @@ async def bind(session: Session, engine: Engine, *, name: str, certificate: Path
 @async_command
 async def unbind(session: Session, engine: Engine, name: str, fingerprint: str) -> None:
     """Let a certificate, by its SHA-256 fingerprint, show an administrator no more."""
-    try:
-        octets = bytes.fromhex(fingerprint.replace(":", ""))
-    except ValueError as error:
-        raise click.BadParameter("is not hexadecimal", param_hint="FINGERPRINT") from error
-    await engine.administrators.unbind(name, octets, by=who())
+    await engine.administrators.unbind(name, parse_digest(fingerprint), by=who())
     session.output.done(f"The certificate shows {name} no more", name=name)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from contextlib import asynccontextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from pkiserver.cli.context import WORKER, Session, reactor_command
+from pkiserver.cli.options import OUT_FILE
+from pkiserver.cli.outfiles import new_file
+from pkiserver.cli.selectors import MOMENT
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -60,32 +65,32 @@ async def verify_(session: Session, *, key_file: BinaryIO | None) -> None:
 
 
 @group.command("export")
-@click.option("--since", type=click.DateTime(), help="Only events from this time (UTC) on.")
-@click.option("--until", type=click.DateTime(), help="Only events before this time (UTC).")
-@click.option("--output", "output", type=click.File("w", lazy=False), default="-", help="A file instead of stdout.")
+@click.option("--since", type=MOMENT, help="Only events from this time on.")
+@click.option("--until", type=MOMENT, help="Only events before this time.")
+@click.option("--output", type=OUT_FILE, metavar="FILE", help="A new file, mode 0600; by default to the terminal.")
 @reactor_command
-async def export_(session: Session, *, since: datetime | None, until: datetime | None, output: TextIO) -> None:
+async def export_(session: Session, *, since: datetime | None, until: datetime | None, output: Path | None) -> None:
     """Write the log as JSON lines; the export itself is logged."""
     from pkiserver.audit import AuditEvent, AuditKind, AuditLog
     from pkiserver.audit.export import export
     from pkiserver.foundation.clock import SystemClock
 
-    start, end = _utc(since), _utc(until)
     settings = session.settings()
 
-    def write(connection: Connection) -> int:
+    def write(connection: Connection, file: BinaryIO) -> int:
         count = 0
-        for line in export(connection, start=start, end=end):
-            output.write(f"{line}\n")
+        for line in export(connection, start=since, end=until):
+            file.write(f"{line}\n".encode())
             count += 1
-        output.flush()
+        file.flush()
         return count
 
     async with _database(session) as database:
-        log = AuditLog(database, node=settings.node, worker=WORKER, clock=SystemClock())
-        details = (("from", str(start or "the beginning")), ("until", str(end or "now")))
-        await log.record(AuditEvent(AuditKind.EXPORT, who(), "audit log", details=details))
-        count = await database.read(write)
+        with nullcontext(sys.stdout.buffer) if output is None else new_file(output) as file:
+            log = AuditLog(database, node=settings.node, worker=WORKER, clock=SystemClock())
+            details = (("from", str(since or "the beginning")), ("until", str(until or "now")))
+            await log.record(AuditEvent(AuditKind.EXPORT, who(), "audit log", details=details))
+            count = await database.read(lambda connection: write(connection, file))
     session.output.note(f"{count} lines")
 
 
@@ -146,10 +151,6 @@ def _public_keys(connection: Connection, outside: bytes | None) -> Callable[[str
         return None if record is None else load_spki(record.spki)
 
     return recorded
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 async def _sleep(seconds: float) -> None:

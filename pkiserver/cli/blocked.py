@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.selectors import parse_hex
+from pkiserver.cli.selectors import parse_digest
 
 if TYPE_CHECKING:
     from pkiserver.authority.checks.blocking import Blocking
     from pkiserver.runtime.engine import Engine
-
-_DIGEST_DIGITS = 64
 
 
 def _blocking(engine: Engine) -> Blocking:
@@ -44,11 +42,9 @@ async def unblock(session: Session, engine: Engine, digest: str) -> None:
     """Take a key off the list, by its SHA-256 digest."""
     from pkiserver.cli.voting import who
 
-    digits = parse_hex(digest)
-    if len(digits) != _DIGEST_DIGITS:
-        raise click.BadParameter(f"{digest!r} is no SHA-256 digest of 64 hexadecimal digits")
-    await _blocking(engine).unblock(bytes.fromhex(digits), actor=who())
-    session.output.done(f"key {digits} may be certified again", key=digits)
+    octets = parse_digest(digest)
+    await _blocking(engine).unblock(octets, actor=who())
+    session.output.done(f"key {octets.hex()} may be certified again", key=octets.hex())
 
 
 @click.command()
@@ -59,7 +55,7 @@ async def blocked(session: Session, engine: Engine, *, after: str, limit: int) -
     """List blocked keys, by digest."""
     from pkiserver.store.certificates import blocked_keys
 
-    start = bytes.fromhex(parse_hex(after)) if after else b""
+    start = parse_digest(after) if after else b""
     found = await engine.database.read(lambda connection: blocked_keys.list_page(connection, after=start, limit=limit))
     rows = [{"key": one.spki_sha256.hex(), "why": one.why, "added": one.added} for one in found]
     session.output.table(rows, empty="no blocked keys")

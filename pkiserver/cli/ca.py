@@ -10,7 +10,8 @@ import click
 from pkiserver.cli.ca_options import key_options, parse_subject, parse_validity, profile_options, with_store
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, OUT_FILE
-from pkiserver.cli.selectors import load_certificates, pem, write_file
+from pkiserver.cli.outfiles import write_file
+from pkiserver.cli.selectors import load_certificates, pem
 
 if TYPE_CHECKING:
     from pkiserver.authority.lifecycle.ceremonies import KeyChoice
@@ -67,7 +68,7 @@ def _requested(session: Session, name: str, request: bytes, out: Path | None) ->
     if out is None:
         session.output.raw(text)
         return
-    write_file(out, text.encode())
+    write_file(session.output, out, text.encode())
     session.output.done(
         f"the request of {name} is in {out}: have it signed, then `pkiserver ca install {name} ANSWER`", file=out
     )
@@ -241,7 +242,7 @@ async def sign(
     if out is None:
         session.output.raw(text)
         return
-    write_file(out, text.encode())
+    write_file(session.output, out, text.encode())
     session.output.done(
         f"certificate {issued.serial:x} and its chain are in {out}", serial=f"{issued.serial:x}", file=out
     )
@@ -314,5 +315,5 @@ async def export_chain(session: Session, engine: Engine, *, name: str, out: Path
     if out is None:
         session.output.raw(text)
         return
-    write_file(out, text.encode())
+    write_file(session.output, out, text.encode())
     session.output.done(f"{len(found)} certificates are in {out}", certificates=len(found), file=out)

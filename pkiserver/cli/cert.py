@@ -10,7 +10,8 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import OUT_FILE
-from pkiserver.cli.selectors import MOMENT, REASON, parse_selector
+from pkiserver.cli.outfiles import write_file
+from pkiserver.cli.selectors import MOMENT, REASON, parse_digest, parse_hex, parse_selector, pem
 from pkiserver.cli.voting import voter, voter_options, who
 
 if TYPE_CHECKING:
@@ -157,12 +158,11 @@ async def search(
     after: str | None,
 ) -> None:
     """Search; every condition given must hold."""
-    from pkiserver.cli.selectors import parse_hex
     from pkiserver.store.certificates import Criteria
 
     criteria = Criteria(
         serial=None if serial is None else int(parse_hex(serial), 16),
-        fingerprint=None if fingerprint is None else bytes.fromhex(parse_hex(fingerprint)),
+        fingerprint=None if fingerprint is None else parse_digest(fingerprint),
         subject=subject,
         subject_prefix=subject_prefix,
         san=_san(name),
@@ -196,8 +196,6 @@ async def export(
     session: Session, engine: Engine, *, selected: str, authority: str | None, chain: bool, form: str, out: Path | None
 ) -> None:
     """Write a certificate as PEM or DER."""
-    from pkiserver.cli.selectors import pem, write_file
-
     if form == "der" and (chain or out is None):
         raise click.UsageError("--format der writes one certificate to --out FILE")
     found = await engine.status.revocations.find(_selected(selected, authority))
@@ -211,7 +209,7 @@ async def export(
     if out is None:
         session.output.raw(text)
         return
-    write_file(out, found.der if form == "der" else text.encode())
+    write_file(session.output, out, found.der if form == "der" else text.encode())
     session.output.done(f"Written to {out}", file=out, certificates=len(certificates))
 
 

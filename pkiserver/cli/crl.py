@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command, reactor_command
-from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
-from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem, write_file
+from pkiserver.cli.options import IN_FILE, NUMBER, OUT_FILE, file_argument
+from pkiserver.cli.outfiles import write_file
+from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem
 
 if TYPE_CHECKING:
     from pkiserver.authority.model import Authority, Generation
@@ -120,7 +121,7 @@ def _path(generation: Generation, scope: str, kind: CrlKind) -> str:
 @key_option
 @point_option
 @delta_option
-@click.option("--number", "crl_number", type=click.IntRange(0), help="An earlier list, by its CRL number.")
+@click.option("--number", "crl_number", type=NUMBER, help="An earlier list, by its CRL number.")
 @click.option("--out", type=OUT_FILE, metavar="FILE", help="Write it to a file (DER).")
 @click.option("--pem", "as_pem", is_flag=True, help="Print it as PEM.")
 @async_command
@@ -145,7 +146,7 @@ async def show(
     if found is None:
         raise click.ClickException(f"there is no such CRL of {name}")
     if out is not None:
-        write_file(out, found.der)
+        write_file(session.output, out, found.der)
     if as_pem:
         session.output.raw(pem(found.der, "X509 CRL"))
         return
@@ -250,9 +251,9 @@ def _revoked(text: str, now: datetime) -> CrlEntry:
 
 
 @group.command()
-@click.option("--certificate", type=click.Path(path_type=Path, exists=True), required=True, help="The issuer's own.")
+@click.option("--certificate", type=IN_FILE, required=True, help="The issuer's own.")
 @click.option("--key", "uri", metavar="URI", required=True, help="Its key: pkcs11:... or file:...")
-@click.option("--previous", type=click.Path(path_type=Path, exists=True), help="The last CRL; its entries are kept.")
+@click.option("--previous", type=IN_FILE, help="The last CRL; its entries are kept.")
 @click.option("--number", type=click.IntRange(0), help="The CRL number; by default one more than the last.")
 @click.option("--revoke", multiple=True, metavar="CERT[=REASON]", help="Add a certificate: a file or a serial number.")
 @click.option("--release", multiple=True, metavar="SERIAL", help="Take a certificate on hold off the list.")
@@ -298,7 +299,7 @@ async def sign(
         released=frozenset(int(parse_hex(text), 16) for text in release),
     )
     signed = await sign_offline(wanted, session.key_stores(), uri, SystemClock())
-    write_file(out, signed.der)
+    write_file(session.output, out, signed.der)
     session.output.done(
         f"CRL {signed.number} with {signed.entries} entries is in {out}",
         number=signed.number,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.options import before_option, limit_option
+from pkiserver.cli.options import before_option, limit_option, number_argument
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def list_(session: Session, engine: Engine, before: int | None, limit: int
 
 
 @group.command()
-@click.argument("number", type=int)
+@number_argument
 @async_command
 async def withdraw(session: Session, engine: Engine, number: int) -> None:
     """Take back a code that has not been used."""

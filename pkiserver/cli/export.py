@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.outfiles import write_file
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
@@ -40,6 +41,6 @@ async def command(session: Session, engine: Engine, *, wanted: tuple[str, ...], 
     for key, text in found:
         file = directory / str(key.kind) / f"{key.name}.toml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_file(session.output, file, text.encode())
         rows.append({"kind": key.kind, "name": key.name, "file": file})
     session.output.table(rows, empty="nothing to export")

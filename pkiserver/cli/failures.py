@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
 import traceback
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +23,24 @@ if TYPE_CHECKING:
 KEPT_LOG_LINES = 200
 _kept_log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 EXIT_REJECTED = 1
 EXIT_DEFECT = 70
 EXIT_UNAVAILABLE = 75
 EXIT_INTERRUPTED = 130
 
 
+class ReaderLeft(Exception):
+    """Whoever read what the command prints went away."""
+
+
 def exit_code_of(error: BaseException, session: Session) -> int:
     """Say on stderr what went wrong, one clean line per reason; with ``--json`` as one JSON object."""
+    if isinstance(error, ReaderLeft | BrokenPipeError):
+        # not our failure (`pkiserver cert list | head`), and stdout must not be flushed again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else EXIT_REJECTED
     if isinstance(error, click.exceptions.Exit):
@@ -35,14 +48,27 @@ def exit_code_of(error: BaseException, session: Session) -> int:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # The reader went away (`pkiserver cert list | head`): not our failure, and stdout must not be flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, click.ClickException):
+    if isinstance(error, click.ClickException) and not session.json:
         error.show()
         return error.exit_code
     return _report(error, session)
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Say of a reader that went away what it is, before click makes an exit code of its own of it, as rich does.
+
+    Raises:
+        ReaderLeft: it went away.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            raise ReaderLeft from error
+        raise
 
 
 def _report(error: BaseException, session: Session) -> int:
@@ -54,6 +80,13 @@ def _report(error: BaseException, session: Session) -> int:
         from pkiserver.store.failures import told_in_full
 
         lines, codes, code = [f"not available now: {told_in_full(error)}"], ["unavailable"], EXIT_UNAVAILABLE
+    elif isinstance(error, click.ClickException):
+        kind = "command-line" if isinstance(error, click.UsageError) else "refused"
+        lines, codes, code = [error.format_message()], [kind], error.exit_code
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in _NO_ROOM):
+        # a file that cannot be read or written, or standard output on a disk that is full
+        lines = [f"{error.filename or 'the output'}: {error.strerror}"]
+        codes, code = ["file"], EXIT_REJECTED
     else:
         kind = f": {error}" if isinstance(error, PkiError) else ""
         lines = [f"internal error{kind}; the report is in {_write_report(error)}"]

@@ -11,6 +11,7 @@ import click
 from pkiserver.cli.blocked import block, blocked, unblock
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, file_argument
+from pkiserver.cli.typing_in import require_yes, typed
 from pkiserver.foundation.secret import Secret
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _password(data: bytes, source: str | None) -> Secret | None:
             raise Rejected.because(Refusal.CONFIGURATION, f"--password-source: {error}") from error
     from pkiserver.keys.software import is_encrypted
 
-    return Secret(click.prompt("Password of the key file", hide_input=True)) if is_encrypted(data) else None
+    return Secret(typed("Password of the key file", option="--password-source")) if is_encrypted(data) else None
 
 
 @group.command("list")
@@ -246,9 +247,8 @@ async def delete(session: Session, engine: Engine, name: str, keep_object: bool,
 
     info = engine.keys.show(name)
     _require_unused(engine, name)
-    if not yes:
-        what = "Forget" if keep_object else "Destroy"
-        click.confirm(f"{what} key {name} ({info.key_type}, {info.record.uri})?", abort=True, err=True)
+    what = "Forget" if keep_object else "Destroy"
+    require_yes(f"{what} key {name} ({info.key_type}, {info.record.uri})?", yes=yes)
     await engine.keys.delete(name, keep_object=keep_object, actor=who())
     session.output.done(
         f"key {name} {'forgotten' if keep_object else 'destroyed'}", name=name, destroyed=not keep_object

@@ -10,16 +10,16 @@ report file, which the message names); 75 something needed is away, try again la
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NoReturn
 
 import attrs
 import click
 
 from pkiserver.cli.context import Session, add_common_options, common_options
-from pkiserver.cli.failures import exit_code_of
+from pkiserver.cli.failures import exit_code_of, readers_may_leave
 from pkiserver.runtime.garbage import settle
 
 
@@ -49,7 +49,6 @@ REGISTRY: Mapping[str, Entry] = {
     "export": Entry("export", "Write the database's configuration objects as TOML."),
     "hsm": Entry("hsm", "Tokens: what they are and how fast they sign."),
     "key": Entry("key", "Keys: generate, list, show, test, delete, import."),
-    "ocsp": Entry("ocsp", "The OCSP responders."),
     "operation": Entry("operation", "What nobody does alone: ask, approve, deny."),
     "quickstart": Entry("quickstart", "Set up a token, two CAs and a configuration, and start the server."),
     "request": Entry("request", "Enrolment requests that wait for a decision."),
@@ -66,18 +65,22 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """The names of all commands."""
-        here = Path(__file__).parent
-        return [name for name, entry in sorted(REGISTRY.items()) if (here / f"{entry.module}.py").exists()]
+        return sorted(REGISTRY)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         """Import the module of ``cmd_name`` and take its command."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in REGISTRY:
             return None
         module = importlib.import_module(f"pkiserver.cli.{REGISTRY[cmd_name].module}")
         command = getattr(module, "command", None) or module.group
         assert isinstance(command, click.Command)
         add_common_options(command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        with readers_may_leave():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command list, from the registry alone."""
@@ -121,6 +124,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         _refuse_no_text(sys.argv[1:] if arguments is None else arguments)
         result = cli.main(arguments, prog_name="pkiserver", standalone_mode=False, obj=session)
+        sys.stdout.flush()  # here, where it can be told that there is no room for it
     except BaseException as error:  # noqa: BLE001  # the outermost frame: everything becomes an exit code
         return exit_code_of(error, session)
     return result if isinstance(result, int) else 0
@@ -135,7 +139,22 @@ def _refuse_no_text(arguments: list[str]) -> None:
             raise click.UsageError(f"{one!a} is no UTF-8 text") from None
 
 
+def _fill_standard_streams() -> None:
+    """Give descriptors 0, 1 and 2 to nothing where whoever started us closed them.
+
+    The next file that is opened would get the number: what is printed would go into the database.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream if stream is not None else open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115
+        for number, (stream, mode) in enumerate(((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")))
+    )
+
+
 def main() -> NoReturn:
     """The console script."""
+    _fill_standard_streams()
     settle()  # a command mostly loads modules, and looking for garbage meanwhile takes a seventh of its time
     sys.exit(run())

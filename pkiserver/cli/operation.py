@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.options import before_option, file_argument, limit_option
+from pkiserver.cli.options import before_option, file_argument, limit_option, number_argument
 from pkiserver.cli.selectors import read_text
 from pkiserver.cli.voting import decision_options, hint_at_credential, voter, voter_options
 
@@ -53,7 +53,7 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 
 
 @group.command()
-@click.argument("number", type=int)
+@number_argument
 @async_command
 async def show(session: Session, engine: Engine, number: int) -> None:
     """One operation with all its particulars, and the votes."""

@@ -35,7 +35,7 @@ UNFINISHED = ".setting-up"
 )
 @click.option(
     "--port-base",
-    type=click.IntRange(1024, 65000),
+    type=click.IntRange(1024, 65535 - 636),
     default=None,
     help="Ports are this plus 80 (HTTP), 443 (HTTPS), 389 and 636 (LDAP), 90 (management), 91 (its API). "
     f"Default {DEFAULT_PORT_BASE}; kept from set-up.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.options import before_option, limit_option
+from pkiserver.cli.options import before_option, limit_option, number_argument
 from pkiserver.cli.voting import decision_options, hint_at_credential, voter
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 
 
 @group.command()
-@click.argument("number", type=int)
+@number_argument
 @async_command
 async def show(session: Session, engine: Engine, number: int) -> None:
     """One request, with its CSR, the checks' results, the votes so far and what was decided."""

@@ -10,7 +10,8 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import OUT_FILE, file_argument
-from pkiserver.cli.selectors import load_certificates, pem, read_octets, write_file
+from pkiserver.cli.outfiles import write_file
+from pkiserver.cli.selectors import load_certificates, pem, read_octets
 
 if TYPE_CHECKING:
     from pkiserver.authority.status.source import ServedIssuer
@@ -56,7 +57,7 @@ async def csr(
     if out is None:
         session.output.raw(text)
         return
-    write_file(out, text.encode())
+    write_file(session.output, out, text.encode())
     session.output.done(f"key {made.key_name}; the request is in {out}", key=made.key_name, file=out)
 
 

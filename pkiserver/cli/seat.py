@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
-from pkiserver.cli.options import before_option, limit_option
+from pkiserver.cli.options import before_option, limit_option, number_argument
+from pkiserver.cli.selectors import parse_pairs
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
     from pkiserver.store.registration.seats import Seat, Slot
-
-number_argument = click.argument("number", type=int)
 
 
 @click.group()
@@ -111,13 +110,8 @@ async def create(session: Session, engine: Engine, *, template: str, identity: s
 @async_command
 async def set_(session: Session, engine: Engine, *, number: int, owner: str | None, notes: tuple[str, ...]) -> None:
     """Change the owner or the notes; what is not given stays."""
-    pairs = []
-    for note in notes:
-        key, equals, value = note.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{note!r} is not NAME=VALUE", param_hint="--note")
-        pairs.append((key, value))
-    changed = await engine.seats.change(number, owner=owner, metadata=tuple(pairs) or None, by=who())
+    pairs = parse_pairs(notes, "--note")
+    changed = await engine.seats.change(number, owner=owner, metadata=pairs or None, by=who())
     session.output.done(f"Seat {number} changed", **_row(changed))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pkiserver.authority.revocation import Selector
     from pkiserver.store.certificates import RevocationReason
 
-_FINGERPRINT_DIGITS = 64
+_DIGEST_DIGITS = 64
 _SERIAL_DIGITS = 40
 
 
@@ -29,6 +29,25 @@ def parse_hex(text: str) -> str:
     if not digits or set(digits) - set(string.hexdigits):
         raise click.BadParameter(f"{text!r} is not hexadecimal")
     return digits
+
+
+def parse_digest(text: str) -> bytes:
+    """A SHA-256 digest in hexadecimal; raises :class:`click.BadParameter`."""
+    digits = parse_hex(text)
+    if len(digits) != _DIGEST_DIGITS:
+        raise click.BadParameter(f"{text!r} is no SHA-256 digest of {_DIGEST_DIGITS} hexadecimal digits")
+    return bytes.fromhex(digits)
+
+
+def parse_pairs(texts: tuple[str, ...], option: str) -> tuple[tuple[str, str], ...]:
+    """``NAME=VALUE`` each; raises :class:`click.BadParameter`, which names the option."""
+    found = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+        found.append((name, value))
+    return tuple(found)
 
 
 def parse_selector(text: str, authority: str | None) -> Selector:
@@ -47,7 +66,7 @@ def parse_selector(text: str, authority: str | None) -> Selector:
         digits = parse_hex(text)
     except click.BadParameter:
         raise click.BadParameter(f"{text!r} is no file, no SHA-256 fingerprint and no serial number") from None
-    if len(digits) == _FINGERPRINT_DIGITS:
+    if len(digits) == _DIGEST_DIGITS:
         return ByFingerprint(bytes.fromhex(digits))
     if len(digits) > _SERIAL_DIGITS:
         raise click.BadParameter(f"{text!r} is too long for a serial number")
@@ -65,7 +84,7 @@ def load_certificates(path: Path) -> list[bytes]:
             x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
         )
     except ValueError as error:
-        raise click.BadParameter(f"{path} holds no certificate: {error}") from error
+        raise click.BadParameter(f"{path} holds no certificate that can be read") from error
     return [one.public_bytes(Encoding.DER) for one in found]
 
 
@@ -99,13 +118,6 @@ def read_text(path: Path) -> str:
         line = octets.count(b"\n", 0, error.start) + 1
         text = f"is no UTF-8 text (octet {octets[error.start]:02X}): save it as UTF-8"
         raise ConfigurationError([Problem(str(path), line, "", text)]) from error
-
-
-def write_file(path: Path, octets: bytes) -> None:
-    """Write a file in one step: readers see the old one or the new one."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(octets)
-    beside.replace(path)
 
 
 def pem(octets: bytes, label: str = "CERTIFICATE") -> str:

@@ -9,7 +9,7 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE
-from pkiserver.cli.selectors import read_octets, read_text
+from pkiserver.cli.selectors import parse_pairs, read_octets, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +100,9 @@ def _print(session: Session, template: Template, text: str, revision: int | None
 @click.argument("request", metavar="REQUEST.csr", type=IN_FILE)
 @click.option("--template", "chosen", metavar="TEMPLATE", required=True, help="A template in force, or a TOML file.")
 @click.option("--account", metavar="NAME", help="Try it as this account; by default as nobody known.")
-@click.option("--attribute", "attributes", multiple=True, metavar="KEY=VALUE", help="An attribute of the registration.")
+@click.option(
+    "--attribute", "attributes", multiple=True, metavar="NAME=VALUE", help="An attribute of the registration."
+)
 @click.option("--protocol", metavar="PROTOCOL", help="How it comes; by default the template's first protocol.")
 @async_command
 async def test(
@@ -156,14 +158,9 @@ async def _record(engine: Engine, account: str | None, attributes: tuple[str, ..
     from pkiserver.authority.requests import RegistrationRecord
     from pkiserver.registration.identities import record_attributes
 
-    pairs = []
-    for text in attributes:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--attribute")
-        pairs.append((key, value))
+    pairs = parse_pairs(attributes, "--attribute")
     if account is None:
-        return RegistrationRecord("nobody", frozenset(), tuple(pairs))
+        return RegistrationRecord("nobody", frozenset(), pairs)
     found = await engine.accounts.get(account)
     return RegistrationRecord(found.name, frozenset(found.groups), (*record_attributes(found), *pairs))
 

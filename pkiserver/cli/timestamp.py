@@ -11,6 +11,7 @@ import click
 
 from pkiserver.cli.context import WORKER, Session, async_command, run_on_reactor
 from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
+from pkiserver.cli.typing_in import require_yes
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -164,8 +165,7 @@ async def remove(session: Session, engine: Engine, name: str, *, yes: bool) -> N
     library = UnitLibrary(engine.database)
     await library.refresh()
     row = library.row(name)
-    if not yes:
-        click.confirm(f"Remove unit {name}?", abort=True, err=True)
+    require_yes(f"Remove unit {name}?", yes=yes)
     administration = UnitAdministration(engine.database, engine.audit, engine.clock)
     await administration.remove(name, by=who(), expected=row.revision)
     session.output.done(f"unit {name} removed", name=name)
@@ -223,7 +223,8 @@ async def _show_entries(session: Session, engine: Engine, serial: str) -> None:
     from pkiserver.cli.selectors import parse_hex
     from pkiserver.store import timestamps
 
-    octets = bytes.fromhex(parse_hex(serial))
+    number = int(parse_hex(serial), 16)
+    octets = number.to_bytes(number.bit_length() // 8 + 1, "big")  # the content of the INTEGER
     found = await engine.database.read(lambda connection: timestamps.by_serial(connection, octets))
     rows = [
         {
@@ -257,7 +258,7 @@ def request(  # noqa: PLR0917 - click calls it by name
     out: Path | None,
 ) -> None:
     """Make a time-stamp request about FILE, and send it where --url is given."""
-    from pkiserver.cli.selectors import write_file
+    from pkiserver.cli.outfiles import write_file
     from pkiserver.timestamping.unit import ImprintHash, check_oid
     from protocols.timestamp.messages import encode_request
     from protocols.timestamp.verification import digest_of, read_token
@@ -272,14 +273,14 @@ def request(  # noqa: PLR0917 - click calls it by name
     query = encode_request(ImprintHash(hash_name), digest, nonce=nonce, policy=policy, certificates=not no_certificates)
     target = out or Path(f"{file}.{'tsq' if url is None else 'tsr'}")
     if url is None:
-        write_file(target, query)
+        write_file(session.output, target, query)
         session.output.done(f"request written to {target}", file=target, nonce=f"{nonce:x}")
         return
     answer = _post(url, query)
     token = read_token(answer)
     if token.nonce != nonce or token.imprint.digest != digest:
         raise click.ClickException("the answer is not to our request")
-    write_file(target, answer)
+    write_file(session.output, target, answer)
     session.output.done(
         f"token written to {target}: {token.at:%Y-%m-%d %H:%M:%S.%fZ}",
         file=target,
@@ -295,17 +296,17 @@ def _chunks(file: Path) -> Iterator[bytes]:
 
 
 def _post(url: str, query: bytes) -> bytes:
-    from urllib.error import URLError
+    from http.client import HTTPException
     from urllib.request import Request, urlopen
 
     if not url.startswith(("http://", "https://")):
         raise click.UsageError("--url must be http:// or https://")
-    wanted = Request(url, query, {"Content-Type": "application/timestamp-query"})  # noqa: S310 - looked at just above
     try:
+        wanted = Request(url, query, {"Content-Type": "application/timestamp-query"})  # noqa: S310 - looked at just above
         with urlopen(wanted, timeout=_SECONDS) as answer:  # noqa: S310
             octets: bytes = answer.read(LARGEST_TOKEN)
             return octets
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise click.ClickException(f"{url}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Secrets that somebody types; where nobody is there, the option that would have given them is named."""
+"""What somebody types: secrets, and yes. Where nobody is there, the option that would have said it is named."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def typed(what: str, *, option: str, confirm: bool = False) -> str:
             raise
         raise click.UsageError(f"nobody is there to be asked: give {option}") from None
     return str(answer)
+
+
+def require_yes(question: str, *, yes: bool) -> None:
+    """Go on only with consent: ``yes``, given on the command line, or at the terminal.
+
+    Raises:
+        click.UsageError: nobody is there to be asked.
+        click.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is there to be asked: say --yes")
+    click.confirm(question, abort=True, err=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pkiserver.cli.options import IN_FILE
+from pkiserver.cli.options import IN_FILE, number_argument
 from pkiserver.cli.typing_in import typed
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def who() -> str:
-    """Who runs this command, as the audit log names it."""
-    return f"cli:{getpass.getuser()}"
+    """Who runs this command, as the audit log names it: by the process, not by what its environment says."""
+    number = os.getuid()
+    try:
+        return f"cli:{pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"cli:{number}"
 
 
 def voter_options(function: F) -> F:
@@ -38,7 +43,7 @@ def decision_options(reason_help: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         function = click.option("--reason", default="", help=reason_help)(voter_options(function))
-        return click.argument("number", type=int)(function)
+        return number_argument(function)
 
     return decorate
 

@@ -38,6 +38,12 @@ def new_password() -> Secret:
     return Secret("-".join(groups))
 
 
+def require_validity(validity: timedelta) -> None:
+    """Raises :class:`Rejected` where an administrator's certificate would live too short or too long."""
+    if not timedelta(hours=1) <= validity <= MAXIMUM_VALIDITY:
+        raise Rejected.because(Refusal.BAD_VALIDITY, "the validity is between an hour and five years")
+
+
 @attrs.frozen
 class Credential:
     """A certificate with its key in a PKCS#12 file, and the password of the file. Neither is kept here."""
@@ -64,8 +70,7 @@ class AdministratorCertificates:
             Rejected: the validity is out of range, or the authority cannot issue.
             Unavailable: key or database are away.
         """
-        if not timedelta(hours=1) <= validity <= MAXIMUM_VALIDITY:
-            raise Rejected.because(Refusal.BAD_VALIDITY, "the validity is between an hour and five years")
+        require_validity(validity)
         key = ec.generate_private_key(ec.SECP256R1())
         order = self._order(name, authority, key.public_key(), validity, by)
         issued = await self.issuer.issue(await self.preparer.prepare_order(order))

@@ -37,6 +37,8 @@ def backup(url: str, target: Path) -> int:
     except FileExistsError:
         raise Rejected.because(Refusal.CONFLICT, f"{target} exists already") from None
     except (OSError, sqlite3.Error) as error:
+        with contextlib.suppress(OSError):  # half a copy is none, and would stand in the way of the next
+            target.unlink()
         raise Unavailable(f"the database cannot be copied to {target}: {error}") from error
     if problem != "ok":
         raise Unavailable(f"the copy is damaged: {problem}")

@@ -123,7 +123,8 @@ class Call:
     @property
     def route(self) -> str:
         """The path as Klein (Werkzeug) writes it."""
-        return PREFIX + _PARAMETER.sub(lambda found: f"<{found[1]}>", self.path)
+        # a name may have slashes (host/www.example.org), which come as %2F and reach us as slashes
+        return PREFIX + _PARAMETER.sub(lambda found: f"<{'path:' if found[1] == 'name' else ''}{found[1]}>", self.path)
 
 
 def parameter_schema(name: str) -> dict[str, object]:

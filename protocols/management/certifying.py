@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from datetime import datetime
 
 import attrs
@@ -19,6 +20,8 @@ from pkiserver.store.names import San, SanKind
 from protocols.management import views
 from protocols.management.calls import Ask, Call, Nothing
 from protocols.management.codec import text, whole
+
+_DIGEST_DIGITS = 64
 
 
 @attrs.frozen
@@ -57,8 +60,8 @@ async def search(ask: Ask[CertificateQuery, Nothing]) -> views.CertificateList:
 def _criteria(query: CertificateQuery) -> Criteria:
     try:
         return Criteria(
-            serial=None if query.serial is None else int(query.serial, 16),
-            fingerprint=None if query.fingerprint is None else bytes.fromhex(query.fingerprint),
+            serial=None if query.serial is None else int(_hexadecimal("serial", query.serial), 16),
+            fingerprint=None if query.fingerprint is None else _digest(query.fingerprint),
             subject=query.subject,
             subject_prefix=query.subject_prefix,
             san=_san(query.name),
@@ -71,6 +74,19 @@ def _criteria(query: CertificateQuery) -> Criteria:
         )
     except ValueError as error:
         raise Rejected.because(Refusal.MALFORMED, f"the query: {error}") from error
+
+
+def _hexadecimal(name: str, digits: str) -> str:
+    """Digits and nothing else: :func:`int` would take 0x, signs, blanks and underscores as well."""
+    if not digits or not set(digits) <= set(string.hexdigits):
+        raise ValueError(f"{name} is not hexadecimal")
+    return digits
+
+
+def _digest(digits: str) -> bytes:
+    if len(digits) != _DIGEST_DIGITS:
+        raise ValueError(f"fingerprint has not the {_DIGEST_DIGITS} digits of SHA-256")
+    return bytes.fromhex(_hexadecimal("fingerprint", digits))
 
 
 def _san(name: str | None) -> San | None:

@@ -26,6 +26,10 @@ MOST_ITEMS = 1000
 MOST_TEXT = 4096
 _BOUNDS = "bounds"
 _DEPTH = 8
+MOST_PROBLEMS = 100
+"""Reasons that are told of one body: each is in the audit log as well."""
+_TOLD = 64
+"""Characters of a name that is none of ours."""
 
 
 def text(default: Any = attrs.NOTHING, *, most: int = MOST_TEXT, least: int = 0) -> Any:
@@ -76,7 +80,7 @@ def read_query(kind: type[T], arguments: Mapping[str, list[str]]) -> T:
     problems = []
     for name, values in arguments.items():
         if len(values) != 1:
-            problems.append(_problem(f"/{name}", "is given more than once"))
+            problems.append(_problem(_step("", name), "is given more than once"))
         elif name in hints and _plain(hints[name]) is int and re.fullmatch(r"-?[0-9]{1,19}", values[0]):
             found[name] = int(values[0])
         elif name in hints and _plain(hints[name]) is bool and values[0] in {"true", "false"}:
@@ -84,7 +88,7 @@ def read_query(kind: type[T], arguments: Mapping[str, list[str]]) -> T:
         else:
             found[name] = values[0]
     if problems:
-        raise Rejected(problems)
+        raise Rejected(problems[:MOST_PROBLEMS])
     return _checked(kind, found)
 
 
@@ -161,7 +165,7 @@ def _checked(kind: type[T], found: Json) -> T:
     problems: list[Reason] = []
     value = _value(kind, found, "", {}, problems)
     if problems:
-        raise Rejected(problems)
+        raise Rejected(problems[:MOST_PROBLEMS])
     return typing.cast("T", value)
 
 
@@ -181,8 +185,8 @@ def _value(kind: object, found: Json, place: str, bounds: Mapping[str, int], pro
         if not isinstance(found, dict) or len(found) > MOST_ITEMS:
             return problems.append(_problem(place, "is no object"))
         for key in found:
-            _check_text(key, f"the name {key!r} in {place}", bounds, problems)
-        return {key: _value(arguments[1], one, f"{place}/{key}", bounds, problems) for key, one in found.items()}
+            _check_text(key, f"the name {_told(key)!r} in {place}", bounds, problems)
+        return {key: _value(arguments[1], one, _step(place, key), bounds, problems) for key, one in found.items()}
     assert isinstance(kind, type)
     if attrs.has(kind):
         return _object(kind, found, place, problems)
@@ -208,7 +212,7 @@ def _object(kind: type, found: Json, place: str, problems: list[Reason]) -> Any:
             values[field.name] = _value(hints[field.name], found[field.name], f"{place}/{field.name}", bounds, problems)
         elif field.default is attrs.NOTHING:
             problems.append(_problem(f"{place}/{field.name}", "is missing"))
-    problems += [_problem(f"{place}/{name}", "is not known") for name in found if name not in hints]
+    problems += [_problem(_step(place, name), "is not known") for name in found if name not in hints]
     return kind(**values) if len(problems) == before else None
 
 
@@ -272,6 +276,17 @@ def _plain(kind: object) -> object:
     """The one type of an optional one."""
     members = [one for one in typing.get_args(kind) if one is not types.NoneType]
     return members[0] if typing.get_origin(kind) in {typing.Union, types.UnionType} else kind
+
+
+def _step(place: str, name: str) -> str:
+    """The JSON Pointer (RFC 6901 section 3) of a member of what is at ``place``."""
+    return f"{place}/{_told(name).replace('~', '~0').replace('/', '~1')}"
+
+
+def _told(name: str) -> str:
+    """A name that somebody sent, fit for an answer, a log and a database: not too long, and Unicode text."""
+    short = name if len(name) <= _TOLD else f"{name[:_TOLD]}..."
+    return short.encode("utf-8", "backslashreplace").replace(b"\0", b"\\x00").decode()
 
 
 def _problem(place: str, what: str) -> Reason:

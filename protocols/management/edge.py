@@ -8,9 +8,10 @@ import secrets
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 from klein import Klein
+from klein.resource import KleinResource
 from OpenSSL import crypto
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -54,6 +55,7 @@ class Api:
         self._strangers = Strangers(engine.clock)
         self._document = json.dumps(document(calls), ensure_ascii=False).encode() + b"\n"
         self.app = Klein()
+        self.app.url_map.merge_slashes = False  # //me is no path of ours, and nobody is led on from it
         for call in calls:
             self._add(call)
         self.app.route(DOCUMENT_PATH, methods=["GET"], endpoint="openapi")(self._show_document)
@@ -62,8 +64,7 @@ class Api:
 
     def resource(self) -> IResource:
         """The resource of the whole API."""
-        found: IResource = self.app.resource()
-        return found
+        return _Routed(self.app)
 
     def _add(self, call: Call) -> None:
         async def serve(request: WebRequest, **path: str) -> bytes:
@@ -197,8 +198,25 @@ class Api:
         return _send_problem(request, problem(max(status, 400), "path", "the path is not one of ours", request_id))
 
 
+class _Routed(KleinResource):
+    """The routes. A path that is no text is refused here, where Klein would answer with a page of its own."""
+
+    def render(self, request: WebRequest) -> Any:
+        """Called with each request."""
+        try:
+            unquote_to_bytes(request.path).decode()
+        except UnicodeDecodeError:
+            return _send_problem(request, problem(400, "path", "the path is no UTF-8 text", secrets.token_hex(8)))
+        return super().render(request)
+
+
 def _query(request: WebRequest, call: Call) -> object:
-    arguments = parse_qs(urlsplit(request.uri.decode("ascii", "replace")).query, keep_blank_values=True)
+    try:
+        query = urlsplit(request.uri.decode("ascii")).query
+        arguments = parse_qs(query, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        text = "the query is no text in UTF-8 and percent-encoding"
+        raise Rejected.because(Refusal.MALFORMED, text) from error
     return codec.read_query(call.query, arguments)
 
 
