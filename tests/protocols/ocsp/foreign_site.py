@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.validation.services import ValidationServices, validation_services
@@ -35,6 +36,8 @@ reactor: Any = _reactor
 DAY = timedelta(days=1)
 ELSEWHERE = "/lists/elsewhere.crl"
 """What is there leads to another list."""
+SILENT = "/lists/silent.crl"
+"""Whoever asks for that gets no answer."""
 
 
 @attrs.define
@@ -209,8 +212,10 @@ def site(
         served: dict[str, bytes] = {}
         asked: list[str] = []
 
-        def list_at(request: Request) -> Response:
+        def list_at(request: Request) -> Response | Deferred[Response]:
             asked.append(request.path)
+            if request.path == SILENT:
+                return Deferred()
             if request.path == ELSEWHERE:
                 return Response(302, b"", "text/plain", (("Location", "/lists/full.crl"),))
             data = served.get(request.path)

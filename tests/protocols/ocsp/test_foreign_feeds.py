@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.configuration import Configuration, Kind, read_documents
+from pkiserver.authority.validation import feeds
 from pkiserver.authority.validation.settings import ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
-from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, TRY_LATER, Other, Site, site
+from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, SILENT, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
 
 __all__ = ["site"]
+reactor: Any = _reactor
 
 
 @pytest.fixture
@@ -27,6 +34,13 @@ def slapd() -> Iterator[Slapd]:
     server = Slapd(public=True)
     yield server
     server.discard()
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 60
+    while not wanted():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
 
 
 def put(slapd: Slapd, name: str, **lists: bytes) -> None:
@@ -93,6 +107,24 @@ def test_sources_that_go_away_are_told_and_followed_again_when_they_are_back(
     assert site.server.run(site.services.feeds.run_due) == 2, "after a failure it is tried again soon"
     assert site.services.authorities.problems() == ()
     assert [site.status(serial) for serial in (20, 21, 30, 31)] == [REVOKED] * 4
+
+
+def test_a_source_that_never_answers_delays_no_other_authority(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MEANWHILE", 0.02)
+    site.served["/lists/full.crl"] = site.other.crl({})
+    site.describe("silent.crl", name="away")
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    [looking] = blockingCallFromThread(reactor, lambda: [Deferred.fromCoroutine(site.services.feeds.run_due())])
+    try:
+        site.install(ca)
+        until(lambda: site.status(5) is GOOD)
+        site.served["/lists/full.crl"] = site.other.crl({5: None})
+        site.server.at.clock.advance(ca.interval)
+        until(lambda: site.status(5) is REVOKED)
+        assert site.asked.count(SILENT) == 1
+        assert not looking.called
+    finally:
+        blockingCallFromThread(reactor, looking.addErrback(lambda failure: failure.trap(CancelledError)).cancel)
 
 
 def test_no_redirect_is_followed(site: Site) -> None:
