@@ -153,7 +153,7 @@ class ForeignAuthorities:
             self._problems[ca.name] = (*records.problems, *told)
             number = number_of(ca.name)
             installed = [one for one in responders if one.authority == ca.name]
-            by_number[number] = serving = Serving(ca, number, records, tuple(usable(self._keys, installed)))
+            by_number[number] = serving = Serving(ca, number, records, tuple(usable(self._keys, ca.ca(), installed)))
             for hash_name in HASH_NAMES:
                 served[(hash_name, *issuer_hashes(ca.ca(), hash_name))] = serving
         self._by_number, self._served = by_number, served
