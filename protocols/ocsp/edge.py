@@ -53,6 +53,8 @@ class OcspSettings:
 Decode = Callable[[Request], OcspRequest]
 PREPARED_ANSWERS = 20_000
 """Answers whose headers are remembered with them."""
+PREPARED_TARGET = 1024
+"""Longer targets are read each time: together with PREPARED_ANSWERS the bound on memory."""
 
 
 @attrs.frozen(eq=False)
@@ -144,7 +146,7 @@ class OcspEdge:
     def _show(self, request: Request, answer: SignedAnswer, *, cached: bool, state: object | None = None) -> Answer:
         if cached and answer.cacheable:
             prepared = self._prepare(answer)
-            if state is not None and answer.lasting:
+            if state is not None and answer.lasting and len(request.target) <= PREPARED_TARGET:
                 keep(self._hot, request.target, _Hot(prepared, state), most=PREPARED_ANSWERS)
             return prepared.representation.answer(request.headers)
         length = len(answer.body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import timedelta
 
 import attrs
@@ -101,6 +102,27 @@ def test_unknown_is_found_out_anew_each_time(server: StatusServer) -> None:
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         mine.issuer_name_hash, mine.issuer_key_hash, issued.serial ^ 1, hashes.SHA256()
     )
+def test_long_targets_are_answered_and_not_remembered(server: StatusServer) -> None:
+    """Any prefix may stand before a request, so that there is no end of targets about one certificate."""
+    issued = server.issue()
+    path = in_target(request(issued.der, issued.chain[0]))
+    server.run(server.at.status.directory.cache.poll)
+    assert server.ask("GET", path).status == 200
+
+    def held() -> int:
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held()
+        for number in range(200):
+            prefix = f"/ocsp/{number:0>10000}"
+            assert read(server.ask("GET", path.replace("/ocsp", prefix))).certificate_status is ocsp.OCSPCertStatus.GOOD
+        assert held() - before < 100 * 10_000
+    finally:
+        tracemalloc.stop()
+
+
     path = in_target(builder.build().public_bytes(Encoding.DER))
     cache = server.at.status.directory.cache
     server.run(cache.poll)
