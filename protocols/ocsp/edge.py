@@ -169,6 +169,7 @@ class OcspEdge:
                 modified=answer.produced_at,
                 expires=answer.next_update,
                 cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
+                dated=answer.dated,
             )
             second = now.replace(microsecond=0)
             prepared = _Prepared(second, second + _SECOND, PreparedRepresentation(found))
