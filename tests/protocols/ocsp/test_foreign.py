@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority
 from pkiserver.authority.validation.reading import IN_PLACE
@@ -54,6 +55,12 @@ def test_a_fed_list_is_answered_from_and_openssl_believes_it(site: Site) -> None
     assert "four.pem: good" in said
     assert "five.pem: revoked" in said
     assert answer.status == 200
+
+
+def test_before_anything_was_read_nobody_is_called_a_stranger(site: Site) -> None:
+    assert site.status(5) is TRY_LATER
+    site.server.run(site.services.authorities.refresh)
+    assert site.status(5) is ocsp.OCSPResponseStatus.UNAUTHORIZED
 
 
 def test_policy_decides_about_serials_on_no_list(site: Site) -> None:
