@@ -151,7 +151,8 @@ def test_foreign_older_and_unreadable_lists_change_nothing(site: Site) -> None:
     site.install(ca)
     whole = site.other.crl({})
     cases = {
-        "older": old,
+        "list 1 of": old,
+        "is older than what is there": site.other.crl({}, start=site.other.now - timedelta(hours=2)),
         "signature": site.other.crl({}, key=ec.generate_private_key(ec.SECP256R1())),
         "not a certificate revocation list": whole[:-1],
         "gave a complete list": site.other.crl({}, base=1),

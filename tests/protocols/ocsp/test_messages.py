@@ -110,6 +110,13 @@ HOSTILE = {
     "nonce not an octet string": request(cert_id(), extensions=(der.extension(messages.NONCE, b"raw"),)),
     "two nonces": request(cert_id(), extensions=(nonce(b"1" * 16), nonce(b"2" * 16))),
     "critical extension": request(cert_id(), extensions=(der.extension("1.2.3", b"", critical=True),)),
+    "critical extension of one certificate": der.sequence(
+        der.sequence(
+            der.sequence(
+                der.sequence(cert_id(), der.explicit(0, der.sequence(der.extension("1.2.3", b"", critical=True))))
+            )
+        )
+    ),
     "hash of wrong length": request(
         der.sequence(
             der.sequence(der.object_identifier(OIDS["sha256"])),
