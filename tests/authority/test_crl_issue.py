@@ -175,6 +175,47 @@ async def test_an_entry_stays_until_it_has_been_on_a_list_after_expiry(at: Statu
     assert serials(await at.crl()) == set()
 
 
+async def test_lists_that_follow_each_other_quickly_let_no_entry_go(at: StatusWorld) -> None:
+    """Only a list that was in force for a whole interval after the expiry has been seen by everybody (section 3.3)."""
+    issued = await at.certificate()
+    await at.revoke(issued)
+    end = x509.load_der_x509_certificate(issued.der).not_valid_after_utc
+    at.clock.advance(end - at.clock.now() - timedelta(minutes=1))
+    await at.status.schedule.run_due()
+    for _ in range(3):
+        at.clock.advance(timedelta(minutes=10))
+        await _issue(at)
+        assert serials(await at.crl()) == {issued.serial}
+    at.clock.advance(HOUR)
+    await at.status.schedule.run_due()
+    assert serials(await at.crl()) == set()
+
+
+async def test_a_list_that_was_overtaken_while_it_was_signed_is_dropped(
+    at: StatusWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.status.schedule.run_due()
+    signing: Deferred[None] = Deferred()
+    waiting: list[Deferred[None]] = []
+    sign = CrlSigner.sign
+
+    async def slow_at_first(self: CrlSigner, *args: Any, **more: Any) -> bytes:
+        if not waiting:
+            waiting.append(Deferred())
+            signing.callback(None)
+            await waiting[0]
+        return await sign(self, *args, **more)
+
+    monkeypatch.setattr(CrlSigner, "sign", slow_at_first)
+    late = Deferred.fromCoroutine(_issue(at))
+    await signing
+    assert await _issue(at) == 3
+    waiting[0].callback(None)
+    assert await late is None
+    kept = await at.status.crls.history(at.issuing.current, limit=9)
+    assert [one.number for one in kept] == [3, 1]
+
+
 async def test_after_a_rekey_each_key_signs_a_list_of_its_own(at: StatusWorld, tmp_path: Path) -> None:
     old = await at.certificate("old")
     await at.world.road.succession.rekey(

@@ -1,4 +1,4 @@
-"""Lists of other CAs, octet by octet: whatever would change what an entry means and is not understood refuses the list."""
+"""Lists of other CAs, octet by octet: what may change the meaning of an entry and is unknown refuses the list."""
 
 from __future__ import annotations
 
