@@ -24,6 +24,7 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.keys.signers import CrlSigner
 from pkiserver.store import leases
 from pkiserver.store.certificates import RevocationReason
+from tests.authority.crl_world import configure
 from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check, status_world
 from tests.authority.world import ACTOR
 
@@ -105,6 +106,18 @@ async def test_lists_come_on_schedule_and_after_gathered_revocations(at: StatusW
     assert gathered.number == 3
     assert serials(await at.crl()) == {first.serial, second.serial}
     assert await at.status.schedule.run_due() == ()
+
+
+async def test_where_revocations_bring_no_list_the_next_comes_on_schedule(at: StatusWorld) -> None:
+    await configure(at, on_revocation=False)
+    await at.status.schedule.run_due()
+    revoked = await at.certificate()
+    await at.revoke(revoked)
+    at.clock.advance(timedelta(minutes=59))
+    assert await at.status.schedule.run_due() == ()
+    at.clock.advance(timedelta(minutes=1))
+    await at.status.schedule.run_due()
+    assert serials(await at.crl()) == {revoked.serial}
 
 
 async def test_of_two_processes_one_issues(at: StatusWorld) -> None:
