@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
@@ -13,7 +16,7 @@ from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.algorithms import KeyType
 from tests.authority.world import ACTOR, authorised
-from tests.protocols.ocsp.asking import openssl, post, read, request
+from tests.protocols.ocsp.asking import change, openssl, post, read, request
 from tests.protocols.status_server import StatusServer
 
 GOOD, UNKNOWN = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.UNKNOWN
@@ -61,6 +64,30 @@ def test_a_renewed_certificate_of_the_same_key_changes_nothing_for_its_own(serve
             assert found.certificate_status is GOOD
             assert found.certificates == responder
             assert "good" in openssl(server, issued.der, (issuer, *issued.chain[1:]))
+
+
+def test_after_the_end_of_an_authority_its_own_key_tells_how_things_stood(server: StatusServer) -> None:
+    """A responder's certificate would end before it began; nothing of that is a fault."""
+    good, bad = server.issue("good"), server.issue("bad")
+    server.run(lambda: server.at.revoke(bad))
+    ca = server.at.issuing.current.certificate
+    change(server, archive=timedelta(days=7300))
+    server.at.clock.advance(ca.not_after - server.at.clock.now())
+    keys = len(server.at.world.keys.list())
+    for _ in range(2):
+        keep_up(server)
+        server.at.clock.advance(timedelta(days=1))
+    for issued, status in ((good, GOOD), (bad, ocsp.OCSPCertStatus.REVOKED)):
+        found = read(post(server, request(issued.der, issued.chain[0])))
+        assert found.certificate_status is status
+        assert found.certificates == []
+        key = ca.certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert found.signature_hash_algorithm is not None
+        key.verify(found.signature, found.tbs_response_bytes, ec.ECDSA(found.signature_hash_algorithm))
+        assert found.next_update_utc == server.at.clock.now() + timedelta(hours=1)
+    assert server.at.status.responders.problems() == ()
+    assert len(server.at.world.keys.list()) <= keys, "none was made for nothing"
 
 
 def test_a_serial_number_that_was_only_prepared_or_given_up_is_unknown(
