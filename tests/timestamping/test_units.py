@@ -177,6 +177,24 @@ async def test_another_key_type_brings_another_key(world: TimestampWorld) -> Non
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
+async def test_the_accuracy_covers_what_the_time_is_cut_by(world: TimestampWorld) -> None:
+    """A second that was cut off makes genTime late by up to that much, however right the clock is."""
+    made = {Precision.SECONDS: timedelta(seconds=1.5), Precision.MILLISECONDS: timedelta(seconds=0.5)}
+    for precision, accuracy in made.items():
+        await world.unit(str(precision), precision=precision, accuracy=accuracy)
+    watch = world.services.watch
+    await watch.poll()
+    for error, refusing in ((0.4, 0), (0.4995, 1), (0.501, 2)):
+        watch._verdict = attrs.evolve(watch.verdict, error=error)
+        refused = 0
+        for active in world.directory.list():
+            try:
+                world.service.moment(active)
+            except TimeNotAvailable:
+                refused += 1
+        assert refused == refusing, error
+
+
 async def test_an_audit_row_marks_begin_and_end_of_every_outage(world: TimestampWorld) -> None:
     await world.unit("u")
     await world.services.watch_time()

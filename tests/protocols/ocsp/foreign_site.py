@@ -73,6 +73,7 @@ class Other:
         request: bytes,
         *,
         usage: bool = True,
+        signs: bool = True,
         serial: int = 77,
         start: datetime | None = None,
         end: datetime | None = None,
@@ -81,7 +82,10 @@ class Other:
         assert asked.is_signature_valid
         builder = self._builder(asked.subject, asked.public_key(), serial, start, end)
         for extension in asked.extensions:
-            if usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
+            if isinstance(extension.value, x509.KeyUsage) and not signs:
+                agreement = x509.KeyUsage(False, False, False, False, True, False, False, False, False)
+                builder = builder.add_extension(agreement, True)
+            elif usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
                 builder = builder.add_extension(extension.value, extension.critical)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
 

@@ -176,6 +176,7 @@ def test_certificates_that_nobody_would_believe_are_not_installed(site: Site) ->
     wrong = {
         "itself": stranger.responder(made.der),
         "OCSPSigning": site.other.responder(made.der, usage=False),
+        "does not permit signatures": site.other.responder(made.der, signs=False),
         "expired": site.other.responder(made.der, end=site.other.now - timedelta(hours=1)),
         "its key is none": site.other.leaf(8).public_bytes(Encoding.DER),
         "not a usable": b"0",
