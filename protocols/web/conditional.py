@@ -31,8 +31,8 @@ class Representation:
         cache_control: The Cache-Control field; None leaves it out.
         etag: A strong entity tag with its quotes; the SHA-256 of the body in hexadecimal where it is empty.
         headers: Further fields.
-        dated: Whether ``modified`` tells it from the one before it. Where both are of one second, who has the other
-            one must not be told that it is this one: If-Modified-Since is not looked at.
+        dated: Whether ``modified`` is later than that of those before it. Where it is not, whoever has one of these
+            must not be told that it is this one: If-Modified-Since is not looked at.
     """
 
     body: bytes = attrs.field(repr=False)

@@ -164,7 +164,7 @@ def _newest(connection: Connection, authority: Authority, key: _Key, have: int |
     newest = crls.latest(connection, scope_id, kind)
     if newest is None:
         return None
-    return _published(authority, newest, dated=not crl_history.has_twin(connection, scope_id, newest))
+    return _published(authority, newest, dated=crl_history.is_later(connection, scope_id, newest))
 
 
 def _published(authority: Authority, issued: Crl, *, dated: bool = True) -> PublishedCrl:

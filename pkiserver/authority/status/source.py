@@ -119,8 +119,8 @@ class StatusSource(Protocol):
 class PublishedCrl:
     """A CRL as it is served: its DER and what caches need to know.
 
-    ``digest`` is its SHA-256 in hexadecimal; ``max_age`` is the longest a cache may keep it; ``dated`` says that no
-    other list of the same place has its ``this_update``.
+    ``digest`` is its SHA-256 in hexadecimal; ``max_age`` is the longest a cache may keep it; ``dated`` says that its
+    ``this_update`` is later than that of every list before it.
     """
 
     der: bytes = attrs.field(repr=False)

@@ -142,15 +142,15 @@ def newest_time(connection: Connection, scope_id: int) -> datetime | None:
     return from_micros(max(numbers)[1]) if numbers else None
 
 
-def has_twin(connection: Connection, scope_id: int, issued: Crl) -> bool:
-    """Whether another list of the same kind and scope has the same thisUpdate."""
+def is_later(connection: Connection, scope_id: int, issued: Crl) -> bool:
+    """Whether the thisUpdate of a list is later than that of every list of its kind and scope before it."""
     query = select(crl.c.number).where(
         crl.c.scope_id == scope_id,
         crl.c.kind == issued.kind.value,
-        crl.c.number != issued.number,
-        crl.c.this_update == to_micros(issued.this_update),
+        crl.c.number < issued.number,
+        crl.c.this_update >= to_micros(issued.this_update),
     )
-    return connection.execute(query.limit(1)).first() is not None
+    return connection.execute(query.limit(1)).first() is None
 
 
 def use_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str, number: int) -> bool:

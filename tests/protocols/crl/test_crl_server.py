@@ -132,6 +132,18 @@ def test_lists_of_one_second_are_told_apart(server: StatusServer) -> None:
     assert server.ask("GET", path, If_None_Match=second.headers["etag"]).status == 304
 
 
+def test_whoever_has_a_list_from_the_future_gets_the_one_that_replaced_it(server: StatusServer) -> None:
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    server.at.clock.advance(timedelta(hours=1))
+    server.run(server.at.status.schedule.run_due)
+    wrong = server.ask("GET", path)
+    server.at.clock.step(-timedelta(hours=1))
+    server.run(server.at.status.schedule.run_due)
+    server.at.clock.advance(timedelta(seconds=1))
+    right = server.ask("GET", path, If_Modified_Since=wrong.headers["last-modified"])
+    assert (right.status, number(right.body)) == (200, number(wrong.body) + 1)
+
+
 def test_the_first_who_ask_of_a_process_all_get_the_list(server: StatusServer) -> None:
     at, path = server.at, server.at.issuing.current.crl_path
     begun = Publications(at.world.database, at.world.road.authorities, at.clock)
