@@ -77,14 +77,22 @@ class CaCertificate:
 
     def signed_by(self, issuer: CaCertificate) -> bool:
         """Whether names chain and the signature verifies with the issuer's key."""
-        if self.issuer_der != issuer.subject_der:
+        return issuer.has_issued(self.der)
+
+    def has_issued(self, certificate: bytes) -> bool:
+        """Whether a certificate (DER, whosever) names this one as its issuer, and this one's key signed it.
+
+        Raises:
+            ValueError: it is no certificate.
+        """
+        if certparts.issuer_octets(certificate) != self.subject_der:
             return False
+        parsed = x509.load_der_x509_certificate(certificate)
         try:
-            scheme = SignatureScheme.of_identifier(certparts.signature_identifier(self.der))
+            scheme = SignatureScheme.of_identifier(certparts.signature_identifier(certificate))
         except Rejected:
             return False
-        public_key = issuer.certificate.public_key()
-        return scheme.verify(public_key, self.certificate.signature, self.certificate.tbs_certificate_bytes)
+        return scheme.verify(self.certificate.public_key(), parsed.signature, parsed.tbs_certificate_bytes)
 
     def pem(self) -> str:
         """The certificate in PEM."""

@@ -119,7 +119,7 @@ async def _names(engine: Engine) -> list[str]:
 
 
 async def _row(engine: Engine, name: str) -> Mapping[str, object]:
-    from pkiserver.timestamping.credentials import find
+    from pkiserver.timestamping.credentials import find, in_order
     from pkiserver.timestamping.library import UnitLibrary
 
     library = UnitLibrary(engine.database)
@@ -127,7 +127,7 @@ async def _row(engine: Engine, name: str) -> Mapping[str, object]:
     found = library.get(name)
     now = engine.clock.now()
     here = (await engine.database.read(lambda connection: find(connection, (found,), now)))[name]
-    current = here.usable[0] if here.usable else None
+    current = next(iter(in_order(here, found, engine.authorities.generation)), None)
     return {
         "name": name,
         "enabled": found.enabled,

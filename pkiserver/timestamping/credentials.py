@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
 
+from pkiserver.authority.model import Generation
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.store import certificates
 from pkiserver.store.authority import keys as key_rows
@@ -17,6 +19,8 @@ from pkiserver.store.authority.key_use import certified_until
 from pkiserver.store.certificates import CertificateState
 from pkiserver.timestamping.unit import TimestampUnit
 
+GenerationOf = Callable[[int], Generation | None]
+"""The key generation of that number."""
 TEMPLATE = "timestamp-unit"
 """The template name that unit certificates carry in the records."""
 
@@ -79,6 +83,20 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+def fits(credential: Credential, unit: TimestampUnit, generation_of: GenerationOf) -> bool:
+    """Whether issuer, subject and key of a credential are as the unit's settings have them now."""
+    certificate = x509.load_der_x509_certificate(credential.certificate)
+    key_type = KeyType.of(certificate.public_key())
+    generation = generation_of(credential.generation_id)
+    issuer = None if generation is None else generation.authority
+    return (issuer, certificate.subject, key_type) == (unit.issuer, unit.subject_name, KeyType.parse(unit.key_type))
+
+
+def in_order(found: Found, unit: TimestampUnit, generation_of: GenerationOf) -> list[Credential]:
+    """Those that can sign, the one that is to do so first: as the settings have it before others, then the newest."""
+    return sorted(found.usable, key=lambda one: not fits(one, unit, generation_of))
+
+
 def find(connection: Connection, units: Iterable[TimestampUnit], now: datetime) -> dict[str, Found]:
     """What there is for each unit, by name."""
     wanted = {key_prefix(unit.name): unit for unit in units}
@@ -97,7 +115,7 @@ def find(connection: Connection, units: Iterable[TimestampUnit], now: datetime) 
         if wanted_doors(unit) <= row.doors:
             usable[unit.name] += [one for issued, one in mine if issued and one.signs(now)]
     for some in usable.values():
-        some.sort(key=lambda one: (one.signs_until, one.record_id), reverse=True)
+        some.sort(key=lambda one: one.record_id, reverse=True)
     return {name: Found(tuple(usable[name]), tuple(fresh[name]), tuple(spent[name])) for name in usable}
 
 

@@ -20,7 +20,7 @@ from pkiserver.authority.order import Order
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.timestamping.credentials import TEMPLATE, Credential, Found, find, key_prefix, wanted_doors
+from pkiserver.timestamping.credentials import TEMPLATE, Found, find, fits, key_prefix, wanted_doors
 from pkiserver.timestamping.library import UnitLibrary, UnitProblem
 from pkiserver.timestamping.unit import TimestampUnit
 
@@ -92,19 +92,14 @@ class UnitKeeper:
             return name
 
     def _due(self, unit: TimestampUnit, found: Found) -> bool:
-        lasting = [one for one in found.usable if self._fits(one, unit)]
-        if not lasting:
+        generation_of = self._own.authorities.generation
+        signing = next((one for one in found.usable if fits(one, unit, generation_of)), None)
+        if signing is None:
             return True
-        latest = max(one.signs_until for one in lasting)
-        if latest - self._own.clock.now() > unit.renew_before:
+        if signing.signs_until - self._own.clock.now() > unit.renew_before:
             return False
         # Near the end of the authority itself a new one would sign no longer.
-        return self._ends(unit)[0] > latest
-
-    def _fits(self, credential: Credential, unit: TimestampUnit) -> bool:
-        certificate = x509.load_der_x509_certificate(credential.certificate)
-        key_type = str(KeyType.of(self._own.keys.public_key(credential.key_name)))
-        return certificate.subject == unit.subject_name and key_type == unit.key_type
+        return self._ends(unit)[0] > signing.signs_until
 
     def _ends(self, unit: TimestampUnit) -> tuple[datetime, datetime]:
         """Until when a key made now would sign, and its certificate last."""

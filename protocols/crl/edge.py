@@ -29,7 +29,8 @@ PREPARED_OCTETS = 64 * 1024 * 1024
 """Lists that are kept ready with their headers, all together; beyond that all are made ready anew."""
 _SECOND = timedelta(seconds=1)
 _PATH = re.compile(r"[A-Za-z0-9._~/-]{1,200}")
-_NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,17})(?P<delta>-delta)?")
+_NUMBERED = re.compile(r"(?P<path>.+)/(?P<number>[1-9][0-9]{0,18})(?P<delta>-delta)?")
+_HIGHEST = (1 << 63) - 1
 _DELTA = "/delta"
 
 
@@ -92,18 +93,19 @@ class CrlEdge:
         path = _stem(request, ".crl")
         if path is None:
             return _not_found()
+        found = None
         if path.endswith(_DELTA):
             found = await self._source.crl(path.removesuffix(_DELTA), CrlKind.DELTA)
-        else:
+        if found is None:  # or the list of a template of that name
             found = await self._source.crl(path)
         if found is not None:
             representation = self._prepare(path, found)
             if len(found.der) <= PREPARED_OCTETS:
                 self._hot[request.tail] = _Hot(representation, self._clock.monotonic() + HOT_SECONDS)
             return representation.answer(request.headers)
-        if (numbered := _NUMBERED.fullmatch(path)) is not None:
+        if (numbered := _NUMBERED.fullmatch(path)) is not None and (number := int(numbered["number"])) <= _HIGHEST:
             kind = CrlKind.DELTA if numbered["delta"] else CrlKind.COMPLETE
-            found = await self._source.numbered_crl(numbered["path"], int(numbered["number"]), kind)
+            found = await self._source.numbered_crl(numbered["path"], number, kind)
         return _not_found() if found is None else respond(request.headers, self._represent(found, self._fresh(found)))
 
     def _fresh(self, found: PublishedCrl) -> int:
@@ -133,6 +135,7 @@ class CrlEdge:
             modified=found.this_update,
             cache_control=f"max-age={fresh}, public, no-transform, must-revalidate",
             etag=f'"{found.digest}"',
+            dated=found.dated,
         )
 
     async def certificates(self, request: Request) -> Response:

@@ -54,6 +54,8 @@ class OcspSettings:
 Decode = Callable[[Request], OcspRequest]
 PREPARED_ANSWERS = 20_000
 """Answers whose headers are remembered with them."""
+PREPARED_TARGET = 1024
+"""Longer targets are read each time: together with PREPARED_ANSWERS the bound on memory."""
 
 
 @attrs.frozen(eq=False)
@@ -147,7 +149,7 @@ class OcspEdge:
     def _show(self, request: Request, answer: SignedAnswer, *, cached: bool, state: object | None = None) -> Answer:
         if cached and answer.cacheable:
             prepared = self._prepare(answer)
-            if state is not None and answer.lasting:
+            if state is not None and answer.lasting and len(request.target) <= PREPARED_TARGET:
                 keep(self._hot, request.target, _Hot(prepared, state), most=PREPARED_ANSWERS)
             return prepared.representation.answer(request.headers)
         length = len(answer.body)
@@ -170,6 +172,7 @@ class OcspEdge:
                 modified=answer.produced_at,
                 expires=answer.next_update,
                 cache_control=f"max-age={max(0, fresh)}, public, no-transform, must-revalidate",
+                dated=answer.dated,
             )
             second = now.replace(microsecond=0)
             prepared = _Prepared(second, second + _SECOND, PreparedRepresentation(found))

@@ -31,6 +31,8 @@ NONCE_OCTETS = range(1, 129)
 """RFC 9654 section 2.1: a nonce has 1 to 128 octets."""
 MAX_SINGLE_REQUESTS = 64
 """No setting allows more certificates in one request."""
+_KNOWN_CERT_ID = 192
+"""Octets of the longest CertID that is remembered: SHA-512 and a serial number of 20 octets have 169."""
 MAX_PREFERENCES = 16
 """Preferred algorithms beyond these are not looked at."""
 
@@ -171,9 +173,17 @@ def _preferences(value: bytes | None) -> tuple[Preference, ...]:
     return tuple(Preference(wish[0], wish[1] if len(wish) > 1 else None) for wish in wishes)
 
 
-@lru_cache(maxsize=20_000)
 def _cert_id(content: bytes) -> CertId:
     """A CertID from the octets of its SEQUENCE; clients ask about the same certificates again and again."""
+    return _known_cert_id(content) if len(content) <= _KNOWN_CERT_ID else _read_cert_id(content)
+
+
+@lru_cache(maxsize=20_000)
+def _known_cert_id(content: bytes) -> CertId:
+    return _read_cert_id(content)
+
+
+def _read_cert_id(content: bytes) -> CertId:
     encoded = der.sequence(content)
     try:
         parsed = asn1.decode_der(_CertId, encoded)

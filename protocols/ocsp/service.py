@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
@@ -20,6 +20,9 @@ from protocols.ocsp.moment import Moment, Moments, Period
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOLD = int(RevocationReason.CERTIFICATE_HOLD)
 
+_LATELY = timedelta(seconds=10)
+"""Of a certificate that was revoked so lately another node, whose clock is not quite this one, may have said otherwise
+in what is the same second to both."""
 PRODUCED_ANSWERS = 20_000
 """Answers kept to be given again; the oldest goes first."""
 
@@ -28,7 +31,8 @@ PRODUCED_ANSWERS = 20_000
 class SignedAnswer:
     """A successful answer: its DER and the times that HTTP headers tell a cache (RFC 9919 section 7.2).
 
-    ``lasting`` says that only a change of what it tells of can make it wrong: not the issuing of a certificate.
+    ``lasting`` says that only a change of what it tells of can make it wrong: not the issuing of a certificate;
+    ``dated`` that ``produced_at`` tells it from any that said something else.
     """
 
     body: bytes
@@ -36,6 +40,7 @@ class SignedAnswer:
     next_update: datetime
     cacheable: bool
     lasting: bool
+    dated: bool
 
 
 @attrs.frozen(eq=False)
@@ -80,6 +85,7 @@ class _Unsigned:
     data: bytes
     period: Period
     statuses: Statuses
+    dated: bool
 
 
 @attrs.define(eq=False)
@@ -132,6 +138,10 @@ def _about_revocation(found: CertificateStatus, revocation: Revocation, served: 
     if served.policy.crl_reference and crl is not None and revocation.at < crl.this_update <= found.not_after:
         extensions.append(messages.crl_reference(crl.url, crl.number, crl.this_update))
     return extensions
+
+
+def _changed_lately(status: CertificateStatus | None, now: datetime) -> bool:
+    return status is not None and status.revocation is not None and status.revocation.at > now - _LATELY
 
 
 def _is_same(issuer: ServedIssuer | None, served: ServedIssuer) -> bool:
@@ -230,22 +240,24 @@ class OcspService:
         for status in statuses:
             if status is not None and status.not_after < moment.oldest:
                 raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "the certificate's record is past its archive time")
-        single = plan.single
+        single, dated = plan.single, not any(_changed_lately(status, moment.now) for status in statuses)
         if single is not None and (kept := self._produced.get(single)) is not None:
             if kept.serves(moment.served, statuses[0], moment.now):
                 return kept.answer
+            dated = dated and kept.answer.produced_at < moment.now
             del self._produced[single]
         period = moment.unsettled if None in statuses else moment.settled
         both = zip(plan.request.certificates, statuses, strict=True)
         answers = [_single(one, status, plan, period) for one, status in both]
         data = messages.response_data(moment.opening, answers, plan.nonce, moment.extensions)
-        return _Unsigned(data, period, statuses)
+        return _Unsigned(data, period, statuses, dated)
 
     def _finish(self, plan: _Plan, unsigned: _Unsigned, basic: bytes) -> SignedAnswer:
         moment, end = plan.moment, unsigned.period.next_update
         single, status = plan.single, unsigned.statuses[0]
         lasting = single is not None and status is not None
-        answer = SignedAnswer(messages.encode_response(basic), moment.now, end, plan.nonce is None, lasting)
+        octets = messages.encode_response(basic)
+        answer = SignedAnswer(octets, moment.now, end, plan.nonce is None, lasting, unsigned.dated)
         if single is not None and status is not None:
             half = moment.now + (end - moment.now) / 2
             keep(self._produced, single, _Produced(answer, moment.served, status, half), most=PRODUCED_ANSWERS)

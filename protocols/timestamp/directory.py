@@ -18,7 +18,7 @@ from pkiserver.keys.signers import CmsSigner, TimestampSigner
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
-from pkiserver.timestamping.credentials import Credential, Found, find
+from pkiserver.timestamping.credentials import Credential, Found, find, in_order
 from pkiserver.timestamping.library import UnitLibrary, UnitProblem
 from pkiserver.timestamping.unit import TimestampUnit
 from protocols.cms import oids
@@ -90,7 +90,7 @@ class UnitDirectory:
     ) -> Iterable[tuple[str, Active]]:
         for unit in units:
             why = "no key and certificate that may sign now"
-            for credential in found[unit.name].usable:
+            for credential in in_order(found[unit.name], unit, self._authorities.generation):
                 try:
                     active = self._open(unit, credential)
                 except PkiError as error:

@@ -31,6 +31,8 @@ class Representation:
         cache_control: The Cache-Control field; None leaves it out.
         etag: A strong entity tag with its quotes; the SHA-256 of the body in hexadecimal where it is empty.
         headers: Further fields.
+        dated: Whether ``modified`` is later than that of those before it. Where it is not, whoever has one of these
+            must not be told that it is this one: If-Modified-Since is not looked at.
     """
 
     body: bytes = attrs.field(repr=False)
@@ -40,6 +42,7 @@ class Representation:
     cache_control: str | None = None
     etag: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    dated: bool = True
 
     def fields(self) -> tuple[tuple[str, str], ...]:
         """The header fields that stand in a 200 as well as in a 304 (RFC 9110 section 15.4.5)."""
@@ -85,11 +88,11 @@ def forbidden(headers: Headers, etag: str, modified: datetime) -> bool:
     return moment is not None and modified.replace(microsecond=0) > moment
 
 
-def unchanged(headers: Headers, etag: str, modified: datetime) -> bool:
+def unchanged(headers: Headers, etag: str, modified: datetime, *, dated: bool = True) -> bool:
     """Whether a GET's validators say that the client has this representation already (RFC 9110 section 13.2.2)."""
     if (given := headers.get("If-None-Match")) is not None:
         return _matches(given, etag)
-    if (since := headers.get("If-Modified-Since")) is None:
+    if not dated or (since := headers.get("If-Modified-Since")) is None:
         return False
     moment = _moment(since)
     return moment is not None and modified.replace(microsecond=0) <= moment
@@ -101,7 +104,7 @@ def respond(headers: Headers, found: Representation) -> Response:
     etag = dict(fields)["ETag"]
     if forbidden(headers, etag, found.modified):
         return _FAILED
-    if unchanged(headers, etag, found.modified):
+    if unchanged(headers, etag, found.modified, dated=found.dated):
         return Response(304, headers=fields)
     return Response(200, found.body, found.content_type, fields)
 
@@ -117,6 +120,7 @@ class PreparedRepresentation:
         fields = found.fields()
         self._etag = dict(fields)["ETag"]
         self._modified = found.modified
+        self._dated = found.dated
         self._full = pre_encode(Response(200, found.body, found.content_type, fields))
         self._not_modified = pre_encode(Response(304, headers=fields))
 
@@ -124,4 +128,5 @@ class PreparedRepresentation:
         """What :func:`respond` answers, without encoding anything."""
         if forbidden(headers, self._etag, self._modified):
             return _FAILED_ENCODED
-        return self._not_modified if unchanged(headers, self._etag, self._modified) else self._full
+        same = unchanged(headers, self._etag, self._modified, dated=self._dated)
+        return self._not_modified if same else self._full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -230,6 +231,29 @@ async def test_one_list_that_a_target_will_not_have_does_not_hold_up_the_others(
     await at.status.schedule.run_due()
     await delivery.run_due()
     assert (tmp_path / "www" / "issuing-1.crl").read_bytes() == await published(at, "issuing-1")
+
+
+async def test_a_target_that_is_moved_has_the_lists_at_its_new_place(at: StatusWorld, tmp_path: Path) -> None:
+    """At once: the list of an offline root would be missing there for months."""
+    await at.status.schedule.run_due()
+    for place in ("old", "new"):
+        delivery = to(at, DirectoryTarget(name="www", directory=tmp_path / place))
+        assert await delivery.run_due() == 2
+        assert await delivery.run_due() == 0
+        assert (tmp_path / place / "issuing-1.crl").read_bytes() == await published(at, "issuing-1")
+
+
+async def test_what_a_process_that_died_left_half_written_is_cleared_away(at: StatusWorld, tmp_path: Path) -> None:
+    await at.status.schedule.run_due()
+    (tmp_path / "www").mkdir()
+    abandoned, begun = (tmp_path / "www" / f".crl-{name}" for name in ("abcdefgh", "ijklmnop"))
+    for one in (abandoned, begun):
+        one.write_bytes(b"half")
+    os.utime(abandoned, (0, 0))
+    (tmp_path / "www" / ".htaccess").write_bytes(b"not ours")
+    assert await to(at, DirectoryTarget(name="www", directory=tmp_path / "www")).run_due() == 2
+    found = {one.name for one in (tmp_path / "www").iterdir()}
+    assert found == {".htaccess", begun.name, "issuing-1.crl", "root-1.crl"}, "another node may be writing this moment"
 
 
 async def test_two_processes_deliver_once_and_one_that_slept_records_nothing(at: StatusWorld, tmp_path: Path) -> None:

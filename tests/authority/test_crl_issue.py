@@ -24,6 +24,7 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.keys.signers import CrlSigner
 from pkiserver.store import leases
 from pkiserver.store.certificates import RevocationReason
+from tests.authority.crl_world import configure
 from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check, status_world
 from tests.authority.world import ACTOR
 
@@ -107,6 +108,18 @@ async def test_lists_come_on_schedule_and_after_gathered_revocations(at: StatusW
     assert await at.status.schedule.run_due() == ()
 
 
+async def test_where_revocations_bring_no_list_the_next_comes_on_schedule(at: StatusWorld) -> None:
+    await configure(at, on_revocation=False)
+    await at.status.schedule.run_due()
+    revoked = await at.certificate()
+    await at.revoke(revoked)
+    at.clock.advance(timedelta(minutes=59))
+    assert await at.status.schedule.run_due() == ()
+    at.clock.advance(timedelta(minutes=1))
+    await at.status.schedule.run_due()
+    assert serials(await at.crl()) == {revoked.serial}
+
+
 async def test_of_two_processes_one_issues(at: StatusWorld) -> None:
     others = [at.another_process() if n else at.status for n in range(2)]
     outcomes: list[tuple[object, ...]] = await gatherResults(
@@ -173,6 +186,47 @@ async def test_an_entry_stays_until_it_has_been_on_a_list_after_expiry(at: Statu
     at.clock.advance(2 * HOUR)
     await at.status.schedule.run_due()
     assert serials(await at.crl()) == set()
+
+
+async def test_lists_that_follow_each_other_quickly_let_no_entry_go(at: StatusWorld) -> None:
+    """Only a list that was in force for a whole interval after the expiry has been seen by everybody (section 3.3)."""
+    issued = await at.certificate()
+    await at.revoke(issued)
+    end = x509.load_der_x509_certificate(issued.der).not_valid_after_utc
+    at.clock.advance(end - at.clock.now() - timedelta(minutes=1))
+    await at.status.schedule.run_due()
+    for _ in range(3):
+        at.clock.advance(timedelta(minutes=10))
+        await _issue(at)
+        assert serials(await at.crl()) == {issued.serial}
+    at.clock.advance(HOUR)
+    await at.status.schedule.run_due()
+    assert serials(await at.crl()) == set()
+
+
+async def test_a_list_that_was_overtaken_while_it_was_signed_is_dropped(
+    at: StatusWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at.status.schedule.run_due()
+    signing: Deferred[None] = Deferred()
+    waiting: list[Deferred[None]] = []
+    sign = CrlSigner.sign
+
+    async def slow_at_first(self: CrlSigner, *args: Any, **more: Any) -> bytes:
+        if not waiting:
+            waiting.append(Deferred())
+            signing.callback(None)
+            await waiting[0]
+        return await sign(self, *args, **more)
+
+    monkeypatch.setattr(CrlSigner, "sign", slow_at_first)
+    late = Deferred.fromCoroutine(_issue(at))
+    await signing
+    assert await _issue(at) == 3
+    waiting[0].callback(None)
+    assert await late is None
+    kept = await at.status.crls.history(at.issuing.current, limit=9)
+    assert [one.number for one in kept] == [3, 1]
 
 
 async def test_after_a_rekey_each_key_signs_a_list_of_its_own(at: StatusWorld, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from sqlalchemy import Connection, select, text, update
 
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.foundation.errors import Unavailable
+from pkiserver.foundation.tomlfile import dump
+from pkiserver.keys.algorithms import KeyType
 from pkiserver.store import timestamps
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.timestamps import timestamp_entry
 from pkiserver.timestamping import archive
+from pkiserver.timestamping.administration import UnitAdministration
 from pkiserver.timestamping.archive import Issued, check_chain
 from pkiserver.timestamping.clockwatch import TimeNotAvailable
 from pkiserver.timestamping.ordering import LASTING, NotOurTurn, OrderTurns
@@ -111,13 +114,55 @@ async def test_two_processes_make_one_successor(world: TimestampWorld) -> None:
     assert [len(names) for names in made] == [1, 0]
 
 
+@pytest.mark.parametrize("change", [{"key_type": "rsa-2048"}, {"subject": "CN=Another,O=Example"}, {"issuer": "root"}])
+async def test_what_is_changed_of_a_unit_counts_at_once_and_also_when_it_is_changed_back(
+    world: TimestampWorld, change: dict[str, str]
+) -> None:
+    """A key that lasts longer, but is not as the settings have it, signs no more."""
+    before = await world.unit("u")
+    after = attrs.evolve(before, key_usage_period=60 * DAY, renew_before=10 * DAY, **change)
+    administration = UnitAdministration(world.at.world.database, world.at.world.audit, world.clock)
+    for revision, unit in enumerate((after, before, after), 1):
+        await administration.save(dump(unit), by="tester", expected=revision)
+        await world.keep()
+        active = world.directory.get("u")
+        assert active is not None
+        certificate = active.profile.certificate
+        assert KeyType.of(certificate.public_key()) == KeyType.parse(unit.key_type)
+        assert certificate.subject == unit.subject_name
+        issuer = world.at.world.road.authorities.get(unit.issuer).current.certificate
+        assert issuer.has_issued(active.credential.certificate)
+    world.clock.advance(51 * DAY)
+    await world.keep()
+    successor = world.directory.get("u")
+    assert successor is not None
+    assert successor.credential.key_name != active.credential.key_name
+
+
+async def test_a_key_that_was_asked_for_signs_although_the_one_before_lasts_longer(world: TimestampWorld) -> None:
+    unit = await world.unit("u")
+    shorter = attrs.evolve(unit, key_usage_period=60 * DAY, renew_before=10 * DAY)
+    administration = UnitAdministration(world.at.world.database, world.at.world.audit, world.clock)
+    await administration.save(dump(shorter), by="tester", expected=1)
+    await world.keep()
+    name = await world.services.keeper.renew(shorter)
+    for _ in range(2):
+        await world.keep()
+        active = world.directory.get("u")
+        assert active is not None
+        assert active.credential.key_name == name
+        world.clock.advance(25 * DAY)
+    world.clock.advance(DAY)
+    await world.keep()
+    successor = world.directory.get("u")
+    assert successor is not None
+    assert successor.credential.record_id > active.credential.record_id, "it has a successor in its time"
+
+
 async def test_another_key_type_brings_another_key(world: TimestampWorld) -> None:
     unit = await world.unit("u")
     first = world.directory.get("u")
     assert first is not None
-    from pkiserver.foundation.tomlfile import dump
-    from pkiserver.timestamping.administration import UnitAdministration
-
     administration = UnitAdministration(world.at.world.database, world.at.world.audit, world.clock)
     await administration.save(dump(attrs.evolve(unit, key_type="rsa-2048")), by="tester", expected=1)
     await world.keep()
@@ -130,6 +175,24 @@ async def test_another_key_type_brings_another_key(world: TimestampWorld) -> Non
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_accuracy_covers_what_the_time_is_cut_by(world: TimestampWorld) -> None:
+    """A second that was cut off makes genTime late by up to that much, however right the clock is."""
+    made = {Precision.SECONDS: timedelta(seconds=1.5), Precision.MILLISECONDS: timedelta(seconds=0.5)}
+    for precision, accuracy in made.items():
+        await world.unit(str(precision), precision=precision, accuracy=accuracy)
+    watch = world.services.watch
+    await watch.poll()
+    for error, refusing in ((0.4, 0), (0.4995, 1), (0.501, 2)):
+        watch._verdict = attrs.evolve(watch.verdict, error=error)
+        refused = 0
+        for active in world.directory.list():
+            try:
+                world.service.moment(active)
+            except TimeNotAvailable:
+                refused += 1
+        assert refused == refusing, error
 
 
 async def test_an_audit_row_marks_begin_and_end_of_every_outage(world: TimestampWorld) -> None:

@@ -65,8 +65,9 @@ class ResponderKeeper:
         made: list[str] = []
         for authority in self._own.authorities.list():
             for generation in authority.generations:
+                wanted = _wants(authority, generation, self._own.clock.now())
                 try:
-                    names = await self._look_after(authority, generation) if _wants(authority, generation) else ()
+                    names = await self._look_after(authority, generation) if wanted else ()
                 except PkiError as error:
                     self._log.warn("{name}: no OCSP responder: {why}", name=authority.name, why=str(error))
                     self._problems[generation.id] = StatusProblem(authority.name, f"OCSP responder: {error}")
@@ -170,8 +171,8 @@ class ResponderKeeper:
         )
 
 
-def _wants(authority: Authority, generation: Generation) -> bool:
-    """Whether a generation shall have a delegated responder made here."""
+def _wants(authority: Authority, generation: Generation, now: datetime) -> bool:
+    """Whether a generation shall have a delegated responder made here; after its own end none can be."""
     policy = authority.settings.ocsp
     return (
         policy.enabled
@@ -179,4 +180,5 @@ def _wants(authority: Authority, generation: Generation) -> bool:
         and generation.state in SERVING
         and generation.key_name is not None
         and Duty.CERTIFICATES in generation.duties
+        and generation.certificate.not_after > now
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import os
 import tempfile
@@ -29,6 +30,10 @@ from pkiserver.outbound.problems import OutboundError
 from pkiserver.outbound.trust import TlsTrust
 from pkiserver.store.authority.crls import Covers, CrlKind
 
+_BESIDE = ".crl-"
+"""How the names of files begin that are not yet in their place."""
+_ABANDONED = 3600.0
+"""Seconds after which nobody writes any more into one of them."""
 _TAKEN = frozenset({200, 201, 202, 204})
 
 
@@ -85,7 +90,7 @@ class DirectoryCarrier:
 
 def _write(place: Path, octets: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".crl-", delete=False) as beside:
+    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=_BESIDE, delete=False) as beside:
         try:
             beside.write(octets)
             beside.flush()
@@ -95,11 +100,21 @@ def _write(place: Path, octets: bytes) -> None:
         except OSError:
             Path(beside.name).unlink(missing_ok=True)
             raise
+    _clear_abandoned(place)
     folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _clear_abandoned(place: Path) -> None:
+    """Remove what processes that died left half written; by the file system's own clock."""
+    with contextlib.suppress(OSError):
+        now = place.stat().st_mtime
+        for beside in place.parent.glob(f"{_BESIDE}*"):
+            if now - beside.stat().st_mtime > _ABANDONED:
+                beside.unlink(missing_ok=True)
 
 
 class PutCarrier:

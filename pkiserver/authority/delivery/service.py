@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -69,7 +70,9 @@ class TargetDeliveries:
     ) -> None:
         self._target = target
         # A directory is this node's own; the others are the same place for whoever calls them by the same name.
-        self._key = f"{node}/{target.name}" if isinstance(target, DirectoryTarget) else target.name
+        self._name = f"{node}/{target.name}" if isinstance(target, DirectoryTarget) else target.name
+        # What was brought to another place is not at this one.
+        self._key = f"{self._name} {hashlib.sha256(target.place.encode()).hexdigest()[:16]}"
         self._database = database
         self._authorities = authorities
         self._turns = turns
@@ -86,7 +89,7 @@ class TargetDeliveries:
         """
         if not self._due(await self._look()):
             return 0
-        async with self._turns.turn(f"crl-target:{self._key}") as turn:
+        async with self._turns.turn(f"crl-target:{self._name}") as turn:
             if turn is None:
                 return 0
             due = self._due(await self._look())  # another process may have been here before us

@@ -81,6 +81,11 @@ class DirectoryTarget(Target):
 
     directory: Path
 
+    @property
+    def place(self) -> str:
+        """Where the lists go: of a target that is moved, the new place lacks all of them."""
+        return str(self.directory)
+
 
 @attrs.frozen(kw_only=True)
 class SftpTarget(Target):
@@ -90,6 +95,11 @@ class SftpTarget(Target):
     key: Path
     known_hosts: Path
     folder: str = "."
+
+    @property
+    def place(self) -> str:
+        """As that of a :class:`DirectoryTarget`."""
+        return f"{self.sftp} {self.folder}"
 
     @property
     def address(self) -> tuple[str, str, int]:
@@ -107,6 +117,11 @@ class PutTarget(Target):
     trust: Path | None = None
     user: str | None = None
     password_source: str | None = attrs.field(default=None, validator=_reference)
+
+    @property
+    def place(self) -> str:
+        """As that of a :class:`DirectoryTarget`."""
+        return self.put
 
     def __attrs_post_init__(self) -> None:
         if self.put.startswith("https:") and self.trust is None:
@@ -133,6 +148,11 @@ class LdapTarget(Target):
     trust: Path | None = None
     start_tls: bool = False
     active_directory: bool = False
+
+    @property
+    def place(self) -> str:
+        """As that of a :class:`DirectoryTarget`; nodes may name the same servers in another order."""
+        return " ".join((*sorted(self.ldap), self.entry, str(self.active_directory)))
 
     def __attrs_post_init__(self) -> None:
         servers = [LdapServer.parse(text) for text in self.ldap]

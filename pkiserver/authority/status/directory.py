@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import attrs
 from cryptography import x509
@@ -38,6 +38,7 @@ _MISS_PAUSE = 1.0
 _UNSIGNED_PAUSE = 0.1
 """The same for issuers that are ours and have no signer: another process may be making it this moment."""
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _Key = tuple[str, bytes, bytes]
 
 
@@ -161,10 +162,17 @@ class StatusDirectory:
         if not found and policy.signing is not OcspSigning.DELEGATED:
             for generation in reversed(group.generations):
                 if generation.key_name is not None:
-                    return list(self._open(generation.key_name, generation.certificate.der, delegated=False))
+                    return list(self._own_key(generation.key_name, generation.certificate))
         preferred = [one for one in wanted_key_types(policy, group.ca) if one in found]
         order = dict.fromkeys((*preferred, *found))
         return [signer for key_type in order for signer in found[key_type]]
+
+    def _own_key(self, key_name: str, ca: CaCertificate) -> tuple[AnswerSigner, ...]:
+        found = self._open(key_name, ca.der, delegated=False)
+        if ca.not_after > self._clock.now():
+            return found
+        # All that it signed ended with it. What is told in the archive time is how that stood, to whoever looks back.
+        return tuple(attrs.evolve(one, not_after=_NEVER) for one in found)
 
     def _preference(self, one: Responder) -> tuple[bool, datetime]:
         return self._keys.is_ready(one.key_name), one.record.not_after

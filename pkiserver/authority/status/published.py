@@ -7,6 +7,7 @@ from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.distribution import scope_path
@@ -47,6 +48,7 @@ class Publications:
         self._clock = clock
         self._scopes: dict[str, tuple[str, int]] = {}
         self._looked = float("-inf")
+        self._looking = DeferredLock()
         self._kept: dict[_Key, _Kept] = {}
 
     async def crl(self, path: str, kind: CrlKind = CrlKind.COMPLETE) -> PublishedCrl | None:
@@ -60,7 +62,9 @@ class Publications:
         kept = self._kept.get(key)
         if kept is not None and now - kept.asked < FRESH_SECONDS:
             return kept.crl
-        have = None if kept is None else (kept.crl.number, kept.crl.this_update)
+        # A limit for caches that was changed counts at once, not from the next list on.
+        current = kept is not None and kept.crl.max_age == authority.settings.crl.max_age
+        have = (kept.crl.number, kept.crl.this_update) if kept is not None and current else None
         newest = await self._database.read(lambda connection: _newest(connection, authority, key, have))
         if newest is None:
             return None
@@ -111,11 +115,20 @@ class Publications:
         return None if found is None else (self._authorities.get(found[0]), found[1])
 
     async def _look(self, path: str) -> None:
-        now = self._clock.monotonic()
-        if self._authorities.by_list_path(path) is None or now - self._looked < FRESH_SECONDS:
+        if self._authorities.by_list_path(path) is None:
             return
-        self._looked = now
+        # Whoever asks while they are being read waits for what there is.
+        await self._looking.acquire()
+        try:
+            if path not in self._scopes and self._clock.monotonic() - self._looked >= FRESH_SECONDS:
+                await self._read_scopes()
+        finally:
+            self._looking.release()
+
+    async def _read_scopes(self) -> None:
+        begun = self._clock.monotonic()
         scopes = {(one.generation_id, one.scope): one.id for one in await self._database.read(crls.scopes)}
+        self._looked = begun
         self._scopes = {
             scope_path(generation.crl_path, scope): (authority.name, scope_id)
             for authority in self._authorities.list()
@@ -157,10 +170,12 @@ def _newest(
         if newest is not None and (newest.number, newest.this_update) == have:
             return have
     found = crls.latest(connection, scope_id, kind)
-    return None if found is None else _published(authority, found)
+    if found is None:
+        return None
+    return _published(authority, found, dated=crl_history.is_later(connection, scope_id, found))
 
 
-def _published(authority: Authority, issued: Crl) -> PublishedCrl:
+def _published(authority: Authority, issued: Crl, *, dated: bool = True) -> PublishedCrl:
     """For the thread that reads: 50 MB take a tenth of a second, which the reactor does not have."""
     return PublishedCrl(
         der=issued.der,
@@ -169,4 +184,5 @@ def _published(authority: Authority, issued: Crl) -> PublishedCrl:
         this_update=issued.this_update,
         next_update=issued.next_update,
         max_age=authority.settings.crl.max_age,
+        dated=dated,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
@@ -31,17 +31,29 @@ _TURN_SECONDS = 30.0
 def due(policy: CrlPolicy, standing: CrlStanding, now: datetime) -> tuple[Cause, Parts] | None:
     """Why a list is to be issued now, and which; None when it is not yet time."""
     newest = standing.newest
-    if newest is None or not newest.this_update - CLOCK_STEP <= now < newest.this_update + policy.interval:
+    if (
+        newest is None
+        or now < newest.this_update - CLOCK_STEP
+        or now >= _successor_due(newest, policy.interval, policy.validity)
+    ):
         # A list from the future, after the clock was set back, is of no use to anybody whose clock is right.
         return Cause.SCHEDULE, Parts.COMPLETE
     if policy.delta is not None:
-        last = standing.delta
-        if last is None or last.number < newest.number or now >= last.this_update + policy.delta.interval:
+        last, delta = standing.delta, policy.delta
+        if last is None or last.number < newest.number or now >= _successor_due(last, delta.interval, delta.validity):
             return Cause.SCHEDULE, Parts.DELTA
     if policy.on_revocation and standing.changed is not None and now >= standing.changed + policy.gather:
         only_delta = policy.delta is not None and not policy.delta.complete_on_revocation
         return Cause.REVOCATION, Parts.DELTA if only_delta else Parts.COMPLETE
     return None
+
+
+def _successor_due(last: CrlRecord, interval: timedelta, validity: timedelta) -> datetime:
+    """When the list after ``last`` is due: an interval after it, and as long before its end as lists overlap.
+
+    Both are the same moment unless the settings were others when it was issued.
+    """
+    return min(last.this_update + interval, last.next_update - (validity - interval))
 
 
 @attrs.frozen

@@ -119,7 +119,8 @@ class StatusSource(Protocol):
 class PublishedCrl:
     """A CRL as it is served: its DER and what caches need to know.
 
-    ``digest`` is its SHA-256 in hexadecimal; ``max_age`` is the longest a cache may keep it.
+    ``digest`` is its SHA-256 in hexadecimal; ``max_age`` is the longest a cache may keep it; ``dated`` says that its
+    ``this_update`` is later than that of every list before it.
     """
 
     der: bytes = attrs.field(repr=False)
@@ -128,6 +129,7 @@ class PublishedCrl:
     this_update: datetime
     next_update: datetime
     max_age: timedelta
+    dated: bool = True
 
 
 @attrs.frozen

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.validation.fetching import fetch_list
@@ -19,6 +22,9 @@ from pkiserver.store.authority import foreign
 from pkiserver.store.authority.foreign import SourceState
 from pkiserver.store.database import Database
 
+reactor: Any = _reactor
+MEANWHILE = 2.0
+"""Seconds after which what became due is looked at although another authority's source has not answered yet."""
 RETRY = timedelta(seconds=30)
 """From a look that failed to the next; never longer than the set interval."""
 _ACTOR = "system"
@@ -39,20 +45,39 @@ class FeedKeeper:
         self._clock = clock
 
     async def run_due(self) -> int:
-        """Look at every source whose time has come; how many gave a new list.
+        """Look at every source whose time has come, or comes while another is still waited for.
 
         What is due goes by the last ``refresh`` of the authorities.
+
+        Returns:
+            How many gave a new list.
         """
-        due = [
+        looks: dict[str, Deferred[int]] = {}
+        changed = 0
+        try:
+            while True:
+                for ca in self._due_ones():
+                    if ca.name not in looks:
+                        looks[ca.name] = Deferred.fromCoroutine(self._try(ca))
+                if not looks:
+                    return changed
+                await _ended(looks.values(), MEANWHILE)
+                for name in [name for name, look in looks.items() if look.called]:
+                    changed += await looks.pop(name)
+                await self._authorities.refresh()
+                if not looks:
+                    return changed
+        finally:
+            for look in looks.values():
+                look.addErrback(_given_up)
+                look.cancel()
+
+    def _due_ones(self) -> list[ForeignCa]:
+        return [
             ca
             for ca in self._authorities.list()
             if any(self._due(ca, self._authorities.state(ca.name, url)) for url in ca.feeds)
         ]
-        counts: list[int] = await gatherResults([Deferred.fromCoroutine(self._try(ca)) for ca in due])
-        changed = sum(counts)
-        if due:
-            await self._authorities.refresh()
-        return changed
 
     async def _try(self, ca: ForeignCa) -> int:
         try:
@@ -138,6 +163,28 @@ class FeedKeeper:
         await self._database.write(
             lambda connection: foreign.note(connection, ca.name, url, checked=now, problem=problem, etag=etag)
         )
+
+
+def _given_up(failure: Failure) -> int:
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
+    return 0
+
+
+async def _ended(looks: Iterable[Deferred[int]], seconds: float) -> None:
+    """Until all have ended, or so many seconds have passed; then they go on."""
+    waiting: Deferred[None] = Deferred()
+
+    def end(_: object = None) -> None:
+        if not waiting.called:
+            waiting.callback(None)
+
+    timer = reactor.callLater(seconds, end)
+    DeferredList(list(looks)).addCallback(end)
+    try:
+        await waiting
+    finally:
+        if timer.active():
+            timer.cancel()
 
 
 def _turn_of(ca: ForeignCa) -> str:

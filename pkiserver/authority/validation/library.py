@@ -17,7 +17,7 @@ from pkiserver.authority.validation.serving import Serving, usable
 from pkiserver.authority.validation.settings import KIND, ForeignCa, Unlisted, load_foreign
 from pkiserver.authority.validation.standing import ForeignRecords, LoadedList
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.authority import foreign
 from pkiserver.store.authority import templates as object_rows
@@ -153,7 +153,7 @@ class ForeignAuthorities:
             self._problems[ca.name] = (*records.problems, *told)
             number = number_of(ca.name)
             installed = [one for one in responders if one.authority == ca.name]
-            by_number[number] = serving = Serving(ca, number, records, tuple(usable(self._keys, installed)))
+            by_number[number] = serving = Serving(ca, number, records, tuple(usable(self._keys, ca.ca(), installed)))
             for hash_name in HASH_NAMES:
                 served[(hash_name, *issuer_hashes(ca.ca(), hash_name))] = serving
         self._by_number, self._served = by_number, served
@@ -176,7 +176,13 @@ class ForeignAuthorities:
         return self._changes
 
     async def issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> ServedIssuer | None:
-        """As :meth:`issuer_now`: nothing need be waited for."""
+        """As :meth:`issuer_now`.
+
+        Raises:
+            Unavailable: nothing has been read yet since the start: whose issuer it is is not known.
+        """
+        if not self._changes:
+            raise Unavailable("the authorities that are not ours have not been read yet", retry_after=5)
         return self.issuer_now(hash_name, name_hash, key_hash)
 
     async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses:

@@ -11,7 +11,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority import certparts
 from pkiserver.authority.csr import request_info
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import CaCertificate
@@ -22,7 +21,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.foundation.unreadable import UNREADABLE
-from pkiserver.keys.algorithms import KeyType, SignatureScheme
+from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.authority import foreign
@@ -120,9 +119,7 @@ def _key_of(connection: Connection, name: str, spki: bytes) -> str | None:
 def _reasons(data: bytes, parsed: x509.Certificate, ca: CaCertificate, now: datetime) -> list[Reason]:
     """Why clients would not accept a responder's certificate (RFC 6960 section 4.2.2.2)."""
     reasons = []
-    scheme = SignatureScheme.of_identifier(certparts.signature_identifier(data))
-    signed = scheme.verify(ca.certificate.public_key(), parsed.signature, parsed.tbs_certificate_bytes)
-    if certparts.issuer_octets(data) != ca.subject_der or not signed:
+    if not ca.has_issued(data):
         text = "it was not issued by the authority's key itself, which alone clients accept"
         reasons.append(Reason(Refusal.CONFLICT, text))
     usages = extension_value(parsed, x509.ExtendedKeyUsage)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 from cryptography import x509
 
+from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.status.signing import answer_signers
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
 from pkiserver.authority.validation.settings import ForeignCa
@@ -34,9 +35,14 @@ class ForeignResponder:
     signers: tuple[AnswerSigner, ...]
 
 
-def usable(keys: KeyRing, installed: Sequence[InstalledResponder]) -> Iterator[ForeignResponder]:
-    """Those of the installed responders whose key can be had, in the same order."""
+def usable(keys: KeyRing, ca: CaCertificate, installed: Sequence[InstalledResponder]) -> Iterator[ForeignResponder]:
+    """Those of the installed responders that ``ca`` itself certified and whose key can be had, in the same order.
+
+    The authority's certificate may have become another one since they were installed: that of its next key.
+    """
     for one in installed:
+        if not ca.has_issued(one.certificate):
+            continue
         signers = answer_signers(keys, one.key_name, one.certificate, delegated=True)
         if signers:
             parsed = x509.load_der_x509_certificate(one.certificate)

@@ -83,7 +83,8 @@ def crl_check(database: Database, authorities: Authorities, clock: Clock) -> Nam
                 distribution = authorities.distribution(authority, generation)
                 ends = [end for scope, end in updates.get(generation.id, ()) if distribution.is_kept_up(scope)]
                 if ends:
-                    findings.append(_crl_finding(authority.name, min(ends), now))
+                    switched_off = generation.key_name is not None and not authority.settings.crl.enabled
+                    findings.append(_crl_finding(authority.name, min(ends), now, switched_off=switched_off))
         return findings
 
     return NamedCheck("crl", run)
@@ -101,8 +102,11 @@ def _next_updates(connection: Connection) -> dict[int, list[tuple[CrlScope, date
     return found
 
 
-def _crl_finding(authority: str, next_update: datetime, now: datetime) -> Finding:
+def _crl_finding(authority: str, next_update: datetime, now: datetime, *, switched_off: bool) -> Finding:
     name = f"crl:{authority}"
+    if next_update <= now and switched_off:  # somebody wanted it so; the node serves all the same
+        text = f"crl.enabled is false, and the newest CRL ended at {next_update:%Y-%m-%d %H:%M:%SZ}"
+        return Finding(name, Health.WARNING, text)
     if next_update <= now:
         return Finding(name, Health.FAILED, f"the newest CRL ended at {next_update:%Y-%m-%d %H:%M:%SZ}")
     return Finding(name, Health.OK, f"valid until {next_update:%Y-%m-%d %H:%M:%SZ}")

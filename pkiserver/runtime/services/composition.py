@@ -62,6 +62,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
         scep = Scep(engine, settings.scep)
         addressbook = AddressBookService(engine, settings.ldap)
         validation = Validation(engine, holder)
+        await validation.start()
         targets = CrlTargets(engine, holder)
         self_check = SelfChecking(engine, holder)
         outward = OutwardPublishing(engine, holder)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.logger import Logger
+
 from pkiserver.authority.status.source import StatusSource
 from pkiserver.authority.validation.services import ValidationServices, validation_services
+from pkiserver.foundation.errors import PkiError
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import Finding, Health, NamedCheck
 from pkiserver.runtime.services.jobs import Job
 
+_log = Logger(namespace="pkiserver.status")
 _SECONDS = 2.0
 """From one look at the database, and at what is due, to the next."""
 
@@ -32,6 +36,13 @@ class Validation:
     def source(self) -> StatusSource:
         """The status of our own authorities and of the others."""
         return self._services.beside(self._engine.status.directory)
+
+    async def start(self) -> None:
+        """Know the authorities before the listeners open, as far as that can be had now."""
+        try:
+            await self._services.authorities.refresh()
+        except PkiError as error:  # the job tries again; until then the answer is tryLater
+            _log.warn("authorities that are not ours cannot be read yet: {why}", why=str(error))
 
     def jobs(self) -> tuple[Job, ...]:
         """Following the database and fetching what is due."""

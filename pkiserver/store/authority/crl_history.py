@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, func, select, text
 
-from pkiserver.store.authority.crls import CrlKind, next_number, raise_number
+from pkiserver.store.authority.crls import Crl, CrlKind, next_number, raise_number
 from pkiserver.store.schema.authorities import issuer
 from pkiserver.store.schema.crls import crl, crl_floor, crl_scope
 from pkiserver.store.times import from_micros, to_micros
@@ -140,6 +140,17 @@ def newest_time(connection: Connection, scope_id: int) -> datetime | None:
         query = select(crl.c.number, crl.c.this_update).where(crl.c.scope_id == scope_id, crl.c.kind == kind.value)
         numbers += [tuple(row) for row in connection.execute(query.order_by(crl.c.number.desc()).limit(1))]
     return from_micros(max(numbers)[1]) if numbers else None
+
+
+def is_later(connection: Connection, scope_id: int, issued: Crl) -> bool:
+    """Whether the thisUpdate of a list is later than that of every list of its kind and scope before it."""
+    query = select(crl.c.number).where(
+        crl.c.scope_id == scope_id,
+        crl.c.kind == issued.kind.value,
+        crl.c.number < issued.number,
+        crl.c.this_update >= to_micros(issued.this_update),
+    )
+    return connection.execute(query.limit(1)).first() is None
 
 
 def use_issuer_number(connection: Connection, issuer_id: int, scope_id: int, scope: str, number: int) -> bool:

@@ -128,6 +128,24 @@ async def test_a_revoked_responder_is_replaced_at_once(at: StatusWorld) -> None:
     assert second.key_hash != first.key_hash
 
 
+async def test_a_responder_on_hold_signs_nothing_until_it_is_released(at: StatusWorld) -> None:
+    await at.status.responders.run_due()
+    first = await signer(at)
+    assert first.certificate is not None
+    await at.status.revocations.hold(ByCertificate(first.certificate), ORDER)
+    assert (await signer(at)).certificate is None
+    await at.status.revocations.release(ByCertificate(first.certificate), ORDER)
+    assert (await signer(at)).certificate == first.certificate
+
+
+async def test_where_the_authority_signs_itself_no_responder_is_made(at: StatusWorld) -> None:
+    at.world.road.authorities._all["issuing"] = attrs.evolve(
+        at.issuing, settings=attrs.evolve(at.issuing.settings, ocsp=OcspPolicy(signing=OcspSigning.AUTHORITY))
+    )
+    assert len(await at.status.responders.run_due()) == 1, "the root's alone"
+    assert (await signer(at)).certificate is None
+
+
 async def test_issuers_are_found_by_every_hash_and_strangers_are_not(at: StatusWorld) -> None:
     await at.status.directory.refresh()
     for hash_name in HASH_NAMES:

@@ -11,13 +11,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import AuthorityInformationAccessOID
+from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority.lifecycle.ceremonies import KeyChoice
+from pkiserver.authority.status.points import Partition, Point
+from pkiserver.authority.status.published import Publications
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.settings import ProviderSettings
 from protocols.crl import edge
+from tests.authority.crl_world import configure
 from tests.authority.status_world import lint_crl
-from tests.authority.world import ACTOR
+from tests.authority.world import ACTOR, TEMPLATE
 from tests.protocols.status_server import StatusServer, status_server, tool
 
 
@@ -112,6 +116,76 @@ def test_a_new_list_is_served_and_earlier_ones_by_their_number(server: StatusSer
     assert server.ask("GET", f"/crl/{path}/1.crl").body == first.body
     assert server.ask("GET", f"/crl/{path}/2.crl").body == second.body
     assert server.ask("GET", f"/crl/{path}/3.crl").status == 404
+
+
+def test_lists_of_one_second_are_told_apart(server: StatusServer) -> None:
+    """Last-Modified tells seconds: who has the first of two of one second must not be told that it is the last."""
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    first = server.ask("GET", path)
+    server.at.clock.step(-timedelta(seconds=30))  # the next one cannot be of an earlier time
+    issue = server.at.status.schedule.issue_now
+    server.run(lambda: issue(server.at.issuing, server.at.issuing.current, actor="tester"))
+    server.at.clock.advance(timedelta(seconds=1))
+    second = server.ask("GET", path, If_Modified_Since=first.headers["last-modified"])
+    assert (second.status, number(second.body)) == (200, 2)
+    assert second.headers["last-modified"] == first.headers["last-modified"]
+    assert server.ask("GET", path, If_None_Match=second.headers["etag"]).status == 304
+
+
+def test_whoever_has_a_list_from_the_future_gets_the_one_that_replaced_it(server: StatusServer) -> None:
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    server.at.clock.advance(timedelta(hours=1))
+    server.run(server.at.status.schedule.run_due)
+    wrong = server.ask("GET", path)
+    server.at.clock.step(-timedelta(hours=1))
+    server.run(server.at.status.schedule.run_due)
+    server.at.clock.advance(timedelta(seconds=1))
+    right = server.ask("GET", path, If_Modified_Since=wrong.headers["last-modified"])
+    assert (right.status, number(right.body)) == (200, number(wrong.body) + 1)
+
+
+def test_the_first_who_ask_of_a_process_all_get_the_list(server: StatusServer) -> None:
+    at, path = server.at, server.at.issuing.current.crl_path
+    begun = Publications(at.world.database, at.world.road.authorities, at.clock)
+
+    async def ask() -> list[Any]:
+        return await gatherResults([Deferred.fromCoroutine(begun.crl(path)) for _ in range(5)])
+
+    assert None not in server.run(ask)
+
+
+def test_a_list_may_be_called_as_the_template_is(server: StatusServer) -> None:
+    """Also where the name could be that of a delta, or of an earlier list."""
+    names = ("delta", "7", "7-delta")
+
+    async def prepare() -> None:
+        await configure(server.at, points=(Point(partition=Partition.TEMPLATES),))
+        for name in names:
+            await server.at.world.template(TEMPLATE.replace('"device"', f'"{name}"'), name)
+            await server.at.revoke(await server.at.certificate(template=name))
+        await server.at.status.schedule.run_due()
+
+    server.run(prepare)
+    for name in names:
+        answer = server.ask("GET", f"/crl/issuing-1/templates/{name}.crl")
+        assert (answer.status, len(x509.load_der_x509_crl(answer.body))) == (200, 1), name
+
+
+def test_the_highest_numbers_are_found(server: StatusServer) -> None:
+    at = server.at
+    server.run(lambda: at.status.crls.advance(at.issuing, 1 << 62, actor="tester"))
+    server.run(lambda: at.status.schedule.issue_now(at.issuing, at.issuing.current, actor="tester"))
+    assert number(server.ask("GET", f"/crl/issuing-1/{(1 << 62) + 1}.crl").body) == (1 << 62) + 1
+    assert server.ask("GET", f"/crl/issuing-1/{'9' * 19}.crl").status == 404
+
+
+def test_caches_are_told_a_new_limit_at_once(server: StatusServer) -> None:
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    for minutes in (5, 2):
+        server.run(lambda minutes=minutes: configure(server.at, max_age=timedelta(minutes=minutes)))
+        server.at.clock.advance(timedelta(seconds=1))
+        told = server.ask("GET", path).headers["cache-control"]
+        assert told.startswith(f"max-age={60 * minutes},")
 
 
 def test_lists_that_are_too_long_to_be_kept_ready_are_served(

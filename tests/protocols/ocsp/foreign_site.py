@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.validation.services import ValidationServices, validation_services
@@ -35,6 +36,8 @@ reactor: Any = _reactor
 DAY = timedelta(days=1)
 ELSEWHERE = "/lists/elsewhere.crl"
 """What is there leads to another list."""
+SILENT = "/lists/silent.crl"
+"""Whoever asks for that gets no answer."""
 
 
 @attrs.define
@@ -70,6 +73,7 @@ class Other:
         request: bytes,
         *,
         usage: bool = True,
+        signs: bool = True,
         serial: int = 77,
         start: datetime | None = None,
         end: datetime | None = None,
@@ -78,7 +82,10 @@ class Other:
         assert asked.is_signature_valid
         builder = self._builder(asked.subject, asked.public_key(), serial, start, end)
         for extension in asked.extensions:
-            if usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
+            if isinstance(extension.value, x509.KeyUsage) and not signs:
+                agreement = x509.KeyUsage(False, False, False, False, True, False, False, False, False)
+                builder = builder.add_extension(agreement, True)
+            elif usage or not isinstance(extension.value, x509.ExtendedKeyUsage):
                 builder = builder.add_extension(extension.value, extension.critical)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -209,8 +216,10 @@ def site(
         served: dict[str, bytes] = {}
         asked: list[str] = []
 
-        def list_at(request: Request) -> Response:
+        def list_at(request: Request) -> Response | Deferred[Response]:
             asked.append(request.path)
+            if request.path == SILENT:
+                return Deferred()
             if request.path == ELSEWHERE:
                 return Response(302, b"", "text/plain", (("Location", "/lists/full.crl"),))
             data = served.get(request.path)

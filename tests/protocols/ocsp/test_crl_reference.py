@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import attrs
+from cryptography import x509
+from cryptography.x509 import ocsp
 
 from pkiserver.authority.status.points import Point
 from pkiserver.authority.status.policy import CrlPolicy
@@ -61,6 +63,26 @@ def test_a_list_that_is_not_issued_any_more_is_not_named(server: StatusServer) -
     server.run(server.at.status.responders.run_due)
     settle(server, points=(QUIET, USERS), lists=False)
     assert references(server, asked) == 0, "the newest is past its nextUpdate"
+
+
+def test_a_list_that_came_after_the_certificate_expired_is_not_named(server: StatusServer) -> None:
+    """It is on one such list, and on none after that: who looks for it there finds it good."""
+    settle(server)
+    issued = server.issue()
+    asked = request(issued.der, issued.chain[0])
+    server.run(lambda: server.at.revoke(issued))
+    server.at.clock.advance(timedelta(hours=1))
+    settle(server)
+    assert references(server, asked) == 1
+    end = x509.load_der_x509_certificate(issued.der).not_valid_after_utc
+    server.at.clock.advance(end - server.at.clock.now() + timedelta(minutes=1))
+    server.run(server.at.status.responders.run_due)
+    for _ in range(3):
+        server.at.clock.advance(timedelta(hours=1))
+        settle(server)
+        found = read(post(server, asked))
+        assert found.certificate_status is ocsp.OCSPCertStatus.REVOKED
+        assert list(found.single_extensions) == []
 
 
 def test_a_list_that_certificates_name_goes_on_and_is_named(server: StatusServer) -> None:

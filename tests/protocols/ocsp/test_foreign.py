@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority
 from pkiserver.authority.validation.reading import IN_PLACE
@@ -54,6 +55,12 @@ def test_a_fed_list_is_answered_from_and_openssl_believes_it(site: Site) -> None
     assert "four.pem: good" in said
     assert "five.pem: revoked" in said
     assert answer.status == 200
+
+
+def test_before_anything_was_read_nobody_is_called_a_stranger(site: Site) -> None:
+    assert site.status(5) is TRY_LATER
+    site.server.run(site.services.authorities.refresh)
+    assert site.status(5) is ocsp.OCSPResponseStatus.UNAUTHORIZED
 
 
 def test_policy_decides_about_serials_on_no_list(site: Site) -> None:
@@ -144,7 +151,8 @@ def test_foreign_older_and_unreadable_lists_change_nothing(site: Site) -> None:
     site.install(ca)
     whole = site.other.crl({})
     cases = {
-        "older": old,
+        "list 1 of": old,
+        "is older than what is there": site.other.crl({}, start=site.other.now - timedelta(hours=2)),
         "signature": site.other.crl({}, key=ec.generate_private_key(ec.SECP256R1())),
         "not a certificate revocation list": whole[:-1],
         "gave a complete list": site.other.crl({}, base=1),
@@ -168,6 +176,7 @@ def test_certificates_that_nobody_would_believe_are_not_installed(site: Site) ->
     wrong = {
         "itself": stranger.responder(made.der),
         "OCSPSigning": site.other.responder(made.der, usage=False),
+        "does not permit signatures": site.other.responder(made.der, signs=False),
         "expired": site.other.responder(made.der, end=site.other.now - timedelta(hours=1)),
         "its key is none": site.other.leaf(8).public_bytes(Encoding.DER),
         "not a usable": b"0",

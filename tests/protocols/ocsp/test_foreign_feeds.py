@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.configuration import Configuration, Kind, read_documents
-from pkiserver.authority.validation.settings import ForeignCa, LdapFeed, Unlisted, load_foreign
+from pkiserver.authority.validation import feeds
+from pkiserver.authority.validation.settings import ForeignAnswers, ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
-from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, TRY_LATER, Other, Site, site
+from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, SILENT, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
 
 __all__ = ["site"]
+reactor: Any = _reactor
+LONG = ForeignAnswers(validity=timedelta(days=2), unknown_validity=timedelta(days=2))
 
 
 @pytest.fixture
@@ -27,6 +36,13 @@ def slapd() -> Iterator[Slapd]:
     server = Slapd(public=True)
     yield server
     server.discard()
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 60
+    while not wanted():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
 
 
 def put(slapd: Slapd, name: str, **lists: bytes) -> None:
@@ -93,6 +109,93 @@ def test_sources_that_go_away_are_told_and_followed_again_when_they_are_back(
     assert site.server.run(site.services.feeds.run_due) == 2, "after a failure it is tried again soon"
     assert site.services.authorities.problems() == ()
     assert [site.status(serial) for serial in (20, 21, 30, 31)] == [REVOKED] * 4
+
+
+def test_a_source_that_never_answers_delays_no_other_authority(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MEANWHILE", 0.02)
+    site.served["/lists/full.crl"] = site.other.crl({})
+    site.describe("silent.crl", name="away")
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    [looking] = blockingCallFromThread(reactor, lambda: [Deferred.fromCoroutine(site.services.feeds.run_due())])
+    try:
+        site.install(ca)
+        until(lambda: site.status(5) is GOOD)
+        site.served["/lists/full.crl"] = site.other.crl({5: None})
+        site.server.at.clock.advance(ca.interval)
+        until(lambda: site.status(5) is REVOKED)
+        assert site.asked.count(SILENT) == 1
+        assert not looking.called
+    finally:
+        blockingCallFromThread(reactor, looking.addErrback(lambda failure: failure.trap(CancelledError)).cancel)
+
+
+def test_a_list_that_is_refused_stays_told_and_one_that_has_ended_is_asked_for_soon(site: Site) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None}, lasting=timedelta(hours=1))
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD, interval=timedelta(minutes=10))
+    assert site.fetch(ca) == 1
+    clock, run = site.server.at.clock, site.services.feeds.run_due
+    clock.advance(timedelta(minutes=61))
+    for _ in range(3):
+        before = len(site.asked)
+        site.server.run(run)
+        clock.advance(timedelta(seconds=30))
+        assert len(site.asked) == before + 1
+    site.served["/lists/full.crl"] = site.other.crl({}, start=clock.now(), key=ec.generate_private_key(ec.SECP256R1()))
+    for _ in range(2):
+        assert site.fetch(ca) == 0
+        assert any("signature" in one.text for one in site.services.authorities.problems()), "it has not changed"
+
+
+def test_of_parts_the_oldest_says_since_when_and_the_first_to_end_until_when(site: Site) -> None:
+    now = site.other.now
+    points = [f"http://other.example/{number}.crl" for number in range(2)]
+    old = site.other.crl({10: None}, point=points[0], start=now - timedelta(hours=5), lasting=timedelta(hours=9))
+    site.served["/lists/0.crl"] = old
+    site.served["/lists/1.crl"] = site.other.crl({20: None}, point=points[1], start=now - timedelta(hours=1))
+    ca = site.describe("0.crl", "1.crl", unlisted=Unlisted.GOOD, tolerance=timedelta(0), ocsp=LONG)
+    assert site.fetch(ca) == 2
+    site.install(ca)
+    _, found = site.answer(4)
+    assert (found.this_update_utc, found.next_update_utc) == (now - timedelta(hours=5), now + timedelta(hours=4))
+    site.server.at.clock.advance(timedelta(hours=4))
+    assert [site.status(serial) for serial in (4, 10, 20)] == [TRY_LATER] * 3
+
+
+def test_a_delta_alone_says_nothing(site: Site) -> None:
+    site.served["/lists/delta.crl"] = site.other.crl({5: None}, base=1)
+    ca = site.describe("delta.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 1
+    site.install(ca)
+    assert [site.status(serial) for serial in (4, 5)] == [TRY_LATER] * 2
+    assert any("belongs to no complete list" in one.text for one in site.services.authorities.problems())
+
+
+def test_a_feed_that_is_taken_out_says_nothing_any_more(site: Site) -> None:
+    points = [f"http://other.example/{number}.crl" for number in range(2)]
+    for number, serial in enumerate((10, 20)):
+        site.served[f"/lists/{number}.crl"] = site.other.crl({serial: None}, point=points[number])
+    ca = site.describe("0.crl", "1.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 2
+    site.install(ca)
+    assert [site.status(serial) for serial in (10, 20)] == [REVOKED, REVOKED]
+    fewer = site.describe("0.crl", unlisted=Unlisted.GOOD)
+    site.fetch(fewer)
+    assert [site.status(serial) for serial in (10, 20)] == [REVOKED, GOOD]
+    assert site.services.authorities.state("other", ca.feeds[1]) is None
+    site.served["/lists/1.crl"] = site.other.crl({21: None}, point=points[1])
+    site.fetch(site.describe("0.crl", "1.crl", unlisted=Unlisted.GOOD))
+    assert [site.status(serial) for serial in (10, 20, 21)] == [REVOKED, GOOD, REVOKED]
+
+
+def test_a_directory_with_two_lists_says_nothing(site: Site, slapd: Slapd) -> None:
+    values = "".join(
+        f"certificateRevocationList;binary:: {b64encode(site.other.crl({number: None})).decode()}\n"
+        for number in (5, 6)
+    )
+    slapd.load(f"dn: cn=two,{SUFFIX}\nobjectClass: cRLDistributionPoint\ncn: two\n{values}")
+    ca = site.describe(f"{slapd.url}/cn=two,{SUFFIX}?certificateRevocationList")
+    assert site.fetch(ca) == 0
+    assert any("has 2 values" in one.text for one in site.services.authorities.problems())
 
 
 def test_no_redirect_is_followed(site: Site) -> None:

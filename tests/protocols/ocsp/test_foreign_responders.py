@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.validation.settings import ForeignCa, Unlisted
@@ -76,3 +77,22 @@ def test_a_responder_that_its_authority_revoked_signs_no_more(site: Site) -> Non
     site.served["/lists/full.crl"] = site.other.crl({101: None, 102: None})
     assert site.fetch(ca) == 1
     assert signer(site) is TRY_LATER
+
+
+def test_a_responder_of_the_authoritys_last_key_does_not_speak_for_its_next(site: Site) -> None:
+    """Clients accept a responder only from the very key that signed the certificate that they ask about."""
+    site.served["/lists/full.crl"] = site.other.crl({})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    site.fetch(ca)
+    install(site, ca, 101)
+    assert signer(site) == 101
+    site.other.key = ec.generate_private_key(ec.SECP256R1())
+    site.served["/lists/full.crl"] = site.other.crl({})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    site.fetch(ca)
+    assert signer(site) is TRY_LATER
+    [problem] = site.services.authorities.problems()
+    assert "there is no valid responder certificate" in problem.text
+    install(site, ca, 102)
+    assert signer(site) == 102
+    assert site.services.authorities.problems() == ()

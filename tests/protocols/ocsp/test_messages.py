@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -109,6 +110,13 @@ HOSTILE = {
     "nonce not an octet string": request(cert_id(), extensions=(der.extension(messages.NONCE, b"raw"),)),
     "two nonces": request(cert_id(), extensions=(nonce(b"1" * 16), nonce(b"2" * 16))),
     "critical extension": request(cert_id(), extensions=(der.extension("1.2.3", b"", critical=True),)),
+    "critical extension of one certificate": der.sequence(
+        der.sequence(
+            der.sequence(
+                der.sequence(cert_id(), der.explicit(0, der.sequence(der.extension("1.2.3", b"", critical=True))))
+            )
+        )
+    ),
     "hash of wrong length": request(
         der.sequence(
             der.sequence(der.object_identifier(OIDS["sha256"])),
@@ -129,6 +137,21 @@ def test_hostile_requests_are_malformed_and_cost_nothing(what: str) -> None:
     with counted_work() as work, pytest.raises(MalformedRequest):
         decode_request(HOSTILE[what], max_requests=16)
     assert work.calls < len(HOSTILE[what]) + 1000
+
+
+def test_long_requests_leave_nothing_in_memory() -> None:
+    """Each is about another certificate, so that whatever is kept of one is kept of all."""
+    asked = [request(cert_id((1 << 100_000) + number)) for number in range(200)]
+    decode_request(asked[0])
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for one in asked:
+            assert decode_request(one).certificates[0].serial > 0
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 10 * len(asked[0])
 
 
 @settings(max_examples=300, deadline=None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import timedelta
 
 import attrs
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -35,6 +37,23 @@ def test_get_answers_can_be_cached_and_asked_again(server: StatusServer) -> None
     server.run(lambda: server.at.revoke(issued))
     assert server.ask("GET", path, If_Modified_Since=first.headers["last-modified"]).status == 200
     assert "cache-control" not in post(server, request(issued.der, issued.chain[0])).headers
+
+
+@pytest.mark.parametrize("after", [timedelta(0), timedelta(minutes=20)])
+def test_a_client_that_knows_only_when_its_answer_was_made_learns_of_a_change_within_that_second(
+    server: StatusServer, after: timedelta
+) -> None:
+    """Last-Modified tells seconds: of two answers that were made within one it cannot tell which the client has."""
+    issued = server.issue()
+    path = in_target(request(issued.der, issued.chain[0]))
+    first = server.ask("GET", path)
+    server.run(lambda: server.at.revoke(issued, RevocationReason.CERTIFICATE_HOLD))
+    other = server.ask("GET", path)
+    assert other.headers["last-modified"] == first.headers["last-modified"]
+    server.at.clock.advance(after)
+    second = server.ask("GET", path, If_Modified_Since=first.headers["last-modified"])
+    assert read(second).certificate_status is ocsp.OCSPCertStatus.REVOKED
+    assert server.ask("GET", path, If_None_Match=second.headers["etag"]).status == 304
 
 
 def test_answers_without_nonce_are_signed_once_in_half_their_life_and_not_after_a_change(server: StatusServer) -> None:
@@ -81,6 +100,27 @@ def test_what_was_asked_in_this_second_is_answered_again_until_something_changes
     server.run(cache.poll)
     assert read(server.ask("GET", path)).certificate_status is ocsp.OCSPCertStatus.REVOKED
     assert read(server.ask("GET", path)).certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+def test_long_targets_are_answered_and_not_remembered(server: StatusServer) -> None:
+    """Any prefix may stand before a request, so that there is no end of targets about one certificate."""
+    issued = server.issue()
+    path = in_target(request(issued.der, issued.chain[0]))
+    server.run(server.at.status.directory.cache.poll)
+    assert server.ask("GET", path).status == 200
+
+    def held() -> int:
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held()
+        for number in range(200):
+            prefix = f"/ocsp/{number:0>10000}"
+            assert read(server.ask("GET", path.replace("/ocsp", prefix))).certificate_status is ocsp.OCSPCertStatus.GOOD
+        assert held() - before < 100 * 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_answers_are_not_given_again_when_the_feed_of_changes_was_not_read_lately(server: StatusServer) -> None:

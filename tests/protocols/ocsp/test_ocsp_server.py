@@ -30,7 +30,7 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages
 from tests.authority.status_world import ORDER, lint_ocsp
-from tests.protocols.ocsp.asking import HASHES, OCSP_REQUEST, UNSIGNED, change, openssl, post, read, request
+from tests.protocols.ocsp.asking import HASHES, OCSP_REQUEST, UNSIGNED, change, in_target, openssl, post, read, request
 from tests.protocols.ocsp.test_messages import HOSTILE
 from tests.protocols.status_server import StatusServer, status_server, tool
 
@@ -174,6 +174,27 @@ def test_several_certificates_in_one_request_get_their_own_status(shared: Status
         ocsp.OCSPCertStatus.UNKNOWN,
         ocsp.OCSPCertStatus.REVOKED,
     ]
+
+
+def test_an_authority_that_is_not_to_answer_is_a_stranger(server: StatusServer) -> None:
+    """Also for what was answered this very second, and beside one that is to."""
+    issued = server.issue()
+    asked = request(issued.der, issued.chain[0])
+    path = in_target(asked)
+    server.run(server.at.status.directory.cache.poll)
+    for _ in range(2):
+        assert read(server.ask("GET", path)).certificate_status is ocsp.OCSPCertStatus.GOOD
+    change(server, enabled=False)
+    for answer in (server.ask("GET", path), post(server, asked), post(server, asked)):
+        assert read(answer).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
+        assert len(answer.body) == 5
+    sub = request(issued.chain[0], issued.chain[1])
+    ids = [messages.decode_request(one).certificates[0].encoded for one in (asked, sub)]
+    both = der.sequence(der.sequence(der.sequence(*(der.sequence(one) for one in ids))))
+    statuses = [one.certificate_status for one in read(post(server, both)).responses]
+    assert statuses == [ocsp.OCSPCertStatus.UNKNOWN, ocsp.OCSPCertStatus.GOOD]
+    change(server, enabled=True)
+    assert read(post(server, asked)).certificate_status is ocsp.OCSPCertStatus.GOOD
 
 
 def test_several_authorities_answer_behind_one_url(shared: StatusServer) -> None:

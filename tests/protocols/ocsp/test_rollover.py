@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import ocsp
 
 from pkiserver.authority.status.policy import OcspSigning
+from pkiserver.foundation import der
+from protocols.ocsp import messages
 from tests.protocols.ocsp.asking import change, in_target, post, read, request
 from tests.protocols.status_server import StatusServer
 
@@ -64,3 +66,33 @@ def test_responders_roll_over_under_steady_requests_without_a_wrong_answer(
             server.run(server.at.status.directory.refresh)
     assert len(signers) == len(set(signers)), "each took over once"
     assert len(signers) == -(-4 * life // (life - overlap)), "and as long before the end as was set"
+
+
+def test_a_preferred_signer_that_has_ended_signs_no_more(server: StatusServer) -> None:
+    """Before anybody looks again who there is; the usual one is younger."""
+    issued = server.issue()
+    short = {"certificate_validity": timedelta(minutes=40), "renew_before": timedelta(minutes=20)}
+    short |= {"validity": timedelta(minutes=5), "unknown_validity": timedelta(minutes=5)}
+    keys = server.at.status
+
+    def renew(*further: str) -> None:
+        change(server, key_type="ec-p384", further_key_types=further, **short)
+        server.run(keys.responders.run_due)
+        server.run(keys.directory.refresh)
+
+    renew("rsa-2048")
+    server.at.clock.advance(timedelta(minutes=30))
+    renew()
+    [one] = messages.decode_request(request(issued.der, issued.chain[0])).certificates
+    wish = der.sequence(der.sequence(der.object_identifier("1.2.840.113549.1.1.11"), b"\x05\x00"))
+    extension = der.extension(messages.PREFERRED_ALGORITHMS, der.sequence(wish))
+    asked = der.sequence(
+        der.sequence(der.sequence(der.sequence(one.encoded)), der.explicit(2, der.sequence(extension)))
+    )
+    for minutes, kind in ((9, rsa.RSAPublicKey), (2, ec.EllipticCurvePublicKey)):
+        server.at.clock.advance(timedelta(minutes=minutes))
+        found = read(post(server, asked))
+        [responder] = found.certificates
+        assert isinstance(responder.public_key(), kind)
+        assert found.next_update_utc is not None
+        assert found.next_update_utc <= responder.not_valid_after_utc
