@@ -14,8 +14,8 @@ import pytest
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.outbound.ldap import LdapConnection, LdapError
-from pkiserver.registration.connectors import ldappolicy
-from pkiserver.registration.connectors.values import Denied, Shown
+from pkiserver.registration.connectors import ldappolicy, ldapuser
+from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
 from tests.support.slapd import SUFFIX, Slapd
 
@@ -124,3 +124,44 @@ async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how
         found = await connector.lookup("ALICE")
         assert isinstance(found, Shown)
         assert found.name == "alice"
+
+
+@contextlib.contextmanager
+def member_of(count: int, limits: str) -> Iterator[Slapd]:
+    """A directory in which alice is in so many groups more."""
+    server = Slapd(limits=limits)
+    try:
+        entry = "dn: cn=g{0},ou=groups,{1}\nobjectClass: groupOfNames\ncn: g{0}\nmember: uid=alice,ou=people,{1}\n"
+        server.load("\n".join(entry.format(number, SUFFIX) for number in range(count)))
+        yield server
+    finally:
+        server.discard()
+
+
+async def test_more_groups_than_a_directory_lists_at_once_come_in_pages() -> None:
+    pages = f'limits dn.exact="cn=pki,{SUFFIX}" size=500 size.prtotal=unlimited'
+    with member_of(700, pages) as server:
+        shown = await plain(server, SERVICE, GROUPS).authenticate("alice", RIGHT)
+        assert isinstance(shown, Shown)
+        assert len(shown.groups) == 702  # with engineers, and staff by it
+        required = GROUPS + f'required = ["cn=g699,ou=groups,{SUFFIX}"]'
+        assert isinstance(await plain(server, SERVICE, required).authenticate("alice", RIGHT), Shown)
+
+
+async def test_groups_that_a_directory_does_not_list_are_a_clear_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with member_of(600, "") as server:  # 500 is what slapd gives to whom nothing else is said of
+        connector = plain(server, SERVICE, GROUPS)
+        denied = await connector.authenticate("alice", RIGHT)
+        assert isinstance(denied, Denied)
+        assert denied.step is Step.GROUP
+        assert "raise the size limit of the account that searches" in denied.text
+        assert (await connector.check("alice", RIGHT))[0].text == denied.text
+        wrong = await connector.authenticate("alice", Secret("wrong"))
+        assert isinstance(wrong, Denied)
+        assert wrong.step is Step.PASSWORD
+    monkeypatch.setattr(ldapuser, "MAX_GROUPS", 1)
+    with member_of(2, "") as server:
+        for how in (GROUPS, GROUPS.replace("nested = true", "")):
+            denied = await plain(server, SERVICE, how).authenticate("alice", RIGHT)
+            assert isinstance(denied, Denied)
+            assert "groups: narrow filter and base" in denied.text
