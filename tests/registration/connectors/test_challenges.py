@@ -226,7 +226,7 @@ async def test_what_a_check_of_an_mdm_tells(tmp_path: Path, monkeypatch: pytest.
     mdm = Mdm({})
     try:
         async with opened(tmp_path, intune(mdm.port)) as engine:
-            for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bad answer")):
+            for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bind refused")):
                 monkeypatch.setenv("MDM_SECRET", secret)
                 [found] = await engine.connectors.check("mdm", None, None)
                 assert str(found.step) == expected

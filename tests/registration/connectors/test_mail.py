@@ -214,7 +214,7 @@ async def test_what_a_check_tells_apart(tmp_path: Path, monkeypatch: pytest.Monk
             assert closed.step is Step.CONNECT
             monkeypatch.setenv("MAIL_PASSWORD", "not it")
             wrong = (await engine.connectors.check("post", None, None))[0]
-            assert wrong.step is Step.ANSWER
+            assert wrong.step is Step.BIND
             monkeypatch.delenv("MAIL_PASSWORD")
             assert (await engine.connectors.check("post", None, None))[0].step is Step.SETTINGS
         assert plain.mails == []
