@@ -366,17 +366,14 @@ def _problems(
         elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
             found = unknown_templates(document.value.settings, templates)
             problems += as_problems(found, document.source, document.file, _SETTINGS)
-        elif (
-            kind is Kind.TIMESTAMP_UNIT and isinstance(document.value, Certified) and document.value.issuer not in known
-        ):
-            problems.append(_no_authority(known, document, "issuer", document.value.issuer))
+        elif kind is Kind.TIMESTAMP_UNIT and isinstance(unit := document.value, Certified) and unit.issuer not in known:
+            problems.append(_no_authority(known, document, "issuer", unit.issuer))
     return problems
 
 
 def _no_authority(known: Iterable[str], document: Document, key: str, name: str) -> Problem:
-    allowed = ", ".join(sorted(f'"{one}"' for one in known)) or None
-    text = f'there is no authority "{name}"; make it with pkiserver ca'
-    return Problem(document.file, TomlIndex(document.source).line((key,)), key, text, allowed)
+    line, allowed = TomlIndex(document.source).line((key,)), ", ".join(f'"{one}"' for one in sorted(known)) or None
+    return Problem(document.file, line, key, f'there is no authority "{name}"; make it with pkiserver ca', allowed)
 
 
 def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
