@@ -13,6 +13,7 @@ import pytest
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.outbound.ldap import LdapConnection, LdapError
 from pkiserver.registration.connectors import ldappolicy, ldapuser
 from pkiserver.registration.connectors.values import Denied, Shown, Step
@@ -165,3 +166,17 @@ async def test_groups_that_a_directory_does_not_list_are_a_clear_refusal(monkeyp
             denied = await plain(server, SERVICE, how).authenticate("alice", RIGHT)
             assert isinstance(denied, Denied)
             assert "groups: narrow filter and base" in denied.text
+
+
+async def test_row_34_no_value_of_a_directory_makes_a_pattern_slow(directory: Slapd) -> None:
+    """With Python's own engine the pattern of words and blanks takes longer than anybody lives for this name."""
+    name = "a" * 60 + "1"
+    directory.load(f"dn: uid=bob,ou=people,{SUFFIX}\nchangetype: modify\nreplace: cn\ncn: {name}\ncn: Bob Builder\n")
+    words = '[[ldap.attributes]]\nname = "display_name"\nfrom = "cn"\nmatch = \'^([A-Za-z]+ ?)+$\'\n'
+    first = words.replace("([A-Za-z]+ ?)+", "([A-Za-z]+) .*")
+    for pattern, taken in ((words, "Builder"), (first, "Bob")):
+        shown = await plain(directory, SERVICE, pattern).authenticate("bob", RIGHT)
+        assert isinstance(shown, Shown)
+        assert shown.attributes == (("display_name", taken),)
+    with pytest.raises(ConfigurationError, match="no regular expression of the kind that is taken"):
+        plain(directory, SERVICE, words.replace("^(", "(?!x)("))
