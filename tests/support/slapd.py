@@ -28,11 +28,11 @@ def free_port() -> int:
 class Slapd:
     """A started server with people, groups in groups, and a password policy.
 
-    ``tls``: certificate, key (PEM files); ``public``: whether everybody may read it; ``limits``: lines of its
-    configuration about how much it answers.
+    ``tls``: certificate, key (PEM files); ``public``: whether everybody may read it; ``rules``: lines of its
+    configuration about who may have how much, before those that are there anyway.
     """
 
-    def __init__(self, tls: tuple[Path, Path] | None = None, *, public: bool = False, limits: str = "") -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None, *, public: bool = False, rules: str = "") -> None:
         if not (program := shutil.which("slapd")) or not shutil.which("ldapadd"):
             pytest.fail(INSTALL)
         self.folder = Path(tempfile.mkdtemp(prefix="pkiserver-slapd-"))
@@ -41,7 +41,7 @@ class Slapd:
         config = self.folder / "slapd.conf"
         certificates = f"TLSCertificateFile {tls[0]}\nTLSCertificateKeyFile {tls[1]}\n" if tls else ""
         others = "read" if public else "none"
-        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others=others, limits=limits))
+        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others=others, rules=rules))
         urls = f"ldap://127.0.0.1:{self.port}/" + (f" ldaps://127.0.0.1:{self.tls_port}/" if tls else "")
         self._command = [program, "-h", urls, "-f", str(config), "-d", "0"]
         self.start()
@@ -119,7 +119,7 @@ suffix "dc=example,dc=org"
 rootdn "cn=admin,dc=example,dc=org"
 rootpw "admin secret"
 directory {folder}/data
-{limits}
+{rules}
 overlay ppolicy
 ppolicy_default "cn=policy,dc=example,dc=org"
 """

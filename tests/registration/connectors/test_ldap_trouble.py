@@ -130,7 +130,7 @@ async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how
 @contextlib.contextmanager
 def member_of(count: int, limits: str) -> Iterator[Slapd]:
     """A directory in which alice is in so many groups more."""
-    server = Slapd(limits=limits)
+    server = Slapd(rules=limits)
     try:
         entry = "dn: cn=g{0},ou=groups,{1}\nobjectClass: groupOfNames\ncn: g{0}\nmember: uid=alice,ou=people,{1}\n"
         server.load("\n".join(entry.format(number, SUFFIX) for number in range(count)))
