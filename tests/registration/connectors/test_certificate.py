@@ -131,6 +131,8 @@ async def test_who_does_not_count(ca: TestCa, made: object, tmp_path: Path) -> N
     assert "does not match" in await why(device(ca), made(narrow))  # type: ignore[operator]
     policy = 'policies = ["1.2.3.4"]\n'
     assert "none of the policies" in await why(device(ca), made(policy))  # type: ignore[operator]
+    elsewhere = "issuer = 'CN=Other CA'\n"
+    assert "the issuer 'CN=Maker CA' does not match" in await why(device(ca), made(elsewhere))  # type: ignore[operator]
     right = made('policies = ["1.2.3.4", "1.3.6.1.4.1.99999.7"]\nissuer = "CN=Maker CA"\n')  # type: ignore[operator]
     assert isinstance(await right.identify(device(ca), ()), Shown)
 
@@ -171,6 +173,29 @@ async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
             await made(crls=f"file:{tmp_path}/forged").identify(good, ())  # type: ignore[operator]
     unchecked = made('revocation = "off"\n')  # type: ignore[operator]
     assert isinstance(await unchecked.identify(bad, ()), Shown)
+
+
+async def test_every_certificate_of_the_chain_is_looked_up_unless_the_settings_say_the_first(
+    ca: TestCa, made: object, tmp_path: Path
+) -> None:
+    below = TestCa(tmp_path, "Line CA")
+    between = below.under(ca)
+    one = device(below)
+    (tmp_path / "line.pem").write_bytes(below.crl())
+    here, there = f"file:{tmp_path}/crl.pem", f"file:{tmp_path}/line.pem"
+    connector = made(crls=f'{here}", "{there}')  # type: ignore[operator]
+    assert isinstance(await connector.identify(one, (between,)), Shown)
+    without = await connector.identify(one, ())
+    assert isinstance(without, Denied)
+    assert "unable to get local issuer" in without.text
+    with pytest.raises(Unavailable, match="no CRL in force says whether 'CN=Line CA' is revoked"):
+        await made(crls=there).identify(one, (between,))  # type: ignore[operator]
+    leaf = made('revocation = "leaf"\n', crls=there)  # type: ignore[operator]
+    assert isinstance(await leaf.identify(one, (between,)), Shown)
+    (tmp_path / "crl.pem").write_bytes(ca.crl(between))
+    revoked = await made(crls=f'{here}", "{there}').identify(one, (between,))  # type: ignore[operator]
+    assert isinstance(revoked, Denied)
+    assert "'CN=Line CA': certificate revoked" in revoked.text
 
 
 async def test_who_comes_while_the_settings_change_is_told_to_come_again(ca: TestCa, made: object) -> None:
