@@ -100,6 +100,20 @@ async def test_a_challenge_is_carried_and_answered(server: FreeRadius) -> None:
     assert isinstance(await connector.authenticate("token", Secret("123456"), Challenge("token", "", b"x")), Denied)
 
 
+@pytest.mark.parametrize("method", ["chap", "mschapv2"])
+async def test_what_a_person_types_goes_as_it_is_whatever_the_method(server: FreeRadius, method: str) -> None:
+    connector = made(server.port, method=method)
+    challenge = await connector.authenticate("token", RIGHT)
+    assert isinstance(challenge, Challenge)
+    assert isinstance(await connector.authenticate("token", Secret("123456"), challenge), Shown)
+
+
+async def test_an_expired_password_is_told_as_one(server: FreeRadius) -> None:
+    denied = await made(server.port, method="mschapv2").authenticate("expired", RIGHT)
+    assert isinstance(denied, Denied)
+    assert (denied.step, denied.text) == (Step.EXPIRED, "the password has expired")
+
+
 async def test_answers_without_message_authenticator_do_not_count() -> None:
     old = FreeRadius(signs=False)
     try:
