@@ -71,7 +71,7 @@ class ForeignCertificates:
             self._ocsp = OcspStatus(settings.ocsp, Timeouts(answer=settings.answer_timeout), settings.refresh, clock)
         self._reading: list[Deferred[None]] | None = None
         self._known: dict[CrlSource, x509.CertificateRevocationList] = {}
-        # large CRLs take their time to read
+        # large CRLs take their time to be read, and to be looked into
         self._pool = ThreadPool(0, 1, f"connector {name}")
         self._pool.start()
 
@@ -84,7 +84,7 @@ class ForeignCertificates:
             return Denied(Step.USER, problem)
         if problem := _form_problem((certificate, *chain)):
             return Denied(Step.USER, problem)
-        verified = self._verified(material.store, certificate, chain)
+        verified = await self._in_thread(partial(self._verified, material.store, certificate, chain))
         if isinstance(verified, str):
             return Denied(Step.USER, verified)
         if problem := await self._revocation_problem(verified):
@@ -166,7 +166,7 @@ class ForeignCertificates:
     def _verified(
         self, store: X509Store, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]
     ) -> tuple[x509.Certificate, ...] | str:
-        """The chain up to its anchor, the client's first; or why there is none."""
+        """The chain up to its anchor, the client's first; or why there is none. In the thread: CRLs may be large."""
         store.set_time(self._clock.now().astimezone(UTC).replace(tzinfo=None))
         between = [X509.from_cryptography(one) for one in chain]
         try:

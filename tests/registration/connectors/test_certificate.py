@@ -15,6 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL.crypto import X509StoreContext
+from twisted.python.threadable import isInIOThread
 
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Unavailable
@@ -204,6 +206,22 @@ async def test_who_comes_while_the_settings_change_is_told_to_come_again(ca: Tes
     connector.close()
     with pytest.raises(Unavailable, match="settings have just changed"):
         await connector.identify(device(ca), ())
+
+
+async def test_row_34_a_large_crl_is_looked_into_beside_the_reactor(
+    ca: TestCa, made: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL sorts the entries of a CRL when it first looks for one: a quarter of a second for 100,000."""
+    where: list[bool] = []
+    inner = X509StoreContext.get_verified_chain
+
+    def looked(context: X509StoreContext) -> object:
+        where.append(isInIOThread())
+        return inner(context)
+
+    monkeypatch.setattr(X509StoreContext, "get_verified_chain", looked)
+    assert isinstance(await made().identify(device(ca), ()), Shown)  # type: ignore[operator]
+    assert where == [False]
 
 
 async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) -> None:
