@@ -42,6 +42,7 @@ TEXTS = {
     "phones": template_text("phones", RULE),
     "slow": template_text("slow", RULE + 'approval = true\napproval_lifetime = "1h"\n'),
     "other": template_text("other", STATIC),
+    "both": template_text("both", RULE.replace('"shared_secret"', '"shared_secret", "client_certificate"')),
 }
 
 
@@ -141,6 +142,21 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monk
             before = len(mdm.calls)
             assert await refusals(engine, asked("phone-1", "C-1", "other")) == {Refusal.NOT_AUTHENTICATED}
             assert len(mdm.calls) == before
+    finally:
+        mdm.close()
+
+
+async def test_an_mdm_is_told_of_a_request_that_lacked_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    mdm = Mdm({"C-1": "phone-1"})
+    try:
+        async with opened(tmp_path, intune(mdm.port)) as engine:
+            # its challenge was good, and the template's rule wants a certificate beside it
+            assert Refusal.NOT_AUTHENTICATED in await refusals(engine, asked("phone-1", "C-1", "both"))
+            await report(engine)
+            assert told(mdm) == [("failureNotification", "T-1")]
     finally:
         mdm.close()
 
