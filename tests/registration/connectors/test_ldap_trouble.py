@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pkiserver.registration.connectors import ldappolicy, ldapuser
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
 from tests.support.slapd import SUFFIX, Slapd
+from tests.support.tlsfiles import TestCa
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +130,9 @@ async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how
 
 
 @contextlib.contextmanager
-def member_of(count: int, limits: str) -> Iterator[Slapd]:
+def member_of(count: int, limits: str, tls: tuple[Path, Path] | None = None) -> Iterator[Slapd]:
     """A directory in which alice is in so many groups more."""
-    server = Slapd(rules=limits)
+    server = Slapd(tls, rules=limits)
     try:
         entry = "dn: cn=g{0},ou=groups,{1}\nobjectClass: groupOfNames\ncn: g{0}\nmember: uid=alice,ou=people,{1}\n"
         server.load("\n".join(entry.format(number, SUFFIX) for number in range(count)))
@@ -139,12 +141,19 @@ def member_of(count: int, limits: str) -> Iterator[Slapd]:
         server.discard()
 
 
-async def test_more_groups_than_a_directory_lists_at_once_come_in_pages() -> None:
+async def test_more_groups_than_a_directory_lists_at_once_come_in_pages(tmp_path: Path) -> None:
     pages = f'limits dn.exact="cn=pki,{SUFFIX}" size=500 size.prtotal=unlimited'
-    with member_of(700, pages) as server:
-        shown = await plain(server, SERVICE, GROUPS).authenticate("alice", RIGHT)
-        assert isinstance(shown, Shown)
-        assert len(shown.groups) == 702  # with engineers, and staff by it
+    ca = TestCa(tmp_path)
+    with member_of(700, pages, ca.issue("slapd", hosts=("127.0.0.1",))) as server:
+        trust = f"[ldap.tls]\ntrust = '''{ca.pem}'''\n"
+        for connector in (
+            plain(server, SERVICE, GROUPS),
+            made(f'"ldaps://127.0.0.1:{server.tls_port}"', SERVICE, GROUPS + trust),
+            made(f'"{server.url}"', SERVICE + "start_tls = true\n", GROUPS + trust),
+        ):
+            shown = await connector.authenticate("alice", RIGHT)
+            assert isinstance(shown, Shown)
+            assert len(shown.groups) == 702  # with engineers, and staff by it
         required = GROUPS + f'required = ["cn=g699,ou=groups,{SUFFIX}"]'
         assert isinstance(await plain(server, SERVICE, required).authenticate("alice", RIGHT), Shown)
 
