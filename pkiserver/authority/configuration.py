@@ -11,7 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 from sqlalchemy import Connection
@@ -53,6 +53,15 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """The object's name."""
+
+
+@runtime_checkable
+class Certified(Named, Protocol):
+    """What an authority of this server has to certify before it is of any use."""
+
+    @property
+    def issuer(self) -> str:
+        """The authority's name."""
 
 
 Readers = Mapping[Kind, Callable[[str, str], Named]]
@@ -330,16 +339,7 @@ def _reason(text: str) -> Reason:
 def _check(
     state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
 ) -> None:
-    templates = {name for kind, name in (*state, *given) if kind is Kind.TEMPLATE and (kind, name) not in unwanted}
-    problems = []
-    for (kind, name), document in given.items():
-        if kind is Kind.AUTHORITY and (kind, name) not in state:
-            text = f'there is no authority "{name}"; make it with pkiserver ca'
-            problems.append(Problem(document.file, 1, "name", text))
-        elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
-            found = unknown_templates(document.value.settings, templates)
-            problems += as_problems(found, document.source, document.file, _SETTINGS)
-    if problems:
+    if problems := _problems(state, given, unwanted):
         raise ConfigurationError(problems)
     reasons = []
     for key in unwanted:
@@ -351,6 +351,29 @@ def _check(
             reasons.append(_reason(f"{key[0]} {key[1]} is both given and to be removed"))
     if reasons:
         raise Rejected(reasons)
+
+
+def _problems(
+    state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
+) -> list[Problem]:
+    """What documents name that is not there, each at its line."""
+    templates = {name for kind, name in (*state, *given) if kind is Kind.TEMPLATE and (kind, name) not in unwanted}
+    known = {name for kind, name in state if kind is Kind.AUTHORITY}
+    problems: list[Problem] = []
+    for (kind, name), document in given.items():
+        if kind is Kind.AUTHORITY and name not in known:
+            problems.append(_no_authority(known, document, "name", name))
+        elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
+            found = unknown_templates(document.value.settings, templates)
+            problems += as_problems(found, document.source, document.file, _SETTINGS)
+        elif kind is Kind.TIMESTAMP_UNIT and isinstance(unit := document.value, Certified) and unit.issuer not in known:
+            problems.append(_no_authority(known, document, "issuer", unit.issuer))
+    return problems
+
+
+def _no_authority(known: Iterable[str], document: Document, key: str, name: str) -> Problem:
+    line, allowed = TomlIndex(document.source).line((key,)), ", ".join(f'"{one}"' for one in sorted(known)) or None
+    return Problem(document.file, line, key, f'there is no authority "{name}"; make it with pkiserver ca', allowed)
 
 
 def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import AttributeOID
 
@@ -34,6 +35,12 @@ MAXIMUM_EXTENSIONS = 64
 MAXIMUM_SANS = 1024
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _MICROSOFT_EXTENSIONS = "1.3.6.1.4.1.311.2.1.14"
+_RSA_ENCRYPTION = der.object_identifier("1.2.840.113549.1.1.1")
+_RESTRICTED = (
+    "the RSA key is for one scheme only (RSASSA-PSS or RSAES-OAEP, RFC 4055), and certificates here say rsaEncryption, "
+    "which would lift that: ask for it with an rsaEncryption key, which may sign with RSASSA-PSS too"
+)
+"""The library reads such keys as any other; to certify one as rsaEncryption is to certify another key (RFC 5756)."""
 _WIDE = {der.BMP_STRING: "utf-16-be", der.UNIVERSAL_STRING: "utf-32-be"}
 _PEM_LABELS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
@@ -172,12 +179,22 @@ def _public_key(
     try:
         info = _info(data)
         valid = is_proved(request, public_key, data[info.start : info.end])
+        restricted = isinstance(public_key, rsa.RSAPublicKey) and _key_algorithm(data, info) != _RSA_ENCRYPTION
     except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
     else:
         if not valid:
             reasons.append(Reason(Refusal.BAD_PROOF, "the request's signature is not by its own key"))
+        if restricted:
+            reasons.append(Reason(Refusal.BAD_ALGORITHM, _RESTRICTED))
     return public_key
+
+
+def _key_algorithm(data: bytes, info: der.Element) -> bytes:
+    """The DER OBJECT IDENTIFIER that the key is for; raises :class:`der.NotDer`."""
+    spki = der.children(data, info)[2]
+    oid = der.children(data, der.children(data, spki)[0])[0]
+    return data[oid.start : oid.end]
 
 
 def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:

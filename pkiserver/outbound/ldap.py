@@ -121,9 +121,19 @@ class LdapConnection:
         return found
 
     async def search_pages(
-        self, base: str, scope: Scope, tree: Filter, attributes: tuple[str, ...], *, page: int = 200
+        self,
+        base: str,
+        scope: Scope,
+        tree: Filter,
+        attributes: tuple[str, ...],
+        *,
+        page: int = 200,
+        at_once: int | None = None,
     ) -> AsyncIterator[tuple[Entry, ...]]:
         """All entries, so many at a time (RFC 2696); between pages the connection may be used for other things.
+
+        A server that cannot do it gives all of them: ``at_once`` says how many of those are borne, by default no more
+        than a page.
 
         Raises:
             LdapError, OutboundError: as :meth:`bind`; a server that cannot do it may have a limit on all entries.
@@ -132,7 +142,7 @@ class LdapConnection:
         while True:
             control = (PAGED_RESULTS, None, paged_results(page, cookie))
             found, result, answered = await self._search(
-                base, scope, tree, attributes, limit=page, sent=0, controls=(control,)
+                base, scope, tree, attributes, limit=max(page, at_once or 0), sent=0, controls=(control,)
             )
             if result.resultCode == NO_SUCH_OBJECT:
                 return

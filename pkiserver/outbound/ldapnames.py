@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ldaptor.protocols.ldap.distinguishedname import DistinguishedName, InvalidRelativeDistinguishedName
 
+_VALUE = r"[^\x00-\x1f\\\"+,;<>#= ](?:[^\x00-\x1f\\\"+,;<>#=]*[^\x00-\x1f\\\"+,;<>#= ])?"
+_PLAIN = re.compile(rf"[A-Za-z][A-Za-z0-9-]*=({_VALUE})(?:,[A-Za-z][A-Za-z0-9-]*={_VALUE})*")
+"""A name without escapes and odd blanks, as nearly all are: ldaptor takes a tenth of a millisecond for each."""
 _SPECIAL = set('"+,;<>\\=')
 
 
@@ -27,6 +32,8 @@ def looks_like_dn(text: str) -> bool:
 
 def normal(dn: str) -> str:
     """A form that is equal for equal DNs, as far as one can tell without the schema; raises :class:`ValueError`."""
+    if _PLAIN.fullmatch(dn):
+        return dn.lower()
     try:
         parsed = DistinguishedName(stringValue=dn.lower())
     except (InvalidRelativeDistinguishedName, AssertionError, ValueError) as error:
@@ -53,6 +60,8 @@ def within(dn: str, base: str) -> bool:
 
 def first_value(dn: str) -> str | None:
     """The value of the first RDN, such as a group's common name."""
+    if (plain := _PLAIN.fullmatch(dn)) is not None:
+        return plain.group(1)
     try:
         parts = DistinguishedName(stringValue=dn).split()
         return str(parts[0].split()[0].value) if parts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,12 @@ from cryptography import x509
 from pkiserver.foundation.tomlfile import Invalid
 
 _BEGIN = "-----BEGIN CERTIFICATE-----"
+
+
+@lru_cache(maxsize=32)
+def _certificates(octets: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates in PEM text, none where there is none; raises :class:`ValueError`."""
+    return tuple(x509.load_pem_x509_certificates(octets)) if _BEGIN.encode() in octets else ()
 
 
 @attrs.frozen
@@ -47,7 +54,7 @@ class PemCertificates:
         """
         try:
             octets = self.text.encode() if self.path is None else self.path.read_bytes()
-            found = tuple(x509.load_pem_x509_certificates(octets)) if _BEGIN.encode() in octets else ()
+            found = _certificates(octets)
         except OSError as error:
             raise Invalid(f"{self.path}: {error.strerror}", allowed=self.ALLOWED) from error
         except ValueError as error:

@@ -14,6 +14,7 @@ class Trouble(enum.StrEnum):
     TLS = "TLS not trusted"
     SILENT = "no answer"
     ANSWER = "bad answer"
+    BIND = "bind refused"
 
 
 class OutboundError(Exception):

@@ -11,7 +11,13 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, ITLSTransport
 from twisted.internet.protocol import connectionDone
-from twisted.mail.smtp import CramMD5ClientAuthenticator, ESMTPClient, LOGINAuthenticator, PLAINAuthenticator
+from twisted.mail.smtp import (
+    AUTHDeclinedError,
+    CramMD5ClientAuthenticator,
+    ESMTPClient,
+    LOGINAuthenticator,
+    PLAINAuthenticator,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -121,6 +127,8 @@ class _Sender(ESMTPClient):
     def sendError(self, exc: Exception) -> None:  # noqa: N802
         """Something before the mail went wrong."""
         text = _plain(getattr(exc, "resp", None) or str(exc))
+        if isinstance(exc, AUTHDeclinedError):
+            self._fail(Trouble.BIND, f"the login is refused: {text}")
         self._fail(Trouble.TLS if "TLS" in type(exc).__name__ else Trouble.ANSWER, text)
         super().sendError(exc)  # type: ignore[no-untyped-call]
 
@@ -153,7 +161,7 @@ async def send(service: MailService, servers: Servers, message: EmailMessage) ->
     """Hand a mail, with one sender and one recipient, to the first server that can be talked to.
 
     Raises:
-        OutboundError: told apart by its ``trouble``; a refused mail or login is ``ANSWER``.
+        OutboundError: told apart by its ``trouble``; a refused mail is ``ANSWER``, a refused login ``BIND``.
     """
     mail = _Mail(message["From"].addresses[0].addr_spec, message["To"].addresses[0].addr_spec, message.as_bytes())
     await servers.first(service.servers, lambda server: _talk(service, server, mail))

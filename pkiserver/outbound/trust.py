@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -53,6 +54,12 @@ class ClientIdentity:
     key: Path
 
 
+@lru_cache(maxsize=1024)
+def _for_openssl(certificate: x509.Certificate) -> X509:
+    """A certificate as OpenSSL wants it. The machine's list of public authorities takes 12 ms, at each connection."""
+    return X509.from_cryptography(certificate)
+
+
 def unusable(server: str, error: Invalid | OSError | SSL.Error) -> OutboundError:
     """What :meth:`TlsTrust.creator` raised, as the connection to ``server`` says it."""
     if isinstance(error, OSError):
@@ -84,7 +91,7 @@ class TlsTrust:
         store = context.get_cert_store()
         assert store is not None
         for anchor in self.anchors.load():
-            store.add_cert(X509.from_cryptography(anchor))
+            store.add_cert(_for_openssl(anchor))
         if self.identity is not None:
             for path in (self.identity.certificate, self.identity.key):
                 path.open("rb").close()  # OpenSSL's own error does not name the file

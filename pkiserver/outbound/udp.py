@@ -64,15 +64,24 @@ class _Question(DatagramProtocol):
 
 async def ask_host(
     addresses: tuple[str, ...], port: int, datagram: bytes, take: Callable[[bytes], bool], *, tries: int, wait: float
-) -> None:
-    """Ask the first of a host's addresses at which somebody listens; arguments and errors as :func:`ask`."""
-    for address in addresses[:-1]:
+) -> str:
+    """Ask a host's addresses in turn until one answers; which one. ``tries`` is for all of them, one each at least.
+
+    Raises:
+        OutboundError: as :func:`ask`; SILENT where any address may have been listening.
+    """
+    each = max(1, -(-tries // len(addresses)))
+    errors: list[OutboundError] = []
+    for address in addresses:
         try:
-            return await ask(address, port, datagram, take, tries=tries, wait=wait)
+            await ask(address, port, datagram, take, tries=each, wait=wait)
         except OutboundError as error:
-            if error.trouble is not Trouble.CONNECT:
+            if error.trouble is Trouble.ANSWER:
                 raise
-    return await ask(addresses[-1], port, datagram, take, tries=tries, wait=wait)
+            errors.append(error)
+        else:
+            return address
+    raise next((error for error in errors if error.trouble is Trouble.SILENT), errors[-1])
 
 
 async def ask(

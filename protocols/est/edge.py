@@ -32,7 +32,7 @@ from protocols.est import errors, keygen, messages
 from protocols.est.csrattrs import encode_csr_attributes
 from protocols.est.linking import verify_link
 from protocols.est.messages import Operation, RequestOutline, Target
-from protocols.est.ports import EstEngine, EstSettings, Waiting
+from protocols.est.ports import EstEngine, EstSettings, KeyKeeper, Waiting
 from protocols.est.renewal import renewal_wishes
 from protocols.web.values import Method, Request, Response, Route, TlsPeer
 
@@ -186,6 +186,7 @@ class EstEdge:
 
     async def _serverkeygen(self, asked: _Asked) -> Response:
         kind = keygen.key_type_for(asked.template)
+        keeper = self._keeper(asked.template)
         original = _body(asked.request)
         outline = messages.outline(original)
         _linked(asked, outline)
@@ -195,7 +196,8 @@ class EstEdge:
         parsed = parse_request(keygen.request_for(key, outline))
         proof = ProofOfPossession(ProofKind.GENERATED_HERE, verified=True)
         request = attrs.evolve(self._request(asked, parsed, linked=False), proof=proof, csr=original)
-        issued = await self._engine.enroll(request)
+        kept = () if keeper is None else (keeper.claim(asked.template, key),)
+        issued = await self._engine.enroll(request, *kept)
         if isinstance(issued, Waiting):
             return self._waiting(issued)
         certificate = x509.load_der_x509_certificate(issued.der)
@@ -205,6 +207,15 @@ class EstEdge:
         if protection is None:
             return _noting(_key_answer(messages.PKCS8_TYPE, keygen.pkcs8(key), issued), issued)
         return _noting(_key_answer(messages.SERVER_KEY_TYPE, await keygen.protect(key, protection), issued), issued)
+
+    def _keeper(self, template: Template) -> KeyKeeper | None:
+        """Who keeps the keys of a template that wants that. Raises :class:`Rejected` where nobody would."""
+        if not template.escrow:
+            return None
+        if self._engine.keeper is None:
+            text = "this template wants its keys to be kept, and nothing here keeps keys"
+            raise Rejected.because(Refusal.UNSUPPORTED, text)
+        return self._engine.keeper
 
     async def _generate(self, kind: KeyType) -> PrivateKey:
         """A new key from a thread; never more at a time than the settings say."""

@@ -33,8 +33,6 @@ def key_type_for(template: Template) -> KeyType:
     """The type of key to generate. Raises :class:`Rejected` where the template does not offer key generation."""
     if not template.est.server_keygen:
         raise Rejected.because(Refusal.UNSUPPORTED, "this template does not offer server-side key generation")
-    if template.escrow:
-        raise Rejected.because(Refusal.UNSUPPORTED, "this template wants its keys in escrow, which is not available")
     chosen = template.est.server_keygen_key or (template.keys[0] if template.keys else None)
     if chosen is None:
         raise Rejected.because(Refusal.CONFIGURATION, "the template names no type of key to generate")

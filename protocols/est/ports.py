@@ -6,7 +6,7 @@ from typing import Protocol
 
 import attrs
 
-from pkiserver.authority.requests import EnrollmentRequest, Evidence, IssuedCertificate
+from pkiserver.authority.requests import Claim, EnrollmentRequest, Evidence, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.secret import Secret
@@ -30,6 +30,16 @@ class PackageSigner:
     profile: SignerProfile
     signer: AttributeSigner
     certificates: tuple[bytes, ...]
+
+
+class KeyKeeper(Protocol):
+    """Keeps keys that are generated here for templates that say ``escrow = true``."""
+
+    def claim(self, template: Template, key: PrivateKey) -> Claim:
+        """What keeps the key, in the transaction that makes its certificate's intent durable.
+
+        No certificate without a kept key, then; given back, it forgets the key of which no certificate came.
+        """
 
 
 class EstEngine(Protocol):
@@ -62,8 +72,12 @@ class EstEngine(Protocol):
     async def before_work(self, template: Template, evidence: tuple[Evidence, ...], source: str) -> None:
         """Ask before a key is made for somebody. Raises :class:`PkiError` where that would be for nothing."""
 
-    async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
-        """The one road. Raises :class:`PkiError`."""
+    async def enroll(self, request: EnrollmentRequest, *claims: Claim) -> IssuedCertificate | Waiting:
+        """The one road, these claims being taken with the gate's. Raises :class:`PkiError`."""
+
+    @property
+    def keeper(self) -> KeyKeeper | None:
+        """Who keeps generated keys; None where nobody does."""
 
     async def package_signer(self, template: Template) -> PackageSigner | None:
         """The signer of key packages for a template, of content type id-ct-KP-aKeyPackage; None where there is none."""

@@ -159,6 +159,15 @@ async def test_a_root_without_its_key(world: World) -> None:
     assert imported.current.key_name is None
     with pytest.raises(Rejected, match="offline"):
         world.road.authorities.issuing("safe")
+    keys = [one.name for one in world.keys.list()]
+    for going_on in (
+        world.road.succession.rekey("safe", new_key(), ACTOR),
+        world.road.succession.renew("safe", ACTOR),
+    ):
+        with pytest.raises(Rejected, match="renew or rekey it where its key is"):
+            await going_on
+    assert [one.name for one in world.keys.list()] == keys
+    assert len(world.road.authorities.get("safe").generations) == 1
 
 
 async def test_an_imported_key_must_be_the_certificates(world: World) -> None:

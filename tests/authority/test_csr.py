@@ -216,3 +216,27 @@ def test_our_own_request_info_is_what_cryptography_reads() -> None:
     signed = x509.CertificateSigningRequestBuilder().subject_name(NAME)
     signed = signed.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     assert signed.sign(key, hashes.SHA256()).tbs_certrequest_bytes == info
+
+
+@pytest.mark.parametrize(
+    "pinned", [(), ("-pkeyopt", "rsa_pss_keygen_md:sha256", "-pkeyopt", "rsa_pss_keygen_saltlen:32")]
+)
+def test_a_key_for_one_scheme_only_is_not_certified_as_one_for_any(tmp_path: Path, pinned: tuple[str, ...]) -> None:
+    key = ("openssl", "genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", *pinned, "-out", "key")
+    subprocess.run(key, cwd=tmp_path, check=True, capture_output=True)
+    ask = ("openssl", "req", "-new", "-key", "key", "-subj", "/CN=x", "-outform", "DER", "-out", "csr")
+    subprocess.run(ask, cwd=tmp_path, check=True, capture_output=True)
+    with pytest.raises(Rejected, match="ask for it with an rsaEncryption key") as caught:
+        parse_request((tmp_path / "csr").read_bytes())
+    assert [one.code for one in caught.value.reasons] == [Refusal.BAD_ALGORITHM]
+
+
+def test_an_rsa_encryption_key_may_sign_its_request_by_pss(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(
+        RSA_KEY.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    ask = ("openssl", "req", "-new", "-key", "key", "-subj", "/CN=x", "-sigopt", "rsa_padding_mode:pss")
+    done = subprocess.run((*ask, "-outform", "DER"), cwd=tmp_path, check=True, capture_output=True)
+    assert parse_request(done.stdout).spki == spki_der(RSA_KEY.public_key())

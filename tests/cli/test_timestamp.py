@@ -102,6 +102,13 @@ def test_export_change_and_apply(instance: Instance, data: Path, tmp_path: Path)
     refused = instance.cli("apply", str(file), "--yes", check=False)
     assert refused.returncode == 1
     assert "precision" in refused.stderr
+    lines = ['kind = "timestamp-unit"', 'name = "orphan"', 'policies = ["1.2.3"]', 'issuer = "nobody"']
+    file.write_text("\n".join(lines))
+    orphan = instance.cli("apply", str(file), "--yes", check=False)
+    assert orphan.returncode == 1
+    assert f'{file}:4: issuer: there is no authority "nobody"' in orphan.stderr
+    assert '(allowed: "issuing", "root")' in orphan.stderr
+    assert "orphan" not in instance.cli("timestamp", "unit", "list").stdout
 
 
 def test_basic_access_over_tls(instance: Instance, data: Path, tmp_path: Path) -> None:

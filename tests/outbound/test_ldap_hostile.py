@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ldaptor.protocols import pureber, pureldap
+from ldaptor.protocols.ldap.distinguishedname import DistinguishedName
+from twisted.internet import reactor as _reactor
 
 from pkiserver.foundation import der
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import Invalid
-from pkiserver.outbound import ldapnames
+from pkiserver.outbound import ldap, ldapnames, ldapwire
 from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.ldap import LdapService, open_server, opened
+from pkiserver.outbound.ldapclient import AT_ONCE
 from pkiserver.outbound.ldapfilter import MAX_DEPTH, Filter, equal, filled
 from pkiserver.outbound.ldapwire import Scope, wire_filter
 from pkiserver.outbound.problems import OutboundError, Trouble
 
+reactor: Any = _reactor
 DECODER = pureldap.LDAPBERDecoderContext_Filter(fallback=pureber.BERDecoderContext())
 
 
@@ -165,3 +171,41 @@ async def test_row_18_more_entries_than_asked_for_end_the_search() -> None:
 def test_names_are_compared_without_case_and_spaces() -> None:
     assert ldapnames.same("CN=Staff, ou=groups,DC=x", "cn=staff,OU=Groups,dc=x")
     assert not ldapnames.same("cn=staff,dc=x", "no dn")
+
+
+@given(st.lists(st.text("aB1 .-é", min_size=1, max_size=6), min_size=1, max_size=4))
+def test_names_without_escapes_are_read_as_ldaptor_reads_them(values: list[str]) -> None:
+    dn = ",".join(f"{kind}={value}" for kind, value in zip(("CN", "ou", "o", "dc"), values, strict=False))
+    theirs = DistinguishedName(stringValue=dn)
+    assert ldapnames.first_value(dn) == theirs.split()[0].split()[0].value
+    assert ldapnames.normal(dn) == DistinguishedName(stringValue=dn.lower()).getText()
+
+
+async def test_row_34_a_long_answer_is_taken_in_turns_with_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = 0
+    taken: Counter[int] = Counter()
+    inner = ldapwire.entry_of
+
+    def count(entry: pureldap.LDAPSearchResultEntry) -> ldapwire.Entry:
+        taken[turn] += 1
+        return inner(entry)
+
+    def tick() -> None:
+        nonlocal turn
+        turn += 1
+        again.append(reactor.callLater(0, tick))
+
+    monkeypatch.setattr(ldap, "entry_of", count)
+    again: list[Any] = []
+    entries = (pureldap.LDAPSearchResultEntry(f"cn={number}", [("a", ["b"])]) for number in range(400))
+    wire = [bytes(pureldap.LDAPMessage(one, id=1).toWire()) for one in entries]
+    done = pureldap.LDAPMessage(pureldap.LDAPSearchResultDone(resultCode=0), id=1)
+    monkeypatch.setattr(pureldap, "next_ldap_message_id", 1)
+    with saying(b"".join(wire) + bytes(done.toWire())) as server:
+        service = LdapService((server,), None)
+        async with opened(service, Servers(SystemClock())) as connection:
+            tick()
+            found = await connection.search("dc=x", Scope.TREE, Filter.parse("(a=*)"), ("b",))
+            again[-1].cancel()
+    assert [one.dn for one in found] == [f"cn={number}" for number in range(400)]
+    assert max(taken.values()) <= AT_ONCE

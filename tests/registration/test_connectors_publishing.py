@@ -18,6 +18,8 @@ from tests.support.engines import enrollment
 from tests.support.outward import deliver
 from tests.support.slapd import SUFFIX, Slapd
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Slapd]:
@@ -97,3 +99,33 @@ async def test_a_certificate_waits_while_the_directory_does_not_let_the_service_
         (standing,) = await deliver(engine)
         assert (standing.waiting, standing.attempts) == (1, 1)
         assert "invalid credentials" in str(standing.problem)
+
+
+@pytest.mark.parametrize(("settings", "kept"), [("", 1), ("remove_replaced = false\n", 2)])
+async def test_the_page_s_rule_lets_the_service_account_write_certificates_and_nothing_else(
+    tmp_path: Path, settings: str, kept: int
+) -> None:
+    page = (ROOT / "docs" / "registration.md").read_text()
+    [rule] = [line for line in page.splitlines() if line.startswith("access to attrs=userCertificate ")]
+    server = Slapd(rules=rule)
+    try:
+        writing = ldap(server.url) + f"[ldap.publish]\n{settings}"
+        async with opened(tmp_path, {"ldap": by("staff")}, writing) as engine:
+            first = await engine.enroll(enrollment("ldap", ALICE))
+            assert isinstance(first, IssuedCertificate)
+            shown = ClientCertificateEvidence(first.der)
+            assert isinstance(await engine.enroll(enrollment("ldap", shown, renewal_of=first.der)), IssuedCertificate)
+            await deliver(engine)
+            entry = server.search(f"uid=alice,ou=people,{SUFFIX}", "userCertificate")
+            assert entry.count("userCertificate;binary:: ") == kept
+    finally:
+        server.discard()
+
+
+async def test_a_service_account_without_rights_is_in_the_audit_log(tmp_path: Path, directory: Slapd) -> None:
+    async with opened(tmp_path, {"ldap": by("staff")}, ldap(directory.url) + "[ldap.publish]\n") as engine:
+        assert isinstance(await engine.enroll(enrollment("ldap", ALICE)), IssuedCertificate)
+        await deliver(engine)
+        query = "SELECT details FROM audit_event WHERE kind = 'export' AND outcome = 'failed'"
+        [details] = await engine.database.read(lambda c: c.exec_driver_sql(query).scalars().all())
+        assert "insufficient access rights" in str(details)

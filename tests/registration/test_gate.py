@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from sqlalchemy import select
+from sqlalchemy import Connection, inspect, select
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.authority.requests import (
@@ -22,6 +23,7 @@ from pkiserver.authority.requests import (
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
+from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import parse_san, parse_subject
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.schema.audit import audit_event
@@ -202,3 +204,31 @@ async def test_row_37_a_name_with_a_nul_is_a_wrong_one(tmp_path: Path, postgres_
         with pytest.raises(Rejected) as caught:
             await engine.enroll(enrollment("people", PasswordEvidence("ali\x00ce", Secret("a long password"))))
         assert {reason.code for reason in caught.value.reasons} == {Refusal.NOT_AUTHENTICATED}
+
+
+async def test_what_is_stored_of_codes_and_passwords_is_of_no_use_without_what_is_kept_apart(
+    tmp_path: Path, url: str
+) -> None:
+    """No row has a code, nor a hash of one that can be tried out: codes are hashed under the server's secret."""
+    async with opened(tmp_path, url) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        await engine.enroll(enrollment("code", CodeEvidence(code)))
+        given = code.reveal_text()
+        spellings = {text.encode() for text in (given, given.lower(), given.replace("-", ""), canonical(code) or "")}
+        told = spellings | {getattr(hashlib, kind)(one).digest() for one in spellings for kind in ("sha1", "sha256")}
+        told |= {one.hex().encode() for one in told} | {GOOD.reveal()}
+
+        def everything(connection: Connection) -> bytes:
+            tables = inspect(connection).get_table_names()
+            rows = (connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in tables)
+            return b"\0".join(_octets(value) for found in rows for row in found for value in row)
+
+        stored = await engine.database.read(everything)
+        assert b"$argon2id$" in stored
+        assert not [one for one in told if one in stored]
+
+
+def _octets(value: object) -> bytes:
+    return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()

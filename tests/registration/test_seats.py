@@ -100,6 +100,18 @@ async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> No
         assert len(await engine.seats.search(template="few")) == 2
 
 
+async def test_a_seat_is_taken_back_within_the_limit_only(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        first, _ = [await engine.seats.create("few", name, by="admin:olga") for name in ("alice", "bob")]
+        with pytest.raises(Rejected, match="template few has its 2 seats already"):
+            await engine.seats.create("few", "carol", by="admin:olga")
+        await engine.seats.set_archived(first.id, True, by="admin:olga")
+        await engine.seats.create("few", "carol", by="admin:olga")
+        with pytest.raises(Rejected, match="template few has its 2 seats already"):
+            await engine.seats.set_archived(first.id, False, by="admin:olga")
+        assert (await engine.seats.get(first.id)).archived
+
+
 async def test_a_renewal_stays_in_its_seat_and_does_not_count_twice(tmp_path: Path) -> None:
     async with engine_with(tmp_path, TEXTS) as engine:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -61,6 +61,9 @@ long Cleartext-Password := "0123456789012345678901234567890123456789"
 USER Cleartext-Password := "{PASSWORD}"
     User-Name = "User"
 
+expired Auth-Type := Reject
+    MS-CHAP-Error = "\\001E=648 R=0 V=3"
+
 token Cleartext-Password := "{PASSWORD}"
 """
 _CONFIG = """

@@ -24,10 +24,11 @@ USER_PASSWORD = "correct horse battery"
 class Slapd:
     """A started server with people, groups in groups, and a password policy.
 
-    ``tls``: certificate, key (PEM files); ``public``: whether everybody may read it.
+    ``tls``: certificate, key (PEM files); ``public``: whether everybody may read it; ``rules``: lines of its
+    configuration about who may have how much, before those that are there anyway.
     """
 
-    def __init__(self, tls: tuple[Path, Path] | None = None, *, public: bool = False) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None, *, public: bool = False, rules: str = "") -> None:
         if not (program := shutil.which("slapd")) or not shutil.which("ldapadd"):
             pytest.fail(INSTALL)
         self.folder = Path(tempfile.mkdtemp(prefix="pkiserver-slapd-"))
@@ -35,7 +36,8 @@ class Slapd:
         self.port, self.tls_port = free_port(), free_port()
         config = self.folder / "slapd.conf"
         certificates = f"TLSCertificateFile {tls[0]}\nTLSCertificateKeyFile {tls[1]}\n" if tls else ""
-        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others="read" if public else "none"))
+        others = "read" if public else "none"
+        config.write_text(_CONFIG.format(folder=self.folder, tls=certificates, others=others, rules=rules))
         urls = f"ldap://127.0.0.1:{self.port}/" + (f" ldaps://127.0.0.1:{self.tls_port}/" if tls else "")
         self._command = [program, "-h", urls, "-f", str(config), "-d", "0"]
         self.start()
@@ -113,6 +115,7 @@ suffix "dc=example,dc=org"
 rootdn "cn=admin,dc=example,dc=org"
 rootpw "admin secret"
 directory {folder}/data
+{rules}
 overlay ppolicy
 ppolicy_default "cn=policy,dc=example,dc=org"
 """

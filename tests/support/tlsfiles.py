@@ -62,6 +62,15 @@ class TestCa:
         files[1].chmod(0o600)
         return files
 
+    def under(self, issuer: TestCa) -> x509.Certificate:
+        """This authority's certificate by another one."""
+        builder = issuer._builder(self.name, self.key)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = builder.add_extension(_ca_usage(), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False)
+        aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        return builder.add_extension(aki, critical=False).sign(issuer.key, hashes.SHA256())
+
     def certify(self, subject: x509.Name, public_key: rsa.RSAPublicKey, days: int = 30) -> x509.Certificate:
         """A certificate for a key that is elsewhere."""
         aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())

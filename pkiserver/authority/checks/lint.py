@@ -24,6 +24,7 @@ from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.checks.lintpieces import Above, NotInPieces, Piece, Pieces, Watch, take_apart
 from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.listing import listed
 
 _THRESHOLD = {
     LintLevel.OFF: -1,
@@ -296,6 +297,14 @@ class Linter:
     def check(self, certificate_der: bytes, level: LintLevel) -> tuple[tuple[Reason, ...], tuple[str, ...]]:
         """What refuses this certificate at ``level``, and what is only worth a warning."""
         threshold = _THRESHOLD[level]
-        findings = self.findings(certificate_der)
+        findings = _together(self.findings(certificate_der))
         refusals = tuple(Reason(Refusal.LINT, f"lint: {f}") for f in findings if f.severity <= threshold)
         return refusals, tuple(str(f) for f in findings if f.severity > threshold)
+
+
+def _together(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings with one line for all places at which the same was found, as with many names of one kind."""
+    places: dict[tuple[int, str, str], list[str]] = {}
+    for one in findings:
+        places.setdefault((one.severity, one.code, one.text), []).append(one.where)
+    return tuple(Finding(*what, where=listed(where)) for what, where in places.items())

@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.extensionvalue import extension_value
+from pkiserver.foundation.listing import listed
 
 _WHAT: dict[type[x509.GeneralName], str] = {
     x509.DNSName: "DNS name",
@@ -24,6 +25,7 @@ _WHAT: dict[type[x509.GeneralName], str] = {
     x509.IPAddress: "IP address",
     x509.DirectoryName: "directory name",
 }
+_PLURAL = {what: f"{what}es" if what.endswith("s") else f"{what}s" for what in _WHAT.values()}
 
 
 @attrs.frozen
@@ -37,13 +39,11 @@ class NameLimits:
         """Why these names may not be certified; empty where they may."""
         if not self.permitted and not self.excluded:
             return ()
-        return tuple(
-            Reason(Refusal.BAD_NAME, f"the issuer's name constraints do not allow the {_WHAT[kind]} {_shown(name)}")
-            if (kind := type(name)) in _WHAT
-            else Reason(Refusal.BAD_NAME, "the issuer's name constraints hold a kind of name that cannot be compared")
-            for name in _constrained(subject, sans)
-            if not self._allows(name)
-        )
+        against: dict[type[x509.GeneralName], list[str]] = {}
+        for name in _constrained(subject, sans):
+            if not self._allows(name):
+                against.setdefault(type(name), []).append(_shown(name))
+        return tuple(_reason(kind, names) for kind, names in against.items())
 
     def _allows(self, name: x509.GeneralName) -> bool:
         kind = type(name)
@@ -54,6 +54,16 @@ class NameLimits:
             if same and not any(_within(name, one, widely=False) for one in same):
                 return False
         return True
+
+
+def _reason(kind: type[x509.GeneralName], names: list[str]) -> Reason:
+    what = _WHAT.get(kind)
+    if what is None:
+        text = "the issuer's name constraints hold a kind of name that cannot be compared"
+    else:
+        words = what if len(names) == 1 else _PLURAL[what]
+        text = f"the issuer's name constraints do not allow the {words} {listed(names)}"
+    return Reason(Refusal.BAD_NAME, text)
 
 
 @lru_cache(maxsize=256)

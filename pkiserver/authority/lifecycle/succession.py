@@ -82,6 +82,7 @@ class Succession:
         above = self._issuer_of(ca)
         if above is None and not ca.self_issued:
             return Succeeded(authority, await self._ceremonies.request(name))
+        _check_root_is_here(authority)
         await self._certify(generation, ca, subject, actor, above=above, validity=validity)
         return Succeeded(self._authorities.get(name))
 
@@ -93,6 +94,7 @@ class Succession:
         """
         authority = self._authorities.get(name)
         old = authority.current.certificate
+        _check_root_is_here(authority)
         generation = authority.pending or await self._new_generation(authority, key, actor)
         authority = self._authorities.get(name)
         assert generation.key_name is not None
@@ -226,6 +228,15 @@ class Succession:
                 rows.update_generation(connection, attrs.evolve(row, old_with_new=issued.der))
 
         await self._certifier.certify(issuing, subject, content, actor, label=LINK_CERTIFICATE, also=also)
+
+
+def _check_root_is_here(authority: Authority) -> None:
+    """A root that is kept offline goes on where its key is: no key is made here that would take its place unseen."""
+    current = authority.current
+    if current.certificate.self_issued and current.key_name is None:
+        text = f"the key of root {authority.name} is not on this server (offline): renew or rekey it where its key is; "
+        text += "its new certificate comes here with what it signs (pkiserver ca install NAME ANSWER --chain ROOT)"
+        raise Rejected.because(Refusal.CONFIGURATION, text)
 
 
 def _end(ca: CaCertificate, now: datetime, validity: timedelta | None) -> datetime:

@@ -13,6 +13,7 @@ from pkiserver.authority.templates.sankinds import SanError, SanKind, classify
 from pkiserver.authority.templates.text import show
 from pkiserver.authority.templates.values import TextValue, Variable
 from pkiserver.foundation.errors import Reason, Refusal
+from pkiserver.foundation.listing import listed
 
 MAX_ATTRIBUTES = 64
 MAX_REASONS = 50
@@ -41,6 +42,14 @@ class AskedName:
         return f"{self.kind or 'name'} {show(self.text) if self.problem is None else self.text}"
 
 
+@attrs.frozen
+class _Alike:
+    """Names of which the same is said, and where that stands."""
+
+    place: int
+    names: list[str] = attrs.Factory(list)
+
+
 @attrs.define
 class Context:
     """One build. ``subject`` and ``names`` are what stands for the wish: the registration's own, else the client's."""
@@ -52,6 +61,8 @@ class Context:
     reasons: list[Reason] = attrs.Factory(list)
     ignored: list[str] = attrs.Factory(list)
     dropped: int = 0
+    _alike: dict[tuple[str, str], _Alike] = attrs.Factory(dict)
+    _left_out: _Alike | None = None
 
     @classmethod
     def of(cls, authorised: Authorised, max_names: int) -> Context:
@@ -86,6 +97,27 @@ class Context:
             self.reasons.append(Reason(code, text))
         else:
             self.dropped += 1
+
+    def refuse_name(self, kind: str, name: str, why: str) -> None:
+        """Note a reason against a name; names of a kind that have it in common share a line, which lists some."""
+        known = self._alike.get((kind, why))
+        if known is None:
+            known = self._alike[kind, why] = _Alike(len(self.reasons))
+            self.refuse(Refusal.BAD_NAME, "")
+        known.names.append(name)
+        if known.place < len(self.reasons):
+            one = len(known.names) == 1
+            text = f"{name} {why}" if one else f"{listed(known.names)}: each {why}"
+            self.reasons[known.place] = Reason(Refusal.BAD_NAME, text)
+
+    def ignore_name(self, name: str) -> None:
+        """Note a name that was asked for and is left out; all of them share a line."""
+        if self._left_out is None:
+            self._left_out = _Alike(len(self.ignored))
+            self.ignored.append("")
+        self._left_out.names.append(name)
+        plural = "" if len(self._left_out.names) == 1 else "s"
+        self.ignored[self._left_out.place] = f"alternative name{plural} {listed(self._left_out.names)}"
 
     def expand(self, text: TextValue, limit: int) -> list[str]:
         """Every value of a text: one for each combination of its variables' values, none if a variable has none.

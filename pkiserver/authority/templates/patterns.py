@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import attrs
 
+from pkiserver.authority.templates.patterngroups import Mark, followed
+
 MAX_PATTERN = 512
 MAX_PROGRAM = 4000
 MAX_CACHED = 4096
@@ -61,7 +63,14 @@ class _Repeat:
     most: int | None
 
 
-_Node = _Set | _Sequence | _Choice | _Repeat
+@attrs.frozen
+class _Group:
+    """The first group with a number, whose text may be asked for."""
+
+    item: _Node
+
+
+_Node = _Set | _Sequence | _Choice | _Repeat | _Group
 
 
 def _literal(char: str) -> _Set:
@@ -97,6 +106,7 @@ class _RegexParser:
         self.text = text
         self.position = 0
         self.depth = 0
+        self.grouped = False
         self._fold = fold
 
     def parse(self) -> _Node:
@@ -170,8 +180,11 @@ class _RegexParser:
         return _literal(char.lower() if self._fold else char)
 
     def _group(self) -> _Node:
+        first = False
         if self.text.startswith("?:", self.position):
             self.position += 2
+        elif not self.grouped:
+            first = self.grouped = True
         self.depth += 1
         if self.depth > 16:
             raise ValueError("groups are nested too deeply")
@@ -179,7 +192,7 @@ class _RegexParser:
         if self._take() != ")":
             raise ValueError("a group is not closed")
         self.depth -= 1
-        return node
+        return _Group(node) if first else node
 
     def _escape(self) -> _Ranges:
         char = self._take()
@@ -216,34 +229,47 @@ class _RegexParser:
 
 
 @attrs.frozen
-class _Instruction:
-    ranges: _Ranges | None  # None: jump to both targets without reading
+class Instruction:
+    """Reads a character, or goes on without."""
+
+    ranges: _Ranges | None  # None: jump to the targets without reading, to the first one rather than to the second
     targets: tuple[int, ...]
+    mark: Mark | None = None
 
 
-class _Program:
+class Program:
+    """A pattern as instructions; the one after the last stands for its end."""
+
     def __init__(self, node: _Node) -> None:
-        self.code: list[_Instruction] = []
+        self.code: list[Instruction] = []
         self._emit(node)
         self.end = len(self.code)
 
     def _put(self, ranges: _Ranges | None, *targets: int) -> int:
         if len(self.code) >= MAX_PROGRAM:
             raise ValueError("the pattern is too large once its repetitions are written out")
-        self.code.append(_Instruction(ranges, targets))
+        self.code.append(Instruction(ranges, targets))
         return len(self.code) - 1
 
     def _emit(self, node: _Node) -> None:
         if isinstance(node, _Set):
             at = self._put(node.ranges)
-            self.code[at] = _Instruction(node.ranges, (at + 1,))
+            self.code[at] = Instruction(node.ranges, (at + 1,))
         elif isinstance(node, _Sequence):
             for item in node.items:
                 self._emit(item)
         elif isinstance(node, _Choice):
             self._emit_choice(node)
+        elif isinstance(node, _Group):
+            self._emit_mark(Mark.BEGIN)
+            self._emit(node.item)
+            self._emit_mark(Mark.END)
         else:
             self._emit_repeat(node)
+
+    def _emit_mark(self, mark: Mark) -> None:
+        at = self._put(None)
+        self.code[at] = Instruction(None, (at + 1,), mark)
 
     def _emit_choice(self, node: _Choice) -> None:
         exits = []
@@ -251,10 +277,10 @@ class _Program:
             split = self._put(None)
             self._emit(item)
             exits.append(self._put(None))
-            self.code[split] = _Instruction(None, (split + 1, len(self.code)))
+            self.code[split] = Instruction(None, (split + 1, len(self.code)))
         self._emit(node.items[-1])
         for at in exits:
-            self.code[at] = _Instruction(None, (len(self.code),))
+            self.code[at] = Instruction(None, (len(self.code),))
 
     def _emit_repeat(self, node: _Repeat) -> None:
         for _ in range(node.least):
@@ -263,14 +289,14 @@ class _Program:
             split = self._put(None)
             self._emit(node.item)
             self._put(None, split)
-            self.code[split] = _Instruction(None, (split + 1, len(self.code)))
+            self.code[split] = Instruction(None, (split + 1, len(self.code)))
             return
         splits = []
         for _ in range(node.most - node.least):
             splits.append(self._put(None))
             self._emit(node.item)
         for at in splits:
-            self.code[at] = _Instruction(None, (at + 1, len(self.code)))
+            self.code[at] = Instruction(None, (at + 1, len(self.code)))
 
     def closure(self, starts: set[int]) -> frozenset[int]:
         """Everything reachable without reading a character; only reading instructions and the end are kept."""
@@ -289,13 +315,12 @@ class _Program:
 
     def step(self, state: frozenset[int], char: int) -> frozenset[int]:
         """The states after ``char``."""
-        reached = set()
-        for at in state:
-            if at != self.end:
-                ranges = self.code[at].ranges
-                if ranges is not None and any(low <= char <= high for low, high in ranges):
-                    reached.add(at + 1)
-        return self.closure(reached)
+        return self.closure({at + 1 for at in state if self.reads(at, char)})
+
+    def reads(self, at: int, char: int) -> bool:
+        """Whether the instruction reads ``char``."""
+        ranges = self.code[at].ranges if at != self.end else None
+        return ranges is not None and any(low <= char <= high for low, high in ranges)
 
 
 class Pattern:
@@ -317,7 +342,7 @@ class Pattern:
             node = _RegexParser(text[3:], fold=ignore_case).parse()
         else:
             node = _parse_glob(text.lower() if ignore_case else text, separators)
-        self._program = _Program(node)
+        self._program = Program(node)
         self._start = self._program.closure({0})
         self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
@@ -337,6 +362,20 @@ class Pattern:
             if not state:
                 return False
         return self._program.end in state
+
+    @property
+    def has_group(self) -> bool:
+        """Whether there is a group with a number, so that :meth:`group` is for something."""
+        return any(one.mark is not None for one in self._program.code)
+
+    def group(self, value: str) -> str | None:
+        """What the first group stands for where the whole of ``value`` matches; None where it stands for nothing.
+
+        As Python's re finds it, in time linear in the text: all ways of reading it are followed side by side, the
+        preferred one first (R. Pike's machine).
+        """
+        begun, ended = followed(self._program, value.lower() if self._fold else value)
+        return None if begun is None or ended is None else value[begun:ended]
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"

@@ -112,7 +112,7 @@ class SanCompiler:
         for kind, value in mismatched:
             if (kind, value) not in taken:
                 found.refused.add((kind, value))
-                context.refuse(Refusal.BAD_NAME, f"{kind} {text.show(value)} matches no pattern of the template")
+                context.refuse_name(kind, f"{kind} {text.show(value)}", "matches no pattern of the template")
         return found
 
     def _take(
@@ -131,7 +131,7 @@ class SanCompiler:
                 name = make(rule.kind, value, wildcard=rule.wildcard, oid=part.oid)
             except SanError as error:
                 if key not in found.refused:
-                    context.refuse(Refusal.BAD_NAME, f"{rule.kind} {text.show(value)} {error}")
+                    context.refuse_name(rule.kind, f"{rule.kind} {text.show(value)}", str(error))
                 found.refused.add(key)
                 continue
             if part.matches(name):
@@ -186,16 +186,16 @@ class SanCompiler:
         if own is not None:
             for asked in context.names:
                 if not _is_in(asked, found):
-                    context.refuse(Refusal.BAD_NAME, f"the registered {asked} is not taken by the template")
+                    context.refuse_name(str(asked.kind), f"the registered {asked}", "is not taken by the template")
         wished = context.names if own is None else tuple(AskedName.of(name) for name in context.wishes.sans)
         for asked in wished:
             if _is_in(asked, found) or (own is None and asked.kind in self._consumed):
                 continue
             if self.rules.others is OtherWishes.IGNORE:
-                context.ignored.append(f"alternative name {asked}")
+                context.ignore_name(str(asked))
             else:
                 why = asked.problem or "is not for this requester to ask for"
-                context.refuse(Refusal.BAD_NAME, f"{asked} {why}")
+                context.refuse_name(str(asked.kind), str(asked), why)
 
 
 def _is_in(asked: AskedName, found: _Found) -> bool:

@@ -71,7 +71,7 @@ class ForeignCertificates:
             self._ocsp = OcspStatus(settings.ocsp, Timeouts(answer=settings.answer_timeout), settings.refresh, clock)
         self._reading: list[Deferred[None]] | None = None
         self._known: dict[CrlSource, x509.CertificateRevocationList] = {}
-        # large CRLs take their time to read
+        # large CRLs take their time to be read, and to be looked into
         self._pool = ThreadPool(0, 1, f"connector {name}")
         self._pool.start()
 
@@ -84,7 +84,7 @@ class ForeignCertificates:
             return Denied(Step.USER, problem)
         if problem := _form_problem((certificate, *chain)):
             return Denied(Step.USER, problem)
-        verified = self._verified(material.store, certificate, chain)
+        verified = await self._in_thread(partial(self._verified, material.store, certificate, chain))
         if isinstance(verified, str):
             return Denied(Step.USER, verified)
         if problem := await self._revocation_problem(verified):
@@ -105,8 +105,10 @@ class ForeignCertificates:
         except Unavailable as error:
             return (Finding(Step.SETTINGS, self.name, error.text),)
         found = [finding(error) for error in material.failures]
-        anchors = ", ".join(one.subject.rfc4514_string() for one in self.settings.anchors.load())
-        found.append(Finding(Step.FINE, self.name, f"anchors: {anchors}"))
+        anchors = self.settings.anchors.load()
+        names = ", ".join(one.subject.rfc4514_string() for one in anchors)
+        found.append(Finding(Step.FINE, self.name, f"anchors: {names}"))
+        found += await self._responder_findings(anchors[0])
         for crl in material.crls:
             end = crl.next_update_utc
             text = f"CRL of {crl.issuer.rfc4514_string()}, until {end:%Y-%m-%dT%H:%M:%SZ}" if end else "CRL without end"
@@ -115,6 +117,15 @@ class ForeignCertificates:
                 Finding(Step.ANSWER if late else Step.FINE, self.name, f"{text}{' (too old)' if late else ''}")
             )
         return tuple(found)
+
+    async def _responder_findings(self, anchor: x509.Certificate) -> list[Finding]:
+        if self._ocsp is None or self.settings.revocation is Revocation.OFF:
+            return []
+        try:
+            said = await self._ocsp.reach(anchor)
+        except OutboundError as error:
+            return [finding(error)]
+        return [Finding(Step.FINE, str(self.settings.ocsp), f"the OCSP responder answers ({said})")]
 
     def close(self) -> None:
         """End the thread."""
@@ -155,7 +166,7 @@ class ForeignCertificates:
     def _verified(
         self, store: X509Store, certificate: x509.Certificate, chain: tuple[x509.Certificate, ...]
     ) -> tuple[x509.Certificate, ...] | str:
-        """The chain up to its anchor, the client's first; or why there is none."""
+        """The chain up to its anchor, the client's first; or why there is none. In the thread: CRLs may be large."""
         store.set_time(self._clock.now().astimezone(UTC).replace(tzinfo=None))
         between = [X509.from_cryptography(one) for one in chain]
         try:
@@ -225,7 +236,7 @@ class ForeignCertificates:
         try:
             return await self._in_thread(path.read_bytes)
         except OSError as error:
-            raise OutboundError(Trouble.CONNECT, str(source), f"cannot be read: {error.strerror}") from error
+            raise OutboundError(Trouble.SETTINGS, str(source), f"cannot be read: {error.strerror}") from error
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._pool.joined:  # which would take the work, and never do it

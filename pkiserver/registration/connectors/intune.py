@@ -31,6 +31,8 @@ MAX_ANSWER = 64 * 1024
 _EARLY = 60.0
 """Seconds by which a token is renewed before it ends."""
 _UNAUTHORIZED = 401
+_REFUSED = frozenset({"invalid_client", "unauthorized_client", "invalid_grant"})
+"""What RFC 6749 section 5.2 calls a client that is not let in."""
 
 
 class IntuneValidator:
@@ -136,6 +138,9 @@ class IntuneValidator:
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         address = self.settings.token_url
         status, answer = await self._post(address, urlencode(form).encode(), kind)
+        if status in {400, 401} and answer.get("error") in _REFUSED:
+            why = ": ".join(_plain(answer[key]) for key in ("error", "error_description") if key in answer)
+            raise OutboundError(Trouble.BIND, str(address), f"client_id or client_secret is refused: {why}")
         token, lasting = answer.get("access_token"), answer.get("expires_in", 300)
         if status != 200 or not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise OutboundError(Trouble.ANSWER, str(address), f"it gives no token (status {status})")

@@ -149,9 +149,11 @@ class LdapConnector:
         if self.can_look_up:
             await self._bind_service(connection)
         found = await ldapuser.find(connection, self.settings, name)
-        return found if isinstance(found, Denied) else self._result(name, found, bound)
+        return self._result(name, found, bound)
 
-    def _result(self, name: str, found: User, seconds: int | None) -> Outcome:
+    def _result(self, name: str, found: User | Denied, seconds: int | None) -> Outcome:
+        if isinstance(found, Denied):
+            return found
         if self.settings.active_directory and (texts := found.entry.texts(ldapuser.EXPIRY)):
             seconds = ldappolicy.ad_expiry(texts[0], self._clock.now())
         notes = ldappolicy.expiry_note(seconds, self.settings.expiry_warning)

@@ -15,9 +15,13 @@ from pkiserver.registration.connectors.names import spelled
 from pkiserver.registration.connectors.values import Denied, Shown, Step
 
 MAX_DEPTH = 10
-MAX_GROUPS = 500
+MAX_GROUPS = 2000
+"""Groups of one user: more than Active Directory lets anybody have who is to log on (1,015)."""
 EXPIRY = "msDS-UserPasswordExpiryTimeComputed"
 SID, PRIMARY_GROUP = "objectSid", "primaryGroupID"
+_TOO_MANY = Denied(
+    Step.GROUP, f"the user is in more than {MAX_GROUPS} groups: narrow filter and base of the groups", proved=True
+)
 _ANYTHING = Filter(Kind.PRESENT, name="objectClass")
 
 
@@ -70,9 +74,10 @@ async def find_entry(connection: LdapConnection, settings: LdapSettings, userid:
     return entries[0]
 
 
-async def with_groups(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> User:
+async def with_groups(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> User | Denied:
     """An entry and its groups; raises as :meth:`LdapConnection.search`."""
-    return User(entry, await groups_of(connection, settings, entry, userid))
+    groups = await groups_of(connection, settings, entry, userid)
+    return groups if isinstance(groups, Denied) else User(entry, groups)
 
 
 def searches_groups(settings: LdapSettings) -> bool:
@@ -80,7 +85,9 @@ def searches_groups(settings: LdapSettings) -> bool:
     return settings.groups.base is not None or settings.active_directory
 
 
-async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str) -> tuple[str, ...]:
+async def groups_of(
+    connection: LdapConnection, settings: LdapSettings, entry: Entry, userid: str
+) -> tuple[str, ...] | Denied:
     """The DNs of the groups of an entry; through groups of groups where nested.
 
     Active Directory's primary group has no ``member`` for its users and is not in their ``memberOf``: it is added.
@@ -88,22 +95,43 @@ async def groups_of(connection: LdapConnection, settings: LdapSettings, entry: E
     rules = settings.groups
     primary = await _primary_group(connection, entry) if settings.active_directory else ()
     if rules.base is None:
-        return (*primary, *entry.texts(rules.attribute))[:MAX_GROUPS]
+        named = (*primary, *entry.texts(rules.attribute))
+        return named if len(named) <= MAX_GROUPS else _TOO_MANY
     found = {dn.lower(): dn for dn in primary if ldapnames.within(dn, rules.base)}
     edge = [entry.dn, *primary]
     for _ in range(MAX_DEPTH if rules.nested else 1):
         above: list[str] = []
         for dn in edge:
             tree = filled(rules.filter.tree, {"dn": dn, "userid": userid})
-            for group in await connection.search(rules.base, Scope.TREE, tree, (), limit=MAX_GROUPS):
-                key = group.dn.lower()
-                if key not in found and len(found) < MAX_GROUPS:
-                    found[key] = group.dn
-                    above.append(group.dn)
+            groups = await _listed(connection, rules.base, tree)
+            if isinstance(groups, Denied):
+                return groups
+            for group in groups:
+                if group.lower() not in found:
+                    found[group.lower()] = group
+                    above.append(group)
+            if len(found) > MAX_GROUPS:
+                return _TOO_MANY
         edge = above
         if not edge:
             break
     return tuple(found.values())
+
+
+async def _listed(connection: LdapConnection, base: str, tree: Filter) -> list[str] | Denied:
+    """The DNs of the groups that a filter finds, in pages: many servers give no more than so many at once."""
+    found: list[str] = []
+    try:
+        async for page in connection.search_pages(base, Scope.TREE, tree, (), at_once=MAX_GROUPS):
+            found += (group.dn for group in page)
+            if len(found) > MAX_GROUPS:
+                return _TOO_MANY
+    except LdapError as error:
+        if error.code != SIZE_LIMIT:
+            raise
+        text = "the user is in more groups than the directory lists to this connector: raise the size limit of the "
+        return Denied(Step.GROUP, f"{text}account that searches, or narrow filter and base", proved=True)
+    return found
 
 
 async def _primary_group(connection: LdapConnection, entry: Entry) -> tuple[str, ...]:

@@ -55,11 +55,30 @@ class OcspStatus:
             self._kept.popitem(last=False)
         return found
 
+    async def reach(self, anchor: x509.Certificate) -> str:
+        """How the responder answers a question about an anchor, which it need not know: that it speaks OCSP counts.
+
+        Raises:
+            OutboundError: it does not.
+        """
+        octets = await self._fetched(ocsp.OCSPRequestBuilder().add_certificate(anchor, anchor, hashes.SHA1()).build())  # noqa: S303
+        try:
+            return ocsp.load_der_ocsp_response(octets).response_status.name.lower()
+        except ValueError as error:
+            raise OutboundError(Trouble.ANSWER, str(self._responder), "what it answers is no OCSP") from error
+
     async def _ask(self, certificate: x509.Certificate, issuer: x509.Certificate) -> tuple[str | None, datetime]:
         nonce = secrets.token_bytes(NONCE_OCTETS)
         # SHA-1 names the issuer here, and protects nothing: it is what every responder knows (RFC 5019 section 2.1.1)
         builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
         request = builder.add_extension(x509.OCSPNonce(nonce), critical=False).build()
+        octets = await self._fetched(request)
+        try:
+            return self._read(octets, request, issuer, nonce)
+        except (WrongAnswerError, ValueError) as error:
+            raise OutboundError(Trouble.ANSWER, str(self._responder), str(error)) from error
+
+    async def _fetched(self, request: ocsp.OCSPRequest) -> bytes:
         answer = await fetch(
             self._responder,
             trust=None,
@@ -68,12 +87,9 @@ class OcspStatus:
             headers={"Content-Type": "application/ocsp-request"},
             limit=MAX_ANSWER,
         )
-        try:
-            if answer.status != 200:
-                raise WrongAnswerError(f"status {answer.status}")
-            return self._read(answer.body, request, issuer, nonce)
-        except (WrongAnswerError, ValueError) as error:
-            raise OutboundError(Trouble.ANSWER, str(self._responder), str(error)) from error
+        if answer.status != 200:
+            raise OutboundError(Trouble.ANSWER, str(self._responder), f"status {answer.status}")
+        return answer.body
 
     def _read(
         self, octets: bytes, request: ocsp.OCSPRequest, issuer: x509.Certificate, nonce: bytes

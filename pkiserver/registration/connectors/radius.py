@@ -60,6 +60,7 @@ class RadiusConnector:
         self.name = name
         self.settings = settings
         self._servers = Servers(clock)
+        self._answered: dict[RadiusServer, str] = {}
 
     async def authenticate(self, name: str, password: Secret, answering: Challenge | None = None) -> Outcome:
         """Who it is; raises :class:`Unavailable`."""
@@ -106,7 +107,7 @@ class RadiusConnector:
         return problem
 
     async def _ask(self, server: RadiusServer, name: str, password: Secret, state: bytes) -> Outcome:
-        addresses = await resolve(server.host, _RESOLVE_SECONDS)
+        addresses = self._ordered(server, await resolve(server.host, _RESOLVE_SECONDS))
         # an answer to a challenge is typed by a person: it goes as PAP whatever the method
         method = Method.PAP if state else self.settings.method
         question = _question(self.settings, self.settings.secret.read(), method, name, password)
@@ -123,8 +124,13 @@ class RadiusConnector:
             return reply is not None
 
         wait = self.settings.answer_timeout.total_seconds()
-        await ask_host(addresses, server.port, datagram, take, tries=self.settings.tries, wait=wait)
+        tries = self.settings.tries
+        self._answered[server] = await ask_host(addresses, server.port, datagram, take, tries=tries, wait=wait)
         return self._outcome(name, question, replies[0], server)
+
+    def _ordered(self, server: RadiusServer, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """The address that answered last comes first: a silent one before it costs every login its time-out."""
+        return tuple(sorted(addresses, key=lambda one: one != self._answered.get(server)))
 
     def _outcome(self, name: str, question: _Question, reply: AuthPacket, server: RadiusServer) -> Outcome:
         if reply.code == packet.AccessChallenge:

@@ -23,6 +23,7 @@ from pkiserver.registration.connectors import hashes
 from pkiserver.registration.connectors.credentials import credential_problem, outcome_finding
 from pkiserver.registration.connectors.mapping import mapped
 from pkiserver.registration.connectors.names import spelled
+from pkiserver.registration.connectors.sqlpeer import peer_problem
 from pkiserver.registration.connectors.sqlsettings import SqlSettings
 from pkiserver.registration.connectors.sqltrouble import is_other_alphabet, step, words
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Shown, Step
@@ -76,10 +77,21 @@ class SqlConnector:
         except SecretUnreadable as error:
             return (Finding(Step.SETTINGS, server, str(error)),)
         except SQLAlchemyError as error:
-            return (Finding(step(error), server, words(error)),)
+            return (Finding(step(error), server, await self._why(error)),)
         except Unavailable as error:
             return (Finding(Step.SILENT, server, error.text),)
         return (outcome_finding(server, outcome),)
+
+    async def _why(self, error: SQLAlchemyError) -> str:
+        """What a check says of an error: of a certificate that is not trusted, for which name it is and by whom."""
+        trust, seconds = self.settings.trust, self.settings.connect_timeout.total_seconds()
+        if step(error) is not Step.TLS or trust is None:
+            return words(error)
+        try:
+            problem = await self._run(lambda: peer_problem(self.settings.url, trust.path, seconds))
+        except Unavailable:
+            problem = None
+        return problem or words(error)
 
     def close(self) -> None:
         """End the threads, once they have finished; close the database's connections."""

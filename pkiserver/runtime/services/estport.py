@@ -6,7 +6,7 @@ import attrs
 from cryptography import x509
 
 from pkiserver.authority.delegates.packagers import Packagers
-from pkiserver.authority.requests import EnrollmentRequest, Evidence, IssuedCertificate
+from pkiserver.authority.requests import Claim, EnrollmentRequest, Evidence, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -19,7 +19,7 @@ from pkiserver.runtime.services.ownkeys import own_keys
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
 from protocols.est.edge import PROTOCOL
-from protocols.est.ports import PackageSigner, Waiting
+from protocols.est.ports import KeyKeeper, PackageSigner, Waiting
 
 MOST_LISTS = 4 * 1024 * 1024
 """Octets of revocation lists in one answer."""
@@ -30,6 +30,8 @@ class EstPort:
     """Implements :class:`protocols.est.ports.EstEngine`."""
 
     engine: Engine
+    keeper: KeyKeeper | None = None
+    """Nothing keeps keys yet: templates that want it are answered so."""
     packagers: Packagers = attrs.field(init=False)
 
     @packagers.default
@@ -70,9 +72,9 @@ class EstPort:
         """Whether to make a key for somebody; raises :class:`PkiError`."""
         await self.engine.gate.before_work(template.name, PROTOCOL, evidence, source)
 
-    async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
+    async def enroll(self, request: EnrollmentRequest, *claims: Claim) -> IssuedCertificate | Waiting:
         """The one road; raises :class:`PkiError`."""
-        answer = await self.engine.enroll(request)
+        answer = await self.engine.enroll(request, claims=claims)
         if isinstance(answer, Pending):
             return Waiting(answer.retry_after, f"request {answer.request_number} waits for approval")
         return answer

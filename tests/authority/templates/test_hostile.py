@@ -213,11 +213,29 @@ def test_ten_thousand_names_cost_one_reason_and_no_time() -> None:
     assert texts == ["10000 alternative names asked for, at most 100 allowed"]
 
 
-def test_many_bad_names_give_a_bounded_list_of_reasons() -> None:
-    names = tuple(x509.DNSName(f"_{number}.example.com") for number in range(100))
-    texts = refusals(template(CN_REQUEST + DNS_REQUEST + "max = 100\n"), request(cn("x"), *names))
+def test_many_names_with_which_the_same_is_wrong_share_a_line() -> None:
+    names = tuple(x509.DNSName(f"{wrong}{number}.example.com") for number in range(31) for wrong in ("_", "-"))
+    made = template(CN_REQUEST + DNS_REQUEST + "max = 100\n")
+    texts = refusals(made, request(cn("x"), *names))
+    [told] = texts
+    first = ", ".join(f"dns '{wrong}.example.com'" for wrong in ("_0", "-0", "_1", "-1", "_2"))
+    assert told == f"{first} and 57 more: each is not a host name"
+    [nobody_asked] = refusals(template(CN_REQUEST), request(cn("x"), *(x509.DNSName(f"h{n}.a") for n in range(31))))
+    assert nobody_asked == (
+        "dns 'h0.a', dns 'h1.a', dns 'h2.a', dns 'h3.a', dns 'h4.a' and 26 more: "
+        "each is not for this requester to ask for"
+    )
+    left_out = build(template(CN_REQUEST + '[sans]\nothers = "ignore"\n'), request(cn("x"), *names)).ignored
+    assert len(left_out) == 1
+    assert left_out[0].startswith("alternative names ")
+    assert left_out[0].endswith(" and 57 more")
+
+
+def test_bad_attributes_give_a_bounded_list_of_reasons() -> None:
+    subject = name(*((NameOID.ORGANIZATIONAL_UNIT_NAME, str(number)) for number in range(60)))
+    texts = refusals(template(CN_REQUEST), request(subject))
     assert len(texts) == 51
-    assert texts[-1] == "and 50 more reasons"
+    assert texts[-1] == "and 11 more reasons"
 
 
 def test_many_attributes_and_extensions_are_refused() -> None:

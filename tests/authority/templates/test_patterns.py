@@ -83,6 +83,29 @@ def test_the_subset_means_what_it_means_in_python(regex: str, value: str) -> Non
     assert Pattern("re:" + regex).matches(value) == (re.fullmatch(regex, value, re.DOTALL) is not None)
 
 
+@settings(max_examples=300)
+@given(_REGEX, st.text("abc1", max_size=8))
+def test_the_first_group_stands_for_what_it_does_in_python(regex: str, value: str) -> None:
+    pattern, found = Pattern("re:" + regex), re.fullmatch(regex, value, re.DOTALL)
+    assert pattern.has_group == ("(a|b)" in regex)
+    if found is not None and pattern.has_group:
+        assert pattern.group(value) == found.group(1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "group"),
+    [
+        (r"re:.*SN:(\d+)", "PID:router SN:4711", "4711"),
+        ("re:CN=([^,]+),.*", "CN=alice,O=Example", "alice"),
+        ("re:(a|ab)(?:c|bcd)?d*", "abcd", "a"),
+        ("re:(?:x|(y))+", "yx", "y"),
+        ("re:(a)?b", "b", None),
+    ],
+)
+def test_a_group_is_taken_out(pattern: str, value: str, group: str | None) -> None:
+    assert Pattern(pattern).group(value) == group
+
+
 @given(st.text(max_size=30))
 def test_any_text_can_be_matched(value: str) -> None:
     assert Pattern("**").matches(value)

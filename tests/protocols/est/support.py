@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as _reactor
 
 from pkiserver.authority.requests import (
+    Claim,
     ClientCertificateEvidence,
     CodeEvidence,
     EnrollmentRequest,
@@ -37,7 +38,7 @@ from pkiserver.registration.codeform import new_code
 from protocols.cms.signing import SignerProfile
 from protocols.est.edge import routes
 from protocols.est.messages import Base64Form
-from protocols.est.ports import EstEngine, EstSettings, PackageSigner, Waiting
+from protocols.est.ports import EstEngine, EstSettings, KeyKeeper, PackageSigner, Waiting
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
@@ -86,6 +87,7 @@ class Workshop:
         self.pending: set[str] = set()
         self.seen: list[EnrollmentRequest] = []
         self.generated_keys: list[PrivateKey] = []
+        self.keeper: KeyKeeper | None = None
         self.all = {
             one.name: one
             for one in (
@@ -139,7 +141,8 @@ class Workshop:
     async def before_work(self, template: Template, evidence: tuple[Evidence, ...], source: str) -> None:
         del template, evidence, source
 
-    async def enroll(self, request: EnrollmentRequest) -> IssuedCertificate | Waiting:
+    async def enroll(self, request: EnrollmentRequest, *claims: Claim) -> IssuedCertificate | Waiting:
+        assert not claims
         self.seen.append(request)
         self._decide(request)
         if request.template in self.pending:

@@ -231,7 +231,10 @@ def test_a_device_that_knows_old_algorithms_only_uses_them_throughout(scep: Worl
     algorithm = LegacyAlgorithm(digest)
     before = scep.metrics.legacy_count("legacy", algorithm)
     request = device.csr(scep.code("legacy"), digest=digest)
-    answer = device.ask(PKCS_REQ, device.envelope(request, cipher), digest=digest)
+    with logged() as lines:
+        answer = device.ask(PKCS_REQ, device.envelope(request, cipher), digest=digest)
+    for line, used in zip(lines, (digest, "des3"), strict=True):
+        assert f"{used} used, which template legacy allows" in line
     assert len(device.certificates(answer)) == 1
     assert scep.metrics.legacy_count("legacy", algorithm) == before + 1, "once for a message"
 
@@ -246,3 +249,16 @@ def test_an_old_digest_in_the_request_alone_is_one_too(scep: World, digest: str)
     forged[-1] ^= 1
     assert device.ask(PKCS_REQ, device.envelope(bytes(forged))).fail_info == BAD_CHECK
     assert device.enroll(code).status == SUCCESS, "and nothing was spent"
+
+
+@pytest.mark.parametrize(("digest", "brings"), [("sha1", True), ("sha256", False)])
+def test_a_content_key_may_be_encrypted_by_oaep_as_far_as_the_token_knows_it(
+    scep: World, digest: str, brings: bool
+) -> None:
+    device = scep.device("padded")
+    device.ca()
+    chosen = ("rsa_padding_mode:oaep", f"rsa_oaep_md:{digest}", f"rsa_mgf1_md:{digest}")
+    options = [part for one in chosen for part in ("-keyopt", one)]
+    command = ("-encrypt", "-binary", "-aes256", "-outform", "DER", "-recip", "ra.pem", *options)
+    answer = device.ask(PKCS_REQ, device.openssl("cms", *command, data=device.csr(scep.code())))
+    assert (answer.status, answer.fail_info) == ((SUCCESS, None) if brings else (FAILURE, BAD_CHECK))

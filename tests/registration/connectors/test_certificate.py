@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL.crypto import X509StoreContext
+from twisted.python.threadable import isInIOThread
 
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Unavailable
@@ -131,6 +134,8 @@ async def test_who_does_not_count(ca: TestCa, made: object, tmp_path: Path) -> N
     assert "does not match" in await why(device(ca), made(narrow))  # type: ignore[operator]
     policy = 'policies = ["1.2.3.4"]\n'
     assert "none of the policies" in await why(device(ca), made(policy))  # type: ignore[operator]
+    elsewhere = "issuer = 'CN=Other CA'\n"
+    assert "the issuer 'CN=Maker CA' does not match" in await why(device(ca), made(elsewhere))  # type: ignore[operator]
     right = made('policies = ["1.2.3.4", "1.3.6.1.4.1.99999.7"]\nissuer = "CN=Maker CA"\n')  # type: ignore[operator]
     assert isinstance(await right.identify(device(ca), ()), Shown)
 
@@ -173,11 +178,50 @@ async def test_revocation_is_checked_and_missing_crls_are_nobody_s_yes(
     assert isinstance(await unchecked.identify(bad, ()), Shown)
 
 
+async def test_every_certificate_of_the_chain_is_looked_up_unless_the_settings_say_the_first(
+    ca: TestCa, made: object, tmp_path: Path
+) -> None:
+    below = TestCa(tmp_path, "Line CA")
+    between = below.under(ca)
+    one = device(below)
+    (tmp_path / "line.pem").write_bytes(below.crl())
+    here, there = f"file:{tmp_path}/crl.pem", f"file:{tmp_path}/line.pem"
+    connector = made(crls=f'{here}", "{there}')  # type: ignore[operator]
+    assert isinstance(await connector.identify(one, (between,)), Shown)
+    without = await connector.identify(one, ())
+    assert isinstance(without, Denied)
+    assert "unable to get local issuer" in without.text
+    with pytest.raises(Unavailable, match="no CRL in force says whether 'CN=Line CA' is revoked"):
+        await made(crls=there).identify(one, (between,))  # type: ignore[operator]
+    leaf = made('revocation = "leaf"\n', crls=there)  # type: ignore[operator]
+    assert isinstance(await leaf.identify(one, (between,)), Shown)
+    (tmp_path / "crl.pem").write_bytes(ca.crl(between))
+    revoked = await made(crls=f'{here}", "{there}').identify(one, (between,))  # type: ignore[operator]
+    assert isinstance(revoked, Denied)
+    assert "'CN=Line CA': certificate revoked" in revoked.text
+
+
 async def test_who_comes_while_the_settings_change_is_told_to_come_again(ca: TestCa, made: object) -> None:
     connector = made()  # type: ignore[operator]
     connector.close()
     with pytest.raises(Unavailable, match="settings have just changed"):
         await connector.identify(device(ca), ())
+
+
+async def test_row_34_a_large_crl_is_looked_into_beside_the_reactor(
+    ca: TestCa, made: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL sorts the entries of a CRL when it first looks for one: a quarter of a second for 100,000."""
+    where: list[bool] = []
+    inner = X509StoreContext.get_verified_chain
+
+    def looked(context: X509StoreContext) -> object:
+        where.append(isInIOThread())
+        return inner(context)
+
+    monkeypatch.setattr(X509StoreContext, "get_verified_chain", looked)
+    assert isinstance(await made().identify(device(ca), ()), Shown)  # type: ignore[operator]
+    assert where == [False]
 
 
 async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) -> None:
@@ -230,24 +274,22 @@ def test_settings_that_cannot_be_meant(made: object) -> None:
 
 
 class OpensslResponder:
-    """``openssl ocsp`` answers for one CA, behind an HTTP server on loopback (its own listens everywhere)."""
+    """``openssl ocsp`` answers for CAs with a signer each, behind a server on loopback: its own listens everywhere."""
 
-    def __init__(self, ca: TestCa, folder: Path, signer: tuple[Path, Path]) -> None:
-        self.index = folder / f"{signer[0].stem}.index"
-        command = ["openssl", "ocsp", "-index", str(self.index), "-CA", str(ca.file), "-nmin", "5"]
-        command += ["-rsigner", str(signer[0]), "-rkey", str(signer[1])]
+    def __init__(self, folder: Path, *pairs: tuple[TestCa, tuple[Path, Path]]) -> None:
         self.works = True
+        self._lines = {}
+        for ca, signer in pairs:
+            index = folder / f"{signer[0].stem}.index"
+            index.touch()
+            command = ["openssl", "ocsp", "-index", str(index), "-CA", str(ca.file), "-nmin", "5"]
+            self._lines[_key_hash(ca)] = (ca, index, [*command, "-rsigner", str(signer[0]), "-rkey", str(signer[1])])
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                with tempfile.TemporaryDirectory() as place:
-                    asked, said = Path(place, "request"), Path(place, "response")
-                    asked.write_bytes(body)
-                    both = ["-reqin", str(asked), "-respout", str(said)]
-                    subprocess.run([*command, *both], check=True, capture_output=True)
-                    answer = said.read_bytes()
+                answer = outer.answer(body)
                 self.send_response(200 if outer.works else 503)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -260,24 +302,73 @@ class OpensslResponder:
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
+    def answer(self, asked: bytes) -> bytes:
+        _, _, command = self._lines[ocsp.load_der_ocsp_request(asked).issuer_key_hash]
+        with tempfile.TemporaryDirectory() as place:
+            question, said = Path(place, "request"), Path(place, "response")
+            question.write_bytes(asked)
+            both = ["-reqin", str(question), "-respout", str(said)]
+            subprocess.run([*command, *both], check=True, capture_output=True)
+            return said.read_bytes()
+
     def knows(self, *certificates: tuple[x509.Certificate, bool]) -> None:
         """These certificates, and whether each is revoked."""
-        lines = []
-        for certificate, revoked in certificates:
-            end = f"{certificate.not_valid_after_utc:%y%m%d%H%M%SZ}"
-            state = f"R\t{end}\t{certificate.not_valid_before_utc:%y%m%d%H%M%SZ}" if revoked else f"V\t{end}\t"
-            lines.append(f"{state}\t{certificate.serial_number:040X}\tunknown\t/CN=x\n")
-        self.index.write_text("".join(lines))
+        for ca, index, _ in self._lines.values():
+            lines = (_index_line(*one) for one in certificates if one[0].issuer == ca.name)
+            index.write_text("".join(lines))
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
 
 
+def _key_hash(ca: TestCa) -> bytes:
+    return x509.SubjectKeyIdentifier.from_public_key(ca.key.public_key()).digest
+
+
+def _index_line(certificate: x509.Certificate, revoked: bool) -> str:
+    end = f"{certificate.not_valid_after_utc:%y%m%d%H%M%SZ}"
+    state = f"R\t{end}\t{certificate.not_valid_before_utc:%y%m%d%H%M%SZ}" if revoked else f"V\t{end}\t"
+    return f"{state}\t{certificate.serial_number:040X}\tunknown\t/CN=x\n"
+
+
+OCSP_SIGNING = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
+
+
+async def test_an_ocsp_responder_is_asked_about_every_certificate_of_the_chain_or_the_first(
+    ca: TestCa, tmp_path: Path
+) -> None:
+    below = TestCa(tmp_path, "Line CA")
+    between, one = below.under(ca), device(below)
+    signers = [each.issue(f"responder-{number}", extensions=(OCSP_SIGNING,)) for number, each in enumerate((ca, below))]
+    responder = OpensslResponder(tmp_path, (ca, signers[0]), (below, signers[1]))
+
+    def connector(more: str = "") -> ForeignCertificates:
+        table = f"[certificate]\nanchors = '''{ca.pem}'''\nname = \"subject.serial_number\"\n"
+        text = f'name = "factory"\nkind = "connector"\n{table}ocsp = "http://127.0.0.1:{responder.port}/"\n{more}'
+        settings = load_connector(text, "factory.toml").certificate
+        assert settings is not None
+        return ForeignCertificates("factory", settings, SystemClock())
+
+    chain, leaf, late = connector(), connector('revocation = "leaf"\n'), connector()
+    try:
+        responder.knows((between, False), (one, False))
+        assert isinstance(await chain.identify(one, (between,)), Shown)
+        assert [found.step for found in await chain.check(None, None)] == [Step.FINE, Step.FINE]
+        responder.knows((between, True), (one, False))
+        denied = await late.identify(one, (between,))
+        assert isinstance(denied, Denied)
+        assert "'CN=Line CA' is revoked" in denied.text
+        assert isinstance(await leaf.identify(one, (between,)), Shown)
+    finally:
+        responder.close()
+        for each in (chain, leaf, late):
+            each.close()
+
+
 async def test_revocation_by_ocsp(ca: TestCa, tmp_path: Path) -> None:
-    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
-    responder = OpensslResponder(ca, tmp_path, ca.issue("responder", extensions=(usage,)))
-    impostor = OpensslResponder(ca, tmp_path, ca.issue("impostor"))
+    responder = OpensslResponder(tmp_path, (ca, ca.issue("responder", extensions=(OCSP_SIGNING,))))
+    impostor = OpensslResponder(tmp_path, (ca, ca.issue("impostor")))
     good, bad, stranger = (device(ca, stem) for stem in ("good", "bad", "stranger"))
 
     def connector(port: int, more: str = "") -> ForeignCertificates:

@@ -42,6 +42,7 @@ TEXTS = {
     "phones": template_text("phones", RULE),
     "slow": template_text("slow", RULE + 'approval = true\napproval_lifetime = "1h"\n'),
     "other": template_text("other", STATIC),
+    "both": template_text("both", RULE.replace('"shared_secret"', '"shared_secret", "client_certificate"')),
 }
 
 
@@ -145,6 +146,21 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monk
         mdm.close()
 
 
+async def test_an_mdm_is_told_of_a_request_that_lacked_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    mdm = Mdm({"C-1": "phone-1"})
+    try:
+        async with opened(tmp_path, intune(mdm.port)) as engine:
+            # its challenge was good, and the template's rule wants a certificate beside it
+            assert Refusal.NOT_AUTHENTICATED in await refusals(engine, asked("phone-1", "C-1", "both"))
+            await report(engine)
+            assert told(mdm) == [("failureNotification", "T-1")]
+    finally:
+        mdm.close()
+
+
 def poll_of(request: EnrollmentRequest) -> EnrollmentRequest:
     """What SCEP makes of a CertPoll for it: neither challenge nor CSR come again."""
     name = f"mdm:{request.wishes.subject.rfc4514_string() if request.wishes.subject else ''}"
@@ -226,7 +242,7 @@ async def test_what_a_check_of_an_mdm_tells(tmp_path: Path, monkeypatch: pytest.
     mdm = Mdm({})
     try:
         async with opened(tmp_path, intune(mdm.port)) as engine:
-            for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bad answer")):
+            for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bind refused")):
                 monkeypatch.setenv("MDM_SECRET", secret)
                 [found] = await engine.connectors.check("mdm", None, None)
                 assert str(found.step) == expected

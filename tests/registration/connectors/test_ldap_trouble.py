@@ -7,17 +7,20 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.outbound.ldap import LdapConnection, LdapError
-from pkiserver.registration.connectors import ldappolicy
-from pkiserver.registration.connectors.values import Denied, Shown
+from pkiserver.registration.connectors import ldappolicy, ldapuser
+from pkiserver.registration.connectors.values import Denied, Shown, Step
 from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
 from tests.support.slapd import SUFFIX, Slapd
+from tests.support.tlsfiles import TestCa
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,65 @@ async def test_who_may_be_called_in_many_ways_has_one_name(directory: Slapd, how
         found = await connector.lookup("ALICE")
         assert isinstance(found, Shown)
         assert found.name == "alice"
+
+
+@contextlib.contextmanager
+def member_of(count: int, limits: str, tls: tuple[Path, Path] | None = None) -> Iterator[Slapd]:
+    """A directory in which alice is in so many groups more."""
+    server = Slapd(tls, rules=limits)
+    try:
+        entry = "dn: cn=g{0},ou=groups,{1}\nobjectClass: groupOfNames\ncn: g{0}\nmember: uid=alice,ou=people,{1}\n"
+        server.load("\n".join(entry.format(number, SUFFIX) for number in range(count)))
+        yield server
+    finally:
+        server.discard()
+
+
+async def test_more_groups_than_a_directory_lists_at_once_come_in_pages(tmp_path: Path) -> None:
+    pages = f'limits dn.exact="cn=pki,{SUFFIX}" size=500 size.prtotal=unlimited'
+    ca = TestCa(tmp_path)
+    with member_of(700, pages, ca.issue("slapd", hosts=("127.0.0.1",))) as server:
+        trust = f"[ldap.tls]\ntrust = '''{ca.pem}'''\n"
+        for connector in (
+            plain(server, SERVICE, GROUPS),
+            made(f'"ldaps://127.0.0.1:{server.tls_port}"', SERVICE, GROUPS + trust),
+            made(f'"{server.url}"', SERVICE + "start_tls = true\n", GROUPS + trust),
+        ):
+            shown = await connector.authenticate("alice", RIGHT)
+            assert isinstance(shown, Shown)
+            assert len(shown.groups) == 702  # with engineers, and staff by it
+        required = GROUPS + f'required = ["cn=g699,ou=groups,{SUFFIX}"]'
+        assert isinstance(await plain(server, SERVICE, required).authenticate("alice", RIGHT), Shown)
+
+
+async def test_groups_that_a_directory_does_not_list_are_a_clear_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with member_of(600, "") as server:  # 500 is what slapd gives to whom nothing else is said of
+        connector = plain(server, SERVICE, GROUPS)
+        denied = await connector.authenticate("alice", RIGHT)
+        assert isinstance(denied, Denied)
+        assert denied.step is Step.GROUP
+        assert "raise the size limit of the account that searches" in denied.text
+        assert (await connector.check("alice", RIGHT))[0].text == denied.text
+        wrong = await connector.authenticate("alice", Secret("wrong"))
+        assert isinstance(wrong, Denied)
+        assert wrong.step is Step.PASSWORD
+    monkeypatch.setattr(ldapuser, "MAX_GROUPS", 1)
+    with member_of(2, "") as server:
+        for how in (GROUPS, GROUPS.replace("nested = true", "")):
+            denied = await plain(server, SERVICE, how).authenticate("alice", RIGHT)
+            assert isinstance(denied, Denied)
+            assert "groups: narrow filter and base" in denied.text
+
+
+async def test_row_34_no_value_of_a_directory_makes_a_pattern_slow(directory: Slapd) -> None:
+    """With Python's own engine the pattern of words and blanks takes longer than anybody lives for this name."""
+    name = "a" * 60 + "1"
+    directory.load(f"dn: uid=bob,ou=people,{SUFFIX}\nchangetype: modify\nreplace: cn\ncn: {name}\ncn: Bob Builder\n")
+    words = '[[ldap.attributes]]\nname = "display_name"\nfrom = "cn"\nmatch = \'^([A-Za-z]+ ?)+$\'\n'
+    first = words.replace("([A-Za-z]+ ?)+", "([A-Za-z]+) .*")
+    for pattern, taken in ((words, "Builder"), (first, "Bob")):
+        shown = await plain(directory, SERVICE, pattern).authenticate("bob", RIGHT)
+        assert isinstance(shown, Shown)
+        assert shown.attributes == (("display_name", taken),)
+    with pytest.raises(ConfigurationError, match="no regular expression of the kind that is taken"):
+        plain(directory, SERVICE, words.replace("^(", "(?!x)("))

@@ -214,10 +214,24 @@ async def test_what_a_check_tells_apart(tmp_path: Path, monkeypatch: pytest.Monk
             assert closed.step is Step.CONNECT
             monkeypatch.setenv("MAIL_PASSWORD", "not it")
             wrong = (await engine.connectors.check("post", None, None))[0]
-            assert wrong.step is Step.ANSWER
+            assert wrong.step is Step.BIND
             monkeypatch.delenv("MAIL_PASSWORD")
             assert (await engine.connectors.check("post", None, None))[0].step is Step.SETTINGS
         assert plain.mails == []
+
+
+async def test_several_servers_in_their_order(tmp_path: Path) -> None:
+    with mail_server() as second:
+        first = MailServer()
+        urls = f'smtp://127.0.0.1:{free_port()}", "smtp://127.0.0.1:{first.port}", "smtp://127.0.0.1:{second.port}'
+        async with opened(tmp_path, settings(urls)) as engine:
+            try:
+                await ask(engine)
+                assert (len(first.mails), len(second.mails)) == (1, 0)
+            finally:
+                first.close()
+            await ask(engine)
+            assert (len(first.mails), len(second.mails)) == (1, 1)
 
 
 async def test_a_refused_mail_is_audited_and_hurts_nobody(tmp_path: Path) -> None:

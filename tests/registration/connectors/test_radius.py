@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -99,6 +100,20 @@ async def test_a_challenge_is_carried_and_answered(server: FreeRadius) -> None:
     assert isinstance(await connector.authenticate("token", Secret("123456"), Challenge("token", "", b"x")), Denied)
 
 
+@pytest.mark.parametrize("method", ["chap", "mschapv2"])
+async def test_what_a_person_types_goes_as_it_is_whatever_the_method(server: FreeRadius, method: str) -> None:
+    connector = made(server.port, method=method)
+    challenge = await connector.authenticate("token", RIGHT)
+    assert isinstance(challenge, Challenge)
+    assert isinstance(await connector.authenticate("token", Secret("123456"), challenge), Shown)
+
+
+async def test_an_expired_password_is_told_as_one(server: FreeRadius) -> None:
+    denied = await made(server.port, method="mschapv2").authenticate("expired", RIGHT)
+    assert isinstance(denied, Denied)
+    assert (denied.step, denied.text) == (Step.EXPIRED, "the password has expired")
+
+
 async def test_answers_without_message_authenticator_do_not_count() -> None:
     old = FreeRadius(signs=False)
     try:
@@ -145,6 +160,40 @@ async def test_the_address_at_which_somebody_listens(server: FreeRadius, monkeyp
     assert isinstance(await made(server.port).authenticate("User", RIGHT), Shown)
     found = found[:1]
     assert [one.step for one in await made(server.port).check(None, None)] == [Step.CONNECT]
+
+
+async def test_an_address_that_says_nothing_is_not_the_last_word(
+    server: FreeRadius, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.2", server.port))  # a firewall that swallows, on the way to one of two addresses
+        mute.setblocking(False)
+        found = ("127.0.0.2", "127.0.0.1")
+
+        async def several(host: str, seconds: float) -> tuple[str, ...]:
+            del host, seconds
+            return found
+
+        monkeypatch.setattr(radius, "resolve", several)
+        connector = made(server.port)
+        assert isinstance(await connector.authenticate("User", RIGHT), Shown)
+        assert len(received(mute)) == 2  # of three tries each address has its share
+        assert isinstance(await connector.authenticate("User", RIGHT), Shown)
+        assert received(mute) == []  # it is known by now which one answers
+        found = ("127.0.0.2", "::1")
+        assert [one.step for one in await made(server.port).check(None, None)] == [Step.SILENT]
+        found = ("127.0.0.2",)
+        with pytest.raises(Unavailable, match="no answer to 3 packets"):
+            await made(server.port).authenticate("User", RIGHT)
+
+
+def received(end: socket.socket) -> list[bytes]:
+    """What has come in so far."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(end.recv(4096))
+    return found
 
 
 class Impostor:

@@ -302,9 +302,13 @@ async def test_tls_by_our_own_trust_anchors(
     try:
         assert isinstance(await trusting.authenticate("alice", Secret(PASSWORD)), Shown)
         assert isinstance(await trusting.authenticate("alice", Secret("wrong")), Denied)
-        for connector in (distrusting, wrong_name):
+        for connector, why in (
+            (distrusting, "was issued by 'CN=Database CA', which is not among the trust anchors"),
+            (wrong_name, "is for 127.0.0.1, not for localhost (issued by 'CN=Database CA')"),
+        ):
             [found] = await connector.check("alice", Secret(PASSWORD))
             assert found.step is Step.TLS, found
+            assert why in found.text
             with pytest.raises(Unavailable):
                 await connector.authenticate("alice", Secret(PASSWORD))
     finally:

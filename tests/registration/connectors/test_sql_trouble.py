@@ -95,6 +95,31 @@ async def test_rights_and_locks_of_postgresql(postgres_server: PostgresServer) -
             connection.execute("DROP ROLE ssl_reader")
 
 
+async def test_a_query_that_changes_something_is_not_run_whatever_rights_its_user_has(
+    postgres_server: PostgresServer,
+) -> None:
+    url = on_postgres(postgres_server)
+    gone = SETTINGS.replace("SELECT hash", "WITH gone AS (DELETE FROM people RETURNING *) SELECT hash")
+    refused = await found(url, gone.replace("FROM people WHERE", "FROM gone WHERE"))
+    assert (refused.step, "read-only transaction" in refused.text) == (Step.ANSWER, True)
+    assert isinstance(await authenticated(url, SETTINGS), Shown)
+
+
+async def test_groups_that_are_separated_by_something_else(tmp_path: Path) -> None:
+    url = f"sqlite:///{lite(tmp_path)}"
+    shown = await authenticated(url, 'groups_separator = " "\n' + SETTINGS)
+    assert isinstance(shown, Shown)
+    assert shown.groups == {"staff,", "engineers"}
+
+
+async def authenticated(url: str, settings: str) -> object:
+    connector = made(url, settings)
+    try:
+        return await connector.authenticate("alice", RIGHT)
+    finally:
+        connector.close()
+
+
 async def test_files_that_are_locked_no_database_or_oddly_called(tmp_path: Path) -> None:
     file = lite(tmp_path)
     writer = sqlite3.connect(file, isolation_level=None)

@@ -161,7 +161,8 @@ async def test_what_a_check_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None
 
     assert await step(f"http://127.0.0.1:{free_port()}/") is Step.CONNECT
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        assert await step(f"http://127.0.0.1:{mute.getsockname()[1]}/") is Step.SILENT
+        [silent] = await made(f"http://127.0.0.1:{mute.getsockname()[1]}/").check(None, None)
+        assert (silent.step, silent.text) == (Step.SILENT, "no answer within 0:00:01")  # as its settings say
     with serving() as server:
         url = f"http://127.0.0.1:{server.port}/"
         assert await step(url) is Step.FINE
