@@ -25,7 +25,8 @@ from tests.support.mailserver import PASSWORD as MAIL_PASSWORD
 from tests.support.mailserver import USER as MAIL_USER
 from tests.support.mailserver import MailServer
 from tests.support.mdm import CLIENT_ID, CLIENT_SECRET, Mdm
-from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd, free_port
+from tests.support.ports import free_port
+from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
 from tests.support.tlsfiles import TestCa
 from tests.support.webhook import SECRET, Webhook
 
