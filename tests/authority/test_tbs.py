@@ -82,7 +82,7 @@ def test_names_are_copied_as_octets() -> None:
 
 
 @pytest.mark.parametrize("end", [NOW + timedelta(days=90), datetime(2060, 1, 1, tzinfo=UTC)])
-@pytest.mark.parametrize("serial", [1, 127, 128, random_serial(os.urandom)])
+@pytest.mark.parametrize("serial", [1, 127, 128, pytest.param(random_serial(os.urandom), id="random")])
 def test_it_is_what_cryptographys_builder_writes(serial: int, end: datetime) -> None:
     signer = ec.generate_private_key(ec.SECP256R1())
     extensions: list[Extension] = [
