@@ -208,7 +208,7 @@ class NodeSettings:
 
     database: DatabaseSettings
     state_dir: Path
-    """Where the node keeps what is its own: run-time sockets, lock files, reports."""
+    """Where the node keeps what is its own: run-time sockets, lock files, reports, the CRL numbers that it has seen."""
     node: str = attrs.field(factory=lambda: socket.gethostname()[:63] or "node", validator=node_like_name)
     """Its name in the audit log and on leases: another for each machine of a site."""
     workers: int | Literal["cores"] = attrs.field(default="cores", validator=_workers)

@@ -287,6 +287,7 @@ def _assemble(
         issuer=road.issuer,
         clock=clock,
         holder=holder,
+        numbers=settings.state_dir / "crl-numbers",
     )
     codes = EnrollCodes(database=database, audit=audit, clock=clock)
     marks = settings.approvals.marks_source

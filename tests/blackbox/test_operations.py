@@ -29,6 +29,15 @@ def serials(instance: Instance) -> set[str]:
     return {row["serial"] for row in json.loads(instance.cli("--json", "cert", "list", "--limit", "1000").stdout)}
 
 
+def issue_list(instance: Instance) -> int:
+    """Let the issuing authority issue a list now; the number of the one that is served then."""
+    instance.cli("crl", "issue", "issuing")
+    served = instance.cli("crl", "show", "issuing").stdout
+    found = re.search(r"number\s+(\d+)", served)
+    assert found, served
+    return int(found[1])
+
+
 def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     instance = Instance(tmp_path, workers=1)
     instance.start()
@@ -39,12 +48,14 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     again = instance.cli("database", "backup", str(saved), check=False)
     assert again.returncode == 1
     assert "exists already" in again.stderr
+    gone = max(issue_list(instance) for _ in range(3))
     instance.stop()
     for path in instance.layout.directory.glob("pkiserver.db*"):
         path.unlink()
     shutil.copy(saved, instance.layout.database)
     instance.start()
     assert serials(instance) >= known
+    assert issue_list(instance) > gone, "lists that the backup does not know of keep their numbers"
     assert instance.cli("audit", "verify").returncode == 0
     assert instance.cli("doctor").returncode == 0
     instance.stop()

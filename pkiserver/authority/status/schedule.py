@@ -13,10 +13,11 @@ from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.crl import Cause, CrlIssuer, CrlStanding, Parts, issues_crls
 from pkiserver.authority.model import Authority, Generation
 from pkiserver.authority.status.crlmaking import scope_range
+from pkiserver.authority.status.knownnumbers import KnownNumbers
 from pkiserver.authority.status.policy import CLOCK_STEP, CrlPolicy
 from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import PkiError, Unavailable
+from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
 from pkiserver.store.authority import crl_content, crl_history, crls, status
 from pkiserver.store.authority.crl_content import ChangedGroup, Range
 from pkiserver.store.authority.crl_history import CrlRecord
@@ -94,8 +95,14 @@ class CrlScheduler:
 
     _log = Logger()
 
-    def __init__(
-        self, database: Database, issuer: CrlIssuer, authorities: Authorities, turns: Turns, clock: Clock
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        database: Database,
+        issuer: CrlIssuer,
+        authorities: Authorities,
+        turns: Turns,
+        clock: Clock,
+        numbers: KnownNumbers,
     ) -> None:
         self._database = database
         self._issuer = issuer
@@ -103,8 +110,8 @@ class CrlScheduler:
         self._turns = turns
         self._clock = clock
         self._look = _Look()
-        self._losses = database.losses
-        self._highest: dict[int, int] = {}
+        self._losses = -1
+        self._numbers = numbers
         self._problems: dict[int, StatusProblem] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
@@ -147,6 +154,7 @@ class CrlScheduler:
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is issuing this CRL", retry_after=5)
+            await self._look_again()
             return await self._issuer.issue(
                 authority, generation, actor=actor, cause=Cause.DEMAND, guard=turn.guard, scope=scope, parts=parts
             )
@@ -180,35 +188,38 @@ class CrlScheduler:
                 authority, generation, actor=_ACTOR, cause=cause, guard=turn.guard, scope=name, parts=parts
             )
             issued.append(made)
-            self._remember(authority.issuer_id, made.number)
+            self._numbers.note(authority.subject_der, made.number)
         return issued
 
     async def _look_again(self) -> None:
         before = self._look
         look = await self._database.read(lambda connection: _look(connection, before))
         losses = self._database.losses
-        if losses != self._losses:  # what the last look found may never have been
+        if losses != self._losses:  # also at first: what was known before may be more than this database knows
             look = await self._database.read(lambda connection: _look(connection, _Look()))
             await self._pass_lost_numbers()
             self._losses = losses
         self._look = look
+        names = {authority.issuer_id: authority.subject_der for authority in self._authorities.list()}
         for known in look.known.values():
-            self._remember(known.scope.issuer_id, max(number or 0 for number in known.numbers()))
-
-    def _remember(self, issuer_id: int, number: int) -> None:
-        self._highest[issuer_id] = max(number, self._highest.get(issuer_id, 0))
+            if (name := names.get(known.scope.issuer_id)) is not None:
+                self._numbers.note(name, max(number or 0 for number in known.numbers()))
+        await self._numbers.share_news()
 
     async def _pass_lost_numbers(self) -> None:
-        """Move numbers on where a database that took over does not know of lists that this process does."""
+        """Move numbers on where the database does not know of lists that were seen: it is older than they are."""
+        await self._numbers.share()
         for authority in self._authorities.list():
-            seen = self._highest.get(authority.issuer_id, 0)
-            if seen > await self._issuer.highest_number(authority):
+            seen = self._numbers.highest(authority.subject_der)
+            if seen <= await self._issuer.highest_number(authority):
+                continue
+            try:
                 await self._issuer.advance(authority, seen, actor=_ACTOR)
-                self._log.error(
-                    "{name}: the database has lost CRL {number}: new lists have higher numbers",
-                    name=authority.name,
-                    number=seen,
-                )
+            except Rejected as error:  # a number from elsewhere, with too few above it
+                self._log.error("{name}: CRL {number} is lost: {why}", name=authority.name, number=seen, why=str(error))
+            else:
+                text = "{name}: the database has lost CRL {number}: new lists have higher numbers"
+                self._log.error(text, name=authority.name, number=seen)
 
     def _due_ones(self, authority: Authority, generation: Generation, look: _Look) -> dict[str, tuple[Cause, Parts]]:
         now = self._clock.now()

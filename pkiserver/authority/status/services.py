@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 
 from pkiserver.audit import AuditLog
@@ -13,6 +15,7 @@ from pkiserver.authority.issue import Issuer
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.revocation import Revocations
 from pkiserver.authority.status.directory import StatusDirectory
+from pkiserver.authority.status.knownnumbers import KnownNumbers
 from pkiserver.authority.status.published import Publications
 from pkiserver.authority.status.schedule import CrlScheduler
 from pkiserver.authority.status.turns import StatusProblem, Turns
@@ -56,15 +59,16 @@ def status_services(
     issuer: Issuer,
     clock: Clock,
     holder: str,
+    numbers: Path | None = None,
 ) -> StatusServices:
-    """The services of one process; ``holder`` names it in leases."""
+    """The services of one process; ``holder`` names it in leases, ``numbers`` is this node's file of CRL numbers."""
     turns = Turns(database, clock, holder)
     crls = CrlIssuer(database, audit, keys, authorities, clock)
     directory = StatusDirectory(database, keys, authorities, clock)
     return StatusServices(
         revocations=Revocations(database, audit, clock, directory.cache.wake),
         crls=crls,
-        schedule=CrlScheduler(database, crls, authorities, turns, clock),
+        schedule=CrlScheduler(database, crls, authorities, turns, clock, KnownNumbers(numbers)),
         responders=ResponderKeeper(OwnKeys(database, keys, authorities, preparer, issuer, turns, clock)),
         directory=directory,
         publications=Publications(database, authorities, clock),
