@@ -25,6 +25,7 @@ from pkiserver.registration.administrators import Administrator, Permission
 from pkiserver.runtime.engine import Engine
 from protocols.management import certifying, challengepage, codec, configuring, registering, seating
 from protocols.management.calls import PREFIX, Ask, Call, Nothing, check_path
+from protocols.management.lasting import to_the_end
 from protocols.management.lately import Lately
 from protocols.management.openapi import document
 from protocols.management.problems import CONTENT_TYPE, Problem, problem, problem_of
@@ -156,7 +157,8 @@ class Api:
                 raise Rejected.because(Refusal.MALFORMED, "this call takes no body")
             body = codec.read(call.body, octets) if call.body is not Nothing else Nothing()
             ask = Ask(self._engine, who, request_id, path, query, body)
-            answer = await call.handler(ask)
+            work = call.handler(ask)
+            answer = await (to_the_end(work) if call.changes else work)
         except Rejected as error:
             if call.changes or error.has(Refusal.NOT_AUTHORISED):
                 await self._note_refusal(who, call, path, request_id, error)
