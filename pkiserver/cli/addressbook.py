@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
 from pkiserver.cli.addressbook_outward import compare_directory, resync_directory, show_targets
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, limit_option
+from pkiserver.cli.selectors import load_certificates, read_octets, reading
 from pkiserver.cli.voting import who
 
 if TYPE_CHECKING:
@@ -69,15 +70,16 @@ async def show(session: Session, engine: Engine, address: str) -> None:
 
 @group.command()
 @click.argument("address")
-@click.argument("message", type=click.File("rb"))
+@click.argument("message", type=IN_FILE)
 @async_command
-async def publish(session: Session, engine: Engine, address: str, message: BinaryIO) -> None:
+async def publish(session: Session, engine: Engine, address: str, message: Path) -> None:
     """Keep a person's userSMIMECertificate: a SignedData (DER) by their own key, with smimeCapabilities."""
     from pkiserver.publication.smime import SmimeWriter
     from protocols.addressbook.smime import read_announcement
 
-    data = message.read()
-    found = read_announcement(data)
+    data = read_octets(message)
+    with reading(message, "userSMIMECertificate"):
+        found = read_announcement(data)
     writer = SmimeWriter(engine.database, engine.audit, engine.clock)
     await writer.put(address, data, found.signer, found.announced, by=who())
     session.output.done(f"Published for {address}", address=address)
@@ -242,8 +244,6 @@ async def put_contact(
     session: Session, engine: Engine, *, address: str, certificate: tuple[Path, ...], name: str | None, replace: bool
 ) -> None:
     """Add a partner's certificates, which must be for this address."""
-    from pkiserver.cli.selectors import load_certificates
-
     ders = tuple(load_certificates(path)[0] for path in certificate)
     attributes = () if name is None else (("cn", (name,)), ("displayName", (name,)))
     await _writer(engine).put(address, attributes, ders, replace=replace, by=who())

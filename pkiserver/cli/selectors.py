@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import string
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +101,20 @@ def load_crl(path: Path) -> bytes:
     try:
         return x509.load_pem_x509_crl(data).public_bytes(Encoding.DER)
     except ValueError as error:
-        raise click.BadParameter(f"{path} holds no CRL: {error}") from error
+        raise click.BadParameter(f"{path} holds no CRL that can be read") from error
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Say of a file that could not be read as ``what`` which file that is, and what it should have been."""
+    from pkiserver.foundation.errors import Reason, Refusal, Rejected
+
+    try:
+        yield
+    except Rejected as error:
+        if not error.has(Refusal.MALFORMED):
+            raise
+        raise Rejected(Reason(one.code, f"{path} is no {what}: {one.text}") for one in error.reasons) from error
 
 
 def read_octets(path: Path) -> bytes:

@@ -320,10 +320,10 @@ def verify(session: Session, token: Path, data: Path, cas: tuple[Path, ...], hel
     """Check a token or answer (DER) against the data: imprint, signature, certificate, path to a root."""
     from cryptography import x509
 
-    from pkiserver.cli.selectors import load_certificates
+    from pkiserver.cli.selectors import load_certificates, reading
     from protocols.timestamp.verification import digest_of, read_token, verify_token
 
-    with token.open("rb") as source:
+    with token.open("rb") as source, reading(token, "time-stamp token"):
         found = read_token(source.read(LARGEST_TOKEN))
     ders = [der for file in cas for der in load_certificates(file)] if cas else _own_roots(session)
     roots = [x509.load_der_x509_certificate(one) for one in ders]

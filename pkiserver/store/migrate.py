@@ -72,12 +72,13 @@ def migrate(url: str) -> Migration:
     Raises:
         Rejected: the URL is not understood, or the schema is a newer program's.
         Unavailable: the database cannot be reached.
+        OSError: its file cannot be made.
     """
     from alembic import command
 
     parsed = parse_url(url)
     if is_sqlite(parsed):
-        sqlite_path(parsed).parent.mkdir(parents=True, exist_ok=True)
+        _make_private(sqlite_path(parsed))
     engine = writing_engine(parsed)
     try:
         with engine.begin() as connection:
@@ -94,6 +95,15 @@ def migrate(url: str) -> Migration:
         engine.dispose()
     assert after is not None
     return Migration(before, after)
+
+
+def _make_private(path: Path) -> None:
+    """Where there is no database, an empty file that only its owner reads; SQLite would go by the umask.
+
+    Hashes of passwords are in it, and the keys of marks and codes. The files beside it get its mode from SQLite.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
 
 
 @attrs.frozen

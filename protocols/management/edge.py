@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
+import attrs
 from klein import Klein
 from klein.resource import KleinResource
 from OpenSSL import crypto
@@ -24,9 +25,10 @@ from pkiserver.registration.administrators import Administrator, Permission
 from pkiserver.runtime.engine import Engine
 from protocols.management import certifying, challengepage, codec, configuring, registering, seating
 from protocols.management.calls import PREFIX, Ask, Call, Nothing, check_path
+from protocols.management.lasting import to_the_end
+from protocols.management.lately import Lately
 from protocols.management.openapi import document
 from protocols.management.problems import CONTENT_TYPE, Problem, problem, problem_of
-from protocols.management.strangers import Strangers
 
 _log = Logger(namespace="pkiserver.api")
 CALLS: tuple[Call, ...] = (*registering.CALLS, *certifying.CALLS, *seating.CALLS, *configuring.CALLS)
@@ -52,7 +54,8 @@ class Api:
 
     def __init__(self, engine: Engine, calls: Sequence[Call] = CALLS) -> None:
         self._engine = engine
-        self._strangers = Strangers(engine.clock)
+        self._strangers = Lately(engine.clock)
+        self._comers = Lately(engine.clock)
         self._document = json.dumps(document(calls), ensure_ascii=False).encode() + b"\n"
         self.app = Klein()
         self.app.url_map.merge_slashes = False  # //me is no path of ours, and nobody is led on from it
@@ -127,7 +130,18 @@ class Api:
             return _send_problem(request, problem_of(Defect("unexpected"), request_id))
 
     async def _serve(self, request: WebRequest, call: Call, path: dict[str, str], request_id: str) -> bytes:
-        who = await self._administrator(request)
+        if call.permission is not Permission.READ_AUDIT:
+            return await self._served(request, call, path, request_id, await self._administrator(request))
+        # whoever reads the log reads it as it was before they came
+        who = await self._recognised(request)
+        try:
+            return await self._served(request, call, path, request_id, who)
+        finally:
+            await self._note_comer(request, who)
+
+    async def _served(
+        self, request: WebRequest, call: Call, path: dict[str, str], request_id: str, who: Administrator
+    ) -> bytes:
         try:
             if call.permission is not None and not who.may(call.permission):
                 text = f"{', '.join(sorted(who.roles))} does not permit {call.permission}"
@@ -143,7 +157,8 @@ class Api:
                 raise Rejected.because(Refusal.MALFORMED, "this call takes no body")
             body = codec.read(call.body, octets) if call.body is not Nothing else Nothing()
             ask = Ask(self._engine, who, request_id, path, query, body)
-            answer = await call.handler(ask)
+            work = call.handler(ask)
+            answer = await (to_the_end(work) if call.changes else work)
         except Rejected as error:
             if call.changes or error.has(Refusal.NOT_AUTHORISED):
                 await self._note_refusal(who, call, path, request_id, error)
@@ -155,22 +170,29 @@ class Api:
         return _send(request, call.status, octets, _JSON)
 
     async def _administrator(self, request: WebRequest) -> Administrator:
+        """Who is at the other end, which is audited."""
+        who = await self._recognised(request)
+        await self._note_comer(request, who)
+        return who
+
+    async def _recognised(self, request: WebRequest) -> Administrator:
         """Who is at the other end; a stranger is audited, but not at any rate a stranger likes."""
-        transport = request.transport
-        certificate = transport.getPeerCertificate() if hasattr(transport, "getPeerCertificate") else None
-        address = str(getattr(transport.getPeer(), "host", "local"))
-        if certificate is None:
-            raise Rejected.because(Refusal.NOT_AUTHENTICATED, "show an administrator's client certificate")
-        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        der = _shown(request)
         try:
             return await self._engine.administrators.recognise(der)
         except Rejected as error:
-            if self._strangers.worth_noting(address):
-                mark = hashlib.sha256(der).hexdigest()
-                details = (("source", address), ("fingerprint", mark), ("why", str(error)), ("via", "api"))
-                event = AuditEvent(AuditKind.LOGIN, "unknown", "management API", "refused", details=details)
-                await self._engine.audit.record(event)
+            if self._strangers.worth_noting(_address(request)):
+                event = AuditEvent(AuditKind.LOGIN, "unknown", "management API", "refused", details=_from(request, der))
+                details = (*event.details, ("why", str(error)))
+                await self._engine.audit.record(attrs.evolve(event, details=details))
             raise
+
+    async def _note_comer(self, request: WebRequest, who: Administrator) -> None:
+        """Audit that somebody came in: once a minute for each certificate and address, whatever they do here."""
+        details = _from(request, _shown(request))
+        if self._comers.worth_noting(str((who.name, details))):
+            event = AuditEvent(AuditKind.LOGIN, who.actor, "management API", details=details)
+            await self._engine.audit.record(event)
 
     async def _note_refusal(
         self, who: Administrator, call: Call, path: dict[str, str], request_id: str, error: Rejected
@@ -208,6 +230,24 @@ class _Routed(KleinResource):
         except UnicodeDecodeError:
             return _send_problem(request, problem(400, "path", "the path is no UTF-8 text", secrets.token_hex(8)))
         return super().render(request)
+
+
+def _shown(request: WebRequest) -> bytes:
+    """The certificate (DER) that the other end shows; raises :class:`Rejected` where it shows none."""
+    transport = request.transport
+    certificate = transport.getPeerCertificate() if hasattr(transport, "getPeerCertificate") else None
+    if certificate is None:
+        raise Rejected.because(Refusal.NOT_AUTHENTICATED, "show an administrator's client certificate")
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+
+def _address(request: WebRequest) -> str:
+    return str(getattr(request.transport.getPeer(), "host", "local"))
+
+
+def _from(request: WebRequest, der: bytes) -> tuple[tuple[str, str], ...]:
+    """From where somebody came, and with which certificate, as the audit log has it."""
+    return (("source", _address(request)), ("fingerprint", hashlib.sha256(der).hexdigest()), ("via", "api"))
 
 
 def _query(request: WebRequest, call: Call) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
@@ -109,3 +110,22 @@ def test_the_newest_file_is_the_head_of_the_chain() -> None:
     config = Config()
     config.set_main_option("script_location", folder)
     assert ScriptDirectory.from_config(config).get_heads() == [head_revision()]
+
+
+async def test_nobody_else_reads_a_database_that_is_made_here(tmp_path: Path) -> None:
+    """Hashes of passwords are in it, and the keys of marks and codes; a umask is no protection."""
+    file = tmp_path / "new" / "pkiserver.db"
+    url = f"sqlite:///{file}"
+    before = os.umask(0o000)
+    try:
+        migrate(url)
+        database = await Database.open(url)
+        try:
+            modes = {one.name: oct(one.stat().st_mode & 0o777) for one in file.parent.iterdir()}
+        finally:
+            await database.close()
+    finally:
+        os.umask(before)
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert "pkiserver.db-wal" in modes
+    assert set(modes.values()) == {"0o600"}

@@ -32,10 +32,14 @@ class Caller:
             check_answer(method, path, answer)
         return answer
 
-    def _call(self, method: str, path: str, body: Any) -> Answer:
+    def send(self, method: str, path: str, body: Any = None) -> None:
+        """Send a call, and leave its answer."""
         octets = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {} if octets is None else {"Content-Type": "application/json"}
         self._connection.request(method, f"/api/v1{path}", octets, headers)
+
+    def _call(self, method: str, path: str, body: Any) -> Answer:
+        self.send(method, path, body)
         with self._connection.getresponse() as response:
             found = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, found, response.read())

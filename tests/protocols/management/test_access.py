@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import socket
 import ssl
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from openapi_spec_validator import validate
 from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.revocation import ByFingerprint, Order
+from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.admincertificates import AdministratorCertificates
 from pkiserver.registration.administrators import Administrator, Role
@@ -20,6 +22,7 @@ from pkiserver.store.certificates import RevocationReason
 from protocols.management.edge import CALLS, Api
 from protocols.management.site import ApiLimits
 from tests.protocols.management.world import DOCUMENT, Credential, World, opened, with_people
+from tests.support.clock import FakeClock
 
 
 def test_the_document_is_valid_and_knows_every_route() -> None:
@@ -33,7 +36,7 @@ async def test_every_route_of_the_application_is_in_the_document(tmp_path: Path)
         api = Api(world.engine)
         routed = set()
         for rule in api.app.url_map.iter_rules():
-            path = rule.rule.replace("<", "{").replace(">", "}")
+            path = rule.rule.replace("<", "{").replace(">", "}").replace("{path:", "{")
             routed |= {(method.lower(), path) for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
         told = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
         page = {("get", "/certsrv/mscep_admin"), ("post", "/certsrv/mscep_admin")}
@@ -202,3 +205,26 @@ def _crowd(port: int, size: int) -> int:
                 stack.enter_context(_context().wrap_socket(plain))
                 made += 1
     return made
+
+
+async def test_who_came_in_is_in_the_audit_log_once_a_minute(tmp_path: Path) -> None:
+    clock = FakeClock(SystemClock().now())  # TLS looks at the time of the day as well
+    async with opened(tmp_path, clock=clock) as world:
+        credential = await world.person("ruth", Role.RA_OFFICER)
+        await world.person("aud", Role.AUDITOR)
+
+        async def logins() -> list[tuple[str, str, str]]:
+            """As the auditor reads them, who comes in after what is read."""
+            events = (await world.ok("aud", "GET", "/audit?limit=1000"))["items"]
+            found = [one for one in events if one["kind"] == "login"]
+            return [(one["actor"], one["outcome"], one["details"]["fingerprint"]) for one in found]
+
+        mark = hashlib.sha256(credential.der).hexdigest()
+        assert await logins() == []
+        for _ in range(3):
+            await world.ok("ruth", "GET", "/me")
+        assert [one for one in await logins() if one[0] == "admin:ruth"] == [("admin:ruth", "ok", mark)]
+        clock.advance(timedelta(seconds=61))
+        await world.ok("ruth", "GET", "/me")
+        assert len([one for one in await logins() if one[0] == "admin:ruth"]) == 2
+        assert ("admin:aud", "ok") in {one[:2] for one in await logins()}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.administrators import Administrator, Role
@@ -14,6 +18,7 @@ from pkiserver.registration.operations import OperationKind, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store.authority import templates
 from pkiserver.store.schema.management import operation
+from tests.protocols.management.callers import calling
 from tests.protocols.management.world import TEXTS, World, opened, with_people
 
 
@@ -61,6 +66,32 @@ async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Pat
         done = await world.ok("adam", "POST", f"/operations/{asked['operation']['number']}/approve", {})
         assert done["operation"]["state"] == "failed"
         assert "changed meanwhile" in done["operation"]["outcome"]
+
+
+async def test_who_leaves_before_the_answer_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """The last approval is a vote and then a deed: a connection that broke between them left it approved for ever."""
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        adam = await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+        await world.ok("adam", "GET", "/me")
+        hurdle = threading.Event()
+        held = Deferred.fromCoroutine(world.engine.database.write(lambda _: hurdle.wait(20)))
+        with calling(world, adam) as caller:
+            await deferToThread(caller.send, "POST", f"{path}/approve", {})
+            await deferLater(reactor, 0.3)
+        await deferLater(reactor, 0.3)
+        hurdle.set()
+        await held
+        for _ in range(100):
+            shown = await world.ok("aud", "GET", path)
+            if shown["operation"]["state"] == "done":
+                break
+        assert (shown["operation"]["state"], len(shown["votes"])) == ("done", 1)
+        row = await world.engine.database.read(lambda connection: templates.get(connection, "open"))
+        assert row is not None
+        assert 'duration = "30d"' in row.toml
 
 
 async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
