@@ -14,7 +14,7 @@ from pkiserver.cli.outfiles import write_file
 from pkiserver.cli.selectors import load_certificates, load_crl, parse_hex, pem
 
 if TYPE_CHECKING:
-    from pkiserver.authority.model import Authority, Generation
+    from pkiserver.authority.model import Authority, CaCertificate, Generation
     from pkiserver.authority.status.crlder import CrlEntry
     from pkiserver.runtime.engine import Engine
     from pkiserver.store.authority.crls import CrlKind
@@ -230,10 +230,11 @@ async def target_key(session: Session, *, name: str) -> None:
     raise click.BadParameter(f"there is no SFTP target {name} in the settings")
 
 
-def _revoked(text: str, now: datetime) -> CrlEntry:
+def _revoked(text: str, issuer: CaCertificate, now: datetime) -> CrlEntry:
     """``CERTIFICATE[=REASON]``: a file or a serial number in hexadecimal, with a reason's name."""
     from cryptography import x509
 
+    from pkiserver.authority.certparts import issuer_octets
     from pkiserver.authority.status.crlder import CrlEntry
     from pkiserver.authority.status.offline import seconds
     from pkiserver.authority.status.values import parse_reason
@@ -241,7 +242,12 @@ def _revoked(text: str, now: datetime) -> CrlEntry:
     what, _, why = text.partition("=")
     path = Path(what)
     if path.is_file():
-        serial = x509.load_der_x509_certificate(load_certificates(path)[0]).serial_number
+        certificate = load_certificates(path)[0]
+        # Of another name it would not be revoked by this list, and whatever has its number here would. An earlier key
+        # of this name may have signed it.
+        if issuer_octets(certificate) != issuer.subject_der:
+            raise click.BadParameter(f"{path} was issued by another authority, whose list has to say so")
+        serial = x509.load_der_x509_certificate(certificate).serial_number
     else:
         serial = int(parse_hex(what), 16)
     try:
@@ -295,7 +301,7 @@ async def sign(
         validity=timedelta(days=days),
         previous=None if previous is None else read_crl(load_crl(previous), issuer),
         number=number,
-        revoked=tuple(_revoked(text, now) for text in revoke),
+        revoked=tuple(_revoked(text, issuer, now) for text in revoke),
         released=frozenset(int(parse_hex(text), 16) for text in release),
     )
     signed = await sign_offline(wanted, session.key_stores(), uri, SystemClock())

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.foundation.clock import Clock
@@ -54,9 +55,18 @@ class UnitDirectory:
         self._active: Mapping[str, Active] = {}
         self._default: str | None = None
         self._problems: tuple[UnitProblem, ...] = ()
+        self._looking = DeferredLock()
 
     async def refresh(self) -> None:
         """Read again which units there are and who signs for them."""
+        # One look after the other: an earlier one that ended later would bring back who was withdrawn meanwhile.
+        await self._looking.acquire()
+        try:
+            await self._refresh()
+        finally:
+            self._looking.release()
+
+    async def _refresh(self) -> None:
         await self._library.refresh()
         units = self._library.enabled()
         now = self._clock.now()
@@ -75,6 +85,13 @@ class UnitDirectory:
         Raises:
             Unavailable: the database is away.
         """
+        await self._looking.acquire()
+        try:
+            return await self._stop_withdrawn()
+        finally:
+            self._looking.release()
+
+    async def _stop_withdrawn(self) -> bool:
         serving = self._active
 
         def work(connection: Connection) -> set[str]:

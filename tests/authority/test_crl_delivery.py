@@ -198,6 +198,29 @@ async def test_a_list_is_where_the_ldap_url_of_its_certificates_leads(
     assert point[point.index(b"\xa0") :] in value(crl, x509.IssuingDistributionPoint).public_bytes()
 
 
+async def test_a_directory_that_refers_elsewhere_is_told_and_nobody_is_followed(
+    at: StatusWorld, slapd: Slapd, tmp_path: Path
+) -> None:
+    """A replica that takes no changes, say: the password is for the servers that are set."""
+    await at.status.schedule.run_due()
+    slapd.load(
+        f"dn: ou=moved,{SUFFIX}\nobjectClass: referral\nobjectClass: extensibleObject\nou: moved\n"
+        f"ref: ldap://127.0.0.1:1/ou=moved,{SUFFIX}\n"
+    )
+    password = tmp_path / "password"
+    password.write_text(ADMIN_PASSWORD)
+    target = LdapTarget(
+        name="replica",
+        ldap=(slapd.url,),
+        entry=f"cn={{name}},ou=moved,{SUFFIX}",
+        bind_dn=ADMIN,
+        password_source=f"file:{password}",
+    )
+    delivery = to(at, target)
+    assert await delivery.run_due() == 0
+    assert "referral" in (delivery.standing.problem or "")
+
+
 async def test_a_target_that_fails_is_left_alone_longer_and_longer(at: StatusWorld, tmp_path: Path) -> None:
     await at.status.schedule.run_due()
     (tmp_path / "file").write_text("in the way")

@@ -6,6 +6,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pkiserver.runtime.engine import open_engine
 from pkiserver.store.authority import templates
 from tests.authority.status_world import lint_crl
 from tests.authority.world import TEMPLATE, authorised, fingerprint
+from tests.protocols.ocsp.foreign_site import Other
 from tests.support.commands import configured, run, run_json
 from tests.support.keys import software_store
 
@@ -180,6 +182,14 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
         *("crl", "sign", "--certificate", issuer, "--key", node.key_uri, "--previous", out, "--out", signed),
         *("--revoke", f"{node.serial(1)}=cessationOfOperation", "--days", "30"),
     )
+    strange = node.directory / "strange.der"
+    strange.write_bytes(Other(datetime.now(UTC)).leaf(int(node.serial(1), 16)).public_bytes(Encoding.DER))
+    told = run(
+        stores,
+        *("crl", "sign", "--certificate", issuer, "--key", node.key_uri, "--out", signed, "--revoke", strange),
+        code=2,
+    )
+    assert "was issued by another authority" in told
     offline = x509.load_der_x509_crl(signed.read_bytes())
     assert len(offline) == len(crl) + 1
     assert lint_crl(signed.read_bytes()) == []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 
 from pkiserver.authority.status.directory import HASH_NAMES, issuer_hashes
 from pkiserver.authority.status.source import ServedIssuer, Statuses
@@ -62,6 +63,7 @@ class ForeignAuthorities:
         self._served: Mapping[_Key, Serving] = {}
         self._problems: dict[str, tuple[str, ...]] = {}
         self._changes = 0
+        self._reading = DeferredLock()
         self._seen: tuple[_Rows, tuple[str, ...]] | None = None
 
     def list(self) -> tuple[ForeignCa, ...]:
@@ -107,6 +109,14 @@ class ForeignAuthorities:
         Raises:
             Unavailable: the database is away; what was known goes on being served, as long as its lists are valid.
         """
+        # One after the other: an earlier look that ended later would bring back lists that have been overtaken.
+        await self._reading.acquire()
+        try:
+            await self._refresh()
+        finally:
+            self._reading.release()
+
+    async def _refresh(self) -> None:
         rows = await self._database.read(_rows)
         keys = tuple(key.name for key in self._keys.list() if key.problem is None)
         if (rows, keys) == self._seen:

@@ -137,7 +137,7 @@ def test_whoever_has_a_list_from_the_future_gets_the_one_that_replaced_it(server
     server.at.clock.advance(timedelta(hours=1))
     server.run(server.at.status.schedule.run_due)
     wrong = server.ask("GET", path)
-    server.at.clock.step(-timedelta(hours=1))
+    server.at.clock.step(-timedelta(minutes=59))
     server.run(server.at.status.schedule.run_due)
     server.at.clock.advance(timedelta(seconds=1))
     right = server.ask("GET", path, If_Modified_Since=wrong.headers["last-modified"])

@@ -12,6 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from pkiserver.authority.lifecycle.ceremonies import ExistingAuthority
 from pkiserver.authority.validation.reading import IN_PLACE
@@ -21,7 +23,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.store.authority import foreign
 from tests.authority.status_world import lint_ocsp
 from tests.authority.world import ACTOR
-from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, site
+from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, reactor, site
 from tests.protocols.status_server import tool
 
 __all__ = ["site"]
@@ -230,6 +232,37 @@ def test_a_long_list_comes_in_at_once_and_whole(site: Site) -> None:
         assert site.status(3500) is REVOKED
     assert seen <= {(True, False), (False, True)}
     assert [site.status(serial) is REVOKED for serial in probes] == [serial in second for serial in probes]
+
+
+def test_of_two_looks_at_the_database_the_later_ones_lists_stand(site: Site, monkeypatch: Any) -> None:
+    """The earlier one may take longer: it reads a long list, say. What was revoked must not be good again meanwhile."""
+    site.served["/lists/full.crl"] = site.other.crl({})
+    ca = site.describe("full.crl", unlisted=Unlisted.GOOD)
+    site.install(ca)
+    authorities, importer = site.services.authorities, site.services.importer
+    first, second = site.other.crl({}), site.other.crl({5: None})
+    load, begun, go_on = authorities._load, Deferred[None](), Deferred[None]()
+
+    async def slow_at_first(state: Any) -> Any:
+        if not begun.called:
+            begun.callback(None)
+            await go_on
+        return await load(state)
+
+    async def overlap() -> None:
+        await importer.take(ca, ca.feeds[0], first, actor="tester")
+        monkeypatch.setattr(authorities, "_load", slow_at_first)
+        earlier = Deferred.fromCoroutine(authorities.refresh())
+        await begun
+        await importer.take(ca, ca.feeds[0], second, actor="tester")
+        later = Deferred.fromCoroutine(authorities.refresh())
+        await deferLater(reactor, 0.2)
+        go_on.callback(None)
+        await earlier
+        await later
+
+    site.server.run(overlap)
+    assert site.status(5) is REVOKED
 
 
 def test_a_list_whose_parts_went_while_they_were_read_leaves_the_one_before(site: Site, monkeypatch: Any) -> None:
