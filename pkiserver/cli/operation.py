@@ -10,7 +10,7 @@ import click
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import before_option, file_argument, limit_option, number_argument
 from pkiserver.cli.selectors import read_text
-from pkiserver.cli.voting import decision_options, hint_at_credential, voter, voter_options
+from pkiserver.cli.voting import decision_options, voter, voter_options, voting
 
 if TYPE_CHECKING:
     from pkiserver.registration.operations import Operation
@@ -121,7 +121,7 @@ async def approve(
 ) -> None:
     """Agree; the last approval that is needed carries it out."""
     by = await voter(engine, credential, password_file)
-    with hint_at_credential(credential):
+    async with voting(engine, by, credential, f"operation {number}"):
         one = await engine.dual_control.decide(number, approved=True, by=by, reason=reason)
     session.output.done(f"Operation {number} is {one.row.state}. {one.row.outcome}".strip(), **_row(one))
 
@@ -134,6 +134,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    with hint_at_credential(credential):
+    async with voting(engine, by, credential, f"operation {number}"):
         await engine.dual_control.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Operation {number} denied", number=number)

@@ -10,7 +10,7 @@ import click
 
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import before_option, limit_option, number_argument
-from pkiserver.cli.voting import decision_options, hint_at_credential, voter
+from pkiserver.cli.voting import decision_options, voter, voting
 
 if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
@@ -87,7 +87,7 @@ async def approve(
 ) -> None:
     """Approve; the last approval that is needed lets the certificate be issued when the client asks again."""
     by = await voter(engine, credential, password_file)
-    with hint_at_credential(credential):
+    async with voting(engine, by, credential, f"request {number}"):
         one = await engine.approvals.decide(number, approved=True, by=by, reason=reason)
     missing = "" if one.state.value != "pending" else f"; {one.needed} approvals are needed"
     session.output.done(f"Request {number} is {one.state.value}{missing}", number=number, state=one.state)
@@ -101,6 +101,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    with hint_at_credential(credential):
+    async with voting(engine, by, credential, f"request {number}"):
         await engine.approvals.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Request {number} denied", number=number)

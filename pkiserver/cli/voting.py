@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,14 +61,20 @@ async def voter(engine: Engine, credential: Path | None, password_file: Path | N
     return (await engine.administrators.recognise(_opened(credential, password_file))).person
 
 
-@contextmanager
-def hint_at_credential(credential: Path | None) -> Iterator[None]:
-    """Say, where the machine's user may not decide, how somebody else does it here."""
+@asynccontextmanager
+async def voting(engine: Engine, by: Person, credential: Path | None, matter: str) -> AsyncIterator[None]:
+    """A vote on ``matter``: one that is refused is audited as the API's are.
+
+    Where the machine's user may not decide, it is said how somebody else does it here.
+    """
+    from pkiserver.audit import AuditEvent, AuditKind
     from pkiserver.foundation.errors import Reason, Refusal, Rejected
 
     try:
         yield
     except Rejected as error:
+        details = (("why", str(error)), ("via", "command line"))
+        await engine.audit.record(AuditEvent(AuditKind.REFUSAL, by.actor, matter, outcome="refused", details=details))
         if credential is None and error.has(Refusal.NOT_AUTHORISED):
             text = "--as-admin FILE.p12 decides as the administrator of that file"
             raise Rejected([*error.reasons, Reason(Refusal.NOT_AUTHORISED, text)]) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import subprocess
 from collections.abc import Iterator
@@ -131,6 +132,8 @@ def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: 
     plain = server.instance.cli("request", "approve", number, check=False)
     assert "only members of officers" in plain.stderr
     assert "--as-admin FILE.p12" in plain.stderr
+    log = server.instance.cli("audit", "tail").stdout
+    assert f'refusal refused actor="cli:{getpass.getuser()}" object="request {number}" why="only members of' in log
     wanted = ("-H", "Content-Type: application/json", "--data-binary", "{}")
     assert server.curl("ruth", f"/requests/{number}/approve", *wanted)["state"] == "pending"
     told = server.instance.cli("request", "approve", number, "--reason", "known", *server.as_admin("rolf")).stdout

@@ -116,6 +116,9 @@ async def test_two_of_a_group_must_agree_and_nobody_twice(tmp_path: Path, url: s
         assert again.der == made.der
         events = await engine.database.read(lambda c: c.execute(select(audit_event)).all())
         assert [event.actor for event in events if event.kind == "approval"] == ["admin:bob", "admin:carol"]
+        assert [(event.actor, event.object) for event in events if event.kind == "request"] == [
+            ("alice", "template two")
+        ]
 
 
 async def test_one_refusal_denies(tmp_path: Path, url: str) -> None:

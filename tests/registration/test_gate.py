@@ -104,6 +104,16 @@ async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_pat
         assert list(states).count("code") == 1
 
 
+async def test_row_4_a_code_for_a_subject_gives_no_names_that_it_does_not_have(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        hour, subject = timedelta(hours=1), parse_subject("CN=printer-1")
+        _, code = await engine.codes.create(template="code", subject=subject, sans=(), lifetime=hour, by="tester")
+        other = enrollment("code", CodeEvidence(code), name="printer-1", hosts=("admin.example",))
+        assert await refused(engine, other) == {Refusal.BAD_NAME}
+        made = await engine.enroll(enrollment("code", CodeEvidence(code), name="printer-1"))
+        assert isinstance(made, IssuedCertificate)
+
+
 async def test_a_code_is_for_its_template_its_time_and_may_be_typed_as_a_password(tmp_path: Path, url: str) -> None:
     async with opened(tmp_path, url) as engine:
         number, code = await engine.codes.create(
