@@ -63,6 +63,11 @@ def writing_engine(url: URL) -> Engine:
     return _postgresql(url, size=1, reading=False)
 
 
+def migrating_engine(url: URL) -> Engine:
+    """As :func:`writing_engine`; its statements take as long as they need: those that index a table do."""
+    return writing_engine(url) if is_sqlite(url) else _postgresql(url, size=1, reading=False, statement_timeout=0)
+
+
 def reading_engine(url: URL, size: int) -> Engine:
     """An engine whose ``size`` connections read one consistent snapshot each and can write nothing."""
     if is_sqlite(url):
@@ -147,11 +152,12 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
             return
 
 
-def _postgresql(url: URL, *, size: int, reading: bool) -> Engine:
+def _postgresql(url: URL, *, size: int, reading: bool, statement_timeout: int | None = None) -> Engine:
+    longest = STATEMENT_TIMEOUT if statement_timeout is None else statement_timeout
     arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": "pkiserver " + ("reader" if reading else "writer"),
-        "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={STATEMENT_TIMEOUT} -c timezone=UTC",
+        "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={longest} -c timezone=UTC",
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,

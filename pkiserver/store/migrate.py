@@ -11,7 +11,7 @@ from sqlalchemy import inspect as look_into
 from sqlalchemy.exc import SQLAlchemyError
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
+from pkiserver.store.engines import is_sqlite, migrating_engine, parse_url, reading_engine, sqlite_path
 from pkiserver.store.failures import as_domain_error
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def migrate(url: str) -> Migration:
     parsed = parse_url(url)
     if is_sqlite(parsed):
         _make_private(sqlite_path(parsed))
-    engine = writing_engine(parsed)
+    engine = migrating_engine(parsed)
     try:
         with engine.begin() as connection:
             if not is_sqlite(parsed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,3 +174,25 @@ def test_two_who_make_an_environment_at_once_make_it_once(environment: Environme
     ]
     assert [one.wait(30) for one in both] == [0, 0]
     assert environment.asked() == ["venv", "install"]
+
+
+def test_an_interrupted_installation_leaves_no_ban_on_starting_services(checkout: Path) -> None:
+    """It is for the packages that are installed; left behind, no service would start with its installation any more."""
+    programs, system = checkout / "programs", checkout / "sbin"
+    for folder in (programs, system):
+        folder.mkdir()
+    begun, ban = checkout / "begun", system / "policy-rc.d"
+    (programs / "apt-get").write_text(f"#!/bin/sh\ncp {ban} {begun}\nexec sleep 60\n")
+    (programs / "apt-get").chmod(0o755)
+    script = f". {checkout}/script/bootstrap; need_packages no-such-package"
+    inside = f"mount --bind {system} /usr/sbin && PATH={programs}:$PATH exec bash -c '{script}'"
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    process = subprocess.Popen(
+        [*unshare, "bash", "-c", inside], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not begun.exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert begun.read_text() == "#!/bin/sh\nexit 101\n", said
+    assert not ban.exists()

@@ -12,12 +12,12 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.store import certificates
+from pkiserver.store import certificates, engines
 from pkiserver.store.authority import status
 from pkiserver.store.certificates import RevocationReason, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.failures import told_in_full
-from pkiserver.store.migrate import migrate
+from pkiserver.store.migrate import Migration, head_revision, migrate
 from tests.support.postgres import PostgresServer
 from tests.support.stored import NOW, issue, opened
 
@@ -141,6 +141,14 @@ async def test_commit_means_disk_although_the_role_says_otherwise(postgres_serve
         connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     async with opened(url) as database:
         assert await database.write(lambda c: c.execute(text("SHOW synchronous_commit")).scalar_one()) == "on"
+
+
+def test_a_migration_takes_the_time_that_it_needs(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index over many certificates takes minutes; no statement of a server that serves may."""
+    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 1)
+    assert migrate(postgres_server.new_url()) == Migration(None, head_revision())
 
 
 async def test_a_server_that_only_reads_is_away_until_it_writes_again(postgres_server: PostgresServer) -> None:
