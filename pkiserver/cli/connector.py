@@ -106,12 +106,13 @@ async def _try_certificate(engine: Engine, name: str, file: str, octets: bytes) 
     from cryptography import x509
 
     from pkiserver.foundation.errors import Unavailable
+    from pkiserver.foundation.unreadable import UNREADABLE
     from pkiserver.registration.connectors.credentials import outcome_finding
     from pkiserver.registration.connectors.values import Finding, Step
 
     try:
         first, *chain = x509.load_pem_x509_certificates(octets)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise click.BadParameter(f"{file} holds no PEM certificate", param_hint="--certificate") from error
     try:
         outcome = await engine.connectors.identify(name, first, tuple(chain))

@@ -80,12 +80,14 @@ def load_certificates(path: Path) -> list[bytes]:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    from pkiserver.foundation.unreadable import UNREADABLE
+
     data = path.read_bytes()
     try:
         found = (
             x509.load_pem_x509_certificates(data) if b"-----BEGIN" in data else [x509.load_der_x509_certificate(data)]
         )
-    except ValueError as error:
+    except UNREADABLE as error:
         raise click.BadParameter(f"{path} holds no certificate that can be read") from error
     return [one.public_bytes(Encoding.DER) for one in found]
 
@@ -98,9 +100,11 @@ def load_crl(path: Path) -> bytes:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    from pkiserver.foundation.unreadable import UNREADABLE
+
     try:
         return x509.load_pem_x509_crl(data).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise click.BadParameter(f"{path} holds no CRL that can be read") from error
 
 

@@ -86,13 +86,15 @@ def _opened(credential: Path, password_file: Path | None) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
+    from pkiserver.foundation.unreadable import UNREADABLE
+
     if password_file is not None:
         password = password_file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
     else:
         password = typed(f"Password of {credential}", option="--password-file").encode()
     try:
         opened = load_pkcs12(credential.read_bytes(), password)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise click.ClickException(f"{credential} cannot be opened: wrong password, or no PKCS#12 file") from error
     key: Any = opened.key
     if opened.cert is None or key is None or key.public_key() != opened.cert.certificate.public_key():

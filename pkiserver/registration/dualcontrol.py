@@ -29,6 +29,8 @@ _WANTED = {
     OperationKind.EXPORT_SECRET: {DETAIL},
     OperationKind.RECOVER_KEY: {DETAIL},
 }
+_DONE_HERE = frozenset({OperationKind.REVOKE_AUTHORITY, OperationKind.CHANGE_TEMPLATE})
+"""What the last approval carries out; everything else is done by whoever asked."""
 
 
 @attrs.frozen
@@ -109,12 +111,28 @@ class DualControlDesk:
         return None
 
     async def decide(self, number: int, *, approved: bool, by: Person, reason: str = "") -> Operation:
-        """Vote, and carry out what is approved now; the operation as it is then. Raises :class:`Rejected`."""
-        voted = await self.operations.decide(number, approved=approved, by=by, reason=reason)
-        done_here = voted.kind in {OperationKind.REVOKE_AUTHORITY, OperationKind.CHANGE_TEMPLATE}
-        if voted.row.state is OperationState.APPROVED and done_here:
+        """Vote, and carry out what is approved now; the operation as it is then.
+
+        Whoever approves once more what was approved and not carried out, since the process ended in between, has it
+        carried out.
+
+        Raises:
+            Rejected: as :meth:`Operations.decide` does.
+        """
+        voted = await self._left_undone(number, by) if approved else None
+        if voted is None:
+            voted = await self.operations.decide(number, approved=approved, by=by, reason=reason)
+        if voted.row.state is OperationState.APPROVED and voted.kind in _DONE_HERE:
             await self._carry_out(voted, by)
         return await self.operations.get(number)
+
+    async def _left_undone(self, number: int, by: Person) -> Operation | None:
+        """The operation, where this very person has approved it, it is approved, and nothing came of it yet."""
+        found = await self.operations.get(number)
+        if found.row.state is not OperationState.APPROVED or found.kind not in _DONE_HERE:
+            return None
+        votes = await self.operations.votes_on(number)
+        return found if any(vote.approved and vote.actor == by.actor for vote in votes) else None
 
     async def spend(self, number: int, kind: OperationKind, what: str, particulars: dict[str, str]) -> None:
         """Use an approval now, before the deed that it is for, which is asked for anew should it fail.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pkiserver.cli.selectors import load_certificates
 from pkiserver.cli.voting import who
 from tests.support.commands import PKISERVER, configured, run, run_json
 from tests.support.keys import software_store
@@ -66,6 +67,15 @@ def test_wrong_input_is_told_in_a_line(config: Path, arguments: str, code: int, 
     assert said in answer
     assert "Traceback" not in answer
     assert "internal error" not in answer
+
+
+def test_a_certificate_of_a_version_that_there_is_not(config: Path, tmp_path: Path) -> None:
+    root, odd = tmp_path / "root.pem", tmp_path / "odd.der"
+    run(config, "ca", "export-chain", "root", "--out", root)
+    der = load_certificates(root)[0]
+    odd.write_bytes(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020104"), 1))
+    for command in (("ca", "import", "x", odd), ("cert", "show", odd)):
+        assert f"{odd} holds no certificate that can be read" in run(config, *command, code=2)
 
 
 def test_every_failure_has_a_form_for_scripts(config: Path) -> None:

@@ -94,6 +94,26 @@ async def test_who_leaves_before_the_answer_leaves_nothing_half_done(tmp_path: P
         assert 'duration = "30d"' in row.toml
 
 
+async def test_what_was_approved_when_the_process_ended_is_carried_out_by_approving_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        number = asked["operation"]["number"]
+        # the vote alone, as it stands when the process ends after it
+        await world.engine.operations.decide(number, approved=True, by=Person("admin:adam"))
+        path = f"/operations/{number}"
+        for who in ("ada", "ruth"):
+            assert (await world.call(who, "POST", f"{path}/approve", {})).codes == {"conflict"}
+        assert (await world.call("adam", "POST", f"{path}/deny", {})).codes == {"conflict"}
+        done = await world.ok("adam", "POST", f"{path}/approve", {})
+        assert (done["operation"]["state"], len(done["votes"])) == ("done", 1)
+        row = await world.engine.database.read(lambda connection: templates.get(connection, "open"))
+        assert row is not None
+        assert 'duration = "30d"' in row.toml
+        assert (await world.call("adam", "POST", f"{path}/approve", {})).codes == {"conflict"}
+
+
 async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
