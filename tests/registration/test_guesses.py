@@ -246,3 +246,19 @@ async def test_row_20_passwords_and_codes_cannot_be_tried_at_speed(tmp_path: Pat
                 assert told.value.retry_after == 1
         clock.advance(timedelta(seconds=1))
         assert isinstance(await second.enroll(right), IssuedCertificate)
+
+
+async def test_row_20_guessers_everywhere_do_not_shut_out_who_was_right_lately(tmp_path: Path) -> None:
+    texts = {"open": template_text("open", PASSWORD)}
+    async with engine_with(tmp_path, texts, clock=FakeClock()) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        right = enrollment("open", PasswordEvidence("alice", GOOD))
+        assert isinstance(await engine.enroll(attrs.evolve(right, source="192.0.2.1")), IssuedCertificate)
+        wrong = enrollment("open", CodeEvidence(Secret("E" + "0" * 26)))
+        for number in range(engine.settings.guesses.template_rate):
+            with pytest.raises(Rejected):
+                await engine.enroll(attrs.evolve(wrong, source=f"198.51.100.{number}"))
+        with pytest.raises(Unavailable, match="too many wrong guesses"):
+            await engine.enroll(attrs.evolve(right, source="192.0.2.2"))
+        again = enrollment("open", PasswordEvidence("alice", GOOD), name="device-2")
+        assert isinstance(await engine.enroll(attrs.evolve(again, source="192.0.2.1")), IssuedCertificate)
