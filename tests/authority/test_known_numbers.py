@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from pkiserver.authority.status.knownnumbers import KnownNumbers
 
@@ -25,6 +26,17 @@ async def test_what_one_process_saw_the_next_one_knows(tmp_path: Path) -> None:
     await one.share()
     assert (one.highest(ISSUING), one.highest(ROOT), one.highest(b"another")) == (7, 3, 0)
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_is_seen_while_the_file_is_written_is_written_next(tmp_path: Path) -> None:
+    one, two = KnownNumbers(tmp_path / "numbers"), KnownNumbers(tmp_path / "numbers")
+    one.note(ISSUING, 7)
+    writing = Deferred.fromCoroutine(one.share_news())
+    one.note(ISSUING, 8)
+    await writing
+    await one.share_news()
+    await two.share()
+    assert two.highest(ISSUING) == 8
 
 
 @pytest.mark.parametrize("left", ['{"ab": 1', "[1]", '{"ab": "x", "cd": -1}', "", "\x00" * 9])

@@ -42,16 +42,17 @@ class KnownNumbers:
 
     async def share(self) -> None:
         """Learn what the others know, and let them know what is new here."""
-        if self._file is not None:
-            for key, number in (await deferToThread(_merge, self._file, dict(self._known))).items():
-                self._known[key] = max(number, self._known.get(key, 0))
-            self._kept = dict(self._known)
+        if self._file is None:
+            return
+        # What is noted meanwhile is not in it, and is news the next time.
+        self._kept = await deferToThread(_merge, self._file, dict(self._known))
+        for key, number in self._kept.items():
+            self._known[key] = max(number, self._known.get(key, 0))
 
     async def share_news(self) -> None:
         """:meth:`share`, where there is something new here; for calling often."""
         if self._known != self._kept:
             await self.share()
-            self._kept = dict(self._known)
 
 
 def _key(subject: bytes) -> str:
