@@ -142,19 +142,17 @@ async def test_http_put(at: StatusWorld, web: PutServer, tmp_path: Path) -> None
     assert web.seen == {("application/pkix-crl", "Basic cGtpOmEgc2VjcmV0")}
 
 
+def ldap_target(slapd: Slapd, folder: Path, name: str, entry: str) -> LdapTarget:
+    """Entries of a slapd, written as its administrator."""
+    password = folder / "password"
+    password.write_text(ADMIN_PASSWORD)
+    return LdapTarget(name=name, ldap=(slapd.url,), entry=entry, bind_dn=ADMIN, password_source=f"file:{password}")
+
+
 async def test_an_ldap_directory_has_them_as_rfc_4523_says(at: StatusWorld, slapd: Slapd, tmp_path: Path) -> None:
     await configure(at, delta=DELTA)
     await at.status.schedule.run_due()
-    password = tmp_path / "password"
-    password.write_text(ADMIN_PASSWORD)
-    target = LdapTarget(
-        name="directory",
-        ldap=(slapd.url,),
-        entry=f"cn={{name}},{SUFFIX}",
-        bind_dn=ADMIN,
-        password_source=f"file:{password}",
-    )
-    delivery = to(at, target)
+    delivery = to(at, ldap_target(slapd, tmp_path, "directory", f"cn={{name}},{SUFFIX}"))
     assert await delivery.run_due() == 3, delivery.standing.problem
     at.clock.advance(timedelta(hours=1))
     await at.status.schedule.run_due()
@@ -207,16 +205,7 @@ async def test_a_directory_that_refers_elsewhere_is_told_and_nobody_is_followed(
         f"dn: ou=moved,{SUFFIX}\nobjectClass: referral\nobjectClass: extensibleObject\nou: moved\n"
         f"ref: ldap://127.0.0.1:1/ou=moved,{SUFFIX}\n"
     )
-    password = tmp_path / "password"
-    password.write_text(ADMIN_PASSWORD)
-    target = LdapTarget(
-        name="replica",
-        ldap=(slapd.url,),
-        entry=f"cn={{name}},ou=moved,{SUFFIX}",
-        bind_dn=ADMIN,
-        password_source=f"file:{password}",
-    )
-    delivery = to(at, target)
+    delivery = to(at, ldap_target(slapd, tmp_path, "replica", f"cn={{name}},ou=moved,{SUFFIX}"))
     assert await delivery.run_due() == 0
     assert "referral" in (delivery.standing.problem or "")
 
