@@ -148,7 +148,7 @@ def _fill_standard_streams() -> None:
         pass
     os.close(handle)
     sys.stdin, sys.stdout, sys.stderr = (
-        stream if stream is not None else open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115
+        stream if stream is not None else open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115 - for the whole process
         for number, (stream, mode) in enumerate(((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")))
     )
 

@@ -100,11 +100,8 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Take up keys that another process registered, drop those it deleted, and look again for those at fault."""
-        await self._refreshing.acquire()
-        try:
+        async with self._refreshing:
             await self._refresh()
-        finally:
-            self._refreshing.release()
 
     async def _refresh(self) -> None:
         records = {record.name: record for record in await self._registry.list()}

@@ -161,12 +161,9 @@ class Guesses:
 
     async def _settle(self) -> None:
         """Write what is owed: one write at a time, each with all that has come up meanwhile."""
-        await self._writing.acquire()
-        try:
+        async with self._writing:
             if self._owed:
                 await self._write()
-        finally:
-            self._writing.release()
 
     async def _write(self) -> None:
         owed, self._owed = self._owed, {}

@@ -60,11 +60,8 @@ class UnitDirectory:
     async def refresh(self) -> None:
         """Read again which units there are and who signs for them."""
         # One look after the other: an earlier one that ended later would bring back who was withdrawn meanwhile.
-        await self._looking.acquire()
-        try:
+        async with self._looking:
             await self._refresh()
-        finally:
-            self._looking.release()
 
     async def _refresh(self) -> None:
         await self._library.refresh()
@@ -85,11 +82,8 @@ class UnitDirectory:
         Raises:
             Unavailable: the database is away.
         """
-        await self._looking.acquire()
-        try:
+        async with self._looking:
             return await self._stop_withdrawn()
-        finally:
-            self._looking.release()
 
     async def _stop_withdrawn(self) -> bool:
         serving = self._active

@@ -164,8 +164,7 @@ class RaKeeper:
         return self._end(authority) > mine[0].not_after + BACKDATE
 
     async def _make_first(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:
-        await self._making.acquire()
-        try:
+        async with self._making:
             for _ in range(_PATIENCE):
                 found = await self._find(authority)
                 if found:
@@ -175,8 +174,6 @@ class RaKeeper:
                         await self._make(authority)
                         continue
                 await deferLater(reactor, 0.25)
-        finally:
-            self._making.release()
         raise Unavailable("another process is making the registration authority's key", retry_after=5)
 
     async def _find(self, authority: Authority) -> tuple[RegistrationAuthority, ...]:

@@ -108,11 +108,8 @@ class StatusDirectory:
 
     async def refresh(self) -> None:
         """Read again who is served and who signs; call it regularly and when the configuration changes."""
-        await self._reading.acquire()
-        try:
+        async with self._reading:
             await self._refresh()
-        finally:
-            self._reading.release()
 
     async def _refresh(self) -> None:
         self._looked = self._clock.monotonic()
@@ -205,13 +202,10 @@ class StatusDirectory:
         if not stale:
             return found
         # Whoever asks while the configuration is being read waits for what it says.
-        await self._reading.acquire()
-        try:
+        async with self._reading:
             pause = _MISS_PAUSE if found is None else _UNSIGNED_PAUSE
             if self._clock.monotonic() - self._looked >= pause:
                 await self._refresh()
-        finally:
-            self._reading.release()
         return self._served.get(key)
 
     async def statuses(self, issuer: ServedIssuer, serials: Sequence[int]) -> Statuses:

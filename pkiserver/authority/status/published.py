@@ -118,12 +118,9 @@ class Publications:
         if self._authorities.by_list_path(path) is None:
             return
         # Whoever asks while they are being read waits for what there is.
-        await self._looking.acquire()
-        try:
+        async with self._looking:
             if path not in self._scopes and self._clock.monotonic() - self._looked >= FRESH_SECONDS:
                 await self._read_scopes()
-        finally:
-            self._looking.release()
 
     async def _read_scopes(self) -> None:
         begun = self._clock.monotonic()

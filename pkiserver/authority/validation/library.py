@@ -110,11 +110,8 @@ class ForeignAuthorities:
             Unavailable: the database is away; what was known goes on being served, as long as its lists are valid.
         """
         # One after the other: an earlier look that ended later would bring back lists that have been overtaken.
-        await self._reading.acquire()
-        try:
+        async with self._reading:
             await self._refresh()
-        finally:
-            self._reading.release()
 
     async def _refresh(self) -> None:
         rows = await self._database.read(_rows)
