@@ -22,7 +22,6 @@ from pkiserver.publication.values import BookCounts, NameKind, NamePrefix, Perso
 from pkiserver.store import certificates
 from pkiserver.store.authority import status as status_feed
 from pkiserver.store.database import Database
-from pkiserver.store.names import SanKind, san_key
 from pkiserver.store.publication import addressbook as rows
 
 TRUSTED_SECONDS = 0.5
@@ -241,11 +240,5 @@ def _news(connection: Connection, seen: tuple[int, int]) -> tuple[tuple[int, int
     latest = (status, book.latest)
     if book.addresses is None or seen[0] < 0 or not 0 <= status - seen[0] <= _STEP:
         return latest, None
-    addresses = list(book.addresses)
-    if status != seen[0]:
-        for change in status_feed.since(connection, seen[0], limit=status - seen[0]):
-            found = certificates.by_serial(connection, change.issuer_id, change.serial)
-            if found is not None:
-                addresses += [san_key(san) for san in found.sans if san.kind is SanKind.EMAIL]
-                addresses += [value for kind, value in rows.keys_of(connection, found.id) if kind == NameKind.MAIL]
-    return latest, tuple(addresses)
+    revoked = rows.addresses_of_status_changes(connection, seen[0], status) if status != seen[0] else ()
+    return latest, (*book.addresses, *revoked)

@@ -67,6 +67,9 @@ from = "request"
 kind = "mail"
 from = "request"
 max = 4
+[[sans.parts]]
+kind = "smtp_utf8"
+from = "request"
 [key_usage]
 usages = [{usages}]
 [extended_key_usage]
@@ -180,6 +183,13 @@ class Site:
         return str(certificate), str(private)
 
 
+def _mail_name(address: str) -> x509.GeneralName:
+    if address.isascii():
+        return x509.RFC822Name(address)
+    text = address.encode()
+    return x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9"), bytes((0x0C, len(text))) + text)
+
+
 async def enrolled(
     engine: Engine, name: str, mails: tuple[str, ...], template: str = "smime", key: Any = None
 ) -> IssuedCertificate:
@@ -192,7 +202,7 @@ async def enrolled(
         proof=ProofOfPossession(ProofKind.GENERATED_HERE, verified=True),
         wishes=Wishes(
             subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
-            sans=tuple(map(x509.RFC822Name, mails)),
+            sans=tuple(map(_mail_name, mails)),
         ),
         evidence=(OperatorEvidence("test"),),
         protocol="cli",
