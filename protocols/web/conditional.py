@@ -126,6 +126,8 @@ class PreparedRepresentation:
 
     def answer(self, headers: Headers) -> EncodedResponse:
         """What :func:`respond` answers, without encoding anything."""
+        if not headers.conditional:
+            return self._full
         if forbidden(headers, self._etag, self._modified):
             return _FAILED_ENCODED
         same = unchanged(headers, self._etag, self._modified, dated=self._dated)

@@ -120,8 +120,7 @@ class HttpConnection(Protocol):
                 self._backlog = data
                 self._pause_reading()
                 break
-            if not reader.started:
-                self._read_deadline = self._now() + self._limits.request_seconds
+            begins = not reader.started
             try:
                 data = reader.feed(data)
             except BadRequest as refusal:
@@ -129,7 +128,10 @@ class HttpConnection(Protocol):
                 break
             if reader.complete:
                 self._dispatch()
-            elif reader.head is not None:
+                continue
+            if begins:
+                self._read_deadline = self._now() + self._limits.request_seconds
+            if reader.head is not None:
                 self._expect(body_follows=bool(data))
         self._consuming = False
         self._set_idle()

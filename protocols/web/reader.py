@@ -171,15 +171,15 @@ class RequestReader:
         assert self.complete
         assert self.head is not None
         head, body = self.head, b"".join(self._pieces) if self._pieces else b""
-        self.complete = False
+        self.complete = self._blank = False
         self.head = None
-        self._fed = 0
-        self._begun.clear()
-        self._blank = False
-        self._url = b""
-        self._fields = []
         self._pieces = []
-        self._received = self._chunks = self._trailers = 0
+        if self._fed:  # by the parser: a known head leaves nothing else behind
+            self._fed = 0
+            self._begun.clear()
+            self._url = b""
+            self._fields = []
+            self._received = self._chunks = self._trailers = 0
         return head, body
 
     def _piece(self, data: bytes) -> tuple[bytes, bool]:

@@ -59,15 +59,16 @@ class Router:
 
     def find(self, method: str, path: str) -> Found | NotAllowed | None:
         """The route for ``method`` on the raw ``path``; None when no route has the path."""
-        methods = self._exact.get(path)
-        if methods is not None and (found := methods.get(method)) is not None:
+        exact = self._exact.get(path)
+        if exact is not None and (found := exact.get(method)) is not None:
             return found
-        allow = set(methods or ())
         for length in self._lengths:
             methods = self._prefixes.get(path[:length])
-            if methods is None:
-                continue
-            if (found := methods.get(method)) is not None:
+            if methods is not None and (found := methods.get(method)) is not None:
                 return Found(found.route, path[length:])
-            allow.update(methods)
+        return self._refusal(path)
+
+    def _refusal(self, path: str) -> NotAllowed | None:
+        tables = [self._exact.get(path), *(self._prefixes.get(path[:length]) for length in self._lengths)]
+        allow = {method for methods in tables if methods is not None for method in methods}
         return NotAllowed(", ".join(sorted(allow))) if allow else None
