@@ -23,6 +23,8 @@ MAX_CRL_NUMBER = (1 << 159) - 1
 """CRL numbers fit 20 octets (RFC 5280 section 5.2.3)."""
 
 _VERSION_2 = der.integer(1)
+_DAY = 86_400
+_MIDNIGHT = b"000000Z"
 
 
 class CrlEntry(NamedTuple):
@@ -84,15 +86,15 @@ def _entry_extensions(reason: int, invalidity_date: int | None) -> bytes:
 
 def _encode_entries(entries: Iterable[CrlEntry]) -> tuple[bytearray, int]:
     buffer = bytearray()
-    times: dict[int, bytes] = {}
+    days: dict[int, bytes] = {}
     reasons = {reason: _entry_extensions(reason, None) for reason in range(11)}
     count = 0
     for serial, revoked_at, reason, invalidity_date in entries:
-        moment = times.get(revoked_at)
-        if moment is None:
-            if len(times) > 100_000:
-                times.clear()
-            moment = times[revoked_at] = der.time(datetime.fromtimestamp(revoked_at, UTC))
+        day, second = divmod(revoked_at, _DAY)
+        date = days.get(day)
+        if date is None:
+            date = days[day] = der.time(datetime.fromtimestamp(day * _DAY, UTC))[: -len(_MIDNIGHT)]
+        moment = date + b"%02d%02d%02dZ" % (second // 3600, second // 60 % 60, second % 60)
         extensions = reasons[reason] if invalidity_date is None else _entry_extensions(reason, invalidity_date)
         octets = serial.to_bytes((serial.bit_length() + 8) // 8, "big")
         # Serial numbers have at most 20 octets and the extensions at most 40: every length is a single octet.

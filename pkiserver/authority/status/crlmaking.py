@@ -17,6 +17,7 @@ from pkiserver.authority.status.crlext import (
     issuing_distribution_point,
 )
 from pkiserver.authority.status.policy import CrlPolicy
+from pkiserver.foundation.interpreter import sharing
 from pkiserver.store.authority import crl_content, crl_history, status
 from pkiserver.store.authority.crl_content import Entry, Range
 from pkiserver.store.authority.crls import CrlScope
@@ -92,6 +93,7 @@ def scope_range(connection: Connection, scope: CrlScope) -> Range:
     return Range(generations, scope.cover)
 
 
+@sharing()
 def make(connection: Connection, wanted: WantedCrl) -> MadeCrl:
     """Encode what is wanted from one snapshot.
 

@@ -29,8 +29,8 @@ from pkiserver.authority.crl import issues_crls
 from pkiserver.authority.distribution import DistributionPoint
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
 from pkiserver.authority.status.answersigner import WrongAnswerError, check_signer
-from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.validation.lists import read_head
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Rejected
 from pkiserver.foundation.tomlfile import Invalid
@@ -41,6 +41,7 @@ from pkiserver.store import certificates
 from pkiserver.store.authority import crl_history, crls, deliveries
 from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.authority.deliveries import Finding
+from pkiserver.store.authority.foreign import ListKind
 from pkiserver.store.database import Database
 
 _LARGEST = 512 * 1024 * 1024
@@ -218,13 +219,13 @@ class SelfCheck:
             raise WrongAnswerError(f"answered with status {answer.status}")
         try:
             big = len(answer.body) >= _BIG
-            view = await deferToThread(read_crl, answer.body, ca) if big else read_crl(answer.body, ca)
+            head = await deferToThread(read_head, answer.body, ca) if big else read_head(answer.body, ca)
         except Rejected as error:
             raise WrongAnswerError(str(error)) from error
-        is_delta = any(one.oid == x509.DeltaCRLIndicator.oid for one in view.crl.extensions)
-        if view.number is None or view.next_update is None or is_delta is not (kind is CrlKind.DELTA):
+        wanted = ListKind.DELTA if kind is CrlKind.DELTA else ListKind.COMPLETE
+        if not head.number or head.next_update is None or head.kind is not wanted:
             raise WrongAnswerError("it is another kind of list")
-        return _Seen(answer.header("ETag") or "", view.number, view.this_update, view.next_update)
+        return _Seen(answer.header("ETag") or "", head.number, head.this_update, head.next_update)
 
     async def _look_at_ocsp(self, authority: Authority, generation: Generation) -> AsyncIterator[Finding]:
         publication = authority.settings.publication
