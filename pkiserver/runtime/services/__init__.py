@@ -34,6 +34,7 @@ from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.signals import end_once, ignore_hangup
 from pkiserver.runtime.sockets import BoundSocket, bind_all
+from pkiserver.runtime.steady import keep_steady
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class TopService(MultiService):
         Raises:
             Rejected: one of them cannot be had, or the TLS files do not do.
         """
+        keep_steady()
         ignore_hangup()
         end_once()
         raise_limit()

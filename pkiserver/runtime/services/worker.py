@@ -24,6 +24,7 @@ from pkiserver.runtime.services.inherited import Inherited
 from pkiserver.runtime.services.node import NodeService, Worker
 from pkiserver.runtime.signals import end_once, ignore_hangup, stop
 from pkiserver.runtime.sockets import BoundSocket
+from pkiserver.runtime.steady import keep_steady
 from pkiserver.runtime.workers import CONTROL, READY
 
 reactor: Any = _reactor
@@ -72,6 +73,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str], open_application: OpenApplication) -> int:
     """Serve until told to stop; returns the exit code."""
+    keep_steady()
     ignore_hangup()
     arguments = _arguments(argv)
     sockets = [inherited.open() for inherited in arguments.socket]
