@@ -116,8 +116,11 @@ def test_a_port_that_is_taken_is_told_and_nothing_listens(make_node: MakeNode) -
         node = make_node(listen=f'"127.0.0.1:0", "127.0.0.1:{taken.getsockname()[1]}"').start(wait=False)
         assert node.process is not None
         assert node.process.wait(20) != 0
-    assert "cannot listen: http: 127.0.0.1:" in node.log.read_text()
-    assert "Address already in use" in node.log.read_text()
+    told = [line for line in node.log.read_text().splitlines() if " crit" in line]
+    assert len(told) == 1
+    assert "cannot serve: cannot listen: http: 127.0.0.1:" in told[0]
+    assert "Address already in use" in told[0]
+    assert "Traceback" not in node.log.read_text()
 
 
 def test_sigterm_lets_running_requests_end_and_takes_no_new_ones(make_node: MakeNode) -> None:
@@ -253,6 +256,26 @@ def test_systemd_hands_over_sockets_by_name(make_node: MakeNode) -> None:
         assert b" 200 " in first.recv(1000)
     assert node.port("http") == port
     assert node.stop() == ENDED
+
+
+@pytest.mark.parametrize(("address", "serves"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_socket_of_systemd_for_management_is_on_loopback(make_node: MakeNode, address: str, serves: bool) -> None:
+    port = free_port()
+    node = make_node()
+    text = node.config.read_text().replace(
+        '[management]\nlisten = ["127.0.0.1:0"]', '[management]\nlisten = ["systemd:m"]'
+    )
+    node.config.write_text(text)
+    node.start("systemd-socket-activate", f"--listen={address}:{port}", "--fdname=m", "--setenv=PYTHONPATH", wait=False)
+    node.wait_for("Listening on")
+    with socket.create_connection(("127.0.0.1", port)) as first:
+        first.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        if serves:
+            assert b" 200 " in first.recv(1000)
+        else:
+            node.wait_for(f"management: 0.0.0.0:{port} can be reached from outside (allowed: loopback, or ")
+            assert node.process is not None
+            assert node.process.wait(20) != 0
 
 
 def test_a_socket_that_systemd_does_not_give_is_named(make_node: MakeNode) -> None:

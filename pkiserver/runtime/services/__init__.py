@@ -33,7 +33,7 @@ from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.signals import end_once, ignore_hangup
-from pkiserver.runtime.sockets import BoundSocket, bind_all
+from pkiserver.runtime.sockets import BoundSocket, bind_all, require_private
 from pkiserver.runtime.steady import keep_steady
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
 
@@ -84,15 +84,31 @@ class TopService(MultiService):
         """Bind every socket, while still privileged.
 
         Raises:
-            Rejected: one of them cannot be had, or the TLS files do not do.
+            Rejected: one of them cannot be had, or the TLS files do not do; the log has every reason.
         """
         keep_steady()
         ignore_hangup()
         end_once()
         raise_limit()
+        try:
+            self._begin(self._bind())
+        except Rejected as error:
+            for reason in error.reasons:
+                _log.critical("cannot serve: {why}", why=reason.text)
+            sys.excepthook = _told
+            raise
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _bind(self) -> list[BoundSocket]:
         sockets = bind_all(wanted_sockets(self._settings))
+        if not self._settings.management.allow_remote:
+            management = [one for one in sockets if one.listener == "management"]
+            require_private(management, unless="management.allow_remote = true")
         for bound in sockets:
             _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)
+        return sockets
+
+    def _begin(self, sockets: list[BoundSocket]) -> None:
         child: NodeService | WorkerParent
         if self._settings.worker_count == 1:
             child = self._node(sockets)
@@ -108,7 +124,6 @@ class TopService(MultiService):
             )
         child.on_ready.addCallback(self._ready)
         child.setServiceParent(self)  # type: ignore[no-untyped-call]
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def _node(self, sockets: list[BoundSocket]) -> NodeService:
         with unhindered():
@@ -127,6 +142,10 @@ class TopService(MultiService):
         _log.info("ready: {workers} worker(s)", workers=self._settings.worker_count)
         notify("READY=1", f"MAINPID={os.getpid()}")
         return result
+
+
+def _told(_kind: type[BaseException], _error: BaseException, _trace: object) -> None:
+    """In place of the traceback with which twistd ends: the log has the reasons in words."""
 
 
 def account_of(user: str, group: str | None) -> tuple[int, int]:
