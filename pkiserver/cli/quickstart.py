@@ -66,6 +66,9 @@ def command(  # noqa: PLR0917 - click calls it by name
     layout = Layout(directory, _port_base(directory, port_base))
     session.config = layout.config
     if layout.finished.exists():
+        from pkiserver.cli.setup.moved import follow
+
+        follow(layout)
         _upgrade(layout)
     else:
         with _alone(directory):

@@ -14,6 +14,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -223,6 +224,25 @@ def test_the_folder_may_have_any_name_that_can_be_written_down(tmp_path: Path) -
         assert done.returncode == 2
         assert f"Invalid value for --dir: no folder with {name[1]!r} in its path can be used" in done.stderr
         assert not (tmp_path / name).exists()
+
+
+def test_an_instance_that_was_moved_starts_and_a_copy_of_one_does_not(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    old, new, copy = instance.layout.directory, tmp_path / 'a "new" place', tmp_path / "copy"
+    old.rename(new)
+    instance.layout = attrs.evolve(instance.layout, directory=new)
+    instance.start()
+    try:
+        assert f"{new} was {old}: its settings follow" in instance.log.read_text()
+        assert json.loads(instance.cli("--json", "key", "test", "issuing-1").stdout)
+        assert not old.exists()
+        shutil.copytree(new, copy)
+        command = [str(PKISERVER), "quickstart", "--setup-only", "--dir", str(copy)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        instance.stop()
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {copy} is a copy: its settings name the files of {new}\n"
 
 
 def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:

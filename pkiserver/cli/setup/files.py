@@ -43,10 +43,10 @@ def write_settings(
 ) -> None:
     """The commented node settings of the instance. ``database`` is a URL, None for SQLite in the instance's folder."""
     text = _TEMPLATE.format(
-        state_dir=_quoted(layout.directory),
-        database=_quoted(database or f"sqlite:///{layout.database}"),
-        certificate=_quoted(layout.tls / "server.pem"),
-        key=_quoted(layout.tls / "server.key"),
+        state_dir=quoted(layout.directory),
+        database=quoted(database or f"sqlite:///{layout.database}"),
+        certificate=quoted(layout.tls / "server.pem"),
+        key=quoted(layout.tls / "server.key"),
         workers=workers,
         key_store=_key_store(store),
         http_port=layout.http_port,
@@ -66,17 +66,17 @@ def _key_store(store: TokenSettings | SoftwareStoreSettings) -> str:
         return (
             f"# The SoftHSM token that was made for this instance; a hardware module is named in the same way.\n"
             f'[[key_store]]\nname = "{store.name}"\nmodule = "{store.module}"\ntoken_label = "{store.token_label}"\n'
-            f"# The PIN stands in a file of mode 0600, never here.\npin_source = {_quoted(store.pin_source)}\n"
-            f"softhsm_config = {_quoted(store.softhsm_config)}"
+            f"# The PIN stands in a file of mode 0600, never here.\npin_source = {quoted(store.pin_source)}\n"
+            f"softhsm_config = {quoted(store.softhsm_config)}"
         )
     return (
         f"# WARNING: no PKCS#11 library was found: keys are in encrypted files. Install softhsm2, or name a module.\n"
-        f'[[key_store]]\nname = "{store.name}"\ndirectory = {_quoted(store.directory)}\n'
-        f"passphrase_source = {_quoted(store.passphrase_source)}"
+        f'[[key_store]]\nname = "{store.name}"\ndirectory = {quoted(store.directory)}\n'
+        f"passphrase_source = {quoted(store.passphrase_source)}"
     )
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """A TOML basic string, whose escapes JSON's are among."""
     return json.dumps(str(value), ensure_ascii=False)
 
