@@ -24,6 +24,8 @@ class BoundSocket:
     listener: str
     """``http``, ``https`` or ``management``."""
     socket: socket.socket
+    path: Path | None = None
+    """Of a UNIX socket that was bound here: to be removed in the end."""
 
     @property
     def place(self) -> str:
@@ -78,7 +80,8 @@ def bind_all(wanted: Mapping[str, Iterable[Endpoint]]) -> list[BoundSocket]:
     for listener, endpoints in wanted.items():
         for endpoint in endpoints:
             try:
-                bound.extend(BoundSocket(listener, one) for one in _open(endpoint, given))
+                path = Path(endpoint.host) if endpoint.kind is EndpointKind.UNIX else None
+                bound.extend(BoundSocket(listener, one, path) for one in _open(endpoint, given))
             except OSError as error:
                 reasons.append(f"{listener}: {endpoint}: {error.strerror or error}")
     if reasons:

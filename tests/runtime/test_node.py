@@ -165,6 +165,35 @@ def test_workers_share_the_sockets_and_a_dead_one_is_replaced(make_node: MakeNod
     assert not list(Path(tempfile.gettempdir()).glob(f"pkiserver-*/worker-{victim}"))
 
 
+def test_a_worker_that_ends_in_order_is_replaced_by_one_that_serves(make_node: MakeNode) -> None:
+    node = make_node(workers=2).start()
+    first = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")
+    os.kill(min(first), signal.SIGTERM)
+    node.wait_for("ended by itself: another starts in 0.2 s")
+    node.wait_for(" serves", times=6)  # three processes, and their parent of each
+    second = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers again")
+    assert first & second == {max(first)}
+    metrics = node.get("/metrics", "management")[1]
+    assert {f'worker="{number}"' in metrics for number in (0, 1)} == {True}
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_a_unix_socket_outlives_a_worker_and_lets_in_whom_it_should(make_node: MakeNode) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "http"
+        node = make_node(workers=2, listen=f'"127.0.0.1:0", "unix:{path}"').start()
+        first = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")
+        assert path.stat().st_mode & 0o777 == 0o660
+        os.kill(min(first), signal.SIGTERM)
+        node.wait_for(" serves", times=6)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in client.recv(1000)
+        assert node.stop() == ENDED
+        assert not path.exists()
+
+
 def test_workers_end_when_their_parent_is_killed(make_node: MakeNode) -> None:
     node = make_node(workers=2).start()
     workers = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")

@@ -10,6 +10,7 @@ below 1024 ask for it), twistd drops privileges, and only then is a key, a PIN o
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -67,6 +68,7 @@ class TopService(MultiService):
         self._open_application = open_application
         self._command = command
         self._log = NodeLog(settings.log, "main" if settings.worker_count > 1 else "0")
+        self._paths: list[Path] = []
 
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802
         """Tell the application where its log goes and whom to become."""
@@ -106,7 +108,15 @@ class TopService(MultiService):
             require_private(management, unless="management.allow_remote = true")
         for bound in sockets:
             _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)
+        self._paths = [bound.path for bound in sockets if bound.path is not None]
         return sockets
+
+    def stopService(self) -> Any:  # noqa: N802
+        """Stop; the paths of our UNIX sockets go first: whoever starts next may bind them before we have ended."""
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return super().stopService()  # type: ignore[no-untyped-call]
 
     def _begin(self, sockets: list[BoundSocket]) -> None:
         child: NodeService | WorkerParent
