@@ -82,8 +82,19 @@ def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
             yield bad(name, f"{folder} is open to others ({mode:04o})", f"chmod 0700 {folder}")
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield bad(name, f"{folder} cannot be written by this account", "run this as the server's account")
+        elif os.geteuid() == 0 != folder.stat().st_uid:
+            text = f"{folder} belongs to {_owner(folder)}, who cannot use what root's commands make"
+            yield warning(name, text, f"run each command as that account: runuser -u {_owner(folder)} -- pkiserver ...")
         else:
             yield good(name, f"{folder} has mode {mode:04o}")
+
+
+def _owner(path: Path) -> str:
+    """Whose it is: the account's name, or its number where it has none."""
+    try:
+        return path.owner()
+    except KeyError:
+        return f"#{path.stat().st_uid}"
 
 
 def check_disk(settings: NodeSettings) -> Iterator[Result]:

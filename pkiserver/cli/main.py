@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
@@ -156,5 +157,7 @@ def _fill_standard_streams() -> None:
 def main() -> NoReturn:
     """The console script."""
     _fill_standard_streams()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # from here on it is an exception like others
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settle()  # a command mostly loads modules, and looking for garbage meanwhile takes a seventh of its time
     sys.exit(run())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import secrets
 import shutil
 import socket
 import sys
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
     from pkiserver.runtime.config import NodeSettings
 
 UNFINISHED = ".setting-up"
-"""Marks a folder that only a set-up has touched, which holds a lock on it: without one, it can be made anew."""
+"""Marks a folder that only a set-up has touched, which holds a lock on it: without one, it can be made anew.
+
+What is written in it marks the database of that set-up, which can be made anew as well.
+"""
+UNUSABLE = re.compile(r"[#?\x00-\x1f\x7f]")
+"""Characters of paths that SoftHSM's configuration (``#``), URLs of SQLite files (``?``) or text files have not."""
 
 
 @click.command("quickstart")
@@ -54,9 +61,14 @@ def command(  # noqa: PLR0917 - click calls it by name
 ) -> None:
     """Set up a token, two CAs and a configuration, and start the server."""
     directory = directory.absolute()
+    if found := UNUSABLE.search(str(directory)):
+        raise click.BadParameter(f"no folder with {found[0]!r} in its path can be used", param_hint="--dir")
     layout = Layout(directory, _port_base(directory, port_base))
     session.config = layout.config
     if layout.finished.exists():
+        from pkiserver.cli.setup.moved import follow
+
+        follow(layout)
         _upgrade(layout)
     else:
         with _alone(directory):
@@ -88,11 +100,14 @@ def _alone(directory: Path) -> Iterator[None]:
     if not marker.exists() and directory.exists() and any(directory.iterdir()):
         raise click.ClickException(f"{directory} holds something else: choose another folder with --dir")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with marker.open("ab") as lock:
+    with marker.open("a", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise click.ClickException(f"{directory} is being set up by another process at this moment") from None
+        if not lock.tell():
+            lock.write(secrets.token_hex(16))
+            lock.flush()
         yield
 
 
@@ -117,7 +132,8 @@ def _set_up(layout: Layout, workers: int | None, database: str | None) -> None:
     from pkiserver.runtime.config import load_settings
 
     settings = load_settings(layout.config)
-    run_on_reactor(lambda: _fill(layout, settings))
+    mark = (directory / UNFINISHED).read_text(encoding="ascii")
+    run_on_reactor(lambda: _fill(layout, settings, mark))
     layout.schema.write_text(_newest_schema(), encoding="ascii")
     layout.finished.write_text(f"{layout.port_base}\n", encoding="ascii")
     (directory / UNFINISHED).unlink()
@@ -159,16 +175,17 @@ def _copy(url: str, target: Path) -> None:
     part.replace(target)
 
 
-async def _fill(layout: Layout, settings: NodeSettings) -> None:
+async def _fill(layout: Layout, settings: NodeSettings, mark: str) -> None:
     """The database, the authorities, the templates, the TLS certificate, the account."""
     from twisted.internet.threads import deferToThread
 
     from pkiserver.cli.setup import authorities, timestamps
+    from pkiserver.foundation.clock import SystemClock
     from pkiserver.runtime.engine import open_engine
-    from pkiserver.store.migrate import migrate
+    from pkiserver.store.beginnings import begin
 
     click.echo("  database", err=True)
-    await deferToThread(migrate, settings.database.full_url())
+    await deferToThread(begin, settings.database.full_url(), mark, now=SystemClock().now())
     async with open_engine(settings, worker="quickstart") as engine:
         click.echo("  root and issuing CA, keys born in the token", err=True)
         await authorities.create_authorities(engine, layout)

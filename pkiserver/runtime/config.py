@@ -250,7 +250,7 @@ class NodeSettings:
         if self.api.listen and self.api.tls is None:
             problems.append(Invalid("api.listen needs api.tls.certificate and api.tls.key", key="api"))
         if not self.management.allow_remote:
-            outside = [str(e) for e in self.management.listen if not e.is_loopback]
+            outside = [str(e) for e in self.management.listen if e.is_public]
             if outside:
                 text = f"{', '.join(outside)} can be reached from outside: health and metrics ask nobody's name"
                 problems.append(Invalid(text, key="management", allowed="loopback, or allow_remote = true"))

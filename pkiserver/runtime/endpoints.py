@@ -53,11 +53,9 @@ class Endpoint:
         return cls(EndpointKind.TCP, str(address), int(match[3]))
 
     @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. What systemd hands over is for its unit to say: counted as not."""
-        if self.kind is EndpointKind.TCP:
-            return ipaddress.ip_address(self.host).is_loopback
-        return self.kind is EndpointKind.UNIX
+    def is_public(self) -> bool:
+        """Whether other machines can reach it. Where systemd's sockets listen is for their unit to say: seen later."""
+        return self.kind is EndpointKind.TCP and not ipaddress.ip_address(self.host).is_loopback
 
     def __str__(self) -> str:
         if self.kind is EndpointKind.TCP:

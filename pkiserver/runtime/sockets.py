@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,8 @@ class BoundSocket:
     listener: str
     """``http``, ``https`` or ``management``."""
     socket: socket.socket
+    path: Path | None = None
+    """Of a UNIX socket that was bound here: to be removed in the end."""
 
     @property
     def place(self) -> str:
@@ -31,6 +34,13 @@ class BoundSocket:
         if self.socket.family == socket.AF_UNIX:
             return f"unix:{name}"
         return f"[{name[0]}]:{name[1]}" if self.socket.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can reach it."""
+        return (
+            self.socket.family != socket.AF_UNIX and not ipaddress.ip_address(self.socket.getsockname()[0]).is_loopback
+        )
 
 
 def systemd_sockets() -> dict[str, list[int]]:
@@ -70,7 +80,8 @@ def bind_all(wanted: Mapping[str, Iterable[Endpoint]]) -> list[BoundSocket]:
     for listener, endpoints in wanted.items():
         for endpoint in endpoints:
             try:
-                bound.extend(BoundSocket(listener, one) for one in _open(endpoint, given))
+                path = Path(endpoint.host) if endpoint.kind is EndpointKind.UNIX else None
+                bound.extend(BoundSocket(listener, one, path) for one in _open(endpoint, given))
             except OSError as error:
                 reasons.append(f"{listener}: {endpoint}: {error.strerror or error}")
     if reasons:
@@ -78,6 +89,30 @@ def bind_all(wanted: Mapping[str, Iterable[Endpoint]]) -> list[BoundSocket]:
             one.socket.close()
         raise Rejected(Reason(Refusal.CONFIGURATION, f"cannot listen: {text}") for text in reasons)
     return bound
+
+
+def require_private(bound: Iterable[BoundSocket], *, unless: str) -> None:
+    """Refuse sockets that other machines can reach, as those can be that systemd hands over.
+
+    Args:
+        bound: Sockets of a listener that asks nobody who they are.
+        unless: The setting that allows it.
+
+    Raises:
+        Rejected: CONFIGURATION, one reason for each such socket; it is closed then.
+    """
+    public = [one for one in bound if one.is_public]
+    reasons = [
+        Reason(
+            Refusal.CONFIGURATION,
+            f"cannot listen: {one.listener}: {one.place} can be reached from outside (allowed: loopback, or {unless})",
+        )
+        for one in public
+    ]
+    for one in public:
+        one.socket.close()
+    if reasons:
+        raise Rejected(reasons)
 
 
 def _open(endpoint: Endpoint, given: Mapping[str, list[int]]) -> list[socket.socket]:

@@ -48,6 +48,8 @@ def _how_it_ended(error: Any) -> str:
         return "ended by itself"
     if error.signal is not None:
         return f"was ended by {signal.Signals(error.signal).name}"
+    if error.exitCode == EXIT_CONFIGURATION:
+        return "cannot serve with this configuration (see `pkiserver config check`)"
     return f"ended with code {error.exitCode}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,13 @@ def _make_private(path: Path) -> None:
     Hashes of passwords are in it, and the keys of marks and codes. The files beside it get its mode from SQLite.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists():
+        return
     path.touch(mode=0o600)
+    if os.geteuid() == 0:
+        # the server, which has an account of its own, could not open it; SQLite gives its other files the same owner
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
 
 
 @attrs.frozen

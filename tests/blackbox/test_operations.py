@@ -14,6 +14,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -179,9 +180,14 @@ def test_a_newer_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) 
     assert {path.name for path in instance.layout.directory.iterdir()} <= before
 
 
-def test_an_interrupted_set_up_is_made_anew_and_one_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def test_an_interrupted_set_up_is_made_anew_and_one_that_goes_on_is_left_alone(
+    tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
     directory = tmp_path / "instance"
     command = [str(PKISERVER), "quickstart", "--dir", str(directory), "--port-base", str(free_port_base())]
+    if engine == "postgresql":
+        command += ["--database", request.getfixturevalue("postgres_server").new_url()]
 
     def begin() -> subprocess.Popen[str]:
         process = subprocess.Popen([*command, "--setup-only"], stderr=subprocess.PIPE, text=True)
@@ -202,6 +208,41 @@ def test_an_interrupted_set_up_is_made_anew_and_one_that_goes_on_is_left_alone(t
     assert (third.returncode, third.stderr) == (0, "")
     authorities = [str(PKISERVER), "--config", str(directory / "pkiserver.toml"), "ca", "list"]
     assert subprocess.run(authorities, capture_output=True, check=False).returncode == 0
+    if engine == "postgresql":
+        command[3] = str(tmp_path / "other")
+        other = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, check=False)
+        assert other.returncode == 1
+        assert "error: the database is in use" in other.stderr
+
+
+def test_the_folder_may_have_any_name_that_can_be_written_down(tmp_path: Path) -> None:
+    instance = Instance(tmp_path / """a "b" \\c' {d} %e""")
+    assert json.loads(instance.cli("--json", "ca", "list").stdout)
+    for name in ("a#b", "a?b", "a\nb"):
+        command = [str(PKISERVER), "quickstart", "--setup-only", "--dir", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert f"Invalid value for --dir: no folder with {name[1]!r} in its path can be used" in done.stderr
+        assert not (tmp_path / name).exists()
+
+
+def test_an_instance_that_was_moved_starts_and_a_copy_of_one_does_not(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    old, new, copy = instance.layout.directory, tmp_path / 'a "new" place', tmp_path / "copy"
+    old.rename(new)
+    instance.layout = attrs.evolve(instance.layout, directory=new)
+    instance.start()
+    try:
+        assert f"{new} was {old}: its settings follow" in instance.log.read_text()
+        assert json.loads(instance.cli("--json", "key", "test", "issuing-1").stdout)
+        assert not old.exists()
+        shutil.copytree(new, copy)
+        command = [str(PKISERVER), "quickstart", "--setup-only", "--dir", str(copy)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        instance.stop()
+    assert done.returncode == 1
+    assert done.stderr == f"Error: {copy} is a copy: its settings name the files of {new}\n"
 
 
 def test_a_wrong_pin_reaches_the_token_once_and_is_told_in_the_log(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import sqlite3
 import subprocess
@@ -152,6 +153,18 @@ def test_what_is_broken_is_named_with_advice(installation: Installation) -> None
     assert "chmod go-w" in wrong["configuration"]["advice"]
     assert wrong["state_dir"]["advice"] == f"chmod 0700 {installation.folder}"
     assert "pki.example.org of public.https is not among" in wrong["tls:names"]["text"]
+
+
+def test_root_is_told_that_the_folder_is_anothers(installation: Installation) -> None:
+    assert os.geteuid() == 0, "this test runs a command as root, on the folder of another account"
+    os.chown(installation.folder, pwd.getpwnam("nobody").pw_uid, -1)
+    try:
+        _, results = installation.doctor()
+    finally:
+        os.chown(installation.folder, 0, -1)
+    assert results["state_dir"]["health"] == "warning"
+    assert "belongs to nobody" in results["state_dir"]["text"]
+    assert "runuser -u nobody -- pkiserver" in results["state_dir"]["advice"]
 
 
 def test_a_wrong_configuration_is_told_line_by_line(installation: Installation) -> None:

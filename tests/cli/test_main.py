@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,25 @@ def table(rows: list[dict[str, object]], columns: int) -> list[str]:
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= columns
     return lines
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_answered_in_a_word(tmp_path: Path) -> None:
+    hook = """
+        import os, signal, sys
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == "click":
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Finder())
+    """
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(hook))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "pkiserver", "config", "example"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_octets_that_are_no_utf_8_are_refused_with_their_place(tmp_path: Path) -> None:

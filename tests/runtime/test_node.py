@@ -116,8 +116,11 @@ def test_a_port_that_is_taken_is_told_and_nothing_listens(make_node: MakeNode) -
         node = make_node(listen=f'"127.0.0.1:0", "127.0.0.1:{taken.getsockname()[1]}"').start(wait=False)
         assert node.process is not None
         assert node.process.wait(20) != 0
-    assert "cannot listen: http: 127.0.0.1:" in node.log.read_text()
-    assert "Address already in use" in node.log.read_text()
+    told = [line for line in node.log.read_text().splitlines() if " crit" in line]
+    assert len(told) == 1
+    assert "cannot serve: cannot listen: http: 127.0.0.1:" in told[0]
+    assert "Address already in use" in told[0]
+    assert "Traceback" not in node.log.read_text()
 
 
 def test_sigterm_lets_running_requests_end_and_takes_no_new_ones(make_node: MakeNode) -> None:
@@ -160,6 +163,35 @@ def test_workers_share_the_sockets_and_a_dead_one_is_replaced(make_node: MakeNod
     assert node.stop() == ENDED
     assert not any(map(alive, second))
     assert not list(Path(tempfile.gettempdir()).glob(f"pkiserver-*/worker-{victim}"))
+
+
+def test_a_worker_that_ends_in_order_is_replaced_by_one_that_serves(make_node: MakeNode) -> None:
+    node = make_node(workers=2).start()
+    first = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")
+    os.kill(min(first), signal.SIGTERM)
+    node.wait_for("ended by itself: another starts in 0.2 s")
+    node.wait_for(" serves", times=6)  # three processes, and their parent of each
+    second = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers again")
+    assert first & second == {max(first)}
+    metrics = node.get("/metrics", "management")[1]
+    assert {f'worker="{number}"' in metrics for number in (0, 1)} == {True}
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_a_unix_socket_outlives_a_worker_and_lets_in_whom_it_should(make_node: MakeNode) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "http"
+        node = make_node(workers=2, listen=f'"127.0.0.1:0", "unix:{path}"').start()
+        first = node.until(lambda: len(found := node.pids()) == 2 and found, "two workers")
+        assert path.stat().st_mode & 0o777 == 0o660
+        os.kill(min(first), signal.SIGTERM)
+        node.wait_for(" serves", times=6)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in client.recv(1000)
+        assert node.stop() == ENDED
+        assert not path.exists()
 
 
 def test_workers_end_when_their_parent_is_killed(make_node: MakeNode) -> None:
@@ -253,6 +285,26 @@ def test_systemd_hands_over_sockets_by_name(make_node: MakeNode) -> None:
         assert b" 200 " in first.recv(1000)
     assert node.port("http") == port
     assert node.stop() == ENDED
+
+
+@pytest.mark.parametrize(("address", "serves"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_socket_of_systemd_for_management_is_on_loopback(make_node: MakeNode, address: str, serves: bool) -> None:
+    port = free_port()
+    node = make_node()
+    text = node.config.read_text().replace(
+        '[management]\nlisten = ["127.0.0.1:0"]', '[management]\nlisten = ["systemd:m"]'
+    )
+    node.config.write_text(text)
+    node.start("systemd-socket-activate", f"--listen={address}:{port}", "--fdname=m", "--setenv=PYTHONPATH", wait=False)
+    node.wait_for("Listening on")
+    with socket.create_connection(("127.0.0.1", port)) as first:
+        first.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        if serves:
+            assert b" 200 " in first.recv(1000)
+        else:
+            node.wait_for(f"management: 0.0.0.0:{port} can be reached from outside (allowed: loopback, or ")
+            assert node.process is not None
+            assert node.process.wait(20) != 0
 
 
 def test_a_socket_that_systemd_does_not_give_is_named(make_node: MakeNode) -> None:

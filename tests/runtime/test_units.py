@@ -13,8 +13,10 @@ import pytest
 from pkiserver.foundation.tomlfile import load
 from pkiserver.runtime.config import NodeSettings
 from pkiserver.runtime.endpoints import Endpoint
+from pkiserver.runtime.services.inherited import wanted_sockets
 
 UNITS = Path(__file__).parents[2] / "conf" / "systemd"
+EXAMPLE = load(NodeSettings, (UNITS.parent / "pkiserver.toml").read_text(), "pkiserver.toml")
 
 
 @pytest.fixture
@@ -47,12 +49,17 @@ def test_the_service_is_confined(units: Path) -> None:
 
 def test_the_configuration_knows_the_sockets_names() -> None:
     names = {re.search(r"FileDescriptorName=(.*)", unit.read_text())[1] for unit in UNITS.glob("*.socket")}  # type: ignore[index]
-    assert names == {"pki-http", "pki-https", "pki-management"}
+    assert names == {f"pki-{listener}" for listener in wanted_sockets(EXAMPLE)}
     assert all(Endpoint.parse(f"systemd:{name}").host == name for name in names)
 
 
+def test_the_unit_lets_the_server_wait_for_its_database_and_write_a_log_file() -> None:
+    lines = (UNITS / "pkiserver.service").read_text().splitlines()
+    assert "TimeoutStartSec=infinity" in lines, "systemd would kill, again and again, what waits"
+    assert "LogsDirectory=pkiserver" in lines, "ProtectSystem=strict makes /var/log read-only"
+
+
 def test_the_unit_waits_longer_than_the_server_drains() -> None:
-    settings = load(NodeSettings, (UNITS.parent / "pkiserver.toml").read_text(), "pkiserver.toml")
     stop = re.search(r"TimeoutStopSec=(\d+)s", (UNITS / "pkiserver.service").read_text())
     assert stop
-    assert int(stop[1]) >= settings.drain.total_seconds() + 10
+    assert int(stop[1]) >= EXAMPLE.drain.total_seconds() + 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import threading
 from pathlib import Path
@@ -110,6 +111,16 @@ def test_the_newest_file_is_the_head_of_the_chain() -> None:
     config = Config()
     config.set_main_option("script_location", folder)
     assert ScriptDirectory.from_config(config).get_heads() == [head_revision()]
+
+
+def test_a_database_that_root_makes_belongs_to_whom_its_folder_belongs(tmp_path: Path) -> None:
+    assert os.geteuid() == 0, "this test makes a database as root, in the folder of another account"
+    nobody = pwd.getpwnam("nobody")
+    os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
+    migrate(f"sqlite:///{tmp_path}/pkiserver.db")
+    owners = {one.name: (one.stat().st_uid, one.stat().st_gid) for one in tmp_path.iterdir()}
+    assert "pkiserver.db" in owners
+    assert set(owners.values()) == {(nobody.pw_uid, nobody.pw_gid)}
 
 
 async def test_nobody_else_reads_a_database_that_is_made_here(tmp_path: Path) -> None:

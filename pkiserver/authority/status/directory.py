@@ -149,17 +149,18 @@ class StatusDirectory:
     def _signers(self, group: _Group, delegated: Sequence[Responder]) -> list[AnswerSigner]:
         """Who can sign, and by what, the default first: one responder of each key type, else the authority's key."""
         policy = group.authority.settings.ocsp
+        candidates = [] if policy.signing is OcspSigning.AUTHORITY else sorted(delegated, key=_end, reverse=True)
+        # A key that this process cannot use gives way to an older one that it can.
+        ready = [one for one in candidates if self._keys.is_ready(one.key_name)]
+        if not ready and policy.signing is not OcspSigning.DELEGATED:
+            own = next((one for one in reversed(group.generations) if one.key_name is not None), None)
+            if own is not None and own.key_name is not None and (not candidates or self._keys.is_ready(own.key_name)):
+                return list(self._own_key(own.key_name, own.certificate))
         found: dict[KeyType, tuple[AnswerSigner, ...]] = {}
-        if policy.signing is not OcspSigning.AUTHORITY:
-            # A key that this process cannot use gives way to an older one that it can.
-            for one in sorted(delegated, key=self._preference, reverse=True):
-                key_type = one.key_type
-                if key_type not in found and (opened := self._open(one.key_name, one.certificate, delegated=True)):
-                    found[key_type] = opened
-        if not found and policy.signing is not OcspSigning.DELEGATED:
-            for generation in reversed(group.generations):
-                if generation.key_name is not None:
-                    return list(self._own_key(generation.key_name, generation.certificate))
+        for one in ready or candidates:
+            key_type = one.key_type
+            if key_type not in found and (opened := self._open(one.key_name, one.certificate, delegated=True)):
+                found[key_type] = opened
         preferred = [one for one in wanted_key_types(policy, group.ca) if one in found]
         order = dict.fromkeys((*preferred, *found))
         return [signer for key_type in order for signer in found[key_type]]
@@ -170,9 +171,6 @@ class StatusDirectory:
             return found
         # All that it signed ended with it. What is told in the archive time is how that stood, to whoever looks back.
         return tuple(attrs.evolve(one, not_after=_NEVER) for one in found)
-
-    def _preference(self, one: Responder) -> tuple[bool, datetime]:
-        return self._keys.is_ready(one.key_name), one.record.not_after
 
     def _open(self, key_name: str, certificate: bytes, *, delegated: bool) -> tuple[AnswerSigner, ...]:
         return answer_signers(self._keys, key_name, certificate, delegated=delegated)
@@ -214,6 +212,10 @@ class StatusDirectory:
             return ()
         found = await self.cache.statuses(issuer.issuer_id, serials)
         return tuple(_issued_by(issuer, status) for status in found)
+
+
+def _end(one: Responder) -> datetime:
+    return one.record.not_after
 
 
 def _issued_by(issuer: ServedIssuer, status: CertificateStatus | None) -> CertificateStatus | None:

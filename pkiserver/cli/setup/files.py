@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -42,8 +43,10 @@ def write_settings(
 ) -> None:
     """The commented node settings of the instance. ``database`` is a URL, None for SQLite in the instance's folder."""
     text = _TEMPLATE.format(
-        directory=layout.directory,
-        database=database or f"sqlite:///{layout.database}",
+        state_dir=quoted(layout.directory),
+        database=quoted(database or f"sqlite:///{layout.database}"),
+        certificate=quoted(layout.tls / "server.pem"),
+        key=quoted(layout.tls / "server.key"),
         workers=workers,
         key_store=_key_store(store),
         http_port=layout.http_port,
@@ -63,14 +66,19 @@ def _key_store(store: TokenSettings | SoftwareStoreSettings) -> str:
         return (
             f"# The SoftHSM token that was made for this instance; a hardware module is named in the same way.\n"
             f'[[key_store]]\nname = "{store.name}"\nmodule = "{store.module}"\ntoken_label = "{store.token_label}"\n'
-            f'# The PIN stands in a file of mode 0600, never here.\npin_source = "{store.pin_source}"\n'
-            f'softhsm_config = "{store.softhsm_config}"'
+            f"# The PIN stands in a file of mode 0600, never here.\npin_source = {quoted(store.pin_source)}\n"
+            f"softhsm_config = {quoted(store.softhsm_config)}"
         )
     return (
         f"# WARNING: no PKCS#11 library was found: keys are in encrypted files. Install softhsm2, or name a module.\n"
-        f'[[key_store]]\nname = "{store.name}"\ndirectory = "{store.directory}"\n'
-        f'passphrase_source = "{store.passphrase_source}"'
+        f'[[key_store]]\nname = "{store.name}"\ndirectory = {quoted(store.directory)}\n'
+        f"passphrase_source = {quoted(store.passphrase_source)}"
     )
+
+
+def quoted(value: object) -> str:
+    """A TOML basic string, whose escapes JSON's are among."""
+    return json.dumps(str(value), ensure_ascii=False)
 
 
 _TEMPLATE = """\
@@ -79,14 +87,14 @@ _TEMPLATE = """\
 # Authorities, templates and accounts are in the database: see `pkiserver ca`, `pkiserver export` and `pkiserver apply`.
 
 # Run-time sockets, lock files, reports.
-state_dir = "{directory}"
+state_dir = {state_dir}
 
 # Processes that serve, all on the same sockets: a number, or "cores".
 workers = {workers}
 
 [database]
 # SQLite needs nothing; for several machines use PostgreSQL: "postgresql://user@host/database".
-url = "{database}"
+url = {database}
 
 {key_store}
 
@@ -102,8 +110,8 @@ default_template = "tls-client"
 listen = ["127.0.0.1:{https_port}"]
 
 [https.tls]
-certificate = "{directory}/tls/server.pem"
-key = "{directory}/tls/server.key"
+certificate = {certificate}
+key = {key}
 
 # The S/MIME address book: LDAP (with StartTLS) and LDAP over TLS, with the certificate of [https.tls].
 [ldap]
@@ -120,8 +128,8 @@ listen = ["127.0.0.1:{management_port}"]
 listen = ["127.0.0.1:{api_port}"]
 
 [api.tls]
-certificate = "{directory}/tls/server.pem"
-key = "{directory}/tls/server.key"
+certificate = {certificate}
+key = {key}
 
 # What time-stamps know the time from. WARNING: "system" believes this machine's clock without asking anybody, and is
 # for trying things out only. Name "chrony", or "ntp" with ntp_servers, before a time-stamp shall mean something.

@@ -10,6 +10,7 @@ below 1024 ask for it), twistd drops privileges, and only then is a key, a PIN o
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -33,7 +34,8 @@ from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.signals import end_once, ignore_hangup
-from pkiserver.runtime.sockets import BoundSocket, bind_all
+from pkiserver.runtime.sockets import BoundSocket, bind_all, require_private
+from pkiserver.runtime.steady import keep_steady
 from pkiserver.runtime.workers import WORKER_COMMAND, WorkerParent
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class TopService(MultiService):
         self._open_application = open_application
         self._command = command
         self._log = NodeLog(settings.log, "main" if settings.worker_count > 1 else "0")
+        self._paths: list[Path] = []
 
     def setServiceParent(self, parent: Any) -> None:  # noqa: N802
         """Tell the application where its log goes and whom to become."""
@@ -83,14 +86,39 @@ class TopService(MultiService):
         """Bind every socket, while still privileged.
 
         Raises:
-            Rejected: one of them cannot be had, or the TLS files do not do.
+            Rejected: one of them cannot be had, or the TLS files do not do; the log has every reason.
         """
+        keep_steady()
         ignore_hangup()
         end_once()
         raise_limit()
+        try:
+            self._begin(self._bind())
+        except Rejected as error:
+            for reason in error.reasons:
+                _log.critical("cannot serve: {why}", why=reason.text)
+            sys.excepthook = _told
+            raise
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _bind(self) -> list[BoundSocket]:
         sockets = bind_all(wanted_sockets(self._settings))
+        if not self._settings.management.allow_remote:
+            management = [one for one in sockets if one.listener == "management"]
+            require_private(management, unless="management.allow_remote = true")
         for bound in sockets:
             _log.info("{listener} is bound to {place}", listener=bound.listener, place=bound.place)
+        self._paths = [bound.path for bound in sockets if bound.path is not None]
+        return sockets
+
+    def stopService(self) -> Any:  # noqa: N802
+        """Stop; the paths of our UNIX sockets go first: whoever starts next may bind them before we have ended."""
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return super().stopService()  # type: ignore[no-untyped-call]
+
+    def _begin(self, sockets: list[BoundSocket]) -> None:
         child: NodeService | WorkerParent
         if self._settings.worker_count == 1:
             child = self._node(sockets)
@@ -106,7 +134,6 @@ class TopService(MultiService):
             )
         child.on_ready.addCallback(self._ready)
         child.setServiceParent(self)  # type: ignore[no-untyped-call]
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def _node(self, sockets: list[BoundSocket]) -> NodeService:
         with unhindered():
@@ -125,6 +152,10 @@ class TopService(MultiService):
         _log.info("ready: {workers} worker(s)", workers=self._settings.worker_count)
         notify("READY=1", f"MAINPID={os.getpid()}")
         return result
+
+
+def _told(_kind: type[BaseException], _error: BaseException, _trace: object) -> None:
+    """In place of the traceback with which twistd ends: the log has the reasons in words."""
 
 
 def account_of(user: str, group: str | None) -> tuple[int, int]:

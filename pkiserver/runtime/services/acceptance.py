@@ -9,10 +9,11 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.tcp import Port
+from twisted.internet.unix import Port as UnixPort
 from twisted.logger import Logger
 
 from pkiserver.runtime.descriptors import RESERVE, few_left
-from pkiserver.runtime.sockets import BoundSocket
+from pkiserver.runtime.sockets import BACKLOG, BoundSocket
 
 reactor: Any = _reactor
 _log = Logger(namespace="pkiserver.listener")
@@ -65,6 +66,21 @@ class SharedPort(Port):
         """Twisted adapts the number to the traffic; here it stays."""
 
 
+class SharedUnixPort(UnixPort):
+    """A port whose socket and path others have as well: they are the business of whoever bound them.
+
+    Twisted would let everybody connect and, in the first process that ends, shut the socket and remove the path.
+    """
+
+    _shouldShutdown = False  # noqa: N815 - Twisted's name
+
+    def startListening(self) -> None:  # noqa: N802 - Twisted's name
+        """Accept from now on."""
+        self._bindPath = b"\0" + self._bindPath  # as with names that are no files, Twisted leaves the path alone then
+        self.backlog = BACKLOG
+        super().startListening()  # type: ignore[no-untyped-call]
+
+
 PRIVATE = frozenset({"management", "api"})
 """Listeners of those who look after the server: the public ones leave some descriptors to them."""
 
@@ -73,8 +89,9 @@ def adopt(bound: BoundSocket, factory: IProtocolFactory) -> IListeningPort:
     """Begin to accept on a bound socket, whose descriptor is duplicated."""
     number, family = bound.socket.fileno(), bound.socket.family
     if family == socket.AF_UNIX:
-        port: IListeningPort = reactor.adoptStreamPort(number, family, factory)
-        return port
+        local = SharedUnixPort._fromListeningDescriptor(reactor, number, factory)  # type: ignore[no-untyped-call] # noqa: SLF001
+        local.startListening()
+        return local  # type: ignore[no-any-return]
     # What adoptStreamPort does; it cannot be told which class of port to make.
     shared = SharedPort._fromListeningDescriptor(reactor, number, family, factory)  # type: ignore[no-untyped-call] # noqa: SLF001
     shared.listener = bound.listener

@@ -19,11 +19,12 @@ from pkiserver.foundation.errors import Rejected
 from pkiserver.runtime.config import load_settings
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.application import OpenApplication
-from pkiserver.runtime.services.exits import EXIT_CONFIGURATION
+from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
 from pkiserver.runtime.services.inherited import Inherited
 from pkiserver.runtime.services.node import NodeService, Worker
 from pkiserver.runtime.signals import end_once, ignore_hangup, stop
 from pkiserver.runtime.sockets import BoundSocket
+from pkiserver.runtime.steady import keep_steady
 from pkiserver.runtime.workers import CONTROL, READY
 
 reactor: Any = _reactor
@@ -70,8 +71,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _start(node: NodeService) -> None:
+    """Begin to serve. Whoever cannot must end: the parent starts another in the place of those only who are gone."""
+    try:
+        node.startService()
+    except Exception:  # noqa: BLE001  # whatever it is
+        _log.failure("cannot serve")
+        stop_with(EXIT_SOFTWARE)
+
+
 def main(argv: list[str], open_application: OpenApplication) -> int:
     """Serve until told to stop; returns the exit code."""
+    keep_steady()
     ignore_hangup()
     arguments = _arguments(argv)
     sockets = [inherited.open() for inherited in arguments.socket]
@@ -97,7 +108,7 @@ def main(argv: list[str], open_application: OpenApplication) -> int:
     # a reactor that stops disconnects its readers, which must not look like the parent's end
     reactor.addSystemEventTrigger("before", "shutdown", reactor.removeReader, watch)
     end_once()
-    reactor.callWhenRunning(node.startService)
+    reactor.callWhenRunning(_start, node)
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()
     log.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +15,9 @@ import attrs
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from pkiserver.authority import certparts
 from pkiserver.authority.lifecycle.ceremonies import KeyChoice
@@ -22,7 +27,8 @@ from pkiserver.authority.status.directory import HASH_NAMES, issuer_hashes
 from pkiserver.authority.status.policy import OcspPolicy, OcspSigning
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
+from pkiserver.keys.faults import FaultKind, KeyUnavailable
+from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from tests.authority.status_world import ORDER, StatusWorld, status_world
 from tests.authority.world import ACTOR, openssl_verify
@@ -32,6 +38,16 @@ from tests.authority.world import ACTOR, openssl_verify
 def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
     with status_world(tmp_path, stores, on_reactor) as opened:
         yield opened
+
+
+def lose(token: ProviderSettings, name: str) -> None:
+    """Delete a private key behind the server's back."""
+    assert isinstance(token, TokenSettings)
+    pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
+    tool = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login", "--pin", pin]
+    environment = {**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)}
+    delete = [*tool, "--delete-object", "--type", "privkey", "--label", name]
+    subprocess.run(delete, env=environment, check=True, capture_output=True)
 
 
 async def served(at: StatusWorld, generation: Generation, hash_name: str = "sha1") -> ServedIssuer | None:
@@ -169,6 +185,25 @@ async def test_until_a_responder_exists_the_authority_signs_if_it_may(at: Status
     nobody = await served(at, at.issuing.current)
     assert nobody is not None
     assert nobody.signer is None
+
+
+async def test_where_the_responders_key_is_missing_the_authority_signs_if_it_may(
+    at: StatusWorld, stores: tuple[ProviderSettings, ...]
+) -> None:
+    """As on a machine whose token is a copy from before the responder was made."""
+    made = await at.status.responders.run_due()
+    assert (await signer(at)).certificate is not None
+    for name in made:
+        lose(stores[0], name)
+    while {one.name for one in at.world.keys.problems() if one.kind is FaultKind.KEY_MISSING} != set(made):
+        for name in made:  # looked for in the token once a second; what is lost is looked for in a token opened anew
+            with contextlib.suppress(KeyUnavailable):
+                await at.world.keys.test(name)
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+    found = await signer(at)
+    assert found.certificate is None
+    bits = certparts.subject_public_key(at.issuing.current.certificate.spki)
+    assert found.key_hash == hashlib.sha1(bits).digest()
 
 
 async def test_every_key_of_an_authority_has_a_responder_and_answers_for_its_own(at: StatusWorld) -> None:
