@@ -10,6 +10,7 @@ import enum
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
@@ -125,9 +126,7 @@ class Operations:
     async def get(self, number: int) -> Operation:
         """One operation; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
         found = await self.database.read(lambda connection: rows.get(connection, number))
-        if found is None:
-            raise unknown_operation(number)
-        return _operation(found)
+        return _operation(_known(found, number))
 
     async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
         """How others have voted so far."""
@@ -157,9 +156,7 @@ class Operations:
         now = self.clock.now()
 
         def vote(connection: Connection) -> Operation:
-            found = rows.lock(connection, number)
-            if found is None:
-                raise unknown_operation(number)
+            found = _known(rows.lock(connection, number), number)
             if found.state is not OperationState.PENDING or found.expires <= now:
                 raise Rejected.because(Refusal.CONFLICT, f"operation {number} is not pending any more")
             if approved:
@@ -192,27 +189,47 @@ class Operations:
             Rejected: it is not approved, was used, is over, or approves something else.
         """
         now = self.clock.now()
-        found = rows.lock(connection, number)
-        if found is None:
-            raise unknown_operation(number)
+        found = _known(rows.lock(connection, number), number)
+        self._require_spendable(connection, found, kind, digest, now)
+        if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
+            raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
+        return found
+
+    async def check(self, number: int, kind: OperationKind, digest: bytes) -> None:
+        """Raise :class:`Rejected` where :meth:`spend` would now, for deeds that begin outside of the database."""
+        now = self.clock.now()
+
+        def look(connection: Connection) -> None:
+            found = _known(rows.get(connection, number), number)
+            self._require_spendable(connection, found, kind, digest, now)
+            if found.state is not OperationState.APPROVED:
+                raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
+
+        await self.database.read(look)
+
+    def _require_spendable(
+        self, connection: Connection, found: OperationRow, kind: OperationKind, digest: bytes, now: datetime
+    ) -> None:
+        """Raise :class:`Rejected` unless it is this very operation and its votes count now."""
+        number = found.id
         if (found.kind, _operation(found).row.digest) != (kind.value, digest):
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
         self._require_asker(connection, found)
         self.votes.require_approved(connection, matter_of(connection, found), now=now)
         if found.expires <= now:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
-        if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
-            raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
-        return found
 
-    async def failed(self, number: int, why: str) -> None:
-        """Say of an operation that was spent that nothing came of it."""
+    async def failed(self, number: int, why: str, *, by: Person) -> None:
+        """Say of an approved operation that it cannot be done as things are, and is asked for anew."""
         now = self.clock.now()
-        await self.database.write(
-            lambda connection: rows.move(
-                connection, number, old=OperationState.DONE, new=OperationState.FAILED, at=now, outcome=why
-            )
-        )
+
+        def keep(connection: Connection) -> None:
+            found = rows.lock(connection, number)
+            old, new = OperationState.APPROVED, OperationState.FAILED
+            if found is not None and rows.move(connection, number, old=old, new=new, at=now, outcome=why):
+                self._note(connection, AuditKind.REFUSAL, found, by, (("why", why),), outcome="failed")
+
+        await self.database.write(keep)
 
     @staticmethod
     def _require_asker(connection: Connection, row: OperationRow) -> None:
@@ -229,9 +246,12 @@ class Operations:
         row: OperationRow,
         by: Person,
         more: tuple[tuple[str, str], ...],
+        *,
+        outcome: str = "ok",
     ) -> None:
         what = (("operation", row.kind), ("detail", row.object), ("fingerprint", row.digest.hex()))
-        self.audit.append(connection, AuditEvent(kind, by.actor, f"operation {row.id}", details=(*what, *more)))
+        event = AuditEvent(kind, by.actor, f"operation {row.id}", outcome, details=(*what, *more))
+        self.audit.append(connection, event)
 
 
 def matter_of(connection: Connection, row: OperationRow) -> Matter:
@@ -259,6 +279,12 @@ def _operation(row: OperationRow) -> Operation:
     if digest_of(kind, row.object, particulars) != row.digest:
         raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {row.id} was changed in the database")
     return Operation(row.id, kind, row.object, particulars, row)
+
+
+def _known(found: OperationRow | None, number: int) -> OperationRow:
+    if found is None:
+        raise unknown_operation(number)
+    return found
 
 
 def unknown_operation(number: int) -> Rejected:

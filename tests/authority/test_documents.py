@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pkiserver.authority.configuration import Kind, read_documents
+from pkiserver.authority.documents import Kind, read_documents
 from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.connectors.settings import load_connector
 

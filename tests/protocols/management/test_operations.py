@@ -49,8 +49,8 @@ async def test_a_template_is_changed_by_two(tmp_path: Path) -> None:
         assert 'duration = "30d"' in row.toml
         assert (await world.call("adam", "POST", f"{path}/approve", {})).status == 409
         events = (await world.ok("aud", "GET", "/audit?limit=50"))["items"]
-        [event] = [one for one in events if one["kind"] == "configuration" and "operation" in one["actor"]]
-        assert event["actor"] == "admin:ada (operation 1)"
+        [event] = [one for one in events if one["details"].get("via") == "operation 1"]
+        assert (event["kind"], event["actor"]) == ("configuration", "admin:ada")
 
 
 async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
@@ -66,6 +66,9 @@ async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Pat
         done = await world.ok("adam", "POST", f"/operations/{asked['operation']['number']}/approve", {})
         assert done["operation"]["state"] == "failed"
         assert "changed meanwhile" in done["operation"]["outcome"]
+        failed = [one for one in (await world.ok("aud", "GET", "/audit"))["items"] if one["outcome"] == "failed"]
+        assert [(one["actor"], one["object"]) for one in failed] == [("admin:adam", "operation 1")]
+        assert "changed meanwhile" in failed[0]["details"]["why"]
 
 
 async def test_who_leaves_before_the_answer_leaves_nothing_half_done(tmp_path: Path) -> None:
