@@ -82,9 +82,6 @@ class DualControlDesk:
         """
         if certificate.der is None or certificate.fingerprint is None:
             raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "no signed certificate is known")
-        if issuer_octets(certificate.der) == subject_octets(certificate.der):
-            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
-            raise Rejected.because(Refusal.CONFLICT, text)
         particulars = {FINGERPRINT: certificate.fingerprint.hex(), REASON: reason}
         return await self.ask(OperationKind.REVOKE_AUTHORITY, authority, particulars, reason=why, by=by)
 
@@ -194,11 +191,17 @@ class DualControlDesk:
         return await self.configuration.plan([_with_file(document)])
 
     async def _own_certificate(self, authority: str, particulars: dict[str, str]) -> None:
-        """Raises :class:`Rejected` unless it is one of that very authority: votes and scopes go by its name."""
+        """Raises :class:`Rejected` unless it is one of that very authority, and its issuer can tell of the end.
+
+        Votes and scopes go by the authority's name.
+        """
         keys = self.authorities.get(authority).generations
         found = await self._certificate(particulars)
         if not any(one.ca is not None and one.ca.der == found.der for one in keys):
             raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, f"it is no certificate of authority {authority}")
+        if found.der is not None and issuer_octets(found.der) == subject_octets(found.der):
+            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
+            raise Rejected.because(Refusal.CONFLICT, text)
 
     async def _certificate(self, particulars: dict[str, str] | object) -> Certificate:
         assert isinstance(particulars, dict)
