@@ -149,7 +149,7 @@ class Configuration:
     def _make(self, connection: Connection, change: Change) -> int:
         name, now = change.key.name, self._clock.now()
         if change.key.kind is Kind.AUTHORITY:
-            row = authority_rows.get(connection, name)
+            row = authority_rows.get(connection, name, to_change=True)
             if row is None or row.config != change.before or change.after is None:
                 raise Rejected.because(Refusal.CONFLICT, f"{change.key} was changed meanwhile; look at it again")
             authority_rows.update_authority(connection, name, config=change.after, state=row.state)

@@ -199,7 +199,7 @@ class Administrators:
 
         def store(connection: Connection) -> Administrator:
             consent.spend(connection)
-            changed = attrs.evolve(change(_required(connection, name)), name=name)
+            changed = attrs.evolve(change(_to_change(connection, name)), name=name)
             if reasons := _role_reasons(changed.roles):
                 raise Rejected(reasons)
             rows.update_administrator(connection, _row(changed))
@@ -212,7 +212,7 @@ class Administrators:
         """Remove an administrator; the certificates show nobody then. Raises :class:`Rejected`."""
 
         def store(connection: Connection) -> None:
-            found = _required(connection, name)
+            found = _to_change(connection, name)
             rows.delete_administrator(connection, name)
             self._note(connection, found, DELETED, by)
 
@@ -237,7 +237,7 @@ class Administrators:
 
         def store(connection: Connection) -> None:
             consent.spend(connection)
-            self._bind(connection, _required(connection, name), new, consent)
+            self._bind(connection, _to_change(connection, name), new, consent)
 
         await self.database.write(store)
         return new.fingerprint
@@ -265,7 +265,7 @@ class Administrators:
         """Let a certificate show an administrator no more; raises :class:`Rejected`."""
 
         def store(connection: Connection) -> None:
-            found = _required(connection, name)
+            found = _to_change(connection, name)
             if not any(one.fingerprint == fingerprint for one in rows.certificates_of(connection, name)):
                 raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, f"{name} is not known by this certificate")
             rows.unbind(connection, fingerprint)
@@ -333,8 +333,13 @@ def _nobody(text: str) -> Rejected:
     return Rejected.because(Refusal.NOT_AUTHENTICATED, text)
 
 
-def _required(connection: Connection, name: str) -> Administrator:
-    found = rows.get(connection, name)
+def _to_change(connection: Connection, name: str) -> Administrator:
+    """The administrator, whom no other process changes until this write ends."""
+    return _required(connection, name, to_change=True)
+
+
+def _required(connection: Connection, name: str, *, to_change: bool = False) -> Administrator:
+    found = rows.get(connection, name, to_change=to_change)
     if found is None:
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no administrator named {name!r}")
     return administrator_of(found)

@@ -137,7 +137,7 @@ class Succession:
         event = configuration_event(actor, name, "key generation retired", ("number", str(number)))
 
         def work(connection: Connection) -> None:
-            row = rows.get_generation(connection, generation.id)
+            row = rows.lock_generation(connection, generation.id)
             assert row is not None
             _require_retirable(row.state, name, number)
             rows.update_generation(connection, attrs.evolve(row, state=_RETIRED))
@@ -225,7 +225,7 @@ class Succession:
         newer = max(signer, signed, key=lambda one: one.number)
 
         def also(connection: Connection, issued: IssuedCertificate) -> None:
-            row = rows.get_generation(connection, newer.id)
+            row = rows.lock_generation(connection, newer.id)
             assert row is not None
             if newer is signed:
                 rows.update_generation(connection, attrs.evolve(row, new_with_old=issued.der))
