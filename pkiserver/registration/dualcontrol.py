@@ -19,7 +19,7 @@ from pkiserver.authority.documents import Document, Kind, read_documents
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
 from pkiserver.authority.status.values import parse_reason
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, digest_of
+from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, Wish, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.certificates import Certificate
@@ -54,6 +54,11 @@ class DualControlDesk:
         Raises:
             Rejected: the particulars are not those of the kind, or it could not be carried out as things are.
         """
+        wish = await self._checked(kind, what, particulars)
+        [made] = await self.operations.ask_all([wish], reason=reason, by=by)
+        return made
+
+    async def _checked(self, kind: OperationKind, what: str, particulars: dict[str, str]) -> Wish:
         wanted = _WANTED[kind]
         if set(particulars) != wanted:
             text = f"{kind} takes the particulars {', '.join(sorted(wanted))}"
@@ -63,7 +68,7 @@ class DualControlDesk:
             particulars = {**particulars, REVISION: _revision(plan)}
         elif kind is OperationKind.REVOKE_AUTHORITY:
             await self._own_certificate(what, particulars)
-        return await self.operations.ask(kind, what, particulars, reason=reason, by=by)
+        return kind, what, particulars
 
     async def ask_to_revoke(
         self, authority: str, certificate: Certificate, reason: str, *, why: str, by: Person
@@ -86,7 +91,7 @@ class DualControlDesk:
         return await self.ask(OperationKind.REVOKE_AUTHORITY, authority, particulars, reason=why, by=by)
 
     async def ask_to_change(self, plan: Plan, *, why: str, by: Person) -> tuple[Operation, ...]:
-        """Ask for every template that a plan adds or changes, an operation for each.
+        """Ask for every template that a plan adds or changes, an operation for each; for all of them or for none.
 
         Raises:
             Rejected: ``why`` is missing, or the plan has more than that: it is all or nothing, and operations are not.
@@ -97,9 +102,8 @@ class DualControlDesk:
             more = "; templates are not removed, but switched off (enabled = false)"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text + more)
         kind = OperationKind.CHANGE_TEMPLATE
-        return tuple(
-            [await self.ask(kind, change.key.name, {TOML: str(change.after)}, reason=why, by=by) for change in wanted]
-        )
+        wishes = [await self._checked(kind, change.key.name, {TOML: str(change.after)}) for change in wanted]
+        return await self.operations.ask_all(wishes, reason=why, by=by)
 
     def authority_of(self, certificate: Certificate) -> str | None:
         """The authority whose own certificate in service it is."""

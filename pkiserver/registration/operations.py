@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import attrs
@@ -43,6 +43,8 @@ class OperationKind(enum.StrEnum):
     RECOVER_KEY = "recover-key"
 
 
+Wish = tuple[OperationKind, str, Mapping[str, str]]
+"""An operation to be asked for: its kind, its object, its particulars."""
 _CONFIGURING = {OperationKind.CHANGE_TEMPLATE, OperationKind.CHANGE_ADMINISTRATOR}
 """What only those ask for who configure; others may agree to it."""
 TOML = "toml"
@@ -79,12 +81,16 @@ class Operations:
     async def ask(
         self, kind: OperationKind, what: str, particulars: Mapping[str, str], *, reason: str, by: Person
     ) -> Operation:
-        """Ask for an operation.
+        """Ask for one operation, as :meth:`ask_all` does."""
+        [made] = await self.ask_all([(kind, what, particulars)], reason=reason, by=by)
+        return made
+
+    async def ask_all(self, wanted: Iterable[Wish], *, reason: str, by: Person) -> tuple[Operation, ...]:
+        """Ask for operations, each voted on by itself: for all of them, or for none.
 
         Args:
-            kind: Which.
-            what: Its object, in words: an authority, a template, a key.
-            particulars: All that decides what happens.
+            wanted: Of each its kind, its object in words (an authority, a template, a key), and all that decides what
+                happens.
             reason: Why, for those who vote.
             by: Who asks, and therefore does not vote.
 
@@ -92,36 +98,22 @@ class Operations:
             Rejected: no reason is given, or it or the particulars are too long; or the role or the scope of the
                 administrator who asks does not permit it.
         """
-        payload = json.dumps(dict(particulars), ensure_ascii=False)
         if not reason.strip() or len(reason) > MOST_REASON:
             raise Rejected.because(Refusal.MALFORMED, f"give a reason of at most {MOST_REASON} characters")
-        if len(payload) > MOST_PAYLOAD:
-            raise Rejected.because(Refusal.LIMIT, f"an operation has at most {MOST_PAYLOAD} characters of particulars")
         now = self.clock.now()
-        new = OperationRow(
-            id=0,
-            kind=kind.value,
-            object=what,
-            payload=payload,
-            digest=digest_of(kind, what, particulars),
-            state=OperationState.PENDING,
-            reason=reason,
-            requested_by=by.actor,
-            needed=self.rules.approvals,
-            approvers=self.rules.approvers,
-            created=now,
-            expires=now + self.rules.lifetime,
-        )
+        new = [self._row(one, reason, by, now) for one in wanted]
 
-        def keep(connection: Connection) -> Operation:
-            self._require_asker(connection, new)
+        def keep(connection: Connection) -> tuple[Operation, ...]:
             rows.expire(connection, now=now)
-            number = rows.insert_operation(connection, new)
-            kept = attrs.evolve(new, id=number)
-            self._note(connection, AuditKind.REQUEST, kept, by, (("why", reason),))
-            return _operation(kept)
+            return tuple([self._keep(connection, one, by) for one in new])
 
         return await self.database.write(keep)
+
+    def _keep(self, connection: Connection, new: OperationRow, by: Person) -> Operation:
+        self._require_asker(connection, new)
+        kept = attrs.evolve(new, id=rows.insert_operation(connection, new))
+        self._note(connection, AuditKind.REQUEST, kept, by, (("why", new.reason),))
+        return _operation(kept)
 
     async def get(self, number: int) -> Operation:
         """One operation; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
@@ -230,6 +222,27 @@ class Operations:
                 self._note(connection, AuditKind.REFUSAL, found, by, (("why", why),), outcome="failed")
 
         await self.database.write(keep)
+
+    def _row(self, wish: Wish, reason: str, by: Person, now: datetime) -> OperationRow:
+        kind, what, particulars = wish
+        payload = json.dumps(dict(particulars), ensure_ascii=False)
+        if len(payload) > MOST_PAYLOAD:
+            text = f"an operation has at most {MOST_PAYLOAD} characters of particulars: {kind} {what}"
+            raise Rejected.because(Refusal.LIMIT, text)
+        return OperationRow(
+            id=0,
+            kind=kind.value,
+            object=what,
+            payload=payload,
+            digest=digest_of(kind, what, particulars),
+            state=OperationState.PENDING,
+            reason=reason,
+            requested_by=by.actor,
+            needed=self.rules.approvals,
+            approvers=self.rules.approvers,
+            created=now,
+            expires=now + self.rules.lifetime,
+        )
 
     @staticmethod
     def _require_asker(connection: Connection, row: OperationRow) -> None:

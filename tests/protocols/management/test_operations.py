@@ -12,6 +12,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.documents import read_documents
 from pkiserver.foundation.errors import Rejected
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.operations import OperationKind, digest_of
@@ -135,6 +137,28 @@ async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
             assert answer.status in {400, 404, 409, 422}, change
         assert (await world.call("ann", "POST", "/operations", good)).status == 403
         assert (await world.ok("aud", "GET", "/operations"))["items"] == []
+
+
+async def test_several_templates_are_asked_for_all_or_none(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        engine = world.engine
+        configuration, desk = Configuration(engine.database, engine.audit, engine.clock), engine.dual_control
+        shorter = [TEXTS[name].replace('duration = "90d"', 'duration = "30d"') for name in ("open", "seated", "two")]
+        documents = read_documents([(f"{number}.toml", text) for number, text in enumerate(shorter)])
+        plan = await configuration.plan(documents)
+        for name in ("open", "two"):  # the second one, or the third, is not theirs
+            who = Administrator(f"only-{name}", frozenset({Role.ADMINISTRATOR}), templates=frozenset({name, "seated"}))
+            await world.engine.administrators.create(who, by="tester")
+            with pytest.raises(Rejected, match="is not for"):
+                await desk.ask_to_change(plan, why="shorter", by=who.person)
+        long = read_documents([("0.toml", shorter[0]), ("1.toml", shorter[1] + "#" * 300_000)])
+        with pytest.raises(Rejected, match="at most 262144 characters of particulars: change-template seated"):
+            await desk.ask_to_change(await configuration.plan(long), why="shorter", by=Person("admin:ada"))
+        assert await world.engine.operations.list_page() == ()
+        asked = await desk.ask_to_change(plan, why="shorter", by=Person("admin:ada"))
+        assert [one.object for one in asked] == ["open", "seated", "two"]
+        assert await configuration.plan(documents) == plan, "nothing is changed before somebody agrees"
 
 
 async def test_row_25_an_authority_is_revoked_by_two(tmp_path: Path) -> None:
