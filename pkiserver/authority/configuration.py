@@ -117,7 +117,7 @@ class Configuration:
         changes = []
         for key, document in given.items():
             now = state.get(key)
-            if now is None or now.text != document.text:
+            if now is None or _plain(now.text) != _plain(document.text):
                 before, revision = (now.text, now.revision) if now is not None else (None, None)
                 changes.append(Change(Key(*key), before, document.text, revision))
         changes += [Change(Key(*key), state[key].text, None, state[key].revision) for key in unwanted]
@@ -183,6 +183,11 @@ def _exported(key: tuple[Kind, str], text: str) -> str:
     if key[0] in _KEPT_AS_TEXT:
         return text
     return dump(AuthorityDocument(key[1], settings=load(AuthoritySettings, text, f"authority {key[1]}")))
+
+
+def _plain(text: str) -> str:
+    """What a text says, whichever way its lines end; an export to the terminal ends with a line end of its own."""
+    return text.replace("\r\n", "\n").rstrip("\n")
 
 
 def _certificate(text: str | None) -> object:

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.configuration import Configuration
 from pkiserver.authority.documents import read_documents
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.operations import OperationKind, digest_of
 from pkiserver.registration.votes import Person
@@ -117,6 +117,27 @@ async def test_what_was_approved_when_the_process_ended_is_carried_out_by_approv
         assert row is not None
         assert 'duration = "30d"' in row.toml
         assert (await world.call("adam", "POST", f"{path}/approve", {})).codes == {"conflict"}
+
+
+async def test_what_was_approved_while_the_database_went_away_is_carried_out_by_approving_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+
+        def gone(*_arguments: object, **_more: object) -> None:
+            raise Unavailable("the database is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(templates, "put", gone)
+            away = await world.call("adam", "POST", f"{path}/approve", {})
+        assert (away.status, "retry-after" in away.headers) == (503, True)
+        assert (await world.ok("aud", "GET", path))["operation"]["state"] == "approved"
+        done = await world.ok("adam", "POST", f"{path}/approve", {})
+        assert (done["operation"]["state"], len(done["votes"])) == ("done", 1)
 
 
 async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
