@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -20,7 +19,7 @@ from pkiserver.authority.templates.reach import unreachable
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.foundation.tomlfile import ConfigurationError, Problem, TomlIndex, dump, load
+from pkiserver.foundation.tomlfile import ConfigurationError, Problem, TomlIndex, dump, load, parse
 from pkiserver.store.authority import authorities as authority_rows
 from pkiserver.store.authority import foreign
 from pkiserver.store.authority import templates as object_rows
@@ -192,7 +191,7 @@ def _plain(text: str) -> str:
 
 def _certificate(text: str | None) -> object:
     """Of which authority a document tells."""
-    return None if text is None else tomllib.loads(text).get("certificate")
+    return None if text is None else parse(text).get("certificate")
 
 
 def _reason(text: str) -> Reason:

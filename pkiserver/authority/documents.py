@@ -19,7 +19,16 @@ from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.templates.library import load_template
 from pkiserver.authority.templates.model import EST_OPERATIONS
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, dump, load
+from pkiserver.foundation.tomlfile import (
+    ConfigurationError,
+    Invalid,
+    Problem,
+    TomlIndex,
+    dump,
+    load,
+    parse,
+    without_mark,
+)
 
 
 class Kind(StrEnum):
@@ -114,7 +123,7 @@ def read_documents(files: Iterable[tuple[str, str]], readers: Readers | None = N
     found: dict[tuple[Kind, str], Document] = {}
     for file, text in files:
         try:
-            document = _read_document(file, text, readers or {})
+            document = _read_document(file, without_mark(text), readers or {})
         except ConfigurationError as error:
             problems += error.problems
             continue
@@ -130,7 +139,7 @@ def read_documents(files: Iterable[tuple[str, str]], readers: Readers | None = N
 
 def _read_document(file: str, text: str, readers: Readers) -> Document:
     try:
-        kind = tomllib.loads(text).get("kind")
+        kind = parse(text).get("kind")
     except (tomllib.TOMLDecodeError, RecursionError):
         kind = Kind.TEMPLATE  # the loader says what is wrong, and where
     if kind is None:
