@@ -9,6 +9,8 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import chain
+from pkiserver.audit.events import AuditKind
+from pkiserver.audit.export import details_of
 from pkiserver.store import audit as rows
 from pkiserver.store.times import to_micros
 
@@ -37,6 +39,8 @@ class AuditReport:
 @attrs.define
 class _Findings:
     problems: list[str] = attrs.field(factory=list)
+    made: dict[str, bytes] = attrs.field(factory=dict)
+    """The hashes of the checkpoints that there are, by what events call them."""
     events: int = 0
     unsigned: int = 0
 
@@ -62,6 +66,7 @@ def verify(connection: Connection, *, verify_signature: VerifySignature | None =
             findings.add(f"checkpoint {count} is missing")
             count = checkpoint.id
         _verify_checkpoint(connection, checkpoint, previous, verify_signature, findings)
+        findings.made[f"checkpoint {checkpoint.id}"] = checkpoint.hash
         previous = chain.checkpoint_hash(checkpoint.heads)
         for head in _heads(checkpoint):
             signed[head.writer] = max(signed.get(head.writer, 0), head.seq)
@@ -156,12 +161,23 @@ def _verify_chain(connection: Connection, writer: rows.WriterRow, signed: int, f
             findings.add(f"{name}: event {row.seq} does not continue the one before")
         if row.hash != chain.event_hash(row):
             findings.add(f"{name}: event {row.seq} was altered")
+        elif row.kind == AuditKind.CHECKPOINT:
+            _verify_told(row, name, findings)
         expected = row.hash
     if seq != writer.head_seq:
         findings.add(f"{name}: ends at event {seq}, its head is event {writer.head_seq}")
     elif writer.head_hash != expected:
         findings.add(f"{name}: its last event is not its head")
     findings.unsigned += max(0, seq - signed)
+
+
+def _verify_told(row: rows.EventRow, name: str, findings: _Findings) -> None:
+    """The checkpoint that an event tells of is there: nothing else shows that the last ones were removed."""
+    made = findings.made.get(row.object)
+    if made is None:
+        findings.add(f"{row.object} is missing: {name}: event {row.seq} tells of it")
+    elif details_of(row).get("hash") != made.hex():
+        findings.add(f"{name}: event {row.seq} tells of another {row.object}")
 
 
 def _strays(connection: Connection, known: set[int]) -> list[int]:

@@ -1,119 +1,31 @@
-"""Configuration that all nodes share, as TOML documents: compare with the database, then change it, all or nothing.
-
-A document is one object: ``kind = "template"`` is a certificate template, kept with its comments; ``kind =
-"authority"`` the settings of an authority that exists (making one needs keys: ``pkiserver ca``). Rooms above this one
-bring the readers of their own kinds (:data:`Readers`).
-"""
+"""Configuration that all nodes share: compare documents with the database, then change it, all or nothing."""
 
 from __future__ import annotations
 
 import difflib
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
 
 import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.settingchecks import as_problems, contradictions, unknown_templates
+from pkiserver.authority.consent import UNASKED, Consent
+from pkiserver.authority.documents import SETTINGS, AuthorityDocument, Certified, Document, Key, Kind
+from pkiserver.authority.settingchecks import as_problems, unknown_templates
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
-from pkiserver.authority.templates.library import load_template
-from pkiserver.authority.templates.model import EST_OPERATIONS, INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.authority.templates.reach import unreachable
 from pkiserver.authority.templates.weaknesses import weaknesses
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, dump, load
+from pkiserver.foundation.tomlfile import ConfigurationError, Problem, TomlIndex, dump, load, parse
 from pkiserver.store.authority import authorities as authority_rows
 from pkiserver.store.authority import foreign
 from pkiserver.store.authority import templates as object_rows
 from pkiserver.store.database import Database
 
-
-class Kind(StrEnum):
-    """What a document describes."""
-
-    TEMPLATE = "template"
-    AUTHORITY = "authority"
-    TIMESTAMP_UNIT = "timestamp-unit"
-    CONNECTOR = "connector"
-    FOREIGN_CA = "foreign-ca"
-    DIRECTORY = "directory"
-
-
-_KINDS = ", ".join(f'"{kind}"' for kind in Kind)
-
-
-class Named(Protocol):
-    """What a document says, read and checked."""
-
-    @property
-    def name(self) -> str:
-        """The object's name."""
-
-
-@runtime_checkable
-class Certified(Named, Protocol):
-    """What an authority of this server has to certify before it is of any use."""
-
-    @property
-    def issuer(self) -> str:
-        """The authority's name."""
-
-
-Readers = Mapping[Kind, Callable[[str, str], Named]]
-"""How other rooms' documents are read: from text and file name; raises :class:`ConfigurationError`."""
-_SETTINGS = "settings"
-"""The table of an authority's document that has its settings."""
 _KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA, Kind.DIRECTORY)
-
-
-@attrs.frozen
-class AuthorityDocument:
-    """The settings of one authority, as a document."""
-
-    name: str
-    kind: Literal["authority"] = "authority"
-    settings: AuthoritySettings = attrs.field(factory=AuthoritySettings)
-
-    def __attrs_post_init__(self) -> None:
-        if self.name.lower() in EST_OPERATIONS:
-            raise Invalid(f'"{self.name}" is an operation path of EST and cannot be a label', key="name")
-
-
-@attrs.frozen
-class Document:
-    """One object as read from a file. ``text`` is what the database keeps; ``source`` is what the file says."""
-
-    kind: Kind
-    name: str
-    text: str
-    file: str
-    value: Named
-    source: str = attrs.field(repr=False)
-
-
-@attrs.frozen
-class Key:
-    """Kind and name of an object."""
-
-    kind: Kind
-    name: str
-
-    @classmethod
-    def parse(cls, text: str) -> Key:
-        """From ``template/tls-server``; raises :class:`Rejected`."""
-        kind, _, name = text.partition("/")
-        if kind not in set(Kind) or not name:
-            kinds = " or ".join(f"{kind}/NAME" for kind in Kind)
-            raise Rejected.because(Refusal.CONFIGURATION, f"{text!r} names no object (allowed: {kinds})")
-        return cls(Kind(kind), name)
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
 
 
 @attrs.frozen
@@ -154,62 +66,6 @@ class Plan:
     changes: tuple[Change, ...]
     unchanged: int
     notes: tuple[str, ...] = ()
-
-
-def read_documents(files: Iterable[tuple[str, str]], readers: Readers | None = None) -> tuple[Document, ...]:
-    """Documents from (file name, text) pairs; those of kinds that other rooms know by their ``readers``.
-
-    Raises:
-        ConfigurationError: every problem of every file, and objects that two files describe.
-    """
-    problems: list[Problem] = []
-    found: dict[tuple[Kind, str], Document] = {}
-    for file, text in files:
-        try:
-            document = _read_document(file, text, readers or {})
-        except ConfigurationError as error:
-            problems += error.problems
-            continue
-        key = (document.kind, document.name)
-        if key in found:
-            message = f"{document.kind} {document.name} is in {found[key].file} already"
-            problems.append(Problem(file, 1, "name", message))
-        found[key] = document
-    if problems:
-        raise ConfigurationError(problems)
-    return tuple(found.values())
-
-
-def _read_document(file: str, text: str, readers: Readers) -> Document:
-    try:
-        kind = tomllib.loads(text).get("kind")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        kind = Kind.TEMPLATE  # the loader says what is wrong, and where
-    if kind is None:
-        return _read_unmarked(file, text)
-    if not isinstance(kind, str) or kind not in set(Kind):
-        line = TomlIndex(text).line(("kind",))
-        raise ConfigurationError([Problem(file, line, "kind", f"{kind!r} is no kind of object", _KINDS)])
-    if kind == Kind.AUTHORITY:
-        authority = load(AuthorityDocument, text, file)
-        if problems := as_problems(contradictions(authority.settings), text, file, _SETTINGS):
-            raise ConfigurationError(problems)
-        return Document(Kind.AUTHORITY, authority.name, dump(authority.settings), file, authority, text)
-    if kind in readers:
-        value = readers[Kind(kind)](text, file)
-        return Document(Kind(kind), value.name, text, file, value, text)
-    template = load_template(text, file)
-    return Document(Kind.TEMPLATE, template.name, text, file, template, text)
-
-
-def _read_unmarked(file: str, text: str) -> Document:
-    """A document without ``kind``: a template, or a mistake that says so before all that follows from it."""
-    try:
-        template = load_template(text, file)
-    except ConfigurationError as error:
-        said = Problem(file, 1, "kind", "is missing, so this was read as a template", _KINDS)
-        raise ConfigurationError([said, *error.problems]) from error
-    return Document(Kind.TEMPLATE, template.name, text, file, template, text)
 
 
 @attrs.frozen
@@ -260,15 +116,15 @@ class Configuration:
         changes = []
         for key, document in given.items():
             now = state.get(key)
-            if now is None or now.text != document.text:
+            if now is None or _plain(now.text) != _plain(document.text):
                 before, revision = (now.text, now.revision) if now is not None else (None, None)
                 changes.append(Change(Key(*key), before, document.text, revision))
         changes += [Change(Key(*key), state[key].text, None, state[key].revision) for key in unwanted]
         unchanged = len(given) + len(unwanted) - len(changes)
         return Plan(tuple(changes), unchanged, _notes(state, given.values()))
 
-    async def apply(self, plan: Plan, *, by: str) -> None:
-        """Make the changes of a plan and audit them, in one transaction.
+    async def apply(self, plan: Plan, *, by: str, consent: Consent = UNASKED) -> None:
+        """Make the changes of a plan and audit them, in one transaction; ``consent`` is used up in it.
 
         Raises:
             Rejected: somebody else changed one of the objects since the plan was made; nothing is changed.
@@ -276,9 +132,10 @@ class Configuration:
         """
 
         def work(connection: Connection) -> None:
+            consent.spend(connection)
             for change in plan.changes:
                 revision = self._make(connection, change)
-                details = [("change", change.what), ("revision", str(revision))]
+                details = [("change", change.what), ("revision", str(revision)), *consent.details]
                 if change.after is not None:
                     details.append((DIGEST, digest(change.after)))
                 self._audit.append(
@@ -291,7 +148,7 @@ class Configuration:
     def _make(self, connection: Connection, change: Change) -> int:
         name, now = change.key.name, self._clock.now()
         if change.key.kind is Kind.AUTHORITY:
-            row = authority_rows.get(connection, name)
+            row = authority_rows.get(connection, name, to_change=True)
             if row is None or row.config != change.before or change.after is None:
                 raise Rejected.because(Refusal.CONFLICT, f"{change.key} was changed meanwhile; look at it again")
             authority_rows.update_authority(connection, name, config=change.after, state=row.state)
@@ -327,9 +184,14 @@ def _exported(key: tuple[Kind, str], text: str) -> str:
     return dump(AuthorityDocument(key[1], settings=load(AuthoritySettings, text, f"authority {key[1]}")))
 
 
+def _plain(text: str) -> str:
+    """What a text says, whichever way its lines end; an export to the terminal ends with a line end of its own."""
+    return text.replace("\r\n", "\n").rstrip("\n")
+
+
 def _certificate(text: str | None) -> object:
     """Of which authority a document tells."""
-    return None if text is None else tomllib.loads(text).get("certificate")
+    return None if text is None else parse(text).get("certificate")
 
 
 def _reason(text: str) -> Reason:
@@ -365,7 +227,7 @@ def _problems(
             problems.append(_no_authority(known, document, "name", name))
         elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
             found = unknown_templates(document.value.settings, templates)
-            problems += as_problems(found, document.source, document.file, _SETTINGS)
+            problems += as_problems(found, document.source, document.file, SETTINGS)
         elif kind is Kind.TIMESTAMP_UNIT and isinstance(unit := document.value, Certified) and unit.issuer not in known:
             problems.append(_no_authority(known, document, "issuer", unit.issuer))
     return problems

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority import certparts
+from pkiserver.authority.consent import UNASKED, Consent
 from pkiserver.authority.status.values import reason_name
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -57,12 +58,14 @@ class Order:
         approved_by: A second person, needed where an authority's own certificate is revoked.
         request_id: The request it came with, if any.
         comment: One line for the audit log.
+        consent: Of others, which the change uses up.
     """
 
     actor: str
     approved_by: str | None = None
     request_id: str | None = None
     comment: str = ""
+    consent: Consent = UNASKED
 
 
 @attrs.frozen
@@ -199,6 +202,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
+            order.consent.spend(connection)
             found = find(connection, selector, to_change=True)
             self._refuse(
                 *_authority_reasons(connection, found, order),
@@ -228,6 +232,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
+            order.consent.spend(connection)
             found = find(connection, selector, to_change=True)
             reasons = [*_authority_reasons(connection, found, order), *_date_reasons(found, invalidity_date, now)]
             if found.not_after < now:
@@ -248,6 +253,7 @@ class Revocations:
         now = self._now()
 
         def work(connection: Connection) -> StatusChange:
+            order.consent.spend(connection)
             found = find(connection, selector, to_change=True)
             if not certificates.release(connection, found.id, at=now):
                 known = _revoked_since(found) if found.state is CertificateState.REVOKED else "it is not on hold"
@@ -282,6 +288,7 @@ class Revocations:
             details.append(("approved_by", order.approved_by))
         if order.comment:
             details.append(("comment", order.comment))
+        details += order.consent.details
         event = AuditEvent(
             kind=AuditKind.RELEASE if reason is None else AuditKind.REVOCATION,
             actor=order.actor,

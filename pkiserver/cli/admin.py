@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,6 +19,7 @@ from pkiserver.cli.voting import who
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from pkiserver.authority.consent import Consent
     from pkiserver.registration.admincertificates import Credential
     from pkiserver.registration.administrators import Administrator
     from pkiserver.registration.operations import OperationKind
@@ -106,11 +108,18 @@ async def _certified(engine: Engine, name: str, *, authority: str, validity: tim
     return await maker.issue(name, authority, validity=validity, by=who())
 
 
-async def _hand_out(
-    session: Session, engine: Engine, name: str, made: Credential, *, path: Path, file: BinaryIO
-) -> None:
-    fingerprint = await engine.administrators.bind(name, made.certificate, by=who())
+def _keep(file: BinaryIO, made: Credential) -> None:
+    """Make the file durable before its certificate shows anybody: it is worth nothing until then.
+
+    An approval is spent with that, and the password is told after it. Who is left with a file and no password, since
+    the process ended in between, asks anew; nobody has two files for one approval that open anything.
+    """
     file.write(made.pkcs12)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _handed_out(session: Session, name: str, made: Credential, path: Path) -> None:
     session.output.done(
         f"{path} holds the key and certificate {made.serial:x} of {name}; neither is kept here.\n"
         f"Its password, told this once: {made.password.reveal_text()}",
@@ -118,7 +127,7 @@ async def _hand_out(
         file=path,
         password=made.password.reveal_text(),
         serial=f"{made.serial:x}",
-        fingerprint=fingerprint.hex(),
+        fingerprint=hashlib.sha256(made.certificate).hexdigest(),
     )
 
 
@@ -167,11 +176,11 @@ async def create(
     path = out or Path(f"{name}.p12")
     detail = f"made, and a PKCS#12 file for {validity} by {authority}: {described(new)}"
     with new_file(path) as file:
-        if await agreement.reached(session, engine, *exporting(name, detail)):
-            # the certificate first: nobody is left who was made and cannot come in
+        if (consent := await agreement.reached(session, engine, *exporting(name, detail))) is not None:
             made = await _certified(engine, name, authority=authority, validity=lasting)
-            await engine.administrators.create(new, by=who())
-            await _hand_out(session, engine, name, made, path=path, file=file)
+            _keep(file, made)
+            await engine.administrators.create(new, by=who(), shown_by=made.certificate, consent=consent)
+            _handed_out(session, name, made, path)
 
 
 @group.command()
@@ -198,9 +207,11 @@ async def certify(
     path = out or Path(f"{name}.p12")
     detail = f"a further PKCS#12 file for {validity} by {authority}: {described(one)}"
     with new_file(path) as file:
-        if await agreement.reached(session, engine, *exporting(name, detail)):
+        if (consent := await agreement.reached(session, engine, *exporting(name, detail))) is not None:
             made = await _certified(engine, name, authority=authority, validity=lasting)
-            await _hand_out(session, engine, name, made, path=path, file=file)
+            _keep(file, made)
+            await engine.administrators.bind(name, made.certificate, by=who(), consent=consent)
+            _handed_out(session, name, made, path)
 
 
 @group.command("list")
@@ -272,17 +283,20 @@ async def set_(
 
     wanted = change(await engine.administrators.get(name))
     _note_unknown(session, engine, wanted)
-    if not await agreement.reached(session, engine, *changing(name, f"becomes: {described(wanted)}")):
+    consent = await agreement.reached(session, engine, *changing(name, f"becomes: {described(wanted)}"))
+    if consent is None:
         return
-    changed = await engine.administrators.change(name, who(), change)
+    changed = await engine.administrators.change(name, who(), change, consent=consent)
     session.output.done(f"Administrator {name} changed", **_row(changed))
 
 
-async def _set_disabled(session: Session, engine: Engine, name: str, disabled: bool) -> None:
+async def _set_disabled(session: Session, engine: Engine, name: str, disabled: bool, consent: Consent) -> None:
     import attrs
 
     what = "disabled" if disabled else "enabled"
-    await engine.administrators.change(name, who(), lambda one: attrs.evolve(one, disabled=disabled), what=what)
+    await engine.administrators.change(
+        name, who(), lambda one: attrs.evolve(one, disabled=disabled), what=what, consent=consent
+    )
     session.output.done(f"Administrator {name} {what}", name=name)
 
 
@@ -291,7 +305,9 @@ async def _set_disabled(session: Session, engine: Engine, name: str, disabled: b
 @async_command
 async def disable(session: Session, engine: Engine, name: str) -> None:
     """Turn an administrator away, from the next request on."""
-    await _set_disabled(session, engine, name, True)
+    from pkiserver.authority.consent import UNASKED
+
+    await _set_disabled(session, engine, name, True, UNASKED)
 
 
 @group.command()
@@ -301,9 +317,8 @@ async def disable(session: Session, engine: Engine, name: str) -> None:
 async def enable(session: Session, engine: Engine, *, name: str, agreement: Agreement) -> None:
     """Undo disable."""
     one = await engine.administrators.get(name)
-    if not await agreement.reached(session, engine, *changing(name, f"enabled: {described(one)}")):
-        return
-    await _set_disabled(session, engine, name, False)
+    if (consent := await agreement.reached(session, engine, *changing(name, f"enabled: {described(one)}"))) is not None:
+        await _set_disabled(session, engine, name, False, consent)
 
 
 @group.command()
@@ -328,9 +343,9 @@ async def bind(session: Session, engine: Engine, *, name: str, certificate: Path
     der = load_certificates(certificate)[0]
     one = await engine.administrators.get(name)
     detail = f"shown by the certificate {hashlib.sha256(der).hexdigest()}: {described(one)}"
-    if not await agreement.reached(session, engine, *changing(name, detail)):
+    if (consent := await agreement.reached(session, engine, *changing(name, detail))) is None:
         return
-    fingerprint = await engine.administrators.bind(name, der, by=who())
+    fingerprint = await engine.administrators.bind(name, der, by=who(), consent=consent)
     session.output.done(f"{certificate} shows {name} now", name=name, fingerprint=fingerprint.hex())
 
 

@@ -13,6 +13,7 @@ import click
 from pkiserver.cli.voting import voter, voter_options
 
 if TYPE_CHECKING:
+    from pkiserver.authority.consent import Consent
     from pkiserver.cli.context import Session
     from pkiserver.registration.operations import OperationKind
     from pkiserver.runtime.engine import Engine
@@ -31,8 +32,8 @@ class Agreement:
 
     async def reached(
         self, session: Session, engine: Engine, kind: OperationKind, what: str, particulars: dict[str, str]
-    ) -> bool:
-        """Whether the deed may be done now. Where others must agree and have not been asked, they are asked.
+    ) -> Consent | None:
+        """What the deed uses up in its own transaction; None where others must agree first, who are asked now.
 
         Args:
             session: Where it is said that somebody was asked.
@@ -44,21 +45,22 @@ class Agreement:
         Raises:
             Rejected: no reason is given; or the operation is not approved, is spent, or approves something else.
         """
+        from pkiserver.authority.consent import UNASKED
+
         if not engine.operations.rules.administrators:
             if self.operation is not None:
                 raise click.UsageError(
                     "--operation: nobody has to agree here ([approvals.dual_control] administrators)"
                 )
-            return True
+            return UNASKED
         if self.operation is None:
             by = await voter(engine, self.credential, self.password_file)
             made = await engine.dual_control.ask(kind, what, particulars, reason=self.reason, by=by)
             text = f"nothing done yet: operation {made.number} waits for approval"
             again = f"then give the same command again with --operation {made.number}"
             session.output.done(f"{text}; {again}", done=False, operation=made.number)
-            return False
-        await engine.dual_control.spend(self.operation, kind, what, particulars)
-        return True
+            return None
+        return await engine.dual_control.consent(self.operation, kind, what, particulars)
 
 
 def agreement_options(function: F) -> F:

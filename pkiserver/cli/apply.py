@@ -12,7 +12,8 @@ from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.voting import voter, voter_options, who
 
 if TYPE_CHECKING:
-    from pkiserver.authority.configuration import Change, Plan, Readers
+    from pkiserver.authority.configuration import Change, Plan
+    from pkiserver.authority.documents import Readers
     from pkiserver.runtime.engine import Engine
 
 LARGEST_FILE = 1024 * 1024
@@ -90,7 +91,7 @@ def agreed(session: Session, *, yes: bool) -> bool:
 
 def _readers() -> Readers:
     """How the rooms above the authorities read their own kinds of object."""
-    from pkiserver.authority.configuration import Kind
+    from pkiserver.authority.documents import Kind
     from pkiserver.authority.validation.settings import load_foreign
     from pkiserver.publication.outward.settings import load_directory
     from pkiserver.registration.connectors.settings import load_connector
@@ -131,7 +132,8 @@ async def command(
     A FILE describes one template, one connector, one time-stamping unit, one foreign CA, one directory to publish to
     or the settings of one authority; of a directory every *.toml file is taken.
     """
-    from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
+    from pkiserver.authority.configuration import Configuration
+    from pkiserver.authority.documents import Key, Kind, read_documents
 
     if not files and not deleted:
         raise click.UsageError("name files, or objects to --delete")

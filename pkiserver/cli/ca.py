@@ -12,6 +12,7 @@ from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, OUT_FILE
 from pkiserver.cli.outfiles import write_file
 from pkiserver.cli.selectors import load_certificates, pem
+from pkiserver.cli.typing_in import require_yes
 
 if TYPE_CHECKING:
     from pkiserver.authority.lifecycle.ceremonies import KeyChoice
@@ -294,9 +295,12 @@ async def link(session: Session, engine: Engine, name: str) -> None:
 @group.command()
 @name_argument
 @click.argument("number", type=click.IntRange(1))
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @async_command
-async def retire(session: Session, engine: Engine, name: str, number: int) -> None:
+async def retire(session: Session, engine: Engine, *, name: str, number: int, yes: bool) -> None:
     """End an earlier key: no CRL and no status by it from now on."""
+    engine.road.succession.require_retirable(name, number)
+    require_yes(f"Retire key {number} of {name}? Its CRLs and OCSP answers end, and nothing brings them back.", yes=yes)
     authority = await engine.road.succession.retire(name, number, _actor())
     session.output.done(f"key {number} of {name} is retired", **_row(authority, authority.generations[number - 1]))
 

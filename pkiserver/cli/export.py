@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @async_command
 async def command(session: Session, engine: Engine, *, wanted: tuple[str, ...], directory: Path | None) -> None:
     """Write configuration objects as TOML that apply reads: one to the terminal, or any number to a directory."""
-    from pkiserver.authority.configuration import Configuration, Key
+    from pkiserver.authority.configuration import Configuration
+    from pkiserver.authority.documents import Key
     from pkiserver.cli.voting import who
 
     keys = [Key.parse(text) for text in wanted]

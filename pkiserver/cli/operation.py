@@ -72,7 +72,7 @@ async def change_template(
     session: Session, engine: Engine, *, file: Path, reason: str, credential: Path | None, password_file: Path | None
 ) -> None:
     """Ask that a template become as this TOML file says."""
-    from pkiserver.authority.configuration import read_documents
+    from pkiserver.authority.documents import read_documents
     from pkiserver.registration.operations import OperationKind
 
     text = read_text(file)

@@ -12,6 +12,7 @@ import click
 from pkiserver.cli.context import WORKER, Session, async_command, run_on_reactor
 from pkiserver.cli.options import IN_FILE, OUT_FILE, file_argument
 from pkiserver.cli.typing_in import require_yes
+from pkiserver.foundation.errors import Unavailable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -297,6 +298,7 @@ def _chunks(file: Path) -> Iterator[bytes]:
 
 def _post(url: str, query: bytes) -> bytes:
     from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
     if not url.startswith(("http://", "https://")):
@@ -306,8 +308,11 @@ def _post(url: str, query: bytes) -> bytes:
         with urlopen(wanted, timeout=_SECONDS) as answer:  # noqa: S310
             octets: bytes = answer.read(LARGEST_TOKEN)
             return octets
-    except (OSError, HTTPException, ValueError) as error:
+    except (HTTPError, HTTPException, ValueError) as error:
         raise click.ClickException(f"{url}: {error}") from error
+    except OSError as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise Unavailable(f"{url}: {reason}") from error
 
 
 @group.command()

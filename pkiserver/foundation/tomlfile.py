@@ -30,7 +30,7 @@ from __future__ import annotations
 from pkiserver.foundation.durations import format_duration, parse_duration
 from pkiserver.foundation.tomldump import dump
 from pkiserver.foundation.tomlindex import TomlIndex, format_path
-from pkiserver.foundation.tomlload import ConfigurationError, Invalid, Problem, load, load_file
+from pkiserver.foundation.tomlload import ConfigurationError, Invalid, Problem, load, load_file, parse, without_mark
 
 __all__ = [
     "ConfigurationError",
@@ -42,5 +42,7 @@ __all__ = [
     "format_path",
     "load",
     "load_file",
+    "parse",
     "parse_duration",
+    "without_mark",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import attrs
 
-from pkiserver.foundation.errors import Defect, Unavailable
+from pkiserver.foundation.errors import Defect, Refusal, Rejected, Unavailable
 
 
 class FaultKind(enum.StrEnum):
@@ -55,6 +57,26 @@ class KeyUnavailable(Unavailable):
     def because(cls, name: str, kind: FaultKind, text: str) -> KeyUnavailable:
         """The error for one fault."""
         return cls(KeyProblem(name, kind, text))
+
+
+_NAMED_WRONGLY = frozenset(
+    {FaultKind.NO_PROVIDER, FaultKind.KEY_MISSING, FaultKind.KEY_AMBIGUOUS, FaultKind.KEY_MISMATCH}
+)
+
+
+@contextmanager
+def naming() -> Iterator[None]:
+    """Within it somebody names a location: where that means no key or another one, it is no use to come again.
+
+    Raises:
+        Rejected: in the place of a :class:`KeyUnavailable` that says so.
+    """
+    try:
+        yield
+    except KeyUnavailable as error:
+        if error.problem.kind in _NAMED_WRONGLY:
+            raise Rejected.because(Refusal.CONFIGURATION, str(error)) from error
+        raise
 
 
 class WrongDoor(Defect):

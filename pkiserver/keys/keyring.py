@@ -16,7 +16,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.keys import signers
 from pkiserver.keys.algorithms import KeyType, PublicKey, SignatureScheme, load_spki, spki
 from pkiserver.keys.doors import Door, format_doors
-from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
+from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable, naming
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.measure import BenchResult, KeyTest, bench
 from pkiserver.keys.opener import EnvelopeOpener
@@ -218,12 +218,12 @@ class KeyRing:
             actor: Who asked.
 
         Raises:
-            Rejected: a bad or taken name.
-            KeyUnavailable: missing, ambiguous, not the certificate's key, or its token is away.
+            Rejected: a bad or taken name; no store has the location, or one key there, which is the certificate's.
+            KeyUnavailable: its token is away.
         """
         bound = self._check_new(name, doors)
-        provider = self._providers.for_uri(name, uri)
-        with self._reserved(name):
+        with naming(), self._reserved(name):
+            provider = self._providers.for_uri(name, uri)
             if public_key is None:
                 public_key = await executor_of(provider).run(lambda: provider.public_half(uri))
             self._require_unbound(spki(public_key))

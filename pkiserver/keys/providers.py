@@ -7,7 +7,7 @@ from typing import Any
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.executor import Executor, running_reactor
-from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
+from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable, naming
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.pkcs11.module import Module, describe
 from pkiserver.keys.pkcs11.token import Token, TokenInfo
@@ -93,7 +93,8 @@ class Providers:
         if store in self._dead:
             raise KeyUnavailable(self._dead[store])
         if store.startswith(("pkcs11:", "file:")):
-            return self.for_uri(store, store)
+            with naming():
+                return self.for_uri(store, store)
         allowed = ", ".join(self._by_name) or "none is configured"
         raise Rejected.because(Refusal.CONFIGURATION, f"there is no key store {store!r} (key stores: {allowed})")
 

@@ -107,7 +107,7 @@ class AccountImport:
 
         def work(connection: Connection) -> None:
             for change in plan.changes:
-                if rows.get(connection, change.name) != change.before:
+                if rows.get(connection, change.name, to_change=True) != change.before:
                     text = f"account {change.name!r} was changed meanwhile; look at it again"
                     raise Rejected.because(Refusal.CONFLICT, text)
                 if change.after is None:

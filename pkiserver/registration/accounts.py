@@ -109,7 +109,7 @@ class Accounts:
         new = {field: value for field, value in given.items() if value is not None}
 
         def store(connection: Connection) -> Account:
-            found = rows.get(connection, name)
+            found = rows.get(connection, name, to_change=True)
             if found is None:
                 raise _unknown(name)
             changed = attrs.evolve(found, **new)

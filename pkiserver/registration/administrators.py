@@ -17,6 +17,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.authority.consent import UNASKED, Consent
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.unreadable import UNREADABLE
@@ -156,30 +157,53 @@ class Administrators:
         if await self.database.read(lambda connection: rows.get(connection, new.name)) is not None:
             raise Rejected.because(Refusal.CONFLICT, f"an administrator named {new.name!r} exists already")
 
-    async def create(self, new: Administrator, *, by: str) -> Administrator:
-        """A new administrator, who is known by no certificate yet; raises :class:`Rejected` with every reason."""
+    async def create(
+        self, new: Administrator, *, by: str, shown_by: bytes | None = None, consent: Consent = UNASKED
+    ) -> Administrator:
+        """A new administrator.
+
+        Args:
+            new: Who.
+            by: Who makes them.
+            shown_by: The DER certificate that shows them from now on; None: they are known by none yet.
+            consent: Of others, where they must agree.
+
+        Raises:
+            Rejected: with every reason.
+        """
         if reasons := [*_name_reasons(new.name), *_role_reasons(new.roles)]:
             raise Rejected(reasons)
         made = attrs.evolve(new, created=self.clock.now(), created_by=by)
+        known_by = None if shown_by is None else self._certificate(new.name, shown_by, by)
 
         def store(connection: Connection) -> None:
+            consent.spend(connection)
             rows.insert_administrator(connection, _row(made))
-            self._note(connection, made, "created", by)
+            self._note(connection, made, "created", by, consent=consent)
+            if known_by is not None:
+                self._bind(connection, made, known_by, consent)
 
         await self.database.write(store)
         return made
 
     async def change(
-        self, name: str, by: str, change: Callable[[Administrator], Administrator], *, what: str = "changed"
+        self,
+        name: str,
+        by: str,
+        change: Callable[[Administrator], Administrator],
+        *,
+        what: str = "changed",
+        consent: Consent = UNASKED,
     ) -> Administrator:
         """Change roles, scopes, groups, account or whether they are disabled; raises :class:`Rejected`."""
 
         def store(connection: Connection) -> Administrator:
-            changed = attrs.evolve(change(_required(connection, name)), name=name)
+            consent.spend(connection)
+            changed = attrs.evolve(change(_to_change(connection, name)), name=name)
             if reasons := _role_reasons(changed.roles):
                 raise Rejected(reasons)
             rows.update_administrator(connection, _row(changed))
-            self._note(connection, changed, what, by)
+            self._note(connection, changed, what, by, consent=consent)
             return changed
 
         return await self.database.write(store)
@@ -188,7 +212,7 @@ class Administrators:
         """Remove an administrator; the certificates show nobody then. Raises :class:`Rejected`."""
 
         def store(connection: Connection) -> None:
-            found = _required(connection, name)
+            found = _to_change(connection, name)
             rows.delete_administrator(connection, name)
             self._note(connection, found, DELETED, by)
 
@@ -207,13 +231,23 @@ class Administrators:
         """The certificates by which an administrator is known."""
         return await self.database.read(lambda connection: rows.certificates_of(connection, name))
 
-    async def bind(self, name: str, der: bytes, *, by: str) -> bytes:
+    async def bind(self, name: str, der: bytes, *, by: str, consent: Consent = UNASKED) -> bytes:
         """Let a certificate show an administrator; returns its fingerprint. Raises :class:`Rejected`."""
+        new = self._certificate(name, der, by)
+
+        def store(connection: Connection) -> None:
+            consent.spend(connection)
+            self._bind(connection, _to_change(connection, name), new, consent)
+
+        await self.database.write(store)
+        return new.fingerprint
+
+    def _certificate(self, name: str, der: bytes, by: str) -> AdministratorCertificate:
         try:
             certificate = x509.load_der_x509_certificate(der)
         except UNREADABLE as error:
             raise Rejected.because(Refusal.MALFORMED, "this is not a certificate") from error
-        new = AdministratorCertificate(
+        return AdministratorCertificate(
             fingerprint=hashlib.sha256(der).digest(),
             administrator=name,
             not_after=certificate.not_valid_after_utc,
@@ -221,23 +255,21 @@ class Administrators:
             created_by=by,
         )
 
-        def store(connection: Connection) -> None:
-            found = _required(connection, name)
-            rows.bind(connection, new)
-            self._note(connection, found, "certificate bound", by, new.fingerprint)
-
-        await self.database.write(store)
-        return new.fingerprint
+    def _bind(
+        self, connection: Connection, who: Administrator, new: AdministratorCertificate, consent: Consent
+    ) -> None:
+        rows.bind(connection, new)
+        self._note(connection, who, "certificate bound", new.created_by, consent=consent, fingerprint=new.fingerprint)
 
     async def unbind(self, name: str, fingerprint: bytes, *, by: str) -> None:
         """Let a certificate show an administrator no more; raises :class:`Rejected`."""
 
         def store(connection: Connection) -> None:
-            found = _required(connection, name)
+            found = _to_change(connection, name)
             if not any(one.fingerprint == fingerprint for one in rows.certificates_of(connection, name)):
                 raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, f"{name} is not known by this certificate")
             rows.unbind(connection, fingerprint)
-            self._note(connection, found, "certificate unbound", by, fingerprint)
+            self._note(connection, found, "certificate unbound", by, fingerprint=fingerprint)
 
         await self.database.write(store)
 
@@ -267,12 +299,20 @@ class Administrators:
         return administrator_of(found)
 
     def _note(
-        self, connection: Connection, who: Administrator, what: str, by: str, fingerprint: bytes | None = None
+        self,
+        connection: Connection,
+        who: Administrator,
+        what: str,
+        by: str,
+        *,
+        consent: Consent = UNASKED,
+        fingerprint: bytes | None = None,
     ) -> None:
         known_by = (one.fingerprint for one in rows.certificates_of(connection, who.name))
         details = [("change", what), ("detail", describe(who)), (DIGEST, standing_digest(_row(who), known_by))]
         if fingerprint is not None:
             details.append(("fingerprint", fingerprint.hex()))
+        details += consent.details
         event = AuditEvent(AuditKind.ACCOUNT, by, f"administrator {who.name}", details=tuple(details))
         self.audit.append(connection, event)
 
@@ -293,8 +333,13 @@ def _nobody(text: str) -> Rejected:
     return Rejected.because(Refusal.NOT_AUTHENTICATED, text)
 
 
-def _required(connection: Connection, name: str) -> Administrator:
-    found = rows.get(connection, name)
+def _to_change(connection: Connection, name: str) -> Administrator:
+    """The administrator, whom no other process changes until this write ends."""
+    return _required(connection, name, to_change=True)
+
+
+def _required(connection: Connection, name: str, *, to_change: bool = False) -> Administrator:
+    found = rows.get(connection, name, to_change=to_change)
     if found is None:
         raise Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no administrator named {name!r}")
     return administrator_of(found)

@@ -1,21 +1,25 @@
 """Doing what was agreed on: the last approval carries a revocation of an authority or a template's change out at once.
 
-Exports of secrets, recoveries of keys and changes of administrators are carried out by whoever does them, who spends
-the approval (:meth:`DualControlDesk.spend`, or in the transaction of the deed
-:meth:`pkiserver.registration.operations.Operations.spend`).
+Exports of secrets, recoveries of keys and changes of administrators are carried out by whoever does them, with the
+consent that the approval gives (:meth:`DualControlDesk.consent`). An approval is spent in the transaction of its deed:
+a process that ends between the two has done neither.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import attrs
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.certparts import issuer_octets, subject_octets
-from pkiserver.authority.configuration import Configuration, Document, Kind, Plan, read_documents
+from pkiserver.authority.configuration import Configuration, Plan
+from pkiserver.authority.consent import Consent
+from pkiserver.authority.documents import Document, Kind, read_documents
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
 from pkiserver.authority.status.values import parse_reason
-from pkiserver.foundation.errors import PkiError, Refusal, Rejected
-from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, digest_of
+from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, Wish, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.certificates import Certificate
@@ -50,6 +54,11 @@ class DualControlDesk:
         Raises:
             Rejected: the particulars are not those of the kind, or it could not be carried out as things are.
         """
+        wish = await self._checked(kind, what, particulars)
+        [made] = await self.operations.ask_all([wish], reason=reason, by=by)
+        return made
+
+    async def _checked(self, kind: OperationKind, what: str, particulars: dict[str, str]) -> Wish:
         wanted = _WANTED[kind]
         if set(particulars) != wanted:
             text = f"{kind} takes the particulars {', '.join(sorted(wanted))}"
@@ -59,7 +68,7 @@ class DualControlDesk:
             particulars = {**particulars, REVISION: _revision(plan)}
         elif kind is OperationKind.REVOKE_AUTHORITY:
             await self._own_certificate(what, particulars)
-        return await self.operations.ask(kind, what, particulars, reason=reason, by=by)
+        return kind, what, particulars
 
     async def ask_to_revoke(
         self, authority: str, certificate: Certificate, reason: str, *, why: str, by: Person
@@ -78,14 +87,11 @@ class DualControlDesk:
         """
         if certificate.der is None or certificate.fingerprint is None:
             raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "no signed certificate is known")
-        if issuer_octets(certificate.der) == subject_octets(certificate.der):
-            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
-            raise Rejected.because(Refusal.CONFLICT, text)
         particulars = {FINGERPRINT: certificate.fingerprint.hex(), REASON: reason}
         return await self.ask(OperationKind.REVOKE_AUTHORITY, authority, particulars, reason=why, by=by)
 
     async def ask_to_change(self, plan: Plan, *, why: str, by: Person) -> tuple[Operation, ...]:
-        """Ask for every template that a plan adds or changes, an operation for each.
+        """Ask for every template that a plan adds or changes, an operation for each; for all of them or for none.
 
         Raises:
             Rejected: ``why`` is missing, or the plan has more than that: it is all or nothing, and operations are not.
@@ -96,9 +102,8 @@ class DualControlDesk:
             more = "; templates are not removed, but switched off (enabled = false)"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text + more)
         kind = OperationKind.CHANGE_TEMPLATE
-        return tuple(
-            [await self.ask(kind, change.key.name, {TOML: str(change.after)}, reason=why, by=by) for change in wanted]
-        )
+        wishes = [await self._checked(kind, change.key.name, {TOML: str(change.after)}) for change in wanted]
+        return await self.operations.ask_all(wishes, reason=why, by=by)
 
     def authority_of(self, certificate: Certificate) -> str | None:
         """The authority whose own certificate in service it is."""
@@ -134,16 +139,16 @@ class DualControlDesk:
         votes = await self.operations.votes_on(number)
         return found if any(vote.approved and vote.actor == by.actor for vote in votes) else None
 
-    async def spend(self, number: int, kind: OperationKind, what: str, particulars: dict[str, str]) -> None:
-        """Use an approval now, before the deed that it is for, which is asked for anew should it fail.
+    async def consent(self, number: int, kind: OperationKind, what: str, particulars: Mapping[str, str]) -> Consent:
+        """An approval, as it stands, for the deed to use up in its own transaction.
 
         Raises:
             Rejected: it is not approved, was used, is over, or approves something else.
         """
         digest = digest_of(kind, what, particulars)
-        await self.operations.database.write(
-            lambda connection: self.operations.spend(connection, number, kind, digest) and None
-        )
+        await self.operations.check(number, kind, digest)
+        spend = self.operations.spend
+        return Consent(lambda connection: spend(connection, number, kind, digest), via=f"operation {number}")
 
     async def difference(self, operation: Operation) -> str | None:
         """What a template's change would change now; None for other kinds and where nothing would."""
@@ -153,33 +158,35 @@ class DualControlDesk:
         return "\n".join(change.difference() for change in plan.changes) or None
 
     async def _carry_out(self, operation: Operation, by: Person) -> None:
-        await self.spend(operation.number, operation.kind, operation.object, dict(operation.particulars))
+        consent = await self.consent(operation.number, operation.kind, operation.object, operation.particulars)
         try:
             if operation.kind is OperationKind.REVOKE_AUTHORITY:
-                await self._revoke(operation, by)
+                await self._revoke(operation, by, consent)
             else:
-                await self._change(operation)
-        except PkiError as error:
-            # The approval stays spent: what failed is asked for anew, as things are then.
-            await self.operations.failed(operation.number, str(error))
+                await self._change(operation, consent)
+        except Rejected as error:
+            # What cannot be done is asked for anew, as things are then. Where the database is away nothing is said of
+            # it: whoever approves again has it carried out.
+            await self.operations.failed(operation.number, str(error), by=by)
 
-    async def _revoke(self, operation: Operation, by: Person) -> None:
+    async def _revoke(self, operation: Operation, by: Person, consent: Consent) -> None:
         found = await self._certificate(operation.particulars)
         assert found.fingerprint is not None
         order = Order(
             actor=operation.row.requested_by,
             approved_by=by.actor,
-            request_id=f"operation {operation.number}",
+            request_id=consent.via,
             comment=operation.row.reason,
+            consent=consent,
         )
         reason = parse_reason(operation.particulars[REASON])
         await self.revocations.revoke(ByFingerprint(found.fingerprint), reason, order)
 
-    async def _change(self, operation: Operation) -> None:
+    async def _change(self, operation: Operation, consent: Consent) -> None:
         plan = await self._plan(operation.object, operation.particulars[TOML])
         if _revision(plan) != operation.particulars[REVISION]:
             raise Rejected.because(Refusal.CONFLICT, f"template {operation.object} was changed meanwhile")
-        await self.configuration.apply(plan, by=f"{operation.row.requested_by} (operation {operation.number})")
+        await self.configuration.apply(plan, by=operation.row.requested_by, consent=consent)
 
     async def _plan(self, name: str, text: str) -> Plan:
         [document] = read_documents([(f"template {name}", text)])
@@ -188,11 +195,17 @@ class DualControlDesk:
         return await self.configuration.plan([_with_file(document)])
 
     async def _own_certificate(self, authority: str, particulars: dict[str, str]) -> None:
-        """Raises :class:`Rejected` unless it is one of that very authority: votes and scopes go by its name."""
+        """Raises :class:`Rejected` unless it is one of that very authority, and its issuer can tell of the end.
+
+        Votes and scopes go by the authority's name.
+        """
         keys = self.authorities.get(authority).generations
         found = await self._certificate(particulars)
         if not any(one.ca is not None and one.ca.der == found.der for one in keys):
             raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, f"it is no certificate of authority {authority}")
+        if found.der is not None and issuer_octets(found.der) == subject_octets(found.der):
+            text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
+            raise Rejected.because(Refusal.CONFLICT, text)
 
     async def _certificate(self, particulars: dict[str, str] | object) -> Certificate:
         assert isinstance(particulars, dict)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
@@ -42,6 +43,8 @@ class OperationKind(enum.StrEnum):
     RECOVER_KEY = "recover-key"
 
 
+Wish = tuple[OperationKind, str, Mapping[str, str]]
+"""An operation to be asked for: its kind, its object, its particulars."""
 _CONFIGURING = {OperationKind.CHANGE_TEMPLATE, OperationKind.CHANGE_ADMINISTRATOR}
 """What only those ask for who configure; others may agree to it."""
 TOML = "toml"
@@ -78,12 +81,16 @@ class Operations:
     async def ask(
         self, kind: OperationKind, what: str, particulars: Mapping[str, str], *, reason: str, by: Person
     ) -> Operation:
-        """Ask for an operation.
+        """Ask for one operation, as :meth:`ask_all` does."""
+        [made] = await self.ask_all([(kind, what, particulars)], reason=reason, by=by)
+        return made
+
+    async def ask_all(self, wanted: Iterable[Wish], *, reason: str, by: Person) -> tuple[Operation, ...]:
+        """Ask for operations, each voted on by itself: for all of them, or for none.
 
         Args:
-            kind: Which.
-            what: Its object, in words: an authority, a template, a key.
-            particulars: All that decides what happens.
+            wanted: Of each its kind, its object in words (an authority, a template, a key), and all that decides what
+                happens.
             reason: Why, for those who vote.
             by: Who asks, and therefore does not vote.
 
@@ -91,43 +98,27 @@ class Operations:
             Rejected: no reason is given, or it or the particulars are too long; or the role or the scope of the
                 administrator who asks does not permit it.
         """
-        payload = json.dumps(dict(particulars), ensure_ascii=False)
         if not reason.strip() or len(reason) > MOST_REASON:
             raise Rejected.because(Refusal.MALFORMED, f"give a reason of at most {MOST_REASON} characters")
-        if len(payload) > MOST_PAYLOAD:
-            raise Rejected.because(Refusal.LIMIT, f"an operation has at most {MOST_PAYLOAD} characters of particulars")
         now = self.clock.now()
-        new = OperationRow(
-            id=0,
-            kind=kind.value,
-            object=what,
-            payload=payload,
-            digest=digest_of(kind, what, particulars),
-            state=OperationState.PENDING,
-            reason=reason,
-            requested_by=by.actor,
-            needed=self.rules.approvals,
-            approvers=self.rules.approvers,
-            created=now,
-            expires=now + self.rules.lifetime,
-        )
+        new = [self._row(one, reason, by, now) for one in wanted]
 
-        def keep(connection: Connection) -> Operation:
-            self._require_asker(connection, new)
+        def keep(connection: Connection) -> tuple[Operation, ...]:
             rows.expire(connection, now=now)
-            number = rows.insert_operation(connection, new)
-            kept = attrs.evolve(new, id=number)
-            self._note(connection, AuditKind.REQUEST, kept, by, (("why", reason),))
-            return _operation(kept)
+            return tuple([self._keep(connection, one, by) for one in new])
 
         return await self.database.write(keep)
+
+    def _keep(self, connection: Connection, new: OperationRow, by: Person) -> Operation:
+        self._require_asker(connection, new)
+        kept = attrs.evolve(new, id=rows.insert_operation(connection, new))
+        self._note(connection, AuditKind.REQUEST, kept, by, (("why", new.reason),))
+        return _operation(kept)
 
     async def get(self, number: int) -> Operation:
         """One operation; raises :class:`Rejected` (UNKNOWN_REQUEST)."""
         found = await self.database.read(lambda connection: rows.get(connection, number))
-        if found is None:
-            raise unknown_operation(number)
-        return _operation(found)
+        return _operation(_known(found, number))
 
     async def votes_on(self, number: int) -> tuple[VoteRow, ...]:
         """How others have voted so far."""
@@ -157,9 +148,7 @@ class Operations:
         now = self.clock.now()
 
         def vote(connection: Connection) -> Operation:
-            found = rows.lock(connection, number)
-            if found is None:
-                raise unknown_operation(number)
+            found = _known(rows.lock(connection, number), number)
             if found.state is not OperationState.PENDING or found.expires <= now:
                 raise Rejected.because(Refusal.CONFLICT, f"operation {number} is not pending any more")
             if approved:
@@ -192,26 +181,67 @@ class Operations:
             Rejected: it is not approved, was used, is over, or approves something else.
         """
         now = self.clock.now()
-        found = rows.lock(connection, number)
-        if found is None:
-            raise unknown_operation(number)
+        found = _known(rows.lock(connection, number), number)
+        self._require_spendable(connection, found, kind, digest, now)
+        if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
+            raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
+        return found
+
+    async def check(self, number: int, kind: OperationKind, digest: bytes) -> None:
+        """Raise :class:`Rejected` where :meth:`spend` would now, for deeds that begin outside of the database."""
+        now = self.clock.now()
+
+        def look(connection: Connection) -> None:
+            found = _known(rows.get(connection, number), number)
+            self._require_spendable(connection, found, kind, digest, now)
+            if found.state is not OperationState.APPROVED:
+                raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
+
+        await self.database.read(look)
+
+    def _require_spendable(
+        self, connection: Connection, found: OperationRow, kind: OperationKind, digest: bytes, now: datetime
+    ) -> None:
+        """Raise :class:`Rejected` unless it is this very operation and its votes count now."""
+        number = found.id
         if (found.kind, _operation(found).row.digest) != (kind.value, digest):
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
         self._require_asker(connection, found)
         self.votes.require_approved(connection, matter_of(connection, found), now=now)
         if found.expires <= now:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
-        if not rows.move(connection, number, old=OperationState.APPROVED, new=OperationState.DONE, at=now):
-            raise Rejected.because(Refusal.CONFLICT, f"operation {number} is {found.state}")
-        return found
 
-    async def failed(self, number: int, why: str) -> None:
-        """Say of an operation that was spent that nothing came of it."""
+    async def failed(self, number: int, why: str, *, by: Person) -> None:
+        """Say of an approved operation that it cannot be done as things are, and is asked for anew."""
         now = self.clock.now()
-        await self.database.write(
-            lambda connection: rows.move(
-                connection, number, old=OperationState.DONE, new=OperationState.FAILED, at=now, outcome=why
-            )
+
+        def keep(connection: Connection) -> None:
+            found = rows.lock(connection, number)
+            old, new = OperationState.APPROVED, OperationState.FAILED
+            if found is not None and rows.move(connection, number, old=old, new=new, at=now, outcome=why):
+                self._note(connection, AuditKind.REFUSAL, found, by, (("why", why),), outcome="failed")
+
+        await self.database.write(keep)
+
+    def _row(self, wish: Wish, reason: str, by: Person, now: datetime) -> OperationRow:
+        kind, what, particulars = wish
+        payload = json.dumps(dict(particulars), ensure_ascii=False)
+        if len(payload) > MOST_PAYLOAD:
+            text = f"an operation has at most {MOST_PAYLOAD} characters of particulars: {kind} {what}"
+            raise Rejected.because(Refusal.LIMIT, text)
+        return OperationRow(
+            id=0,
+            kind=kind.value,
+            object=what,
+            payload=payload,
+            digest=digest_of(kind, what, particulars),
+            state=OperationState.PENDING,
+            reason=reason,
+            requested_by=by.actor,
+            needed=self.rules.approvals,
+            approvers=self.rules.approvers,
+            created=now,
+            expires=now + self.rules.lifetime,
         )
 
     @staticmethod
@@ -229,9 +259,12 @@ class Operations:
         row: OperationRow,
         by: Person,
         more: tuple[tuple[str, str], ...],
+        *,
+        outcome: str = "ok",
     ) -> None:
         what = (("operation", row.kind), ("detail", row.object), ("fingerprint", row.digest.hex()))
-        self.audit.append(connection, AuditEvent(kind, by.actor, f"operation {row.id}", details=(*what, *more)))
+        event = AuditEvent(kind, by.actor, f"operation {row.id}", outcome, details=(*what, *more))
+        self.audit.append(connection, event)
 
 
 def matter_of(connection: Connection, row: OperationRow) -> Matter:
@@ -259,6 +292,12 @@ def _operation(row: OperationRow) -> Operation:
     if digest_of(kind, row.object, particulars) != row.digest:
         raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {row.id} was changed in the database")
     return Operation(row.id, kind, row.object, particulars, row)
+
+
+def _known(found: OperationRow | None, number: int) -> OperationRow:
+    if found is None:
+        raise unknown_operation(number)
+    return found
 
 
 def unknown_operation(number: int) -> Rejected:

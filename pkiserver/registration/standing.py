@@ -11,6 +11,7 @@ import tomllib
 import attrs
 from sqlalchemy import Connection
 
+from pkiserver.foundation.tomlfile import parse
 from pkiserver.registration.administrators import Administrator, Permission, administrator_of
 from pkiserver.store.authority import templates
 from pkiserver.store.registration import administrators as rows
@@ -77,8 +78,8 @@ def issuer_in_force(connection: Connection, template: str) -> str | None:
 def issuer_named(toml: str) -> str | None:
     """The authority that a template's text names, if it can be read."""
     try:
-        issuer = tomllib.loads(toml).get("issuer")
-    except tomllib.TOMLDecodeError:
+        issuer = parse(toml).get("issuer")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return None
     return issuer if isinstance(issuer, str) else None
 

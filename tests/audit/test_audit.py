@@ -120,6 +120,9 @@ async def test_logging_outside_a_write_is_a_defect(url: str) -> None:
 EVENT_3 = "WHERE writer_id = 1 AND seq = 3"
 OTHER_HEAD = "UPDATE audit_writer SET head_hash = prev_hash FROM audit_event WHERE id = 1 AND writer_id = 1 AND seq = 2"
 OTHER_HEADS = """UPDATE audit_checkpoint SET heads = replace(heads, '"seq":5', '"seq":4')"""
+ADDED = """INSERT INTO audit_event
+    SELECT writer_id, 8, at, kind, 'mallory', object, outcome, request_id, details, hash, hash
+    FROM audit_event WHERE writer_id = 2 AND seq = 7"""
 TAMPERING = {
     "an altered row": (f"UPDATE audit_event SET object = 'other' {EVENT_3}", "event 3 was altered"),
     "an altered detail": (f"UPDATE audit_event SET details = '[]' {EVENT_3}", "event 3 was altered"),
@@ -132,6 +135,8 @@ TAMPERING = {
     "a removed writer": ("DELETE FROM audit_writer WHERE id = 2", "chain 2 is missing"),
     "a removed writer's events": ("DELETE FROM audit_writer WHERE id = 2", "chain 2 has events and no writer"),
     "a removed checkpoint": ("DELETE FROM audit_checkpoint WHERE id = 1", "checkpoint 1 is missing"),
+    "a removed last checkpoint": ("DELETE FROM audit_checkpoint WHERE id = 2", "checkpoint 2 is missing"),
+    "an added row": (ADDED, "chain 2: event 8 was altered"),
     "an altered checkpoint": (OTHER_HEADS, "checkpoint 1 was altered"),
     "a moved checkpoint": ("UPDATE audit_checkpoint SET at = at + 1 WHERE id = 2", "checkpoint 2 does not continue"),
     "a forged signature": (
@@ -161,6 +166,14 @@ async def filled(database: Database) -> None:
     for log in logs:
         await log.record(event(9))
     await logs[1].checkpoint(sign)
+
+
+async def test_a_checkpoint_in_the_place_of_one_that_was_removed_shows(url: str) -> None:
+    async with opened(url) as database:
+        await filled(database)
+        await database.write(lambda c: c.exec_driver_sql("DELETE FROM audit_checkpoint WHERE id = 2"))
+        assert await opened_log(database, "2").checkpoint(sign) == 2
+        assert (await report(database)).problems == ("chain 2: event 7 tells of another checkpoint 2",)
 
 
 def rechain(connection: Connection, keep: Callable[[rows.EventRow], rows.EventRow | None]) -> None:

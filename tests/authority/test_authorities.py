@@ -274,6 +274,8 @@ async def test_rekey_of_an_issuing_ca(world: World, tmp_path: Path) -> None:
     assert retired.generations[0].state is GenerationState.RETIRED
     with pytest.raises(Rejected, match="the one that issues"):
         await world.road.succession.retire("issuing", 2, ACTOR)
+    with pytest.raises(Rejected, match="generation 1 of issuing is retired already"):
+        await world.road.succession.retire("issuing", 1, ACTOR)
     assert issuing.issuer_id == retired.issuer_id
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pkiserver.authority.configuration import Kind, read_documents
+from pkiserver.authority.documents import Kind, read_documents
 from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.connectors.settings import load_connector
 
@@ -44,3 +44,15 @@ def test_names_and_bounds_are_given_in_the_words_of_the_file() -> None:
         'kind = "connector"\nname = "r"\nat_once = 0\n[mail]\nservers = ["smtp://localhost"]\nsender = "a@b.example"\n'
     )
     assert problems(connector) == ["a.toml:3: at_once: 0 is out of range (allowed: 1 to 256)"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_document() -> None:
+    text = 'kind = "connector"\nname = "staff"\n[sql]\nurl = "sqlite:////srv/people.db"\nquery = "SELECT :userid"\n'
+    [read] = read_documents([("a.toml", f"\ufeff{text}")], READERS)
+    assert (read.kind, read.name, read.text) == (Kind.CONNECTOR, "staff", text)
+
+
+@pytest.mark.parametrize("text", ["a." * 50_000 + "b = 1", "x = [" + "[" * 50_000])
+def test_row_34_what_is_nested_beyond_reason_is_refused_at_once(text: str) -> None:
+    """A key of so many parts took minutes to read, in which the process did nothing else."""
+    assert "nested too deeply" in problems(text)[-1]

@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkiserver.authority.configuration import Configuration, Key, read_documents
+from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.documents import Key, read_documents
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.validation.settings import load_foreign
 from pkiserver.foundation.tomlfile import ConfigurationError, load

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pkiserver.authority.configuration import Configuration, Key, Kind, read_documents
+from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.documents import Key, Kind, read_documents
 from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.tampering import Alteration, alterations
 from pkiserver.keys.algorithms import KeyType

@@ -59,6 +59,13 @@ def piped(config: Path, command: str, **environment: str) -> subprocess.Complete
         ("addressbook publish a@b.ch /etc/hostname", 1, "/etc/hostname is no userSMIMECertificate: "),
         ("ca import x /etc/hostname", 2, "/etc/hostname holds no certificate that can be read"),
         ("key delete root", 1, "there is no key 'root'"),
+        ("key adopt k file:/nonexistent --doors crl", 1, "no configured key store serves file:/nonexistent"),
+        ("key adopt k nonsense --doors crl", 1, "no configured key store serves nonsense"),
+        ("key generate k --doors crl --store pkcs11:token=x", 1, "no configured key store serves pkcs11:token=x"),
+        ("ca retire root 1", 1, "generation 1 of root is the one that issues"),
+        ("ca retire root 7", 1, "authority root has no key generation 7"),
+        ("operation revoke-authority root --reason x", 1, "it is the self-signed certificate of authority root"),
+        ("timestamp request /etc/hostname --url http://127.0.0.1:1/", 75, "Connection refused"),
         ("quickstart --port-base 65000 --dir /nonexistent/x", 2, "is not in the range"),
     ],
 )
@@ -76,6 +83,14 @@ def test_a_certificate_of_a_version_that_there_is_not(config: Path, tmp_path: Pa
     odd.write_bytes(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020104"), 1))
     for command in (("ca", "import", "x", odd), ("cert", "show", odd)):
         assert f"{odd} holds no certificate that can be read" in run(config, *command, code=2)
+
+
+def test_an_earlier_key_is_retired_when_somebody_says_yes_and_once(config: Path) -> None:
+    run(config, "ca", "create", "old", "--subject", "CN=Old", "--key-type", "ec-p256")
+    run(config, "ca", "rekey", "old")
+    assert "say --yes" in run(config, "ca", "retire", "old", "1", code=2)
+    assert run_json(config, "ca", "retire", "old", "1", "--yes")["state"] == "retired"
+    assert "is retired already" in run(config, "ca", "retire", "old", "1", "--yes", code=1)
 
 
 def test_every_failure_has_a_form_for_scripts(config: Path) -> None:

@@ -116,6 +116,18 @@ def test_all_ready_templates_apply_and_export_brings_them_back(config: Path, tmp
     assert "there is no template nothing" in run(config, "export", "template/nothing", code=1)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_are_no_change(config: Path, tmp_path: Path, end: str) -> None:
+    """A file without a last line end came back from the terminal with one, as a change without a difference."""
+    file = tmp_path / "device.toml"
+    lines = (READY / "tls-server.toml").read_text().replace('name = "tls-server"', 'name = "unended"').splitlines()
+    file.write_bytes(end.join(lines).encode())
+    run(config, "apply", file, "--yes")
+    file.write_text(run(config, "export", "template/unended"))
+    assert "nothing to change (1" in run(config, "apply", file, "--yes")
+    run(config, "apply", "--delete", "template/unended", "--yes")
+
+
 def test_settings_of_an_authority_are_applied_too(config: Path, tmp_path: Path) -> None:
     file = tmp_path / "issuing.toml"
     file.write_text(run(config, "export", "authority/issuing").replace("pki.example.com", "ca.example.org"))

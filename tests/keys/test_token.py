@@ -22,7 +22,7 @@ from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
-from pkiserver.keys.faults import FaultKind, KeyUnavailable
+from pkiserver.keys.faults import KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.pkcs11.token import Token
 from pkiserver.keys.records import KeyRecord
@@ -203,9 +203,8 @@ async def test_a_key_made_by_another_tool_is_adopted(token: TokenSettings, rings
     assert info.ready
     assert info.in_place
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
-    with pytest.raises(KeyUnavailable) as caught:
+    with pytest.raises(Rejected, match="other"):
         await ring.adopt("other", "pkcs11:token=test;object=foreign", [Door.CRL], public_key=other)
-    assert caught.value.problem.kind is FaultKind.KEY_MISMATCH
     assert [one.name for one in ring.list()] == ["mine"]
 
 
@@ -215,10 +214,8 @@ async def test_two_objects_with_one_label_are_an_error_until_the_id_tells_them_a
     for key_id in ("0a", "0b"):
         pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "twin", "--id", key_id)
     ring = await rings([token])
-    with pytest.raises(KeyUnavailable) as caught:
+    with pytest.raises(Rejected, match="2 private keys"):
         await ring.adopt("twin", "pkcs11:token=test;object=twin", [Door.CRL])
-    assert caught.value.problem.kind is FaultKind.KEY_AMBIGUOUS
-    assert "2 private keys" in caught.value.text
     assert (await ring.adopt("twin", "pkcs11:token=test;object=twin;id=%0b", [Door.CRL])).ready
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pkiserver.authority.configuration import AuthorityDocument
+from pkiserver.authority.documents import AuthorityDocument
 from pkiserver.authority.templates.model import Template
 from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.foundation import tomltypes

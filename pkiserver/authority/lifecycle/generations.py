@@ -48,7 +48,7 @@ def add_generation(connection: Connection, authority: str, new: NewGeneration, n
 
 def activate(connection: Connection, generation_id: int, certificate: bytes, chain: tuple[bytes, ...]) -> None:
     """Give a generation its certificate; from now on it issues, and those before it only tell status."""
-    row = rows.get_generation(connection, generation_id)
+    row = rows.lock_generation(connection, generation_id)
     if row is None:
         raise Defect(f"key generation {generation_id} has vanished")
     ca = CaCertificate.load(certificate)

@@ -131,25 +131,30 @@ class Succession:
         """End a previous generation: no CRL and no status by its key from now on.
 
         Raises:
-            Rejected: there is no such generation, or it is the one that issues.
+            Rejected: as :meth:`require_retirable` says.
         """
-        authority = self._authorities.get(name)
-        generation = next((one for one in authority.generations if one.number == number), None)
-        if generation is None:
-            raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, f"authority {name} has no key generation {number}")
-        if generation.state is GenerationState.ACTIVE:
-            raise Rejected.because(Refusal.CONFLICT, f"generation {number} of {name} is the one that issues")
+        generation = self.require_retirable(name, number)
         event = configuration_event(actor, name, "key generation retired", ("number", str(number)))
 
         def work(connection: Connection) -> None:
-            row = rows.get_generation(connection, generation.id)
+            row = rows.lock_generation(connection, generation.id)
             assert row is not None
+            _require_retirable(row.state, name, number)
             rows.update_generation(connection, attrs.evolve(row, state=_RETIRED))
             self._audit.append(connection, event)
 
         await self._database.write(work)
         await self._authorities.refresh()
         return self._authorities.get(name)
+
+    def require_retirable(self, name: str, number: int) -> Generation:
+        """The generation; raises :class:`Rejected` if there is none, it issues, or it is retired already."""
+        authority = self._authorities.get(name)
+        generation = next((one for one in authority.generations if one.number == number), None)
+        if generation is None:
+            raise Rejected.because(Refusal.UNKNOWN_AUTHORITY, f"authority {name} has no key generation {number}")
+        _require_retirable(generation.state, name, number)
+        return generation
 
     async def _certify(
         self,
@@ -220,7 +225,7 @@ class Succession:
         newer = max(signer, signed, key=lambda one: one.number)
 
         def also(connection: Connection, issued: IssuedCertificate) -> None:
-            row = rows.get_generation(connection, newer.id)
+            row = rows.lock_generation(connection, newer.id)
             assert row is not None
             if newer is signed:
                 rows.update_generation(connection, attrs.evolve(row, new_with_old=issued.der))
@@ -245,3 +250,10 @@ def _end(ca: CaCertificate, now: datetime, validity: timedelta | None) -> dateti
     if lifetime <= timedelta():
         raise Rejected.because(Refusal.BAD_VALIDITY, "the validity would have ended already")
     return END_OF_TIME if END_OF_TIME - now <= lifetime else now + lifetime
+
+
+def _require_retirable(state: GenerationState, name: str, number: int) -> None:
+    if state is GenerationState.ACTIVE:
+        raise Rejected.because(Refusal.CONFLICT, f"generation {number} of {name} is the one that issues")
+    if state is GenerationState.RETIRED:
+        raise Rejected.because(Refusal.CONFLICT, f"generation {number} of {name} is retired already")

@@ -7,7 +7,9 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from pkiserver.authority.lifecycle.certify import Actor
+from pkiserver.authority.model import Generation
 from pkiserver.authority.status.turns import Turn, Turns
+from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration import approvals
 from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
@@ -95,4 +97,12 @@ async def retire_ended(engine: Engine, turns: Turns) -> None:
                 continue
             async with turns.turn(f"retire:{generation.id}") as turn:
                 if turn is not None:
-                    await engine.road.succession.retire(authority.name, generation.number, Actor("system"))
+                    await _retire(engine, generation)
+
+
+async def _retire(engine: Engine, generation: Generation) -> None:
+    try:
+        await engine.road.succession.retire(generation.authority, generation.number, Actor("system"))
+    except Rejected as error:
+        if not error.has(Refusal.CONFLICT):
+            raise  # else another process did it, and this one has not heard of it yet

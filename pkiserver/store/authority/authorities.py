@@ -76,7 +76,8 @@ class Generation:
     created: datetime
 
 
-_AUTHORITY = Ready(select(authority).where(authority.c.name == bindparam("name")))
+_BY_NAME = select(authority).where(authority.c.name == bindparam("name"))
+_AUTHORITY, _AUTHORITY_TO_CHANGE = Ready(_BY_NAME), Ready(_BY_NAME.with_for_update())
 _OWN_CERTIFICATES = Ready(
     select(authority_generation.c.authority, authority_generation.c.certificate)
     .where(
@@ -139,9 +140,9 @@ def update_authority(connection: Connection, name: str, *, config: str, state: s
     touch_configuration(connection)
 
 
-def get(connection: Connection, name: str) -> AuthorityRow | None:
-    """The authority of that name."""
-    row = _AUTHORITY.one(connection, {"name": name})
+def get(connection: Connection, name: str, *, to_change: bool = False) -> AuthorityRow | None:
+    """The authority of that name; ``to_change``, inside a write: no other process changes it meanwhile."""
+    row = (_AUTHORITY_TO_CHANGE if to_change else _AUTHORITY).one(connection, {"name": name})
     return None if row is None else _authority(row)
 
 
@@ -227,10 +228,10 @@ def update_generation(connection: Connection, generation: Generation) -> None:
     touch_configuration(connection)
 
 
-def get_generation(connection: Connection, generation_id: int) -> Generation | None:
-    """The generation of that number."""
+def lock_generation(connection: Connection, generation_id: int) -> Generation | None:
+    """The generation of that number, whose row nobody else changes until this write ends."""
     row = connection.execute(
-        select(authority_generation).where(authority_generation.c.id == generation_id)
+        select(authority_generation).where(authority_generation.c.id == generation_id).with_for_update()
     ).one_or_none()
     return None if row is None else _generation(row)
 

@@ -28,7 +28,8 @@ class Account:
     created: datetime
 
 
-_ONE = Ready(select(account).where(account.c.name == bindparam("account_name")))
+_QUERY = select(account).where(account.c.name == bindparam("account_name"))
+_ONE, _ONE_TO_CHANGE = Ready(_QUERY), Ready(_QUERY.with_for_update())
 
 
 def insert_account(connection: Connection, new: Account) -> None:
@@ -68,11 +69,11 @@ def delete_account(connection: Connection, name: str) -> bool:
     return done
 
 
-def get(connection: Connection, name: str) -> Account | None:
-    """The account of that name."""
+def get(connection: Connection, name: str, *, to_change: bool = False) -> Account | None:
+    """The account of that name; ``to_change``, inside a write: no other process changes it meanwhile."""
     if "\x00" in name:
         return None  # no account is called so, and PostgreSQL cannot even be asked
-    row = _ONE.one(connection, {"account_name": name})
+    row = (_ONE_TO_CHANGE if to_change else _ONE).one(connection, {"account_name": name})
     return None if row is None else _account(row)
 
 

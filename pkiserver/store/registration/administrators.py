@@ -71,9 +71,10 @@ def delete_administrator(connection: Connection, name: str) -> bool:
     return connection.execute(delete(administrator).where(_a.name == name)).rowcount == 1
 
 
-def get(connection: Connection, name: str) -> AdministratorRow | None:
-    """The administrator of that name."""
-    row = connection.execute(select(administrator).where(_a.name == name)).one_or_none()
+def get(connection: Connection, name: str, *, to_change: bool = False) -> AdministratorRow | None:
+    """The administrator of that name; ``to_change``, inside a write: no other process changes it meanwhile."""
+    query = select(administrator).where(_a.name == name)
+    row = connection.execute(query.with_for_update() if to_change else query).one_or_none()
     return None if row is None else _administrator(row)
 
 

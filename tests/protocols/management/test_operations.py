@@ -12,7 +12,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from pkiserver.foundation.errors import Rejected
+from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.documents import read_documents
+from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.registration.administrators import Administrator, Role
 from pkiserver.registration.operations import OperationKind, digest_of
 from pkiserver.registration.votes import Person
@@ -49,8 +51,8 @@ async def test_a_template_is_changed_by_two(tmp_path: Path) -> None:
         assert 'duration = "30d"' in row.toml
         assert (await world.call("adam", "POST", f"{path}/approve", {})).status == 409
         events = (await world.ok("aud", "GET", "/audit?limit=50"))["items"]
-        [event] = [one for one in events if one["kind"] == "configuration" and "operation" in one["actor"]]
-        assert event["actor"] == "admin:ada (operation 1)"
+        [event] = [one for one in events if one["details"].get("via") == "operation 1"]
+        assert (event["kind"], event["actor"]) == ("configuration", "admin:ada")
 
 
 async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
@@ -66,6 +68,9 @@ async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Pat
         done = await world.ok("adam", "POST", f"/operations/{asked['operation']['number']}/approve", {})
         assert done["operation"]["state"] == "failed"
         assert "changed meanwhile" in done["operation"]["outcome"]
+        failed = [one for one in (await world.ok("aud", "GET", "/audit"))["items"] if one["outcome"] == "failed"]
+        assert [(one["actor"], one["object"]) for one in failed] == [("admin:adam", "operation 1")]
+        assert "changed meanwhile" in failed[0]["details"]["why"]
 
 
 async def test_who_leaves_before_the_answer_leaves_nothing_half_done(tmp_path: Path) -> None:
@@ -114,6 +119,27 @@ async def test_what_was_approved_when_the_process_ended_is_carried_out_by_approv
         assert (await world.call("adam", "POST", f"{path}/approve", {})).codes == {"conflict"}
 
 
+async def test_what_was_approved_while_the_database_went_away_is_carried_out_by_approving_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+
+        def gone(*_arguments: object, **_more: object) -> None:
+            raise Unavailable("the database is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(templates, "put", gone)
+            away = await world.call("adam", "POST", f"{path}/approve", {})
+        assert (away.status, "retry-after" in away.headers) == (503, True)
+        assert (await world.ok("aud", "GET", path))["operation"]["state"] == "approved"
+        done = await world.ok("adam", "POST", f"{path}/approve", {})
+        assert (done["operation"]["state"], len(done["votes"])) == ("done", 1)
+
+
 async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
@@ -132,6 +158,28 @@ async def test_what_cannot_be_is_not_even_asked(tmp_path: Path) -> None:
             assert answer.status in {400, 404, 409, 422}, change
         assert (await world.call("ann", "POST", "/operations", good)).status == 403
         assert (await world.ok("aud", "GET", "/operations"))["items"] == []
+
+
+async def test_several_templates_are_asked_for_all_or_none(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        engine = world.engine
+        configuration, desk = Configuration(engine.database, engine.audit, engine.clock), engine.dual_control
+        shorter = [TEXTS[name].replace('duration = "90d"', 'duration = "30d"') for name in ("open", "seated", "two")]
+        documents = read_documents([(f"{number}.toml", text) for number, text in enumerate(shorter)])
+        plan = await configuration.plan(documents)
+        for name in ("open", "two"):  # the second one, or the third, is not theirs
+            who = Administrator(f"only-{name}", frozenset({Role.ADMINISTRATOR}), templates=frozenset({name, "seated"}))
+            await world.engine.administrators.create(who, by="tester")
+            with pytest.raises(Rejected, match="is not for"):
+                await desk.ask_to_change(plan, why="shorter", by=who.person)
+        long = read_documents([("0.toml", shorter[0]), ("1.toml", shorter[1] + "#" * 300_000)])
+        with pytest.raises(Rejected, match="at most 262144 characters of particulars: change-template seated"):
+            await desk.ask_to_change(await configuration.plan(long), why="shorter", by=Person("admin:ada"))
+        assert await world.engine.operations.list_page() == ()
+        asked = await desk.ask_to_change(plan, why="shorter", by=Person("admin:ada"))
+        assert [one.object for one in asked] == ["open", "seated", "two"]
+        assert await configuration.plan(documents) == plan, "nothing is changed before somebody agrees"
 
 
 async def test_row_25_an_authority_is_revoked_by_two(tmp_path: Path) -> None:

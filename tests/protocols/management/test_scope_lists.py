@@ -120,6 +120,7 @@ async def test_row_29_a_scope_is_not_left_by_an_operation(tmp_path: Path) -> Non
         moved = TEXTS["open"].replace('issuer = "issuing"', 'issuer = "root"')
         for who, body, status in (
             ("ann", change_of(moved), 403),  # to an authority that is not hers
+            ("ann", change_of(f"\ufeff{moved}"), 403),  # a byte order mark hides nothing
             ("ann", revoking("root", marks["root"]), 403),
             ("ann", revoking("absent", marks["root"]), 403),
             ("ann", revoking("issuing", marks["root"]), 404),  # under her authority's name
@@ -133,10 +134,11 @@ async def test_row_29_a_scope_is_not_left_by_an_operation(tmp_path: Path) -> Non
             assert answer.status == status, (who, body, answer)
         for who in ("ann", "tess", "ruth"):
             assert (await world.ok(who, "GET", "/operations"))["items"] == []
-        kind, toml = OperationKind.CHANGE_TEMPLATE, {"toml": moved}
-        asked = await world.engine.dual_control.ask(kind, "open", toml, reason="x", by=Person("cli:root"))
-        refused = await world.call("ann", "POST", f"/operations/{asked.number}/approve", {})
-        assert (refused.status, refused.codes) == (403, {"not-authorised"})
+        for text in (moved, f"\ufeff{moved}"):
+            kind, toml = OperationKind.CHANGE_TEMPLATE, {"toml": text}
+            asked = await world.engine.dual_control.ask(kind, "open", toml, reason="x", by=Person("cli:root"))
+            refused = await world.call("ann", "POST", f"/operations/{asked.number}/approve", {})
+            assert (refused.status, refused.codes) == (403, {"not-authorised"})
 
 
 async def test_a_template_that_is_named_out_of_scope_looks_like_one_that_does_not_exist(tmp_path: Path) -> None:

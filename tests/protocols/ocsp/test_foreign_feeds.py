@@ -18,7 +18,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import blockingCallFromThread
 
-from pkiserver.authority.configuration import Configuration, Kind, read_documents
+from pkiserver.authority.configuration import Configuration
+from pkiserver.authority.documents import Kind, read_documents
 from pkiserver.authority.validation import feeds
 from pkiserver.authority.validation.settings import ForeignAnswers, ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
