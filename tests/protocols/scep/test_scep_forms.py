@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
 
 from pkiserver.authority.templates.model import LegacyAlgorithm
 from pkiserver.foundation import der
@@ -209,6 +210,17 @@ def test_forms_that_clients_choose_among(wire: Wire) -> None:
     assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), **by_pss).granted
     ra = wire.ra.public_bytes(Encoding.DER)
     assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificates=(ra, wire.certificate)).granted
+
+
+@pytest.mark.parametrize("kind", [_ASN1Type.PrintableString, _ASN1Type.BMPString, _ASN1Type.T61String])
+def test_a_signer_whose_issuer_is_written_in_another_kind_of_string(wire: Wire, kind: _ASN1Type) -> None:
+    own = x509.load_der_x509_certificate(wire.certificate)
+    written = x509.Name([x509.NameAttribute(one.oid, one.value, _type=kind) for one in own.issuer])
+    assert written == own.issuer
+    assert written.public_bytes() != own.issuer.public_bytes()
+    issuer = {"issuer": asn1_x509.Name.load(written.public_bytes()), "serial_number": own.serial_number}
+    sid = cms.SignerIdentifier({"issuer_and_serial_number": issuer})
+    assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), sid=sid).granted
 
 
 @pytest.mark.parametrize(
