@@ -28,6 +28,7 @@ from tests.protocols.scep.support import (
     FAILURE,
     GET_CERT,
     GET_CRL,
+    PENDING,
     PKCS_REQ,
     RENEWAL_REQ,
     SUCCESS,
@@ -274,3 +275,13 @@ def test_a_content_key_may_be_encrypted_by_oaep_as_far_as_the_token_knows_it(
     command = ("-encrypt", "-binary", "-aes256", "-outform", "DER", "-recip", "ra.pem", *options)
     answer = device.ask(PKCS_REQ, device.openssl("cms", *command, data=device.csr(scep.code())))
     assert (answer.status, answer.fail_info) == ((SUCCESS, None) if brings else (FAILURE, BAD_CHECK))
+
+
+def test_what_brings_no_certificate_is_verified_by_clients_that_want_content(scep: World) -> None:
+    """OpenSSL's PKCS7_verify takes absent content for content that it was not given: certmonger, for one, uses it."""
+    device = scep.device("strict", at="approved")
+    for answer in (device.enroll(), scep.device("stricter").enroll("wrong")):
+        assert (answer.status in {PENDING, FAILURE}, answer.envelope) == (True, None)
+        (device.folder / "answer").write_bytes(answer.raw)
+        command = ("smime", "-verify", "-inform", "DER", "-in", "answer", "-CAfile", "ca.pem", "-purpose", "any")
+        assert device.openssl(*command, "-binary") == b""
