@@ -110,9 +110,9 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bo
     if digest is not None and not old_digests:
         text = f"a request that is signed over {digest.upper()} is not accepted: sign it over SHA-256"
         reasons.append(Reason(Refusal.BAD_ALGORITHM, text))
-    extensions = _extensions(request, reasons)
+    extensions = _extensions(data, reasons)
     sans = _sans(request, reasons)
-    password = _challenge_password(request, data, reasons)
+    password = _challenge_password(data, reasons)
     if public_key is None or reasons:
         raise Rejected(reasons)
     return ParsedRequest(
@@ -178,7 +178,7 @@ def _public_key(
         return None
     try:
         info = _info(data)
-        valid = is_proved(request, public_key, data[info.start : info.end])
+        valid = _is_in_octets(data) and is_proved(request, public_key, data[info.start : info.end])
         restricted = isinstance(public_key, rsa.RSAPublicKey) and _key_algorithm(data, info) != _RSA_ENCRYPTION
     except UNREADABLE as error:
         reasons.append(Reason(Refusal.BAD_PROOF, f"the request's signature cannot be checked: {_line(error)}"))
@@ -190,6 +190,12 @@ def _public_key(
     return public_key
 
 
+def _is_in_octets(data: bytes) -> bool:
+    """Whether the signature is said to have no unused bits: the library takes one with a last bit of zero for less."""
+    signature = der.children(data, der.whole(data))[2]
+    return data[signature.body] == 0
+
+
 def _key_algorithm(data: bytes, info: der.Element) -> bytes:
     """The DER OBJECT IDENTIFIER that the key is for; raises :class:`der.NotDer`."""
     spki = der.children(data, info)[2]
@@ -197,13 +203,13 @@ def _key_algorithm(data: bytes, info: der.Element) -> bytes:
     return data[oid.start : oid.end]
 
 
-def _extensions(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:
+def _extensions(data: bytes, reasons: list[Reason]) -> tuple[RequestedExtension, ...]:
     try:
         found = [
             extension
-            for attribute in request.attributes
-            if attribute.oid.dotted_string in {_EXTENSION_REQUEST, _MICROSOFT_EXTENSIONS}
-            for extension in _raw_extensions(attribute.value)
+            for oid in (_EXTENSION_REQUEST, _MICROSOFT_EXTENSIONS)
+            for value in _attribute_values(data, oid)
+            for extension in _raw_extensions(data[value.body : value.end])
         ]
     except ValueError as error:
         reasons.append(Reason(Refusal.MALFORMED, f"the request's attributes cannot be read: {_line(error)}"))
@@ -241,29 +247,37 @@ def _sans(request: x509.CertificateSigningRequest, reasons: list[Reason]) -> tup
     return names
 
 
-def _challenge_password(request: x509.CertificateSigningRequest, data: bytes, reasons: list[Reason]) -> Secret | None:
+def _challenge_password(data: bytes, reasons: list[Reason]) -> Secret | None:
     """As UTF-8, or as it came: it is a DirectoryString (RFC 2985 section 5.4.1), of which two kinds are wider."""
     try:
-        value = request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD).value
-        wide = _WIDE.get(_attribute_tag(data, AttributeOID.CHALLENGE_PASSWORD.dotted_string))
-        return Secret(value if wide is None else value.decode(wide).encode())
-    except x509.AttributeNotFound:
-        return None
+        found = _attribute_values(data, AttributeOID.CHALLENGE_PASSWORD.dotted_string)
+        if len(found) > 1:
+            reasons.append(Reason(Refusal.MALFORMED, "the request has more than one challengePassword"))
+        if len(found) != 1:
+            return None
+        content = data[found[0].body : found[0].end]
+        wide = _WIDE.get(found[0].tag)
+        return Secret(content if wide is None else content.decode(wide).encode())
     except ValueError:
         if not reasons:
             reasons.append(Reason(Refusal.MALFORMED, "the request's attributes cannot be read"))
         return None
 
 
-def _attribute_tag(data: bytes, oid: str) -> int:
-    """The tag of an attribute's one value; raises :class:`ValueError`."""
+def _attribute_values(data: bytes, oid: str) -> list[der.Element]:
+    """The one value of each attribute of that type; others may have as many as they like (RFC 2986 section 4.1).
+
+    Raises:
+        ValueError: one of that type has none, or several.
+    """
     wanted = der.object_identifier(oid)
+    found = []
     for attribute in der.children(data, der.children(data, _info(data))[3]):
         name, values = der.children(data, attribute, at_most=2)
         if data[name.start : name.end] == wanted:
             (value,) = der.children(data, values)
-            return value.tag
-    raise der.NotDer("the attribute is not there")
+            found.append(value)
+    return found
 
 
 def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:
@@ -285,7 +299,7 @@ def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
     """The DER SubjectPublicKeyInfo and the wishes in what :func:`unsigned_request` made."""
     request = x509.load_der_x509_csr(data)
     reasons: list[Reason] = []
-    extensions, sans = _extensions(request, reasons), _sans(request, reasons)
+    extensions, sans = _extensions(data, reasons), _sans(request, reasons)
     if reasons:
         raise Rejected(reasons)
     wishes = Wishes(request.subject if list(request.subject) else None, sans, extensions)

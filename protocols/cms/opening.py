@@ -21,12 +21,11 @@ from cryptography.x509 import ObjectIdentifier
 from pkiserver.foundation.der import sequence
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
-from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import NO_LEGACY, LegacyDigests, digest_algorithm
 from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, malformed, to_der
 from protocols.cms.ciphers import ContentCipher, DecryptionFailed, Encrypted, KeyWrap, decrypt, pwri_unwrap, unwrap_key
-from protocols.cms.recipients import KDF_HASHES, subject_key_identifier
+from protocols.cms.recipients import KDF_HASHES, names_issuer, subject_key_identifier
 
 MAX_PBKDF2_ITERATIONS = 2_000_000
 _MAX_RECIPIENTS = 32
@@ -317,16 +316,7 @@ def _is_for(rid: Rid, certificate: x509.Certificate) -> bool:
         rid = rid.subject_key_identifier
     if isinstance(rid, bytes):
         return subject_key_identifier(certificate) == rid
-    if rid.serial_number != certificate.serial_number:
-        return False
-    issuer = messages.octets(rid.issuer)
-    if issuer == certificate.issuer.public_bytes():
-        return True
-    try:
-        # Some clients write the issuer anew, with other string types.
-        return x509.Name.from_bytes(issuer) == certificate.issuer
-    except UNREADABLE:
-        return False
+    return rid.serial_number == certificate.serial_number and names_issuer(messages.octets(rid.issuer), certificate)
 
 
 def _recipients(infos: asn1.TLV) -> tuple[RecipientInfo, ...]:

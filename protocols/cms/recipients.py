@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.foundation.secret import Secret
+from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.cms import messages, oids
 from protocols.cms.ciphers import ContentCipher, KeyWrap, pwri_wrap, wrap_key
 
@@ -55,6 +56,16 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
     """The octets of a certificate's SKI extension, or None."""
     found = extension_value(certificate, x509.SubjectKeyIdentifier)
     return None if found is None else found.digest
+
+
+def names_issuer(name: bytes, certificate: x509.Certificate) -> bool:
+    """Whether a DER Name is that of the certificate's issuer: some clients write it anew, with other string types."""
+    if name == certificate.issuer.public_bytes():
+        return True
+    try:
+        return x509.Name.from_bytes(name) == certificate.issuer
+    except UNREADABLE:
+        return False
 
 
 def issuer_and_serial(certificate: x509.Certificate) -> messages.IssuerAndSerialNumber:

@@ -19,7 +19,7 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from protocols.cms import messages, oids
 from protocols.cms.algorithms import NO_LEGACY, SHAKE256_512_BITS, LegacyDigests, digest, verify_signature
 from protocols.cms.ber import DEFAULT_LIMITS, BerLimits, children, malformed, only_child, to_der
-from protocols.cms.recipients import subject_key_identifier
+from protocols.cms.recipients import names_issuer, subject_key_identifier
 
 _SEQUENCE, _SET = b"\x30", b"\x31"
 _MAX_SIGNERS = 16
@@ -64,7 +64,11 @@ class Signer:
         """Whether ``certificate`` is the one that the SignerInfo names (which proves nothing yet)."""
         if self.key_identifier is not None:
             return subject_key_identifier(certificate) == self.key_identifier
-        return certificate.serial_number == self.serial and certificate.issuer.public_bytes() == self.issuer
+        return (
+            certificate.serial_number == self.serial
+            and self.issuer is not None
+            and names_issuer(self.issuer, certificate)
+        )
 
 
 @attrs.frozen

@@ -62,7 +62,8 @@ class Api:
         for call in calls:
             self._add(call)
         self.app.route(DOCUMENT_PATH, methods=["GET"], endpoint="openapi")(self._show_document)
-        self.app.route(challengepage.PATH, methods=["GET", "POST"], endpoint="challengePage")(self._challenge_page)
+        for path in (challengepage.PATH, f"{challengepage.PATH}/"):  # NDES's own links end with a slash
+            self.app.route(path, methods=["GET", "POST"], endpoint=f"challengePage {path}")(self._challenge_page)
         self.app.handle_errors(HTTPException)(self._not_routed)
 
     def resource(self) -> IResource:

@@ -17,7 +17,8 @@ from protocols.scep.exchange import Origin
 from protocols.scep.messages import Operation
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepEngine, ScepSettings
-from protocols.scep.service import PROTOCOL, ScepService
+from protocols.scep.requesting import PROTOCOL
+from protocols.scep.service import ScepService
 from protocols.web.values import Method, Request, Response, Route
 
 PREFIX = "/scep/"

@@ -171,7 +171,9 @@ class Exchange:
         scheme = SignatureScheme.parse(_ANSWERING.get(self.message.signer.digest, "rsa-sha256"))
         # rsaEncryption instead of sha256WithRSAEncryption: some clients want it and all take it.
         profile = SignerProfile(answerer.signing, scheme, plain_rsa=True)
-        content = SignedContent(oids.DATA, envelope or b"", detached=envelope is None)
+        # Without an envelope there is nothing to sign (section 3.2), said by an OCTET STRING that is empty: OpenSSL's
+        # PKCS7_verify, and clients over it, take content that is absent for content that they should have been given.
+        content = SignedContent(oids.DATA, envelope or b"")
         return await signing.sign(
             content,
             profile,

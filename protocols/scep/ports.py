@@ -10,6 +10,7 @@ from cryptography import x509
 from pkiserver.authority.requests import Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.transactions import Transactions
 from pkiserver.store.certificates import Certificate
@@ -66,6 +67,9 @@ class ScepEngine(Protocol):
 
     async def known(self, der: bytes) -> Certificate | None:
         """The record of a certificate that was issued here."""
+
+    async def is_spent(self, challenge: Secret) -> bool:
+        """Whether a challengePassword is an enrolment code of this server's that is good for nothing any more."""
 
     async def certificate(self, authority: str, issuer: x509.Name, serial: int) -> Certificate | None:
         """The record of an authority's certificate; None also where ``issuer`` is another."""

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import DeferredSemaphore
@@ -15,26 +14,18 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from pkiserver.authority.csr import ParsedRequest, parse_request, read_unsigned
+from pkiserver.authority.csr import read_unsigned
 from pkiserver.authority.requests import (
-    ChallengeEvidence,
-    ClientCertificateEvidence,
-    CodeEvidence,
     EnrollmentRequest,
     Evidence,
     ProofKind,
     ProofOfPossession,
     ResumedEvidence,
-    SelfSignedEvidence,
 )
-from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
-from pkiserver.foundation.secret import Secret
-from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.keys.algorithms import load_spki
 from pkiserver.registration.approvals import Pending
-from pkiserver.registration.codeform import canonical
-from pkiserver.registration.renewal import names_of
 from pkiserver.registration.transactions import Standing, TransactionClaim, begin
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.registration.scep import NOTHING, NewTransaction
@@ -52,9 +43,9 @@ from protocols.scep.messages import (
 )
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepEngine, ScepSettings
+from protocols.scep.requesting import PROTOCOL, certificate_shown, kind_of, may_be_trusted, opened_request, request_in
 
 reactor: Any = _reactor
-PROTOCOL = "scep"
 _PATIENCE = 40
 """How often a message looks for what another copy of it is bringing about, every 50 ms, before it is told PENDING."""
 
@@ -67,8 +58,6 @@ class Granted:
     recipient: Recipient = attrs.field(repr=False)
 
 
-_UNPROVED = frozenset({Refusal.MALFORMED, Refusal.BAD_KEY, Refusal.BAD_PROOF})
-"""What a request is refused for whose signature is wrong or cannot be checked."""
 Outcome = Granted | None
 """None: PENDING."""
 
@@ -150,51 +139,13 @@ class ScepService:
     # -- enrolment ---------------------------------------------------------------------------------------------------
 
     async def _enroll(self, exchange: Exchange) -> Outcome:
-        parsed = _certificate_request(await exchange.open())
+        parsed = opened_request(await exchange.open())
         exchange.allow_in_request(parsed.old_digest)
         challenge = parsed.challenge_password or None
         recipient = exchange.recipient(challenge)
-        request = await self._request(exchange, parsed, challenge)
-        kind = "" if request.renewal_of is None else f"renewal:{_digest(request.renewal_of).hex()}"
-        new = begin(request, kind=kind, signer_spki=exchange.signer_spki, at=self._engine.clock.now())
+        request = await request_in(self._engine, exchange, parsed, challenge)
+        new = begin(request, kind=kind_of(request), signer_spki=exchange.signer_spki, at=self._engine.clock.now())
         return await self._settle(_Ask(request, new, recipient))
-
-    async def _request(self, exchange: Exchange, parsed: ParsedRequest, challenge: Secret | None) -> EnrollmentRequest:
-        """The request with its evidence, and what it renews."""
-        message, template = exchange.message, exchange.template
-        certificate = message.certificate
-        assert certificate is not None  # check() saw to it
-        der = certificate.public_bytes(serialization.Encoding.DER)
-        own_key = exchange.signer_spki == parsed.spki
-        asks_renewal = message.kind is MessageType.RENEWAL_REQ
-        known = None
-        if asks_renewal or challenge is None or not own_key:
-            known = await self._engine.known(der)
-        foreign = not asks_renewal and known is None and _may_be_trusted(template, certificate)
-        if known is None and not asks_renewal and not own_key and not foreign:
-            text = "sign the message with the key that is to be certified, or with a certificate from here"
-            raise Rejected.because(Refusal.BAD_PROOF, text)
-        renews = asks_renewal or (challenge is None and known is not None)
-        if renews and known is not None and _entitles(template, known):
-            renews = False
-        wishes = parsed.wishes
-        if renews and known is not None and not wishes.sans:
-            # A renewal that names no names asks for no change.
-            wishes = attrs.evolve(wishes, sans=names_of(certificate))
-        return EnrollmentRequest(
-            template=template.name,
-            public_key=parsed.public_key,
-            spki=parsed.spki,
-            proof=parsed.proof,
-            wishes=wishes,
-            evidence=_evidence(exchange, parsed, shows_certificate=renews or known is not None or foreign),
-            protocol=PROTOCOL,
-            source=exchange.origin.address,
-            request_id=exchange.origin.request_id,
-            transaction_id=message.transaction_id,
-            renewal_of=der if renews else None,
-            received=self._engine.clock.now(),
-        )
 
     async def _settle(self, ask: _Ask) -> Outcome:
         """One certificate for one transaction, whoever brings it about."""
@@ -256,8 +207,8 @@ class ScepService:
         certificate = exchange.message.certificate
         assert certificate is not None  # check() saw to it
         known = await self._engine.known(certificate.public_bytes(serialization.Encoding.DER))
-        if known is not None or _may_be_trusted(exchange.template, certificate):
-            evidence.append(_certificate_shown(exchange))
+        if known is not None or may_be_trusted(exchange.template, certificate):
+            evidence.append(certificate_shown(exchange))
         spki, wishes = read_unsigned(row.payload)
         request = EnrollmentRequest(
             template=name,
@@ -314,51 +265,3 @@ def _granted(certificate: Certificate | None, recipient: Recipient) -> Granted:
     assert certificate is not None  # the state says that it is there
     assert certificate.der is not None
     return Granted(build_certs_only([certificate.der]), recipient)
-
-
-def _certificate_request(content: bytes) -> ParsedRequest:
-    """The PKCS#10 request in an envelope; before its signature is known to be right, nothing is said about it."""
-    try:
-        return parse_request(content, old_digests=True)
-    except Rejected as error:
-        if _UNPROVED.isdisjoint(reason.code for reason in error.reasons):
-            raise
-        raise errors.unreadable(str(error)) from error
-
-
-def _entitles(template: Template, known: Certificate) -> bool:
-    """Whether a certificate of another template is evidence here, rather than something to be renewed."""
-    return known.template != template.name and any(
-        EvidenceKind.CLIENT_CERTIFICATE in rule.all for rule in template.evidence_for(PROTOCOL)
-    )
-
-
-def _may_be_trusted(template: Template, certificate: x509.Certificate) -> bool:
-    """Whether a certificate of another authority, a device's factory certificate, could count as evidence here."""
-    asks = any(
-        EvidenceKind.CLIENT_CERTIFICATE in rule.all and any(name != INTERNAL for name in rule.accepted_from)
-        for rule in template.evidence_for(PROTOCOL)
-    )
-    try:
-        return asks and certificate.issuer != certificate.subject
-    except UNREADABLE:
-        return False
-
-
-def _certificate_shown(exchange: Exchange) -> ClientCertificateEvidence:
-    """The certificate whose key signed the message, with the others that came along."""
-    message = exchange.message
-    assert message.certificate is not None  # check() saw to it
-    der = message.certificate.public_bytes(serialization.Encoding.DER)
-    return ClientCertificateEvidence(der, tuple(one for one in message.signed.certificates if one != der))
-
-
-def _evidence(exchange: Exchange, parsed: ParsedRequest, *, shows_certificate: bool) -> tuple[Evidence, ...]:
-    """Everything that the message shows; nothing but itself, where it shows nothing else."""
-    found: list[Evidence] = []
-    if challenge := parsed.challenge_password:
-        is_code = canonical(challenge) is not None
-        found.append(CodeEvidence(challenge) if is_code else ChallengeEvidence(challenge, parsed.der))
-    if shows_certificate:
-        found.append(_certificate_shown(exchange))
-    return tuple(found) or (SelfSignedEvidence(_digest(exchange.signer_spki)),)

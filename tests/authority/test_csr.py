@@ -133,6 +133,19 @@ def test_a_signature_over_an_old_digest_counts_where_it_is_asked_for(
     assert refused.value.has(Refusal.BAD_PROOF)
 
 
+_CHALLENGE = "1.2.840.113549.1.9.7"
+
+
+def _with_attributes(*attributes: tuple[str, *tuple[bytes, ...]]) -> bytes:
+    """A request with these attributes, each an OID and DER values, in this order."""
+    info = csr.CertificationRequest.load(_request())["certification_request_info"]
+    encoded = (der.sequence(der.object_identifier(oid), der.tlv(der.SET, *values)) for oid, *values in attributes)
+    parts = (info[name].dump() for name in ("version", "subject", "subject_pk_info"))
+    signed = der.sequence(*parts, der.tlv(der.context(0), *encoded))
+    signature = der.bit_string(KEY.sign(signed, ec.ECDSA(hashes.SHA256())))
+    return der.sequence(signed, der.sequence(der.object_identifier("1.2.840.10045.4.3.2")), signature)
+
+
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
@@ -144,14 +157,29 @@ def test_a_signature_over_an_old_digest_counts_where_it_is_asked_for(
     ],
 )
 def test_a_challenge_in_every_kind_of_string(kind: type[core.AbstractString], text: str) -> None:
-    info = csr.CertificationRequest.load(_request(password=b"?"))["certification_request_info"]
-    value = der.sequence(der.object_identifier("1.2.840.113549.1.9.7"), der.tlv(der.SET, kind(text).dump()))
-    parts = (info[name].dump() for name in ("version", "subject", "subject_pk_info"))
-    signed = der.sequence(*parts, der.explicit(0, value))
-    signature = der.bit_string(KEY.sign(signed, ec.ECDSA(hashes.SHA256())))
-    parsed = parse_request(der.sequence(signed, der.sequence(der.object_identifier("1.2.840.10045.4.3.2")), signature))
+    parsed = parse_request(_with_attributes((_CHALLENGE, kind(text).dump())))
     assert parsed.challenge_password is not None
     assert parsed.challenge_password.reveal() == text.encode()
+
+
+def test_attributes_that_nobody_reads_may_have_any_number_of_values() -> None:
+    """As enrolmentNameValuePair has them (RFC 2986 section 4.1)."""
+    password = core.PrintableString("one-time").dump()
+    names = (core.UTF8String("CertificateTemplate").dump(), core.UTF8String("rmd").dump())
+    strange = ("1.3.6.1.4.1.311.13.2.1", *sorted(names)), ("1.3.6.1.4.1.99999.1",)
+    parsed = parse_request(_with_attributes((_CHALLENGE, password), *strange))
+    assert parsed.challenge_password is not None
+    assert parsed.challenge_password.reveal() == b"one-time"
+
+
+def test_a_second_challenge_is_refused_wherever_it_stands() -> None:
+    """One of them would count by the accident of its place in a SET that has no order (RFC 2985 section 5.4.1)."""
+    one, other = core.PrintableString("one-time").dump(), core.PrintableString("another").dump()
+    for attributes in [((_CHALLENGE, one), (_CHALLENGE, other)), ((_CHALLENGE, one, other),), ((_CHALLENGE,),)]:
+        for request in {_with_attributes(*attributes), _with_attributes(*attributes[::-1])}:
+            with pytest.raises(Rejected) as refused:
+                parse_request(request)
+            assert refused.value.has(Refusal.MALFORMED)
 
 
 def test_text_forms() -> None:
@@ -175,6 +203,15 @@ def test_a_signature_by_another_key_is_refused() -> None:
         parse_request(forged)
     assert refused.value.has(Refusal.BAD_PROOF)
     assert parse_request(good)
+
+
+def test_a_signature_with_a_bit_less_is_another_one() -> None:
+    data = next(one for one in iter(_request, None) if not one[-1] & 1)
+    request = csr.CertificationRequest.load(data)
+    unused = data.rindex(b"\0" + request["signature"].native)
+    with pytest.raises(Rejected) as refused:
+        parse_request(data[:unused] + b"\1" + data[unused + 1 :])
+    assert refused.value.has(Refusal.BAD_PROOF)
 
 
 def test_size_is_looked_at_first() -> None:

@@ -14,6 +14,7 @@ from pkiserver.outbound.placeholders import fill, split
 from pkiserver.outbound.problems import OutboundError
 from pkiserver.registration.connectors import ldappolicy, ldappublish, ldapuser
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
+from pkiserver.registration.connectors.ldappolicy import Policy
 from pkiserver.registration.connectors.ldapsettings import USER_PLACES, LdapSettings
 from pkiserver.registration.connectors.ldapuser import User
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Step
@@ -151,12 +152,12 @@ class LdapConnector:
         found = await ldapuser.find(connection, self.settings, name)
         return self._result(name, found, bound)
 
-    def _result(self, name: str, found: User | Denied, seconds: int | None) -> Outcome:
+    def _result(self, name: str, found: User | Denied, policy: Policy) -> Outcome:
         if isinstance(found, Denied):
             return found
         if self.settings.active_directory and (texts := found.entry.texts(ldapuser.EXPIRY)):
-            seconds = ldappolicy.ad_expiry(texts[0], self._clock.now())
-        notes = ldappolicy.expiry_note(seconds, self.settings.expiry_warning)
+            policy = Policy(ldappolicy.ad_expiry(texts[0], self._clock.now()))
+        notes = ldappolicy.expiry_note(policy, self.settings.expiry_warning)
         return ldapuser.shown(self.settings, name, found, notes)
 
     def _bind_name(self, name: str) -> str:
@@ -164,8 +165,8 @@ class LdapConnector:
         value = ldapnames.escape(name) if ldapnames.looks_like_dn(text) else name
         return fill(split(text, USER_PLACES), {"userid": value})
 
-    async def _bind_user(self, connection: LdapConnection, dn: str, password: Secret) -> int | Denied | None:
-        """Seconds until the password expires, or None; or why it was refused.
+    async def _bind_user(self, connection: LdapConnection, dn: str, password: Secret) -> Policy | Denied:
+        """What the directory says about the password beside that it is right; or why it was refused.
 
         Raises:
             LdapError: the server refuses to try, whoever it is.
@@ -175,7 +176,7 @@ class LdapConnector:
             bound = await connection.bind(dn, password, policy=True)
         except LdapError as error:
             return ldappolicy.bind_denial(error)
-        return ldappolicy.must_change(bound.controls) or ldappolicy.policy_of(bound.controls)[0]
+        return ldappolicy.must_change(bound.controls) or ldappolicy.policy_of(bound.controls)
 
     async def _bind_service(self, connection: LdapConnection) -> None:
         name, reference = self.settings.service_name, self.settings.service_password

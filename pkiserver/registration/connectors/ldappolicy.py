@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+import attrs
+
 from pkiserver.outbound.ldap import NOT_THE_ENTRY, PASSWORD_POLICY, LdapError
 from pkiserver.registration.connectors.values import Denied, Step
 
@@ -36,22 +38,32 @@ _AD_CHANGE = {
 _FILETIME = datetime(1601, 1, 1, tzinfo=UTC)
 
 
-def policy_of(controls: tuple[tuple[bytes, bytes], ...]) -> tuple[int | None, int | None]:
-    """Seconds until the password expires, and the policy's error number, each where the control says so."""
+@attrs.frozen
+class Policy:
+    """What is known of a password: seconds until it expires, logins left after that, the policy's error number."""
+
+    expires: int | None = None
+    grace: int | None = None
+    error: int | None = None
+
+
+def policy_of(controls: tuple[tuple[bytes, bytes], ...]) -> Policy:
+    """What the password policy response control says."""
     value = next((value for oid, value in controls if oid == PASSWORD_POLICY), b"")
     if len(value) < 2 or value[0] != 0x30 or value[1] != len(value) - 2:
-        return None, None
-    expires: int | None = None
-    error: int | None = None
+        return Policy()
+    found = Policy()
     at = 2
     while at + 2 <= len(value):
         tag, inner = value[at], value[at + 2 : at + 2 + value[at + 1]]
         if tag == 0xA0 and inner[:1] == b"\x80":
-            expires = int.from_bytes(inner[2:], "big")
+            found = attrs.evolve(found, expires=int.from_bytes(inner[2:], "big"))
+        elif tag == 0xA0 and inner[:1] == b"\x81":
+            found = attrs.evolve(found, grace=int.from_bytes(inner[2:], "big"))
         elif tag == 0x81:
-            error = int.from_bytes(inner, "big")
+            found = attrs.evolve(found, error=int.from_bytes(inner, "big"))
         at += 2 + value[at + 1]
-    return expires, error
+    return found
 
 
 def bind_denial(error: LdapError) -> Denied:
@@ -64,7 +76,7 @@ def bind_denial(error: LdapError) -> Denied:
         raise error
     found = _AD_DATA.search(error.text)
     step, text = _AD.get(found.group(1), (Step.PASSWORD, "")) if found else (Step.PASSWORD, "")
-    number = policy_of(error.controls)[1]
+    number = policy_of(error.controls).error
     if number in _ERRORS:
         step, text = _ERRORS[number]
     return Denied(step, text or f"the directory refuses the password: {error}", proved=step is Step.EXPIRED)
@@ -72,7 +84,7 @@ def bind_denial(error: LdapError) -> Denied:
 
 def must_change(controls: tuple[tuple[bytes, bytes], ...]) -> Denied | None:
     """A bind that succeeded for changing the password only."""
-    number = policy_of(controls)[1]
+    number = policy_of(controls).error
     if number in {0, 2}:
         return Denied(*_ERRORS[number], proved=True)
     return None
@@ -85,8 +97,12 @@ def change_denial(error: LdapError) -> Denied:
     return Denied(Step.PASSWORD, text, proved=True)
 
 
-def expiry_note(seconds: int | None, warning: timedelta) -> tuple[str, ...]:
-    """A note where the password ends within ``warning``."""
+def expiry_note(policy: Policy, warning: timedelta) -> tuple[str, ...]:
+    """A note where the password ends within ``warning``, or has ended and is taken a few times more."""
+    if policy.grace is not None:
+        left = f"{policy.grace} more login{'s' if policy.grace > 1 else ''} with it"
+        return (f"the password has expired: {left if policy.grace else 'this was the last login with it'}",)
+    seconds = policy.expires
     if seconds is None or seconds > warning.total_seconds():
         return ()
     days, hours = seconds // 86400, seconds // 3600

@@ -15,6 +15,7 @@ from pkiserver.authority.status.turns import StatusProblem
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.secret import Secret
 from pkiserver.keys.doors import Door
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.transactions import Transactions
@@ -25,7 +26,7 @@ from pkiserver.store.certificates import Certificate
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
 from protocols.scep.ports import Answerer, NextAuthority
-from protocols.scep.service import PROTOCOL
+from protocols.scep.requesting import PROTOCOL
 
 
 @attrs.frozen
@@ -97,6 +98,11 @@ class ScepPort:
         """The record of a certificate that was issued here."""
         digest = hashlib.sha256(der).digest()
         return await self.engine.database.read(lambda connection: certificates.by_fingerprint(connection, digest))
+
+    async def is_spent(self, challenge: Secret) -> bool:
+        """Whether a challengePassword is an enrolment code of ours that is good for nothing any more."""
+        grant = await self.engine.codes.find(challenge)
+        return grant is not None and not grant.usable
 
     async def certificate(self, authority: str, issuer: x509.Name, serial: int) -> Certificate | None:
         """The record of an authority's certificate."""

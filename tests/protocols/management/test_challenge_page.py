@@ -39,6 +39,7 @@ async def test_an_officer_hands_out_a_challenge_that_enrols_its_subject_once(tmp
         assert "access-control-allow-origin" not in blank.headers
         assert b"<option>code</option>" in blank.body
         assert b"<option>open</option>" not in blank.body  # takes no challenges
+        assert (await world.page("ruth", tail="/")).body == blank.body  # as NDES's address is written
         assert await made(world) == 0  # looking makes none
         answer = await world.page("ruth", FORM)
         assert answer.status == 200, answer.body

@@ -111,7 +111,7 @@ class World:
             check_answer(method, path, answer)
         return answer
 
-    async def page(self, who: str, form: dict[str, str] | str | None = None, *more: str) -> Answer:
+    async def page(self, who: str, form: dict[str, str] | str | None = None, *more: str, tail: str = "") -> Answer:
         """The page of challenges, as a browser asks for it: shown, or its form sent."""
         credential = self.people[who]
         own = f"https://localhost:{self.port}"
@@ -121,7 +121,7 @@ class World:
             octets = form if isinstance(form, str) else urlencode(form)
             same = ("-H", f"Origin: {own}", "-H", "Sec-Fetch-Site: same-origin")
             command += ["--data-binary", octets, *(more or same)]
-        command.append(f"{own}/certsrv/mscep_admin")
+        command.append(f"{own}/certsrv/mscep_admin{tail}")
         done = await deferToThread(subprocess.run, command, capture_output=True, timeout=30, check=False)
         assert done.returncode == 0, done.stderr
         return _answer(done.stdout)

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
 
 from pkiserver.authority.templates.model import LegacyAlgorithm
 from pkiserver.foundation import der
@@ -27,6 +28,7 @@ from tests.protocols.scep.support import (
     FAILURE,
     GET_CERT,
     GET_CRL,
+    PENDING,
     PKCS_REQ,
     RENEWAL_REQ,
     SUCCESS,
@@ -211,6 +213,17 @@ def test_forms_that_clients_choose_among(wire: Wire) -> None:
     assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificates=(ra, wire.certificate)).granted
 
 
+@pytest.mark.parametrize("kind", [_ASN1Type.PrintableString, _ASN1Type.BMPString, _ASN1Type.T61String])
+def test_a_signer_whose_issuer_is_written_in_another_kind_of_string(wire: Wire, kind: _ASN1Type) -> None:
+    own = x509.load_der_x509_certificate(wire.certificate)
+    written = x509.Name([x509.NameAttribute(one.oid, one.value, _type=kind) for one in own.issuer])
+    assert written == own.issuer
+    assert written.public_bytes() != own.issuer.public_bytes()
+    issuer = {"issuer": asn1_x509.Name.load(written.public_bytes()), "serial_number": own.serial_number}
+    sid = cms.SignerIdentifier({"issuer_and_serial_number": issuer})
+    assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), sid=sid).granted
+
+
 @pytest.mark.parametrize(
     "query", ["", "operation=Nothing", "operation=PKIOperation", "operation=PKIOperation&message=%00", "operation=%ff"]
 )
@@ -262,3 +275,13 @@ def test_a_content_key_may_be_encrypted_by_oaep_as_far_as_the_token_knows_it(
     command = ("-encrypt", "-binary", "-aes256", "-outform", "DER", "-recip", "ra.pem", *options)
     answer = device.ask(PKCS_REQ, device.openssl("cms", *command, data=device.csr(scep.code())))
     assert (answer.status, answer.fail_info) == ((SUCCESS, None) if brings else (FAILURE, BAD_CHECK))
+
+
+def test_what_brings_no_certificate_is_verified_by_clients_that_want_content(scep: World) -> None:
+    """OpenSSL's PKCS7_verify takes absent content for content that it was not given: certmonger, for one, uses it."""
+    device = scep.device("strict", at="approved")
+    for answer in (device.enroll(), scep.device("stricter").enroll("wrong")):
+        assert (answer.status in {PENDING, FAILURE}, answer.envelope) == (True, None)
+        (device.folder / "answer").write_bytes(answer.raw)
+        command = ("smime", "-verify", "-inform", "DER", "-in", "answer", "-CAfile", "ca.pem", "-purpose", "any")
+        assert device.openssl(*command, "-binary") == b""

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from asn1crypto import cms, core
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from pkiserver.authority.csr import MAXIMUM_OCTETS
 from pkiserver.keys.opener import EnvelopeOpener
@@ -33,6 +32,7 @@ from tests.protocols.scep.support import (
     Device,
     World,
     attribute,
+    set_state,
 )
 
 
@@ -100,13 +100,6 @@ def test_anchor_2_a_replay_after_revocation_brings_nothing(scep: World) -> None:
     (certificate,) = device.certificates(device.read(device.post(message)))
     set_state(scep, certificate, CertificateState.REVOKED)
     assert "revoked" in device.read(device.post(message)).fail_text
-
-
-def set_state(scep: World, certificate: x509.Certificate, state: CertificateState) -> None:
-    table = certificate_table
-    where = table.c.fingerprint == certificate.fingerprint(hashes.SHA256())
-    change = update(table).where(where).values(state=state.value)
-    assert scep.one(scep.engine.database.write(lambda c: c.execute(change).rowcount)) == 1
 
 
 def parallel(device: Device, messages: list[bytes]) -> list[bytes]:

@@ -7,12 +7,10 @@ import secrets
 import pytest
 from asn1crypto import cms, core
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from sqlalchemy import update
 
-from pkiserver.store.certificates import CertificateState, RevocationReason, by_fingerprint
 from pkiserver.store.registration.requests import PendingRequest
-from pkiserver.store.schema.certificates import certificate as certificate_table
 from pkiserver.store.schema.registration import enrollment_request
 from tests.protocols.scep.support import (
     APPROVED,
@@ -24,33 +22,20 @@ from tests.protocols.scep.support import (
     GET_CRL,
     PENDING,
     PKCS_REQ,
-    RENEWAL_REQ,
     STATIC,
     SUCCESS,
-    Device,
     World,
+    enrolled,
     template,
 )
 
 AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
 
 
-def enrolled(scep: World, name: str, at: str = "device", kind: str = "rsa") -> tuple[Device, x509.Certificate]:
-    device = scep.device(name, kind, at=at)
-    (certificate,) = device.certificates(device.enroll(scep.code(at)))
-    device.transaction = secrets.token_hex(16)
-    return device, certificate
-
-
 def identifier(certificate: x509.Certificate) -> bytes:
     """IssuerAndSerialNumber."""
     issuer = cms.Name.load(certificate.issuer.public_bytes())
     return bytes(cms.IssuerAndSerialNumber({"issuer": issuer, "serial_number": certificate.serial_number}).dump())
-
-
-def record(scep: World, certificate: x509.Certificate) -> object:
-    digest = certificate.fingerprint(hashes.SHA256())
-    return scep.one(scep.engine.database.read(lambda c: by_fingerprint(c, digest)))
 
 
 def test_a_code_brings_a_certificate_with_nonces_and_transaction_id(scep: World) -> None:
@@ -221,65 +206,6 @@ def test_what_nobody_decided_in_time_is_over_and_its_transaction_id_free(scep: W
 def waiting(scep: World) -> list[PendingRequest]:
     """What officers have before them for a template."""
     return [one for one in scep.one(scep.engine.approvals.list_page()) if one.template == "approved"]
-
-
-def test_renewal_with_another_key_and_with_the_same(scep: World) -> None:
-    device, old = enrolled(scep, "renewing")
-    device.use(old)
-    device.new_key("second")
-    envelope = device.envelope(device.csr(key="second"))
-    message = device.message(RENEWAL_REQ, envelope)
-    (new,) = device.certificates(device.read(device.post(message)))
-    assert (new.subject, new.public_key() == old.public_key()) == (old.subject, False)
-    assert device.certificates(device.read(device.post(message))) == [new], "the same message, the same certificate"
-    (same,) = device.certificates(device.ask(RENEWAL_REQ, device.envelope(device.csr()), transaction="same-key"))
-    assert same.public_key() == old.public_key()
-    found = record(scep, old)
-    assert found.state is CertificateState.ISSUED
-
-
-def test_renewal_that_wants_a_new_key_and_revokes_the_old_certificate(scep: World) -> None:
-    device, old = enrolled(scep, "fresh", "fresh-key")
-    device.use(old)
-    assert "new key" in device.ask(RENEWAL_REQ, device.envelope(device.csr()), transaction="one").fail_text
-    device.new_key("second")
-    message = device.message(RENEWAL_REQ, device.envelope(device.csr(key="second")))
-    (new,) = device.certificates(device.read(device.post(message)))
-    found = record(scep, old)
-    assert (found.state, found.revocation.reason) == (CertificateState.REVOKED, RevocationReason.SUPERSEDED)
-    assert device.certificates(device.read(device.post(message))) == [new], "its answer was lost: it comes again"
-
-
-def test_old_clients_renew_with_pkcsreq(scep: World) -> None:
-    device, old = enrolled(scep, "old-style")
-    device.use(old)
-    device.new_key("second")
-    (new,) = device.certificates(device.ask(PKCS_REQ, device.envelope(device.csr(key="second"))))
-    assert new.subject == old.subject
-
-
-def test_renewal_outside_the_window(scep: World) -> None:
-    device, old = enrolled(scep, "early", "late")
-    device.use(old)
-    answer = device.ask(RENEWAL_REQ, device.envelope(device.csr()))
-    assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST)
-    assert "can be renewed from" in answer.fail_text
-
-
-@pytest.mark.parametrize(("at", "brings"), [("graceful", True), ("device", False)])
-def test_an_expired_certificate_is_renewed_within_its_grace(scep: World, at: str, brings: bool) -> None:
-    device, old = enrolled(scep, "expired", at)
-    found = record(scep, old)
-    table = certificate_table
-    start = found.not_before.timestamp() - 91 * 86400
-    values = {"not_before": int(start * 1e6), "not_after": int((start + 90 * 86400) * 1e6)}
-    change = update(table).where(table.c.id == found.id).values(**values)
-    scep.one(scep.engine.database.write(lambda c: c.execute(change).rowcount))
-    device.use(old)
-    device.new_key("second")
-    answer = device.ask(RENEWAL_REQ, device.envelope(device.csr(key="second")))
-    assert (answer.status == SUCCESS) is brings, answer.fail_text
-    assert brings or "expired" in answer.fail_text
 
 
 def test_get_cert_gives_a_client_its_own_certificate(scep: World) -> None:

@@ -220,6 +220,24 @@ async def test_a_password_that_expires_is_announced_and_can_be_changed(directory
     assert await plain(directory, ADMIN).change_password("carol", new, RIGHT) is None
 
 
+async def test_the_last_logins_with_an_expired_password_are_counted_out(directory: Slapd) -> None:
+    directory.load(
+        f"dn: cn=brief,{SUFFIX}\nobjectClass: device\nobjectClass: pwdPolicy\ncn: brief\npwdAttribute: userPassword\n"
+        "pwdMaxAge: 1\npwdGraceAuthNLimit: 2\n\n"
+        f"dn: uid=grace,ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: grace\ncn: Grace\nsn: G\n"
+        f"userPassword: {USER_PASSWORD}\npwdPolicySubentry: cn=brief,{SUFFIX}\n"
+    )
+    connector, said = plain(directory, SERVICE), []
+    while not isinstance(found := await connector.authenticate("grace", RIGHT), Denied):
+        assert isinstance(found, Shown)
+        said += found.notes
+    assert said == [
+        "the password has expired: 1 more login with it",
+        "the password has expired: this was the last login with it",
+    ]
+    assert found.step is Step.EXPIRED
+
+
 async def test_a_password_is_changed_in_active_directorys_way(directory: Slapd) -> None:
     # slapd takes unicodePwd as octets: what a domain controller makes of them is not seen here, but what it is sent
     dn = f"uid=erin,ou=people,{SUFFIX}"
