@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from protocols.web.errors import BadRequest
 from protocols.web.knownheads import ENTRIES, KnownHeads
 from protocols.web.limits import WebLimits
-from protocols.web.reader import Head, RequestReader
+from protocols.web.reader import RequestReader
+from protocols.web.values import Head
 from tests.protocols.web.vectors import BAD, GOOD
 from tests.support.work import counted_work
 
