@@ -260,7 +260,7 @@ def error_of(error: BaseException | None) -> LdapError | None:
         case LdapError():
             return error
         case Unavailable():
-            return LdapError(ResultCode.BUSY, "try again later")
+            return LdapError(ResultCode.BUSY, error.shown)
         case Rejected():
             codes = {
                 Refusal.CONFLICT: ResultCode.ENTRY_ALREADY_EXISTS,

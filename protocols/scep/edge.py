@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from twisted.logger import Logger
 
 from pkiserver.authority.templates.model import Template
-from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected
 from protocols.cms import oids, signing
 from protocols.cms.ber import malformed
 from protocols.cms.signing import SignedContent
@@ -18,6 +18,7 @@ from protocols.scep.messages import Operation
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepEngine, ScepSettings
 from protocols.scep.service import PROTOCOL, ScepService
+from protocols.web.errors import plain, refuse
 from protocols.web.values import Method, Request, Response, Route
 
 PREFIX = "/scep/"
@@ -126,11 +127,8 @@ class ScepEdge:
 def _refusal(error: PkiError) -> Response:
     if isinstance(error, Rejected):
         status = max(_STATUS.get(reason.code, 400) for reason in error.reasons)
-        return Response(status, f"{error}\n".encode(), _TEXT, (_NO_STORE,))
-    if isinstance(error, Unavailable):
-        headers = (_NO_STORE, ("Retry-After", str(error.retry_after)))
-        return Response(503, f"{error.shown}\n".encode(), _TEXT, headers)
-    return Response(500, b"internal error\n", _TEXT, (_NO_STORE,))
+        return plain(status, str(error))
+    return refuse(error)
 
 
 def routes(engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> list[Route]:
