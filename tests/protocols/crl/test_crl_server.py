@@ -28,11 +28,11 @@ from tests.protocols.status_server import StatusServer, status_server, tool
 @pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
+    stores: tuple[ProviderSettings, ...],
     on_reactor: Callable[[Any], Any],
 ) -> Iterator[StatusServer]:
     """One server for the tests that change nothing."""
-    with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
+    with status_server(tmp_path_factory.mktemp("shared"), stores, on_reactor) as opened:
         yield opened
 
 

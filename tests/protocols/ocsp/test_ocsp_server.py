@@ -40,11 +40,11 @@ reactor: Any = _reactor
 @pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
+    stores: tuple[ProviderSettings, ...],
     on_reactor: Callable[[Any], Any],
 ) -> Iterator[StatusServer]:
     """One server for the tests that leave its policy and its clock alone."""
-    with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
+    with status_server(tmp_path_factory.mktemp("shared"), stores, on_reactor) as opened:
         yield opened
 
 
