@@ -136,7 +136,7 @@ async def test_rules_say_who_vouches(tmp_path: Path, directory: Slapd) -> None:
         assert isinstance(await engine.enroll(enrollment("engineers", ALICE)), IssuedCertificate)
         assert Refusal.NOT_AUTHORISED in await refused(engine, enrollment("managers", ALICE))
         assert isinstance(await engine.enroll(enrollment("second", ALICE)), IssuedCertificate)
-        # row 20: an unknown name and a wrong password look the same
+        # an unknown name and a wrong password look the same
         wrong = [PasswordEvidence("alice", Secret("wrong")), PasswordEvidence("nobody", Secret("wrong"))]
         texts = []
         for one in wrong:

@@ -14,8 +14,7 @@ from pkiserver.store.certificates import CertificateState, RevocationReason, by_
 from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.certificates import certificate as certificate_table
 from pkiserver.store.schema.registration import enrollment_request
-from tests.protocols.scep.support import (
-    APPROVED,
+from tests.protocols.scep.device import (
     BAD_CERT_ID,
     BAD_REQUEST,
     CERT_POLL,
@@ -25,12 +24,10 @@ from tests.protocols.scep.support import (
     PENDING,
     PKCS_REQ,
     RENEWAL_REQ,
-    STATIC,
     SUCCESS,
     Device,
-    World,
-    template,
 )
+from tests.protocols.scep.support import APPROVED, STATIC, World, template
 
 AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
 

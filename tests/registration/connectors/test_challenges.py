@@ -130,7 +130,7 @@ async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, mdm:
         [success] = [about for name, about in mdm.calls if name == "successNotification"]
         assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
         assert (success["transactionId"], success["issuingCertificateAuthority"]) == ("T-1", "issuing")
-        # row 4 (VU#971035): a challenge that was given out for one is no good for another
+        # VU#971035: a challenge that was given out for one is no good for another
         assert await refusals(engine, asked("admin", "C-1")) == {Refusal.NOT_AUTHENTICATED}
         assert await refusals(engine, asked("phone-1", "guess")) == {Refusal.NOT_AUTHENTICATED}
         # good for the service, refused by the template: the service learns why
