@@ -116,7 +116,9 @@ async def test_sftp_refuses_a_host_that_it_does_not_know(
     assert list(server.root.iterdir()) == []
 
 
-async def test_http_put(at: StatusWorld, web: PutServer, tmp_path: Path) -> None:
+async def test_lists_are_put_to_a_web_server_and_again_after_it_failed(
+    at: StatusWorld, web: PutServer, tmp_path: Path
+) -> None:
     await configure(at, delta=DELTA)
     await at.status.schedule.run_due()
     password = tmp_path / "password"

@@ -82,7 +82,7 @@ DAMAGED = csr(sans=("a.example",))
         (f"{'a' * 64}/cacerts", None),
     ],
 )
-def test_paths(tail: str, expected: Target | None) -> None:
+def test_a_path_names_an_operation_and_perhaps_a_label(tail: str, expected: Target | None) -> None:
     assert messages.parse_target(tail) == expected
 
 
@@ -226,7 +226,7 @@ def test_a_damaged_request_ends_in_an_outline_or_a_refusal(data: st.DataObject) 
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_linking(required: bool) -> None:
+def test_only_the_binding_of_this_connection_links(required: bool) -> None:
     binding = bytes(range(32))
     text = base64.b64encode(binding)
     assert verify_link(text, binding, required=required)
