@@ -9,14 +9,12 @@ from twisted.internet.defer import Deferred
 
 from pkiserver.registration.connectors.mail import MailConnector
 from pkiserver.store.authority import templates
-from tests.protocols.est.test_est_walk import World, text, world
+from tests.protocols.est.world import World, text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
 from tests.support.mailserver import MailServer
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
-
-__all__ = ["world"]
 
 
 def rule(connector: str) -> str:

@@ -20,10 +20,11 @@ from pkiserver.authority.templates.model import EstRules
 from pkiserver.keys.algorithms import KeyType
 from protocols.cms import oids
 from protocols.cms.ber import only_child
+from protocols.cms.signing import attribute
 from protocols.cms.verification import parse_signed, verify
 from protocols.est.ports import EstSettings
+from tests.protocols.est.requests import KEY, csr, oid, sequence
 from tests.protocols.est.support import Site, Workshop, listener_identity, serve
-from tests.protocols.est.test_est_messages import KEY, attribute, csr, oid, sequence
 
 ME = ("-u", "me:secret")
 
