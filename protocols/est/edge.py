@@ -241,7 +241,7 @@ class EstEdge:
             if own is None:
                 raise
             return own
-        if not template.enabled or not template.allows(PROTOCOL):
+        if not template.serves(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, f"there is no template named {name!r} for EST")
         return template
 

@@ -67,7 +67,7 @@ class ScepEdge:
 
     def _usable(self, name: str) -> Template:
         template = self._engine.template(name) if name else None
-        if template is None or not template.enabled or not template.allows(PROTOCOL):
+        if template is None or not template.serves(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, "SCEP has no such template here")
         return template
 
