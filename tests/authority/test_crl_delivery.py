@@ -23,7 +23,7 @@ from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.tomlfile import ConfigurationError
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.store import leases
 from pkiserver.store.authority.crls import CrlKind
 from protocols.web.factory import HttpServerFactory

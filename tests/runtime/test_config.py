@@ -11,7 +11,8 @@ import pytest
 
 from pkiserver.foundation import tomltypes
 from pkiserver.foundation.tomlfile import ConfigurationError, dump, load
-from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
