@@ -75,7 +75,7 @@ class TokenLogin:
         self.token, self.live = None, False
 
     def session(self, *, writable: bool = False) -> Any:
-        """Another session of a token that is logged in."""
+        """Another session of a token that is logged in; raises :class:`KeyUnavailable` while it is not."""
         if self.token is None:
             raise KeyUnavailable(self.problem or KeyProblem(self.name, FaultKind.TOKEN_ABSENT, "the token is away"))
         return self.token.open(rw=writable)
