@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import web
 from bench.report import RUNS, Figure, Report
-from bench.support import running, set_up
+from bench.support import free_port, listening, running, set_up
 from pkiserver.cli.setup.layout import HTTP_OFFSET, Layout
 
 MILLION = 1_000_000
@@ -84,7 +84,7 @@ def _nginx(report: Report, layout: Layout) -> Iterator[int | None]:
     with tempfile.TemporaryDirectory() as folder, urllib.request.urlopen(url) as answer:
         Path(folder).chmod(0o755)
         (Path(folder) / "list.crl").write_bytes(answer.read())
-        port = web.free_port()
+        port = free_port()
         (Path(folder) / "conf").write_text(web.NGINX.format(folder=folder, port=port))
-        with web.running([program, "-c", f"{folder}/conf"], port):
+        with listening([program, "-c", f"{folder}/conf"], port):
             yield port

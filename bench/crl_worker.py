@@ -22,7 +22,7 @@ from pkiserver.authority.validation.settings import ForeignCa
 from pkiserver.cli.context import run_on_reactor
 from pkiserver.cli.setup.layout import ISSUING
 from pkiserver.foundation.tomlfile import dump
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store.authority import authorities
 from pkiserver.store.schema.certificates import certificate

@@ -13,7 +13,7 @@ from bench.support import make_csrs
 from pkiserver.authority.csr import parse_request
 from pkiserver.authority.requests import EnrollmentRequest, OperatorEvidence, ProofKind, ProofOfPossession
 from pkiserver.cli.context import run_on_reactor
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.garbage import settle
 

@@ -8,7 +8,6 @@ import datetime as dt
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from sqlalchemy import create_engine, insert
 
 from bench.ldapload import ADDRESS, BASE
 from bench.report import Report
-from bench.support import running, set_up
+from bench.support import free_port, listening, running, set_up
 from pkiserver.cli.setup.layout import Layout
 from pkiserver.store.schema.certificates import certificate, certificate_san
 from pkiserver.store.times import to_micros
@@ -119,21 +118,11 @@ def slapd() -> Iterator[int]:
             )
     conf = str(folder / "slapd.conf")
     subprocess.run(["slapadd", "-q", "-f", conf, "-l", str(folder / "data.ldif")], check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [SLAPD, "-d", "0", "-f", conf, "-h", f"ldap://127.0.0.1:{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    port = free_port()
     try:
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        yield port
+        with listening([SLAPD, "-d", "0", "-f", conf, "-h", f"ldap://127.0.0.1:{port}"], port):
+            yield port
     finally:
-        process.terminate()
-        process.wait(20)
         shutil.rmtree(folder)
 
 

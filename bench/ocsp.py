@@ -28,7 +28,7 @@ from bench.ocspload import (
     wrk,
 )
 from bench.report import Figure, Report
-from bench.support import running, set_up
+from bench.support import free_port, listening, running, set_up
 from pkiserver.cli.setup.layout import Layout
 
 CERTIFICATES = 200
@@ -107,16 +107,16 @@ def _nginx(report: Report, folder: Path, source: str, seconds: float) -> None:
 
     with urllib.request.urlopen(source, timeout=10) as answer:
         (folder / "answer").write_bytes(answer.read())
-    port = web.free_port()
+    port = free_port()
     (folder / "conf").write_text(web.NGINX.format(folder=folder, port=port))
-    with web.running(["/usr/sbin/nginx", "-c", str(folder / "conf")], port):
+    with listening(["/usr/sbin/nginx", "-c", str(folder / "conf")], port):
         url = f"http://127.0.0.1:{port}/answer"
         report.measure("nginx_same_bytes_per_s", "1/s", lambda: wrk(url, seconds)["rate"])
     report.compare("nginx, the same bytes", "ocsp_cached_per_s", "nginx_same_bytes_per_s")
 
 
 def _openssl(report: Report, folder: Path, processes: int) -> None:
-    port = web.free_port()
+    port = free_port()
     command, leaf, ca = openssl_responder(folder, port, processes)
     name = "openssl_ocsp_per_s" if processes == 1 else f"openssl_ocsp_multi_{processes}_per_s"
     url, body = f"http://127.0.0.1:{port}/", asked(leaf, ca, bytes(NONCE))

@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.revocation import BySerial, Order
 from pkiserver.cli.context import run_on_reactor
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.engine import Engine, open_engine
 
 ORDER = Order(actor="bench")

@@ -5,28 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.report import RUNS, Report
 from bench.scepload import CONNECTIONS, Device, encryption_certificate, fetch, post_all
-from bench.support import running, set_up
+from bench.support import free_port, listening, running, set_up
 
 PER_SECOND = 300
 """Messages made for each second of a run; more than this machine answers makes the run longer, not wrong."""
 CHALLENGE = "bench"
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        number: int = held.getsockname()[1]
-        return number
 
 
 @contextlib.contextmanager
@@ -41,18 +32,8 @@ def scepserver() -> Iterator[int]:
             capture_output=True,
         )
         command = ["scepserver", "-depot", str(folder / "depot"), "-port", str(port), "-challenge", CHALLENGE]
-        process = subprocess.Popen(
-            [*command, "-allowrenew", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
-        )
-        try:
-            for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
+        with listening([*command, "-allowrenew", "0"], port, folder):
             yield port
-        finally:
-            process.terminate()
-            process.wait(10)
     finally:
         shutil.rmtree(folder)
 

@@ -140,7 +140,7 @@ async def _prepare(config: Path, count: int) -> None:
     from pkiserver.authority.lifecycle.certify import Actor
     from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
     from pkiserver.keys.algorithms import KeyType
-    from pkiserver.runtime.config import load_settings
+    from pkiserver.runtime.configfile import load_settings
     from pkiserver.runtime.engine import open_engine
     from pkiserver.store.authority import templates
 

@@ -20,8 +20,35 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.cli.setup.layout import Layout
 
+CHECKOUT = Path(__file__).parent.parent
 PKISERVER = Path(sys.executable).parent / "pkiserver"
 START_SECONDS = 30
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free now."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        number: int = held.getsockname()[1]
+        return number
+
+
+@contextlib.contextmanager
+def listening(command: list[str], port: int, folder: Path = CHECKOUT) -> Iterator[None]:
+    """Another server's process, run in ``folder``, once it listens on ``port``; ended afterwards."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    try:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{command[0]} does not listen")
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def free_port_base() -> int:

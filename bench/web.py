@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench.report import Report
+from bench.support import free_port, listening
 
 SMALL = 500
 LARGE = 1_000_000
@@ -62,28 +60,6 @@ http {{
 """
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        number: int = held.getsockname()[1]
-        return number
-
-
-@contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
-    """The command's process, once it listens."""
-    process = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def load(port: int, path: str, seconds: float, connections: int = CONNECTIONS) -> float:
     """Answers a second that wrk gets from one kept set of connections; every one of status 200."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"http://127.0.0.1:{port}{path}"]
@@ -104,7 +80,7 @@ def run(seconds: float) -> Report:
     port, other = free_port(), free_port()
     with contextlib.ExitStack() as stack:
         code = SERVER.format(small=SMALL, large=LARGE, port=port)
-        stack.enter_context(running([sys.executable, "-c", code], port))
+        stack.enter_context(listening([sys.executable, "-c", code], port))
         nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin")
         if nginx is None:
             report.missing["nginx"] = "apt-get install nginx-light"
@@ -114,7 +90,7 @@ def run(seconds: float) -> Report:
             (folder / "encoded").write_bytes(bytes(SMALL))
             (folder / "large").write_bytes(bytes(LARGE))
             (folder / "conf").write_text(NGINX.format(folder=folder, port=other))
-            stack.enter_context(running([nginx, "-c", str(folder / "conf")], other))
+            stack.enter_context(listening([nginx, "-c", str(folder / "conf")], other))
         for path in ("encoded", "plain", "async"):
             report.measure(f"web_{path}_per_s", "1/s", lambda path=path: load(port, f"/{path}", seconds))
         report.measure("web_large_per_s", "1/s", lambda: load(port, "/large", seconds, 8))

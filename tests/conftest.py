@@ -17,11 +17,12 @@ from twisted.internet.process import reapAllProcesses
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 
+from tests.support.keys import stores
 from tests.support.postgres import empty_url, postgres_server, postgres_url, url
 from tests.support.samba import domain_controller
-from tests.support.slapd import slapd
+from tests.support.slapd import directory, slapd
 
-__all__ = ["domain_controller", "empty_url", "postgres_server", "postgres_url", "slapd", "url"]
+__all__ = ["directory", "domain_controller", "empty_url", "postgres_server", "postgres_url", "slapd", "stores", "url"]
 reactor: Any = _reactor
 REAP_SECONDS = 0.05
 ASYNC_TEST_SECONDS = 120

@@ -139,7 +139,11 @@ class AuditLog:
             self._gathered.append((to_micros(self._clock.now()), self._loss))
 
     def flush(self, connection: Connection) -> None:
-        """Chain the gathered events and write them with the new head."""
+        """Chain the gathered events and write them with the new head.
+
+        Raises:
+            Defect: the chain is not as this process left it.
+        """
         if not self._gathered:
             return
         old = last = self._chain or self._begin(connection)

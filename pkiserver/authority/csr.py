@@ -296,7 +296,11 @@ def unsigned_request(spki: bytes, wishes: Wishes) -> bytes:
 
 
 def read_unsigned(data: bytes) -> tuple[bytes, Wishes]:
-    """The DER SubjectPublicKeyInfo and the wishes in what :func:`unsigned_request` made."""
+    """The DER SubjectPublicKeyInfo and the wishes in what :func:`unsigned_request` made.
+
+    Raises:
+        Rejected: a name or an extension in it is none that a request may have.
+    """
     request = x509.load_der_x509_csr(data)
     reasons: list[Reason] = []
     extensions, sans = _extensions(data, reasons), _sans(request, reasons)

@@ -107,7 +107,9 @@ async def import_(
 
 
 @group.command("export")
-@click.option("--format", "form", type=click.Choice(["csv", "ldif"]), default="csv", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "ldif"]), default="csv", show_default=True, help="What is written."
+)
 @async_command
 async def export(session: Session, engine: Engine, *, form: str) -> None:
     """Write all accounts as import reads them; without passwords and their hashes."""

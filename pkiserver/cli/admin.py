@@ -35,7 +35,9 @@ group_option = click.option(
 account_option = click.option("--account", metavar="NAME", help="Their own account, where it has another name.")
 issuer_option = click.option("--authority", required=True, metavar="CA", help="Which authority certifies them.")
 out_option = click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="By default NAME.p12.")
-validity_option = click.option("--validity", default="1y", show_default=True, metavar="DURATION")
+validity_option = click.option(
+    "--validity", default="1y", show_default=True, metavar="DURATION", help="Of the certificate."
+)
 
 
 @click.group()

@@ -95,7 +95,7 @@ async def export_(session: Session, *, since: datetime | None, until: datetime |
 
 
 @group.command("tail")
-@click.option("-n", "--lines", type=click.IntRange(0, LINES_AT_ONCE), default=20, show_default=True)
+@click.option("-n", "--lines", type=click.IntRange(0, LINES_AT_ONCE), default=20, show_default=True, help="Events.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on, until interrupted.")
 @reactor_command
 async def tail(session: Session, *, lines: int, follow: bool) -> None:

@@ -49,7 +49,7 @@ async def unblock(session: Session, engine: Engine, digest: str) -> None:
 
 @click.command()
 @click.option("--after", default="", metavar="DIGEST", help="Go on after this one.")
-@click.option("--limit", type=click.IntRange(1, 10000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 10000), default=100, show_default=True, help="Rows.")
 @async_command
 async def blocked(session: Session, engine: Engine, *, after: str, limit: int) -> None:
     """List blocked keys, by digest."""

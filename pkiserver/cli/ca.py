@@ -205,7 +205,7 @@ async def show(session: Session, engine: Engine, name: str) -> None:
 
 @group.command()
 @name_argument
-@click.option("--out", type=OUT_FILE, metavar="FILE")
+@click.option("--out", type=OUT_FILE, metavar="FILE", help="Where the request goes; by default to the terminal.")
 @async_command
 async def request(session: Session, engine: Engine, name: str, out: Path | None) -> None:
     """Write the request of an authority that another server's CA signs: for its first certificate, or a new one."""

@@ -134,7 +134,7 @@ def _san(text: str | None) -> San | None:
 @click.option("--name", metavar="KIND:VALUE", help="An alternative name, for instance dns:www.example.com.")
 @click.option("--template", help="The template's name.")
 @click.option("--requester", help="Who asked for it.")
-@click.option("--state", type=click.Choice(STATES))
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--expires-from", type=MOMENT, help="End of validity at or after this time.")
 @click.option("--expires-before", type=MOMENT, help="End of validity before this time.")
 @limit_option
@@ -189,7 +189,9 @@ async def show(session: Session, engine: Engine, selected: str, authority: str |
 @certificate_argument
 @authority_option
 @click.option("--chain", is_flag=True, help="Its issuers after it (PEM only).")
-@click.option("--format", "form", type=click.Choice(("pem", "der")), default="pem", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(("pem", "der")), default="pem", show_default=True, help="What is written."
+)
 @click.option("--out", type=OUT_FILE, metavar="FILE", help="Write to a file.")
 @async_command
 async def export(

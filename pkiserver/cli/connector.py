@@ -126,8 +126,8 @@ async def _try_certificate(engine: Engine, name: str, file: str, octets: bytes) 
 @group.command()
 @click.argument("name")
 @click.argument("user")
-@click.option("--old-password-file", type=IN_FILE, required=True)
-@click.option("--new-password-file", type=IN_FILE, required=True)
+@click.option("--old-password-file", type=IN_FILE, required=True, help="Read the old password from here.")
+@click.option("--new-password-file", type=IN_FILE, required=True, help="Read the new password from here.")
 @async_command
 async def password(
     session: Session, engine: Engine, *, name: str, user: str, old_password_file: Path, new_password_file: Path

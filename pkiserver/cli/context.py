@@ -68,7 +68,7 @@ class Session:
         Raises:
             ConfigurationError: with every problem of the file.
         """
-        from pkiserver.runtime.config import load_settings
+        from pkiserver.runtime.configfile import load_settings
 
         return load_settings(self.config_path())
 
@@ -78,7 +78,7 @@ class Session:
         Raises:
             ConfigurationError: with every problem of the file.
         """
-        from pkiserver.runtime.config import load_key_stores
+        from pkiserver.runtime.configfile import load_key_stores
 
         return load_key_stores(self.config_path())
 

@@ -265,7 +265,7 @@ def _revoked(text: str, issuer: CaCertificate, now: datetime) -> CrlEntry:
 @click.option("--release", multiple=True, metavar="SERIAL", help="Take a certificate on hold off the list.")
 @click.option("--days", type=click.IntRange(1, 3660), default=180, show_default=True, help="Until nextUpdate.")
 @click.option("--scheme", help="The signature scheme, for instance rsa-pss-sha256.")
-@click.option("--out", type=OUT_FILE, required=True, metavar="FILE")
+@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="Where the list goes (DER).")
 @reactor_command
 async def sign(
     session: Session,

@@ -11,14 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
-
-if TYPE_CHECKING:
-    from pkiserver.cli.context import Session
 
 KEPT_LOG_LINES = 200
 _kept_log: deque[str] = deque(maxlen=KEPT_LOG_LINES)
@@ -35,8 +31,8 @@ class ReaderLeft(Exception):
     """Whoever read what the command prints went away."""
 
 
-def exit_code_of(error: BaseException, session: Session) -> int:
-    """Say on stderr what went wrong, one clean line per reason; with ``--json`` as one JSON object."""
+def exit_code_of(error: BaseException, *, as_json: bool) -> int:
+    """Say on stderr what went wrong, one clean line per reason; or, ``as_json``, all of it as one JSON object."""
     if isinstance(error, ReaderLeft | BrokenPipeError):
         # not our failure (`pkiserver cert list | head`), and stdout must not be flushed again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,10 +44,10 @@ def exit_code_of(error: BaseException, session: Session) -> int:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
-    if isinstance(error, click.ClickException) and not session.json:
+    if isinstance(error, click.ClickException) and not as_json:
         error.show()
         return error.exit_code
-    return _report(error, session)
+    return _report(error, as_json=as_json)
 
 
 @contextmanager
@@ -71,7 +67,7 @@ def readers_may_leave() -> Iterator[None]:
         raise
 
 
-def _report(error: BaseException, session: Session) -> int:
+def _report(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, Rejected):
         lines = [reason.text for reason in error.reasons]
         codes = [str(reason.code) for reason in error.reasons]
@@ -91,7 +87,7 @@ def _report(error: BaseException, session: Session) -> int:
         kind = f": {error}" if isinstance(error, PkiError) else ""
         lines = [f"internal error{kind}; the report is in {_write_report(error)}"]
         codes, code = ["internal-error"], EXIT_DEFECT
-    if session.json:
+    if as_json:
         import json
 
         reasons = [{"code": name, "text": text} for name, text in zip(codes, lines, strict=True)]

@@ -127,7 +127,7 @@ def run(arguments: list[str] | None = None) -> int:
         result = cli.main(arguments, prog_name="pkiserver", standalone_mode=False, obj=session)
         sys.stdout.flush()  # here, where it can be told that there is no room for it
     except BaseException as error:  # noqa: BLE001  # the outermost frame: everything becomes an exit code
-        return exit_code_of(error, session)
+        return exit_code_of(error, as_json=session.json)
     return result if isinstance(result, int) else 0
 
 

@@ -39,7 +39,7 @@ def _row(one: Operation) -> dict[str, object]:
 
 
 @group.command("list")
-@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True, help="Only those in it.")
 @before_option
 @limit_option
 @async_command

@@ -18,4 +18,4 @@ password_option = click.option("--password-file", type=IN_FILE, help="Read the p
 
 after_option = click.option("--after", default="", metavar="NAME", help="Go on after this name.")
 before_option = click.option("--before", type=NUMBER, metavar="NUMBER", help="Go on below this number.")
-limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Rows.")

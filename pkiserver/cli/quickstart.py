@@ -129,7 +129,7 @@ def _set_up(layout: Layout, workers: int | None, database: str | None) -> None:
     if not hasattr(store, "module"):
         click.secho("WARNING: no PKCS#11 library was found; keys are kept in encrypted files.", fg="red", err=True)
     files.write_settings(layout, store, str(workers) if workers else '"cores"', database)
-    from pkiserver.runtime.config import load_settings
+    from pkiserver.runtime.configfile import load_settings
 
     settings = load_settings(layout.config)
     mark = (directory / UNFINISHED).read_text(encoding="ascii")
@@ -152,7 +152,7 @@ def _upgrade(layout: Layout) -> None:
     newest = _newest_schema()
     if layout.schema.exists() and layout.schema.read_text(encoding="ascii") == newest:
         return
-    from pkiserver.runtime.config import load_settings
+    from pkiserver.runtime.configfile import load_settings
     from pkiserver.store.migrate import inspect, migrate
 
     url = load_settings(layout.config).database.full_url()

@@ -41,7 +41,7 @@ def _row(one: PendingRequest) -> dict[str, object]:
 
 
 @group.command("list")
-@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True)
+@click.option("--state", type=click.Choice(STATES), default="pending", show_default=True, help="Only those in it.")
 @before_option
 @limit_option
 @async_command

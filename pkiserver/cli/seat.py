@@ -45,9 +45,9 @@ def _slot(one: Slot) -> dict[str, object]:
 
 
 @group.command("list")
-@click.option("--template", metavar="NAME")
-@click.option("--identity", metavar="NAME")
-@click.option("--owner", metavar="NAME")
+@click.option("--template", metavar="NAME", help="Only those for this template.")
+@click.option("--identity", metavar="NAME", help="Only those of this identity.")
+@click.option("--owner", metavar="NAME", help="Only those of this owner.")
 @before_option
 @limit_option
 @async_command
@@ -95,7 +95,7 @@ async def show(session: Session, engine: Engine, number: int) -> None:
 @group.command()
 @click.argument("template")
 @click.argument("identity")
-@click.option("--owner", metavar="NAME")
+@click.option("--owner", metavar="NAME", help="Who is answerable for it.")
 @async_command
 async def create(session: Session, engine: Engine, *, template: str, identity: str, owner: str | None) -> None:
     """Make a seat before its first certificate."""

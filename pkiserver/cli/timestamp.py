@@ -243,7 +243,9 @@ async def _show_entries(session: Session, engine: Engine, serial: str) -> None:
 
 @group.command()
 @file_argument
-@click.option("--hash", "hash_name", type=click.Choice(HASHES), default="sha256", show_default=True)
+@click.option(
+    "--hash", "hash_name", type=click.Choice(HASHES), default="sha256", show_default=True, help="Of the file."
+)
 @click.option("--policy", metavar="OID", help="The policy that is wanted.")
 @click.option("--no-certificates", is_flag=True, help="Do not ask for the unit's certificates.")
 @click.option("--url", help="Send it there (http://host/tsa) and write the answer instead of the request.")

@@ -31,7 +31,7 @@ counting = attrs.validators.in_(range(1, 1 << 31))
 
 
 def seconds(_instance: object, _attribute: object, value: float) -> None:
-    """A time in seconds that is not nothing, up to a day."""
+    """A validator: a time in seconds that is not nothing, up to a day."""
     if not 0 < value <= 86_400:
         raise Invalid(f"{value} is out of range", allowed="more than 0, up to 86400 (seconds)")
 
@@ -55,7 +55,7 @@ node_like_name = spelled(
 
 
 def networks(_instance: object, _attribute: object, value: tuple[str, ...]) -> None:
-    """Addresses and networks."""
+    """A validator: each is an address, or a network with its prefix length."""
     for text in value:
         try:
             ipaddress.ip_network(text)

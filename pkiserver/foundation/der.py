@@ -128,6 +128,18 @@ def read_object_identifier(content: bytes) -> str:
     return ".".join(str(arc) for arc in (first, arcs[0] - 40 * first, *arcs[1:]))
 
 
+def read_utf8_string(data: bytes) -> str:
+    """The text of the one UTF8String that ``data`` is, as otherNames hold it.
+
+    Raises:
+        NotDer: it is something else, or its octets are no UTF-8.
+    """
+    try:
+        return data[whole(data, UTF8_STRING).body :].decode()
+    except UnicodeDecodeError as error:
+        raise NotDer("not UTF-8") from error
+
+
 def header(tag: int, length: int) -> bytes:
     """Identifier and length octets of a value of ``length`` octets."""
     if length < 0x80:

@@ -303,7 +303,7 @@ class KeyRing:
         return self._through(name, Door.TIMESTAMP, signers.TimestampSigner)
 
     def cms_signer(self, name: str, content_type_oid: str) -> signers.CmsSigner:
-        """The door for CMS SignedData of one content type; time-stamps have a door of their own."""
+        """The door for CMS SignedData of one content type; raises :class:`Rejected` for TSTInfo, which has its own."""
         if content_type_oid == TST_INFO_OID:
             raise Rejected.because(Refusal.CONFIGURATION, "time-stamp tokens are signed through their own door")
         return self._through(name, Door.CMS, lambda handle: signers.CmsSigner(handle, content_type_oid))

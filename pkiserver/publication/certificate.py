@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Iterator
 
@@ -78,10 +79,9 @@ def utf8_addresses(certificate: x509.Certificate) -> Iterator[str]:
     if names is None:
         return
     for name in names.get_values_for_type(x509.OtherName):
-        value = name.value
-        short = len(value) > 2 and value[0] == 0x0C and value[1] == len(value) - 2  # a UTF8String
-        if short and name.type_id.dotted_string == _SMTP_UTF8:
-            yield value[2:].decode("utf-8", "replace")
+        if name.type_id.dotted_string == _SMTP_UTF8:
+            with contextlib.suppress(der.NotDer):
+                yield der.read_utf8_string(name.value)
 
 
 def addresses_of(certificate: BookCertificate, parsed: x509.Certificate) -> tuple[str, ...]:

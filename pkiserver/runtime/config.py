@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -18,9 +17,9 @@ import attrs
 
 from pkiserver.authority.delivery.settings import CrlTarget
 from pkiserver.foundation.bounds import node_like_name, some_time
-from pkiserver.foundation.tomlfile import ConfigurationError, Invalid, Problem, TomlIndex, load
+from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secrets_by_reference import check_reference, read_secret
-from pkiserver.keys.settings import ProviderSettings, TokenSettings
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.registration.guesssettings import GuessSettings
 from pkiserver.registration.operationrules import DualControl
 from pkiserver.registration.passwords import PasswordSettings
@@ -28,7 +27,6 @@ from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.ldapsettings import LdapPolicySettings
 from pkiserver.runtime.logsettings import LogSettings
-from pkiserver.runtime.paths import FORBIDDEN_MODE, resolve_paths, secret_files
 from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings, ScepNodeSettings, SelfCheckSettings
 from pkiserver.timestamping.timesettings import TimeSettings
 
@@ -297,84 +295,3 @@ class NodeSettings:
     def worker_count(self) -> int:
         """How many processes serve."""
         return len(os.sched_getaffinity(0)) if self.workers == "cores" else int(self.workers)
-
-
-def load_settings(path: Path) -> NodeSettings:
-    """Read and check a node's file: its text, and the modes of the secret files that it names.
-
-    A secret file that does not exist yet is not a problem here; what needs it will say so.
-
-    Raises:
-        ConfigurationError: with every problem, its line and what is allowed.
-    """
-    text = _read(path)
-    settings = _checked(load(NodeSettings, text, str(path)), text, path)
-    return attrs.evolve(settings, key_store=tuple(_remembering(one, settings.state_dir) for one in settings.key_store))
-
-
-def _remembering(store: ProviderSettings, state_dir: Path) -> ProviderSettings:
-    if not isinstance(store, TokenSettings) or store.refused_pin is not None:
-        return store
-    return attrs.evolve(store, refused_pin=state_dir / f"refused-pin-{store.name}")
-
-
-@attrs.frozen
-class _KeyStores:
-    """A file of a machine that only has keys: no node, no database."""
-
-    key_store: tuple[ProviderSettings, ...]
-
-
-def load_key_stores(path: Path) -> tuple[ProviderSettings, ...]:
-    """The key stores of a node's file, or of one that has nothing but key stores.
-
-    Raises:
-        ConfigurationError: as :func:`load_settings`.
-    """
-    text = _read(path)
-    if _tables(text) != {"key_store"}:
-        return load_settings(path).key_store
-    stores = load(_KeyStores, text, str(path)).key_store
-    nowhere = NodeSettings(DatabaseSettings("sqlite:///none.db"), Path(), key_store=stores)
-    return _checked(nowhere, text, path).key_store
-
-
-def _tables(text: str) -> set[str]:
-    try:
-        return set(tomllib.loads(text))
-    except tomllib.TOMLDecodeError:  # which loading it as a node's will tell
-        return set()
-
-
-def _checked(settings: NodeSettings, text: str, path: Path) -> NodeSettings:
-    index = TomlIndex(text)
-    settings = resolve_paths(settings, path.absolute().parent)
-    problems = [
-        Problem(str(path), index.line(found.key), found.name, wrong, "mode 0600, or 0640 for a group of readers")
-        for found in secret_files(settings)
-        if (wrong := mode_problem(found.file)) is not None
-    ]
-    if problems:
-        raise ConfigurationError(problems)
-    return settings
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigurationError([Problem(str(path), 1, "", f"cannot be read: {error.strerror}")]) from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError([Problem(str(path), line, "", "is not UTF-8")]) from error
-
-
-def mode_problem(file: Path) -> str | None:
-    """What is wrong with the mode of a file that holds a secret; None when nothing is, or there is no such file."""
-    try:
-        mode = file.stat().st_mode & 0o777
-    except OSError:
-        return None
-    if mode & FORBIDDEN_MODE:
-        return f"{file} has mode {mode:04o}: others can read or change a secret (chmod 0600 {file})"
-    return None

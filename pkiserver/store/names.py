@@ -5,6 +5,7 @@ These forms serve search and duplicate policies only. What a certificate says st
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import ipaddress
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 
 import attrs
 from cryptography import x509
+
+from pkiserver.foundation import der
 
 KEY_LENGTH = 255
 """Characters of an indexed name; a longer one ends in its SHA-256, so that equality still holds."""
@@ -140,20 +143,18 @@ def address_keys(sans: Iterable[San]) -> frozenset[str]:
         if san.kind is SanKind.EMAIL:
             found.add(san_key(san))
         elif san.kind is SanKind.OTHER and san.value.startswith(_SMTP_UTF8):
-            text = bytes.fromhex(san.value.removeprefix(_SMTP_UTF8))[2:].decode("utf-8", "replace")
-            found.add(san_key(San(SanKind.EMAIL, text)))
+            with contextlib.suppress(der.NotDer):  # what is no text is nobody's address
+                text = der.read_utf8_string(bytes.fromhex(san.value.removeprefix(_SMTP_UTF8)))
+                found.add(san_key(San(SanKind.EMAIL, text)))
     return frozenset(found)
 
 
 def _other(name: x509.OtherName) -> San:
-    oid, der = name.type_id.dotted_string, name.value
-    # UTF8String with a short length is how Microsoft writes a user principal name.
-    if oid == _UPN and len(der) >= 2 and der[0] == 0x0C and der[1] == len(der) - 2 < 0x80:
-        try:
-            return San(SanKind.UPN, der[2:].decode())
-        except UnicodeDecodeError:
-            pass
-    return San(SanKind.OTHER, f"{oid}={der.hex()}")
+    oid = name.type_id.dotted_string
+    if oid == _UPN:
+        with contextlib.suppress(der.NotDer):  # another form of it is kept as it is
+            return San(SanKind.UPN, der.read_utf8_string(name.value))
+    return San(SanKind.OTHER, f"{oid}={name.value.hex()}")
 
 
 def _ip_key(value: str) -> str:

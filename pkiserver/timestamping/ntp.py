@@ -186,7 +186,11 @@ class NtpSource:
 
 
 def split_server(server: str) -> tuple[str, int]:
-    """Host and port; 123 where none is said."""
+    """Host and port of ``HOST[:PORT]`` or ``[IPV6][:PORT]``; 123 where none is said.
+
+    Raises:
+        Unavailable: it is written otherwise.
+    """
     match = re.fullmatch(r"\[(?P<v6>[^\]]+)\](:(?P<p6>[0-9]+))?|(?P<host>[^:]+)(:(?P<port>[0-9]+))?", server)
     if match is None:
         raise Unavailable(f"{server!r} is no time server")

@@ -14,7 +14,7 @@ from protocols.addressbook.callers import Abuse, Caller
 from protocols.addressbook.controls import Pages, SearchControls
 from protocols.addressbook.directory import Directory, Found
 from protocols.addressbook.entries import Selection, selected, selection_of
-from protocols.addressbook.errors import LdapError, LimitHit, ResultCode
+from protocols.addressbook.errors import LdapError, ResultCode
 from protocols.addressbook.limits import BookPolicy, LdapLimits
 from protocols.addressbook.machine import Session
 from protocols.addressbook.messages import (
@@ -260,7 +260,7 @@ def error_of(error: BaseException | None) -> LdapError | None:
         case LdapError():
             return error
         case Unavailable():
-            return LdapError(ResultCode.BUSY, "try again later")
+            return LdapError(ResultCode.BUSY, error.shown)
         case Rejected():
             codes = {
                 Refusal.CONFLICT: ResultCode.ENTRY_ALREADY_EXISTS,
@@ -277,6 +277,3 @@ def _may_be(request: BindRequest, account: Account) -> bool:
     if request.mechanism is None or not request.credentials:
         return True
     return request.credentials in {f"u:{account.name}".encode(), b"u:"}
-
-
-__all__ = ["Answer", "Conversation", "LimitHit", "Service", "error_of"]

@@ -27,7 +27,7 @@ from protocols.addressbook.errors import LdapError, ResultCode
 from protocols.addressbook.metrics import LdapMetrics
 from protocols.addressbook.pacing import Pace
 from protocols.addressbook.ports import Book, CaSource, ListKind
-from protocols.web.errors import plain
+from protocols.web.errors import plain, retry_after
 from protocols.web.factory import address_key as caller_key
 from protocols.web.values import Answer, Method, Request, Response, Route
 
@@ -108,7 +108,7 @@ class WebLookup:
             status = 429 if error.code in {ResultCode.BUSY, ResultCode.ADMIN_LIMIT_EXCEEDED} else 400
             return plain(status, error.text, headers=(("Retry-After", "60"),))
         except Unavailable as error:
-            return plain(503, "try again later", headers=(("Retry-After", str(error.retry_after)),))
+            return plain(503, error.shown, headers=(retry_after(error),))
         return answer
 
     async def _lookup(self, query: dict[str, str], caller: Caller) -> Response:

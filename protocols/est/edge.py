@@ -34,6 +34,7 @@ from protocols.est.linking import verify_link
 from protocols.est.messages import Operation, RequestOutline, Target
 from protocols.est.ports import EstEngine, EstSettings, KeyKeeper, Waiting
 from protocols.est.renewal import renewal_wishes
+from protocols.web.errors import plain
 from protocols.web.values import Method, Request, Response, Route, TlsPeer
 
 PREFIX = "/.well-known/est/"
@@ -89,13 +90,13 @@ class EstEdge:
 
     async def _answer(self, request: Request, target: Target | None) -> Response:
         if target is None:
-            return errors.plain(404, "EST has no such operation here")
+            return plain(404, "EST has no such operation here")
         method = "GET" if request.method == "HEAD" else request.method
         if method != target.operation.method:
             allowed = "GET, HEAD" if target.operation.method == "GET" else "POST"
-            return errors.plain(405, "not with this method", ("Allow", allowed))
+            return plain(405, "not with this method", headers=(("Allow", allowed),))
         if target.operation is Operation.FULLCMC:
-            return errors.plain(501, "full CMC is not implemented; use simpleenroll or simplereenroll")
+            return plain(501, "full CMC is not implemented; use simpleenroll or simplereenroll")
         realm: str | None = None
         try:
             if request.peer.tls is None:
@@ -240,7 +241,7 @@ class EstEdge:
             if own is None:
                 raise
             return own
-        if not template.enabled or not template.allows(PROTOCOL):
+        if not template.serves(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, f"there is no template named {name!r} for EST")
         return template
 
@@ -292,7 +293,7 @@ class EstEdge:
 
     @staticmethod
     def _waiting(waiting: Waiting) -> Response:
-        return errors.plain(202, waiting.text, ("Retry-After", str(max(1, waiting.retry_after))))
+        return plain(202, waiting.text, headers=(("Retry-After", str(max(1, waiting.retry_after))),))
 
     def _encoded(self, request: Request, target: Target, body: bytes, content_type: str) -> Response:
         form = self._settings.base64

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pkiserver.foundation.errors import PkiError, Reason, Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import PkiError, Reason, Refusal, Rejected
+from protocols.web.errors import plain, refuse
 from protocols.web.values import Response
 
 STATUS: dict[Refusal, int] = {
@@ -34,20 +35,12 @@ STATUS: dict[Refusal, int] = {
 _PRECEDENCE = (404, 401, 403, 500, 501, 409, 400)
 """Whom we do not know is told that first; a client's mistakes count only when nothing weightier stands against it."""
 
-_TEXT = "text/plain; charset=utf-8"
-_NO_STORE = ("Cache-Control", "no-store")
-
 
 class WrongMediaType(Rejected):
     """The body is not what the operation takes."""
 
     def __init__(self, text: str) -> None:
         super().__init__([Reason(Refusal.MALFORMED, text)])
-
-
-def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
-    """A short human-readable answer (RFC 8951 section 5.1)."""
-    return Response(status, f"{text}\n".encode(), _TEXT, (_NO_STORE, *headers))
 
 
 def response_of(error: PkiError, *, realm: str | None) -> Response:
@@ -66,7 +59,5 @@ def response_of(error: PkiError, *, realm: str | None) -> Response:
             return plain(status, text)
         if realm is None:
             return plain(403, text)
-        return plain(401, text, ("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"'))
-    if isinstance(error, Unavailable):
-        return plain(503, error.shown, ("Retry-After", str(error.retry_after)))
-    return plain(500, "internal error")
+        return plain(401, text, headers=(("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"'),))
+    return refuse(error)

@@ -97,8 +97,7 @@ class Api:
                 request.setHeader(b"Retry-After", str(error.retry_after).encode())
             if isinstance(error, Defect):
                 _log.failure("the challenge page failed, request {id}", id=request_id)
-            texts = [one.text for one in error.reasons] if isinstance(error, Rejected) else ["not available now"]
-            return _send_page(request, status, challengepage.refusal_page(texts))
+            return _send_page(request, status, challengepage.refusal_page(_words(error)))
 
     async def _challenge(self, request: WebRequest, request_id: str) -> str:
         who = await self._administrator(request)
@@ -286,6 +285,12 @@ def _require_own_page(request: WebRequest) -> None:
         raise Rejected.because(Refusal.NOT_AUTHORISED, "the form does not say which page it is from (Origin)")
     if (request.getHeader("content-type") or "").partition(";")[0].strip().lower() != challengepage.FORM:
         raise Rejected.because(Refusal.MALFORMED, f"the form is not {challengepage.FORM}")
+
+
+def _words(error: PkiError) -> list[str]:
+    if isinstance(error, Rejected):
+        return [one.text for one in error.reasons]
+    return [error.shown if isinstance(error, Unavailable) else "internal error"]
 
 
 def _send_page(request: WebRequest, status: int, page: str) -> bytes:

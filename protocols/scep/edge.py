@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from twisted.logger import Logger
 
 from pkiserver.authority.templates.model import Template
-from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected
 from protocols.cms import oids, signing
 from protocols.cms.ber import malformed
 from protocols.cms.signing import SignedContent
@@ -19,6 +19,7 @@ from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepEngine, ScepSettings
 from protocols.scep.requesting import PROTOCOL
 from protocols.scep.service import ScepService
+from protocols.web.errors import plain, refuse
 from protocols.web.values import Method, Request, Response, Route
 
 PREFIX = "/scep/"
@@ -67,7 +68,7 @@ class ScepEdge:
 
     def _usable(self, name: str) -> Template:
         template = self._engine.template(name) if name else None
-        if template is None or not template.enabled or not template.allows(PROTOCOL):
+        if template is None or not template.serves(PROTOCOL):
             raise Rejected.because(Refusal.UNKNOWN_TEMPLATE, "SCEP has no such template here")
         return template
 
@@ -127,11 +128,8 @@ class ScepEdge:
 def _refusal(error: PkiError) -> Response:
     if isinstance(error, Rejected):
         status = max(_STATUS.get(reason.code, 400) for reason in error.reasons)
-        return Response(status, f"{error}\n".encode(), _TEXT, (_NO_STORE,))
-    if isinstance(error, Unavailable):
-        headers = (_NO_STORE, ("Retry-After", str(error.retry_after)))
-        return Response(503, f"{error.shown}\n".encode(), _TEXT, headers)
-    return Response(500, b"internal error\n", _TEXT, (_NO_STORE,))
+        return plain(status, str(error))
+    return refuse(error)
 
 
 def routes(engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> list[Route]:

@@ -154,7 +154,11 @@ class Exchange:
         return PasswordRecipient(challenge)
 
     async def seal(self, content: bytes, recipient: Recipient, in_thread: InThread) -> bytes:
-        """The pkcsPKIEnvelope of an answer, in the cipher of the request."""
+        """The pkcsPKIEnvelope of an answer, DER, in the cipher of the request.
+
+        Raises:
+            Rejected: BAD_KEY, nothing can be encrypted for the signer's key.
+        """
         cipher = ContentCipher.AES128_CBC
         if self.envelope is not None:
             cipher = self.envelope.cipher(allow_legacy=True)

@@ -18,6 +18,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.timestamping.unit import TimestampUnit, Who
+from protocols.web.errors import retry_after
 from protocols.web.values import Request, Response
 
 ShownEvidence = PasswordEvidence | ClientCertificateEvidence
@@ -96,7 +97,7 @@ class AccessControl:
                 raise self._challenge("the name or the password is wrong") from error
             raise Denied(403, str(error)) from error
         except Unavailable as error:
-            raise Denied(503, "try again later", ("Retry-After", str(error.retry_after))) from error
+            raise Denied(503, error.shown, retry_after(error)) from error
         self._known[digest] = (now + REMEMBERED_SECONDS, client)
         if len(self._known) > _MOST_REMEMBERED:
             self._known.popitem(last=False)

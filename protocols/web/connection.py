@@ -19,9 +19,9 @@ from protocols.web.listener import Listener
 from protocols.web.metrics import NO_ROUTE
 from protocols.web.outbox import Outbox
 from protocols.web.peer import peer_of
-from protocols.web.reader import Head, RequestReader
+from protocols.web.reader import RequestReader
 from protocols.web.router import Found, NotAllowed
-from protocols.web.values import Peer, Request, Route
+from protocols.web.values import Head, Peer, Request, Route
 from protocols.web.wire import Wire, close_below, is_tls, send_at_once
 
 _NEVER = float("inf")
@@ -52,8 +52,7 @@ class HttpConnection(Protocol):
         self._answered = 0
         self._found: Found | NotAllowed | None = None
         self._peer: Peer | None = None
-        self._read_deadline = _NEVER
-        self._close_deadline = _NEVER
+        self._read_deadline = self._close_deadline = _NEVER
         self._wire: Wire
         self._outbox: Outbox
 

@@ -72,8 +72,13 @@ def refuse(error: PkiError) -> Response:
     if isinstance(error, Rejected):
         return plain(400, "\n".join(reason.text for reason in error.reasons))
     if isinstance(error, Unavailable):
-        return plain(503, error.shown, headers=(("Retry-After", str(error.retry_after)),))
+        return plain(503, error.shown, headers=(retry_after(error),))
     return failure()
+
+
+def retry_after(error: Unavailable) -> tuple[str, str]:
+    """The header that says when to come again (RFC 9110 section 10.2.3)."""
+    return "Retry-After", str(error.retry_after)
 
 
 def failure() -> Response:

@@ -7,14 +7,10 @@ worked out again. What a head leads to is not kept: the route and its limit are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import attrs
 
 from pkiserver.foundation.bounded import keep
-
-if TYPE_CHECKING:
-    from protocols.web.reader import Head
+from protocols.web.values import Head
 
 ENTRIES = 1024
 """Heads kept for a listener; the one that was read first goes first."""

@@ -15,13 +15,13 @@ import enum
 import re
 from collections.abc import Callable
 
-import attrs
 import httptools
 
 from protocols.web.errors import BadRequest, LimitHit
 from protocols.web.headers import Headers
 from protocols.web.knownheads import KnownHead, KnownHeads
 from protocols.web.limits import WebLimits
+from protocols.web.values import Head
 
 _END_OF_HEAD = b"\r\n\r\n"
 _REQUEST_LINE = re.compile(rb"(?:\r\n)*[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n")
@@ -34,20 +34,6 @@ class _State(enum.Enum):
     HEAD = "head"
     LENGTH = "body of known length"
     CHUNKED = "chunked body"
-
-
-@attrs.frozen
-class Head:
-    """A request's line and header section, as far as the edge itself needs them."""
-
-    method: str
-    target: str
-    path: str
-    query: str
-    headers: Headers
-    http_1_0: bool
-    expects_continue: bool
-    has_body: bool
 
 
 Admit = Callable[[Head], int]

@@ -49,6 +49,20 @@ class Peer:
 
 
 @attrs.frozen
+class Head:
+    """A request's line and header section, as the reader found them."""
+
+    method: str
+    target: str
+    path: str
+    query: str
+    headers: Headers
+    http_1_0: bool
+    expects_continue: bool
+    has_body: bool
+
+
+@attrs.frozen
 class Request:
     """One complete request that kept to the limits."""
 

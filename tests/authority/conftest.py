@@ -1,4 +1,4 @@
-"""A world for each test: a fresh database, and one SoftHSM token for each test file."""
+"""A world for each test, over the key stores of its file: a fresh database."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ import pytest
 
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.migrate import migrate
+from tests.authority.status_world import StatusWorld, status_world
 from tests.authority.world import World, open_world
-from tests.support.keys import softhsm_token, software_store
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProviderSettings, ...]:
-    """A SoftHSM token ``softhsm`` and a software store ``software``."""
-    directory: Path = tmp_path_factory.mktemp("stores")
-    return softhsm_token(directory), software_store(directory)
 
 
 @pytest.fixture
@@ -35,3 +28,18 @@ def world(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Call
     opened: World = on_reactor(start)
     yield opened
     on_reactor(opened.close)
+
+
+@pytest.fixture
+def status_url() -> str:
+    """The database of ``at``: nothing said, SQLite; a test file may say another."""
+    return ""
+
+
+@pytest.fixture
+def at(
+    tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any], status_url: str
+) -> Iterator[StatusWorld]:
+    """A started world with a root, an issuing authority, and everything about status."""
+    with status_world(tmp_path, stores, on_reactor, status_url) as opened:
+        yield opened

@@ -103,7 +103,7 @@ async def test_roots_of_every_kind(world: World, kind: str) -> None:
     assert ca.signed_by(ca)
 
 
-async def test_pss(world: World) -> None:
+async def test_a_root_may_sign_with_rsa_pss(world: World) -> None:
     key = KeyChoice(name=new_key().name, key_type=KeyType.parse("rsa-2048"), store="softhsm")
     settings = AuthoritySettings(scheme="rsa-pss-sha256")
     new = NewAuthority("root", parse_name("CN=R"), CaProfile(), key, settings)

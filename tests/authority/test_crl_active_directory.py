@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,21 +11,14 @@ from pkiserver.authority.delivery.service import TargetDeliveries
 from pkiserver.authority.delivery.settings import LdapTarget
 from pkiserver.authority.status.points import DeltaPolicy, Point
 from pkiserver.authority.status.turns import Turns
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.authority.crls import Covers, CrlKind
 from tests.authority.crl_world import MINUTE, configure, published
-from tests.authority.status_world import StatusWorld, status_world
+from tests.authority.status_world import StatusWorld
 from tests.support.samba import REALM, SERVICE_PASSWORD, SUFFIX, DomainController
 
 PARENT = f"CN=pkiserver,CN=CDP,CN=Public Key Services,CN=Services,CN=Configuration,{SUFFIX}"
 RIGHTS = ("A;CI;CCLCRPWP;;",)
 """As docs/protocols/crl.md tells to delegate them: create children, list them, read and write their attributes."""
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,12 @@ The judges are openssl, pkilint, and the records themselves.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 from cryptography import x509
 
 from pkiserver.authority.crl import Parts
@@ -21,7 +20,6 @@ from pkiserver.authority.requests import IssuedCertificate
 from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.foundation.errors import Rejected
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import certificates
 from pkiserver.store.authority.crls import Covers, CrlKind
 from pkiserver.store.certificates import RevocationReason
@@ -39,7 +37,7 @@ from tests.authority.crl_world import (
     serials,
     value,
 )
-from tests.authority.status_world import HOUR, ORDER, StatusWorld, openssl_crl_check, status_world
+from tests.authority.status_world import HOUR, ORDER, StatusWorld, openssl_crl_check
 from tests.authority.world import ACTOR, TEMPLATE, new_key
 
 DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
@@ -62,12 +60,6 @@ class Lists:
     delta: x509.CertificateRevocationList
     earlier: tuple[x509.CertificateRevocationList, ...]
     files: tuple[bytes, bytes]
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def every_list(at: StatusWorld) -> AsyncIterator[Lists]:

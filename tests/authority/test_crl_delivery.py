@@ -23,8 +23,7 @@ from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.tomlfile import ConfigurationError
-from pkiserver.keys.settings import ProviderSettings
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.store import leases
 from pkiserver.store.authority.crls import CrlKind
 from protocols.web.factory import HttpServerFactory
@@ -32,18 +31,12 @@ from protocols.web.limits import WebLimits
 from protocols.web.router import Router
 from protocols.web.values import Method, Request, Response, Route
 from tests.authority.crl_world import MINUTE, configure, path_of, point_urls, published, serials, value
-from tests.authority.status_world import StatusWorld, lint_crl, status_world
+from tests.authority.status_world import StatusWorld, lint_crl
 from tests.support.sftpserver import USER, SftpServer
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
 reactor: Any = _reactor
 DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 def to(at: StatusWorld, target: CrlTarget, holder: str = "test") -> TargetDeliveries:
@@ -123,7 +116,9 @@ async def test_sftp_refuses_a_host_that_it_does_not_know(
     assert list(server.root.iterdir()) == []
 
 
-async def test_http_put(at: StatusWorld, web: PutServer, tmp_path: Path) -> None:
+async def test_lists_are_put_to_a_web_server_and_again_after_it_failed(
+    at: StatusWorld, web: PutServer, tmp_path: Path
+) -> None:
     await configure(at, delta=DELTA)
     await at.status.schedule.run_due()
     password = tmp_path / "password"

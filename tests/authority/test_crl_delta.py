@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,7 +16,6 @@ from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.certificates import RevocationReason
 from tests.authority.crl_world import (
@@ -36,16 +33,10 @@ from tests.authority.crl_world import (
     serials,
     value,
 )
-from tests.authority.status_world import HOUR, ORDER, StatusWorld, openssl_crl_check, status_world
+from tests.authority.status_world import HOUR, ORDER, StatusWorld, openssl_crl_check
 from tests.authority.world import ACTOR
 
 DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def lists(at: StatusWorld, path: str = "issuing-1") -> tuple[x509.CertificateRevocationList, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,12 @@ from pkiserver.authority.status.offline import OfflineCrl, encode_offline, read_
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.errors import Defect, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.keys.signers import CrlSigner
 from pkiserver.store import leases
 from pkiserver.store.certificates import RevocationReason
 from tests.authority.crl_world import configure
-from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check, status_world
+from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check
 from tests.authority.world import ACTOR
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 def number_of(crl: x509.CertificateRevocationList) -> int:

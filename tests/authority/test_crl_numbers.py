@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,14 +19,8 @@ from pkiserver.store.authority.crls import Crl, CrlKind
 from pkiserver.store.backup import backup
 from pkiserver.store.schema.audit import audit_event
 from tests.authority.crl_world import MINUTE, checked, configure, number, published
-from tests.authority.status_world import HOUR, StatusWorld, build, status_world
+from tests.authority.status_world import HOUR, StatusWorld, build
 from tests.authority.world import TEMPLATE, open_world
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def issue(at: StatusWorld, crls: CrlIssuer | None = None, scope: str = "full") -> Crl:

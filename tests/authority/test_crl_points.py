@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,16 @@ from pkiserver.authority.status.offline import read_crl
 from pkiserver.authority.status.points import Bounded, DeltaPolicy, Partition, Point
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.authority.crls import Covers
 from pkiserver.store.certificates import RevocationReason
 from tests.authority.crl_world import MINUTE, checked, configure, number, path_of, point_urls, published, serials, value
-from tests.authority.status_world import StatusWorld, openssl_crl_check, status_world
+from tests.authority.status_world import StatusWorld, openssl_crl_check
 from tests.authority.world import ACTOR, TEMPLATE
 
 SHARDS = Point(partition=Partition.SHARDS, shards=4)
 TEMPLATES = Point(partition=Partition.TEMPLATES)
 USERS = Point(covers=Covers.USERS)
 AUTHORITIES = Point(covers=Covers.AUTHORITIES)
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def test_a_certificate_is_on_the_shard_that_it_names_for_good(at: StatusWorld, tmp_path: Path) -> None:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 from pkiserver.authority.status.points import DeltaPolicy
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.checks import crl_check
 from pkiserver.store.authority.crls import CrlKind
 from tests.authority.crl_world import MINUTE, checked, configure, number, published
-from tests.authority.status_world import HOUR, StatusWorld, status_world
+from tests.authority.status_world import HOUR, StatusWorld
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def test_lists_that_are_to_come_more_seldom_come_before_those_that_are_out_end(at: StatusWorld) -> None:

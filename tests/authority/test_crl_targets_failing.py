@@ -26,24 +26,17 @@ from pkiserver.authority.delivery.service import LONGEST_PAUSE, TargetDeliveries
 from pkiserver.authority.delivery.settings import CrlTarget, DirectoryTarget, LdapTarget, PutTarget, SftpTarget
 from pkiserver.authority.delivery.values import DeliveryError
 from pkiserver.authority.status.turns import Turns
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.crltargets import CrlTargets
 from tests.authority.crl_world import MINUTE, published
-from tests.authority.status_world import HOUR, Parts, StatusWorld, status_world
+from tests.authority.status_world import HOUR, Parts, StatusWorld
 from tests.support.sftpserver import USER, SftpServer
 from tests.support.slapd import ADMIN, ADMIN_PASSWORD, SUFFIX, Slapd
 
 reactor: Any = _reactor
 SECOND = timedelta(seconds=1)
 SHORT: dict[str, Any] = {"name": "bad", "authorities": ("issuing",), "timeout": SECOND}
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 @attrs.frozen

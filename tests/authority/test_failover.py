@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from twisted.internet.threads import deferToThread
@@ -13,25 +10,18 @@ from twisted.internet.threads import deferToThread
 from pkiserver.audit.verify import verify
 from pkiserver.authority.crl import Cause
 from pkiserver.authority.requests import IssuedCertificate
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import audit as rows
 from pkiserver.store.certificates import CertificateState
 from tests.authority.crl_world import entries, number
-from tests.authority.status_world import StatusWorld, status_world
+from tests.authority.status_world import StatusWorld
 from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture
-def at(
-    tmp_path: Path,
-    stores: tuple[ProviderSettings, ...],
-    on_reactor: Callable[[Any], Any],
-    postgres_server: PostgresServer,
-) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor, postgres_server.new_url()) as opened:
-        yield opened
+def status_url(postgres_url: str) -> str:
+    return postgres_url
 
 
 async def state(at: StatusWorld, issued: IssuedCertificate) -> CertificateState | None:

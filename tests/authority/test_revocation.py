@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +13,12 @@ from twisted.internet.defer import Deferred, gatherResults
 from pkiserver.authority.revocation import ByCertificate, ByFingerprint, BySerial, Order
 from pkiserver.authority.status.values import REASON_NAMES, parse_reason, reason_name
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import audit as audit_rows
 from pkiserver.store import certificates
 from pkiserver.store.authority import status as status_rows
 from pkiserver.store.certificates import FINAL_REASONS, CertificateState, RevocationReason
-from tests.authority.status_world import ORDER, StatusWorld, status_world
+from tests.authority.status_world import ORDER, StatusWorld
 from tests.authority.world import fingerprint
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def test_every_reason_is_recorded_with_its_date(at: StatusWorld) -> None:

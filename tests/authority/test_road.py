@@ -145,7 +145,7 @@ async def test_keys_that_must_not_be_certified_again(world: World) -> None:
         await world.road.prepare(authorised(own))
 
 
-async def test_duplicates(world: World) -> None:
+async def test_duplicates_are_refused_or_revoke_the_old_as_the_template_says(world: World) -> None:
     await _hierarchy(world)
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     first = await world.road.issue(await world.road.prepare(authorised(key)))
@@ -216,6 +216,7 @@ def test_only_the_gate_authorises() -> None:
         for path in (root / folder).rglob("*.py")
         if re.search(r"= Authorised\(|return Authorised\(", path.read_text())
     ]
+    assert made
     assert all(path.startswith("pkiserver/registration/") for path in made), made
 
 

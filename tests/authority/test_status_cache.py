@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,15 +13,8 @@ from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status import cache as cache_room
 from pkiserver.authority.status.cache import StatusCache
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import CertificateState
-from tests.authority.status_world import ORDER, StatusWorld, status_world
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
+from tests.authority.status_world import ORDER, StatusWorld
 
 
 async def state(cache: StatusCache, at: StatusWorld, serial: int) -> CertificateState | None:

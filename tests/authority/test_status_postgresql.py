@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,22 +20,15 @@ from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.authority.crls import CrlKind
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from tests.authority.crl_world import MINUTE, base_number, checked, combine, configure, entries, number, published
-from tests.authority.status_world import ORDER, StatusWorld, build, lint_crl, status_world
+from tests.authority.status_world import ORDER, StatusWorld, build, lint_crl
 from tests.authority.world import ACTOR, World, open_world
-from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture
-def at(
-    tmp_path: Path,
-    stores: tuple[ProviderSettings, ...],
-    on_reactor: Callable[[Any], Any],
-    postgres_server: PostgresServer,
-) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor, postgres_server.new_url()) as opened:
-        yield opened
+def status_url(postgres_url: str) -> str:
+    return postgres_url
 
 
 async def others(

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 from cryptography.x509.oid import NameOID
 
-from tests.protocols.scep.support import CERT_POLL, PENDING, PKCS_REQ, PKI_STATUS, SUCCESS, Device
+from tests.protocols.scep.device import CERT_POLL, PENDING, PKCS_REQ, PKI_STATUS, SUCCESS, Device
 from tests.support.instance import Instance
 
 pytestmark = [pytest.mark.blackbox, pytest.mark.postgresql]
@@ -88,7 +88,7 @@ class Site:
         return {one["fingerprint"] for one in self.api("GET", f"/certificates?template={template}&limit=1000")["items"]}
 
     def device(self, name: str, template: str) -> Device:
-        return Device(self, name, f"{self.instance.layout.http_url}/scep/{template}")  # type: ignore[arg-type]
+        return Device(self, name, f"{self.instance.layout.http_url}/scep/{template}")
 
     def curl(self, url: str, *arguments: str, status: int = 200) -> bytes:
         """What a device of the SCEP tests asks its world for."""

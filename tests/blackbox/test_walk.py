@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import stat
 from pathlib import Path
@@ -112,3 +113,10 @@ def test_a_second_start_on_taken_ports_says_so(instance: Instance) -> None:
     assert done.returncode == 1
     assert "is in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_page_of_metrics_has_every_one_and_no_other(instance: Instance) -> None:
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    explained = re.findall(r"^\| `(pkiserver_\w+)` \| (\w+) \|", page.read_text(), re.MULTILINE)
+    shown = instance.shell(f"curl -sS http://127.0.0.1:{instance.layout.management_port}/metrics", page.parent).stdout
+    assert sorted(explained) == sorted(re.findall(r"^# TYPE (pkiserver_\w+) (\w+)$", shown, re.MULTILINE))

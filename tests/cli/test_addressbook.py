@@ -110,7 +110,7 @@ def test_show_optout_and_optouts(node: Node) -> None:
     assert node.json("optouts") == []
 
 
-def test_contacts(node: Node) -> None:
+def test_a_contact_is_put_replaced_listed_and_removed(node: Node) -> None:
     paul = "paul@partner.example"
     assert "is not for" in node.run("contacts", "put", ANNA, node.folder / "paul.pem", code=1)
     assert "kept" in node.run("contacts", "put", paul, node.folder / "paul.pem", "--name", "Paul Partner")

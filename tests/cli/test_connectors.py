@@ -33,13 +33,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
-
-
 def ldap(url: str, folder: Path, more: str = "") -> str:
     return f"""
 kind = "connector"

@@ -120,7 +120,7 @@ main.main()
         ("well", 0, ""),
     ],
 )
-def test_exit_codes(how: str, code: int, said: str) -> None:
+def test_each_kind_of_failure_has_its_exit_code_and_no_traceback(how: str, code: int, said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", EXITS, "x", how], capture_output=True, text=True, check=False, timeout=30
     )

@@ -1,4 +1,4 @@
-"""The pages under docs/: every command stands in them, and every file and heading that they link is there."""
+"""The pages under docs/ have every command, and whatever they link is there; --help explains every option."""
 
 from __future__ import annotations
 
@@ -18,21 +18,33 @@ PAGES = [
 ]
 
 
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[str]:
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group)
     for name in group.list_commands(context):
         found = group.get_command(context, name)
+        assert found is not None
         if isinstance(found, click.Group):
             yield from commands(found, (*path, name))
         else:
-            yield " ".join((*path, name))
+            yield " ".join((*path, name)), found
 
 
 def test_the_page_of_commands_has_every_one_and_no_other() -> None:
     listed = re.findall(
         r"^\| `([a-z -]+?)(?: [A-Z\[{].*?)?` \|", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE
     )
-    assert sorted(listed) == sorted(commands(cli))
+    assert sorted(listed) == sorted(name for name, _ in commands(cli))
+
+
+def test_help_says_what_every_command_and_option_is_for() -> None:
+    silent = [name for name, command in commands(cli) if not command.help]
+    silent += [
+        f"{name} {option.opts[0]}"
+        for name, command in commands(cli)
+        for option in command.params
+        if isinstance(option, click.Option) and not option.help
+    ]
+    assert silent == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.services.composition import open_application
 from protocols.web.headers import Headers
 from protocols.web.values import Peer, Request

@@ -97,6 +97,7 @@ def test_export_change_and_apply(instance: Instance, data: Path, tmp_path: Path)
             break
     assert found[0]["unit"] == "demo"
     chains = json.loads(instance.cli("--json", "timestamp", "log").stdout)
+    assert chains
     assert all(row["problem"] is None for row in chains)
     file.write_text(text.replace('kind = "timestamp-unit"', 'kind = "timestamp-unit"\nprecision = "hours"'))
     refused = instance.cli("apply", str(file), "--yes", check=False)

@@ -106,6 +106,17 @@ def test_object_identifiers_are_read_or_refused(content: bytes) -> None:
     assert der.object_identifier(dotted) == der.tlv(der.OBJECT_IDENTIFIER, content)
 
 
+@pytest.mark.parametrize("text", ["", "ü@example.org", "u" * 127, "u" * 128, "ü" * 200])
+def test_a_utf8_string_is_read_whatever_its_length(text: str) -> None:
+    assert der.read_utf8_string(der.utf8_string(text)) == text
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x0c", b"\x16\x01a", b"\x0c\x01\xff", b"\x0c\x01ab", b"\x0c\x81\x01a"])
+def test_what_is_no_utf8_string_is_not_read(octets: bytes) -> None:
+    with pytest.raises(der.NotDer):
+        der.read_utf8_string(octets)
+
+
 @pytest.mark.parametrize(
     ("year", "encoded"),
     [

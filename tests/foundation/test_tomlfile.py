@@ -204,7 +204,7 @@ x = "1"
         ("a = " + "[" * 5000, "node.toml:1: is nested too deeply"),
     ],
 )  # fmt: skip
-def test_refusals(text: str, expected: str) -> None:
+def test_each_mistake_is_told(text: str, expected: str) -> None:
     assert any(expected in problem for problem in problems(text))
 
 
@@ -327,7 +327,7 @@ def test_durations_read_back_the_same(value: timedelta) -> None:
     [("90d", timedelta(90)), ("1h30m", timedelta(hours=1.5)), ("10y", timedelta(3650)), ("2w", timedelta(14)),
      ("0s", timedelta()), ("1500ms", timedelta(seconds=1.5))],
 )  # fmt: skip
-def test_durations(text: str, value: timedelta) -> None:
+def test_durations_are_read(text: str, value: timedelta) -> None:
     assert parse_duration(text) == value
 
 

@@ -63,7 +63,7 @@ async def test_bad_rsa_ciphertexts_give_random_keys(rsa_opener: EnvelopeOpener) 
     assert await rsa_opener.rsa_pkcs1(good, 32) == key, "bad ciphertexts must not disturb the token"
 
 
-async def test_key_agreement(ec_opener: EnvelopeOpener) -> None:
+async def test_a_key_agreement_opens_what_was_wrapped_for_the_key(ec_opener: EnvelopeOpener) -> None:
     public = ec_opener.public_key
     assert isinstance(public, ec.EllipticCurvePublicKey)
     key, info = os.urandom(16), b"shared info"

@@ -79,7 +79,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ("pkcs11:id=%00%ff", Pkcs11Uri(id=b"\x00\xff")),
     ],
 )
-def test_examples(text: str, expected: Pkcs11Uri) -> None:
+def test_uris_are_read_part_by_part(text: str, expected: Pkcs11Uri) -> None:
     assert Pkcs11Uri.parse(text) == expected
 
 

@@ -84,12 +84,8 @@ async def test_an_import_adds_and_updates_and_replaces_only_when_told(tmp_path: 
             assert plan.changes == ()
 
 
-async def test_what_ldapsearch_writes_is_read(tmp_path: Path) -> None:
-    server = Slapd()
-    try:
-        ldif = server._tool("ldapsearch", "-LLL", "-b", "ou=people,dc=example,dc=org", "(uid=a*)", "uid", "cn", "mail")
-    finally:
-        server.discard()
+async def test_what_ldapsearch_writes_is_read(slapd: Slapd) -> None:
+    ldif = slapd._tool("ldapsearch", "-LLL", "-b", "ou=people,dc=example,dc=org", "(uid=a*)", "uid", "cn", "mail")
     found = {one.name: one for one in read(ldif, "people.ldif", Format.LDIF)}
     assert set(found) == {"alice", "a*(b)\\c"}
     assert ("mail", "alice@elsewhere.example") in found["alice"].attributes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,6 @@ from tests.support.webhook import Webhook
 reactor: Any = _reactor
 HERE = "127.0.0.1"
 ALICE = PasswordEvidence("alice", Secret(USER_PASSWORD))
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +129,7 @@ async def test_rules_say_who_vouches(tmp_path: Path, directory: Slapd) -> None:
         assert isinstance(await engine.enroll(enrollment("engineers", ALICE)), IssuedCertificate)
         assert Refusal.NOT_AUTHORISED in await refused(engine, enrollment("managers", ALICE))
         assert isinstance(await engine.enroll(enrollment("second", ALICE)), IssuedCertificate)
-        # row 20: an unknown name and a wrong password look the same
+        # an unknown name and a wrong password look the same
         wrong = [PasswordEvidence("alice", Secret("wrong")), PasswordEvidence("nobody", Secret("wrong"))]
         texts = []
         for one in wrong:

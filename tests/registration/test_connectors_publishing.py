@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,13 +18,6 @@ from tests.support.outward import deliver
 from tests.support.slapd import SUFFIX, Slapd
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_pat
             lifetime=timedelta(hours=1),
             by="tester",
         )
-        # row 4 (VU#971035): the code decides who it is for; a CSR for somebody else is refused and spends nothing
+        # VU#971035: the code decides who it is for; a CSR for somebody else is refused and spends nothing
         other = enrollment("code", CodeEvidence(code), name="admin", hosts=("admin.example",))
         assert await refused(engine, other) == {Refusal.BAD_SUBJECT, Refusal.BAD_NAME}
         requests = [enrollment("code", CodeEvidence(code), name="printer-1") for _ in range(50)]

@@ -27,7 +27,7 @@ async def _call(work: Any) -> None:
     work()
 
 
-async def test_right_and_wrong(hasher: PasswordHasher) -> None:
+async def test_only_the_right_password_verifies(hasher: PasswordHasher) -> None:
     stored = await hasher.hash(Secret("correct horse"))
     assert stored.startswith("$argon2id$v=19$m=8192,t=1,p=1$")
     assert await hasher.verify(stored, Secret("correct horse"))

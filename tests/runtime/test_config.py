@@ -11,7 +11,8 @@ import pytest
 
 from pkiserver.foundation import tomltypes
 from pkiserver.foundation.tomlfile import ConfigurationError, dump, load
-from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.endpoints import Endpoint, EndpointKind
 from pkiserver.runtime.httplimits import HttpLimits
 from pkiserver.runtime.protocolsettings import EstNodeSettings, OcspNodeSettings
@@ -73,7 +74,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
         ("[passwords]\nmemory_kib = 1", "6: passwords.memory_kib: 1 is out of range (allowed: 8192 to 16777216)"),
     ],
 )
-def test_problems(tmp_path: Path, more: str, expected: str) -> None:
+def test_each_mistake_in_the_file_is_told(tmp_path: Path, more: str, expected: str) -> None:
     found = problems(tmp_path, GOOD.strip() + "\n\n" + more)
     assert any(expected in problem for problem in found), found
 
@@ -86,7 +87,7 @@ def test_problems(tmp_path: Path, more: str, expected: str) -> None:
         ("sqlite://", "needs the path of a file"),
     ],
 )
-def test_database_urls(tmp_path: Path, url: str, said: str) -> None:
+def test_a_database_url_that_will_not_do_is_refused_without_its_password(tmp_path: Path, url: str, said: str) -> None:
     (found,) = problems(tmp_path, GOOD.replace("sqlite:///db/pki.db", url))
     assert found.startswith(f"4: database.url: {said}")
     assert "secret" not in found

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, cast
 
 import attrs
-import pytest
 
 from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.status.turns import Turns
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import retire_ended
 from pkiserver.store.authority.authorities import GenerationState
-from tests.authority.conftest import stores as stores  # noqa: PLC0414  # a fixture
-from tests.authority.status_world import StatusWorld, status_world
+from tests.authority.conftest import at as at  # noqa: PLC0414  # a fixture
+from tests.authority.conftest import status_url as status_url  # noqa: PLC0414  # a fixture
+from tests.authority.status_world import StatusWorld
 from tests.authority.world import ACTOR
 
 
@@ -29,12 +26,6 @@ class Parts:
     clock: Any
     authorities: Any
     road: Any
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 async def test_a_key_signs_lists_until_its_last_certificate_and_the_archive_time_are_over(at: StatusWorld) -> None:

@@ -26,7 +26,7 @@ from tests.support.stored import NOW, opened
 HOUR = timedelta(hours=1)
 
 
-async def test_keys(url: str) -> None:
+async def test_a_key_is_registered_once_and_deleted_once(url: str) -> None:
     key = keys.SigningKey("root", "pkcs11:object=root", b"spki", frozenset({"certificate", "crl"}), NOW)
     async with opened(url) as database:
         await database.write(lambda c: keys.insert_key(c, key))
@@ -139,7 +139,7 @@ async def test_crl_numbers_rise_whoever_takes_them(url: str) -> None:
         assert await two.read(lambda c: crls.get(c, scope.id, 3)) == made[2]
 
 
-async def test_accounts(url: str) -> None:
+async def test_an_account_is_kept_changed_and_deleted(url: str) -> None:
     account = accounts.Account("alice", "$argon2id$old", frozenset({"a", "ü"}), (("mail", "a@b"),), False, NOW)
     async with opened(url) as database:
         await database.write(lambda c: accounts.insert_account(c, account))
@@ -257,7 +257,7 @@ async def test_a_race_for_a_lease_has_one_winner(url: str) -> None:
         assert sum(lease is not None for lease in held) == 1
 
 
-async def test_blocked_keys(url: str) -> None:
+async def test_blocked_keys_are_kept_with_their_first_reason(url: str) -> None:
     digests = [bytes([n]) * 32 for n in range(5)]
     async with opened(url) as database:
         assert await database.write(lambda c: blocked_keys.add_many(c, digests, why="weak", now=NOW)) == 5

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,30 +16,18 @@ from pkiserver.store import listening as room
 from pkiserver.store.authority import status as feed
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.listening import Listening
-from tests.authority.status_world import ORDER, StatusWorld, build, status_world
+from tests.authority.conftest import at as at  # noqa: PLC0414  # a fixture
+from tests.authority.status_world import ORDER, StatusWorld, build
 from tests.authority.world import open_world
-from tests.support.keys import softhsm_token, software_store
 from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.postgresql
 reactor: Any = _reactor
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProviderSettings, ...]:
-    directory: Path = tmp_path_factory.mktemp("stores")
-    return softhsm_token(directory), software_store(directory)
-
-
 @pytest.fixture
-def at(
-    tmp_path: Path,
-    stores: tuple[ProviderSettings, ...],
-    on_reactor: Callable[[Any], Any],
-    postgres_server: PostgresServer,
-) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor, postgres_server.new_url()) as opened:
-        yield opened
+def status_url(postgres_url: str) -> str:
+    return postgres_url
 
 
 async def until(what: Callable[[], bool]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import pytest
 
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.records import KeyRecord
-from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
+from pkiserver.keys.settings import ProviderSettings, SoftwareStoreSettings, TokenSettings
 from pkiserver.keys.softhsm import create_token
 
 
@@ -48,3 +49,10 @@ def software_store(directory: Path) -> SoftwareStoreSettings:
     passphrase.write_text("correct horse\n")
     passphrase.chmod(0o600)
     return SoftwareStoreSettings(name="software", directory=directory / "keys", passphrase_source=f"file:{passphrase}")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProviderSettings, ...]:
+    """A SoftHSM token ``softhsm`` and a software store ``software``, for one test file."""
+    directory: Path = tmp_path_factory.mktemp("stores")
+    return softhsm_token(directory), software_store(directory)

@@ -191,3 +191,11 @@ def slapd() -> Iterator[Slapd]:
     server = Slapd()
     yield server
     server.discard()
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Slapd]:
+    """One for all tests of a file."""
+    server = Slapd()
+    yield server
+    server.discard()

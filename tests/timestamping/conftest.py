@@ -10,13 +10,6 @@ import pytest
 
 from pkiserver.keys.settings import ProviderSettings
 from tests.protocols.timestamp.world import TimestampWorld, timestamp_world
-from tests.support.keys import softhsm_token, software_store
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProviderSettings, ...]:
-    directory: Path = tmp_path_factory.mktemp("stores")
-    return softhsm_token(directory), software_store(directory)
 
 
 @pytest.fixture

@@ -304,7 +304,7 @@ def test_the_majority_s_stretch_is_shared_by_a_majority(found: list[tuple[float,
     assert len(holding) * 2 > len(samples)
 
 
-def test_server_names() -> None:
+def test_ntp_servers_are_read_with_or_without_a_port() -> None:
     assert ntp.split_server("a.example") == ("a.example", 123)
     assert ntp.split_server("a.example:99") == ("a.example", 99)
     assert ntp.split_server("[::1]:99") == ("::1", 99)

@@ -147,7 +147,12 @@ class Ceremonies:
         return await self.request(new.name, new.profile)
 
     async def request(self, name: str, profile: CaProfile | None = None) -> bytes:
-        """The DER PKCS#10 request of an authority: for its pending generation, else to renew its current one."""
+        """The DER PKCS#10 request of an authority: for its pending generation, else to renew its current one.
+
+        Raises:
+            Rejected: there is no such authority, or its key is not on this server.
+            Unavailable: the key is away.
+        """
         authority = self._authorities.get(name)
         generation = authority.pending or authority.current
         if generation.key_name is None:

@@ -124,6 +124,9 @@ def content_like(
 
     What names the issuer is the issuer's; the subject key identifier is kept with the key and made anew for another.
     A validity that would pass the issuer's is cut.
+
+    Raises:
+        Rejected: nothing is left of the validity then.
     """
     same_key = load_spki(ca.spki) == subject.public_key
     own = ca.key_identifier if same_key else subject_key_identifier(subject.public_key).digest

@@ -23,7 +23,13 @@ def distribution_point_name(urls: Iterable[str]) -> bytes:
 
 
 def issuing_distribution_point(cover: Cover) -> tuple[bytes, ...]:
-    """The critical extension that says what a list is about; nothing where it is about everything of its issuer."""
+    """The critical extension that says what a list is about (RFC 5280 section 5.2.5).
+
+    Nothing where it is about everything of its issuer.
+
+    Raises:
+        ValueError: the list is bounded to its distribution point, and has none.
+    """
     fields = []
     if cover.bounded:
         if not cover.urls:

@@ -196,7 +196,8 @@ class CrlScheduler:
         look = await self._database.read(lambda connection: _look(connection, before))
         losses = self._database.losses
         if losses != self._losses:  # also at first: what was known before may be more than this database knows
-            look = await self._database.read(lambda connection: _look(connection, _Look()))
+            if before.known:
+                look = await self._database.read(lambda connection: _look(connection, _Look()))
             await self._pass_lost_numbers()
             self._losses = losses
         self._look = look

@@ -78,6 +78,10 @@ class TemplateLibrary:
         """Every usable template, by name."""
         return tuple(self._all[name] for name in sorted(self._all))
 
+    def served(self, protocol: str) -> tuple[Template, ...]:
+        """Those that a protocol may use now, by name."""
+        return tuple(one.template for one in self.list() if one.template.serves(protocol))
+
     def problems(self) -> tuple[TemplateProblem, ...]:
         """Templates in the database that cannot be used, and why."""
         return self._problems
@@ -130,14 +134,3 @@ def ready_template(name: str) -> Template:
 
 def _ready_files() -> Iterable[Traversable]:
     return [item for item in files("pkiserver.authority").joinpath("ready").iterdir() if item.name.endswith(".toml")]
-
-
-__all__ = [
-    "StoredTemplate",
-    "TemplateLibrary",
-    "TemplateProblem",
-    "load_template",
-    "ready_names",
-    "ready_template",
-    "ready_text",
-]

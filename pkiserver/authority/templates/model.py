@@ -338,6 +338,10 @@ class Template:
         """Whether requests may come by this protocol."""
         return protocol in self.protocols
 
+    def serves(self, protocol: str) -> bool:
+        """Whether it is in use now, and requests may come by this protocol."""
+        return self.enabled and self.allows(protocol)
+
     def evidence_for(self, protocol: str) -> tuple[EvidenceRule, ...]:
         """The rules that hold for a protocol; any one of them suffices. Empty: nobody is entitled."""
         return tuple(rule for rule in self.evidence if not rule.protocols or protocol in rule.protocols)

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pkiserver.authority.templates.patterns import Program
-
-
-class Mark(enum.Enum):
-    """Where the group begins and ends."""
-
-    BEGIN = enum.auto()
-    END = enum.auto()
-
+from pkiserver.authority.templates.patternprogram import Mark, Program
 
 _Way = tuple[int, int | None, int | None]
 """Where in the program a way of reading the text stands, and where the group began and ended on it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,10 +17,8 @@ from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.handle import KeyHandle
 from pkiserver.keys.pkcs11.mechanisms import Signer, signer_for
 from pkiserver.keys.pkcs11.module import LOSSES, Lane, State
+from pkiserver.keys.pkcs11.search import TokenSearch
 from pkiserver.keys.pkcs11.sessioncopy import HeldKey
-
-if TYPE_CHECKING:
-    from pkiserver.keys.pkcs11.token import Token
 
 _OAEP = {
     "sha1": (Mechanism.SHA_1, MGF.SHA1), "sha256": (Mechanism.SHA256, MGF.SHA256),
@@ -36,20 +34,21 @@ not be able to have the module initialised again; one that is really lost says s
 class TokenKey(KeyHandle):
     """A key found by its location; after its token came back, found again."""
 
-    def __init__(self, name: str, uri: str, public_key: PublicKey, token: Token) -> None:
-        super().__init__(name, public_key, token.module.executor)
+    def __init__(self, name: str, uri: str, public_key: PublicKey, search: TokenSearch) -> None:
+        super().__init__(name, public_key, search.module.executor)
         self.uri = uri
-        self.token = token
         self.fault: KeyProblem | None = None
-        self._module = token.module
+        self._module = search.module
+        self._login = search.login
+        self._search = search
         self._signers: dict[SignatureScheme, Signer] = {}
 
     @property
     def problem(self) -> KeyProblem | None:
         """The key's own fault, its token's, or its module's."""
         if self._module.state is not State.READY:
-            return self._module.loss or self.token.login.problem
-        return self.token.login.problem or self.fault
+            return self._module.loss or self._login.problem
+        return self._login.problem or self.fault
 
     def reset(self) -> None:
         """Forget what was learned of a token that may have been another one."""
@@ -134,14 +133,14 @@ class TokenKey(KeyHandle):
     def _signer(self, scheme: SignatureScheme) -> Signer:
         self.require()
         scheme.require(self.public_key)
-        signer = self._signers[scheme] = signer_for(scheme, self.key_type, self.token.login.mechanisms)
+        signer = self._signers[scheme] = signer_for(scheme, self.key_type, self._login.mechanisms)
         return signer
 
     def _object(self, lane: Lane) -> Any:
         held = lane.keys.get(self)
         if held is None:
-            own = self.token.find_private(lane, self.uri, self.name)
-            held = lane.keys[self] = HeldKey(own, copied=self.token.login.reads_files)
+            own = self._search.private(lane, self.uri, self.name)
+            held = lane.keys[self] = HeldKey(own, copied=self._login.reads_files)
         return held.object
 
     def _refused(self, error: p11.PKCS11Error) -> Exception:

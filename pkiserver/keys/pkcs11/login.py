@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pkcs11 import TokenFlag
 from pkcs11 import exceptions as p11
@@ -12,9 +12,6 @@ from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11.refusedpin import RefusedPin
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import TokenSettings
-
-if TYPE_CHECKING:
-    from pkiserver.keys.pkcs11.module import Lane
 
 _PIN_FAULTS: dict[type[Exception], tuple[FaultKind, str]] = {
     p11.PinIncorrect: (
@@ -53,13 +50,16 @@ class TokenLogin:
         words = [f"label {label!r}"] if label is not None else []
         return " and ".join([*words, *([f"serial {serial!r}"] if serial is not None else [])])
 
-    def connect(self, library: Any, lane: Lane) -> None:
-        """Find the token and log in; what goes wrong stands in ``problem``. In the module, start lock held."""
+    def connect(self, library: Any) -> Any | None:
+        """Find the token and log in: the session of the login. In the module, start lock held.
+
+        What goes wrong stands in ``problem``, and there is no session then.
+        """
         try:
             with self._refused.alone():
                 self.token = self._find(library)
                 self.mechanisms = frozenset(int(mechanism) for mechanism in self.token.slot.get_mechanisms())
-                lane.sessions[self] = self._login(library)
+                session = self._login(library)
         except KeyUnavailable as error:
             self.live, self.problem = False, error.problem
         except p11.PKCS11Error as error:
@@ -67,13 +67,15 @@ class TokenLogin:
             self.live, self.problem = False, KeyProblem(self.name, FaultKind.TOKEN_LOST, text)
         else:
             self.live, self.problem = True, None
+            return session
+        return None
 
     def forget(self) -> None:
         """The module is being initialised again: sessions and login are gone."""
         self.token, self.live = None, False
 
     def session(self, *, writable: bool = False) -> Any:
-        """Another session of a token that is logged in."""
+        """Another session of a token that is logged in; raises :class:`KeyUnavailable` while it is not."""
         if self.token is None:
             raise KeyUnavailable(self.problem or KeyProblem(self.name, FaultKind.TOKEN_ABSENT, "the token is away"))
         return self.token.open(rw=writable)

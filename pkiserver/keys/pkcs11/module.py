@@ -187,8 +187,8 @@ class Module:
             with start_lock(self.settings):
                 self._initialise(anew=anew)
                 for token in self.tokens:
-                    if not token.live:
-                        token.connect(self.library, self._all[0])
+                    if not token.live and (session := token.connect(self.library)) is not None:
+                        self._all[0].sessions[token] = session
             ready = True
         except p11.PKCS11Error as error:
             text = f"the module does not initialise: {str(error) or type(error).__name__}"

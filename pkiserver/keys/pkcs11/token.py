@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
-from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -17,14 +15,11 @@ from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11 import publichalf
 from pkiserver.keys.pkcs11.key import TokenKey
-from pkiserver.keys.pkcs11.library import start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
-from pkiserver.keys.pkcs11.module import LOSSES, Lane, Module
+from pkiserver.keys.pkcs11.module import LOSSES, Module
+from pkiserver.keys.pkcs11.search import TokenSearch, terms_of
 from pkiserver.keys.settings import InPlace, TokenSettings
 from pkiserver.keys.uri import Pkcs11Uri
-
-_UNSETTLED = (p11.ObjectHandleInvalid, p11.GeneralError)
-"""What a listing can meet once while another process makes keys; it is tried again."""
 
 
 class Token:
@@ -36,6 +31,7 @@ class Token:
         self.module = module
         self.login = TokenLogin(settings)
         self.keys: dict[str, TokenKey] = {}
+        self._search = TokenSearch(module, self.login)
         module.tokens.append(self.login)
 
     def serves(self, uri: str) -> bool:
@@ -52,7 +48,7 @@ class Token:
 
     def open(self, name: str, uri: str, expected_spki: bytes) -> TokenKey:
         """The registered key; what is wrong with it stands in its ``problem``. Blocking."""
-        key = self.keys[name] = TokenKey(name, uri, load_spki(expected_spki), self)
+        key = self.keys[name] = TokenKey(name, uri, load_spki(expected_spki), self._search)
         self.attach(key)
         return key
 
@@ -91,8 +87,8 @@ class Token:
             KeyUnavailable: the token is away, the key is missing or ambiguous, or has no readable public half.
         """
         with self.module.entered() as lane:
-            private = self.find_private(lane, uri, self.name)
-            found = self._publics(lane, uri, private)
+            private = self._search.private(lane, uri, self.name)
+            found = self._search.publics(lane, uri, private)
         if len({spki(key) for key in found}) != 1:
             text = f"beside {uri} there is no readable public key (or several)"
             raise KeyUnavailable.because(self.name, FaultKind.KEY_MISSING, text)
@@ -108,7 +104,7 @@ class Token:
             raise Rejected.because(
                 Refusal.UNSUPPORTED, f"{key_type} keys are kept by the software store, not by tokens"
             )
-        with self.module.entered(), self._alone():
+        with self.module.entered(), self._search.alone():
             session = self._writable()
             try:
                 self._require_free(session, label)
@@ -140,7 +136,7 @@ class Token:
             public_template, private_template = publichalf.import_templates(private, label, key_id, doors)
         except ValueError as error:
             raise Rejected.because(Refusal.UNSUPPORTED, str(error)) from error
-        with self.module.entered(), self._alone():
+        with self.module.entered(), self._search.alone():
             session = self._writable()
             try:
                 self._require_free(session, label)
@@ -157,68 +153,25 @@ class Token:
 
     def destroy(self, uri: str) -> None:
         """Delete the objects at ``uri``, private and public; blocking. Nothing there is no error."""
-        with self.module.entered(), self._alone():
+        with self.module.entered(), self._search.alone():
             session = self._writable()
             try:
                 for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-                    for thing in list(session.get_objects(_search(uri, kind))):
+                    for thing in list(session.get_objects(terms_of(uri, kind))):
                         thing.destroy()
             finally:
                 session.close()
-
-    def find_private(self, lane: Lane, uri: str, name: str) -> Any:
-        """The one private-key object at ``uri``, on the lane's session. In the module.
-
-        Raises:
-            KeyUnavailable: KEY_MISSING, KEY_AMBIGUOUS, or a fault of the token.
-        """
-        if self.login.problem is not None:
-            raise KeyUnavailable(self.login.problem)
-        found = self._search(lane, _search(uri, ObjectClass.PRIVATE_KEY))
-        if not found:
-            text = f"there is no private key at {uri} in token {self.name}"
-            raise KeyUnavailable.because(name, FaultKind.KEY_MISSING, text)
-        if len(found) > 1:
-            text = f"{len(found)} private keys are at {uri} in token {self.name}: name one by its id as well"
-            raise KeyUnavailable.because(name, FaultKind.KEY_AMBIGUOUS, text)
-        return found[0]
 
     def _compare(self, key: TokenKey) -> None:
         with self.module.entered() as lane:
             if (held := lane.keys.pop(key, None)) is not None:
                 held.drop()
-            private = self.find_private(lane, key.uri, key.name)
-            publics = self._publics(lane, key.uri, private)
+            private = self._search.private(lane, key.uri, key.name)
+            publics = self._search.publics(lane, key.uri, private)
         # A public half that cannot be read proves nothing; the test signature that follows does.
         if publics and all(spki(found) != spki(key.public_key) for found in publics):
             text = f"the key at {key.uri} is not the registered one: its public half in the token differs"
             raise KeyUnavailable.because(key.name, FaultKind.KEY_MISMATCH, text)
-
-    def _publics(self, lane: Lane, uri: str, private: Any) -> list[PublicKey]:
-        own = publichalf.read_public(private)
-        if own is not None:
-            return [own]
-        terms = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: private[Attribute.ID]}
-        beside = self._search(lane, terms if terms[Attribute.ID] else _search(uri, ObjectClass.PUBLIC_KEY))
-        return [key for key in map(publichalf.read_public, beside) if key is not None]
-
-    def _search(self, lane: Lane, terms: dict[Attribute, Any]) -> list[Any]:
-        session = self.module.session(lane, self.login)
-        with self._alone():
-            for _ in range(4):
-                try:
-                    return list(session.get_objects(terms))
-                except _UNSETTLED:
-                    time.sleep(0.02)
-            return list(session.get_objects(terms))
-
-    def _alone(self) -> AbstractContextManager[None]:
-        """Hold back this server's other processes while keys are made, deleted or looked for.
-
-        SoftHSM reads its folder while it looks for an object, each file once. A process that looks while another one
-        is still writing takes the half-written object for what it is, and does not find that key until it ends.
-        """
-        return start_lock(self.module.settings)
 
     def _require_free(self, session: Any, label: str) -> None:
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -234,18 +187,6 @@ class Token:
     def _location(self, label: str, key_id: bytes) -> str:
         token = self.login.token
         return str(Pkcs11Uri(token=token.label, object=label, id=key_id, type="private"))
-
-
-def _search(uri: str, kind: ObjectClass) -> dict[Attribute, Any]:
-    wanted = Pkcs11Uri.parse(uri)
-    if wanted.object is None and wanted.id is None:
-        raise Rejected.because(Refusal.CONFIGURATION, f"{uri} names no key: object or id must be given")
-    terms: dict[Attribute, Any] = {Attribute.CLASS: kind, Attribute.TOKEN: True}
-    if wanted.object is not None:
-        terms[Attribute.LABEL] = wanted.object
-    if wanted.id is not None:
-        terms[Attribute.ID] = wanted.id
-    return terms
 
 
 @attrs.frozen

@@ -6,10 +6,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from pkiserver.authority.templates.attributes import DnAttribute
+from pkiserver.foundation import der
 
 _UPN = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 _HARDWARE_MODULE = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4")
-_UTF8, _OCTETS, _SEQUENCE, _OID = 0x0C, 0x04, 0x30, 0x06
 
 
 def values(certificate: x509.Certificate, field: str) -> tuple[str, ...]:
@@ -61,27 +61,22 @@ def _san(certificate: x509.Certificate, kind: str) -> tuple[str, ...]:
     return tuple(text for one in others if one.type_id == _HARDWARE_MODULE and (text := _serial_number(one.value)))
 
 
-def _inner(der: bytes, tag: int) -> bytes | None:
-    """The contents of a short DER value (less than 128 octets) of that tag."""
-    if len(der) < 2 or der[0] != tag or der[1] >= 0x80 or len(der) < 2 + der[1]:
-        return None
-    return der[2 : 2 + der[1]]
-
-
-def _utf8(der: bytes) -> str | None:
-    inner = _inner(der, _UTF8)
+def _utf8(value: bytes) -> str | None:
     try:
-        return None if inner is None else inner.decode()
-    except UnicodeDecodeError:
+        return der.read_utf8_string(value)
+    except der.NotDer:
         return None
 
 
-def _serial_number(der: bytes) -> str | None:
+def _serial_number(value: bytes) -> str | None:
     """HwSerialNum of a HardwareModuleName (RFC 4108 section 5), as text where it is printable ASCII, else in hex."""
-    sequence = _inner(der, _SEQUENCE)
-    if sequence is None or _inner(sequence, _OID) is None:
+    try:
+        parts = der.children(value, der.whole(value))
+    except der.NotDer:
         return None
-    serial = _inner(sequence[2 + sequence[1] :], _OCTETS)
+    if [part.tag for part in parts] != [der.OBJECT_IDENTIFIER, der.OCTET_STRING]:
+        return None
+    serial = value[parts[1].body : parts[1].end]
     if not serial:
         return None
     text = serial.decode("ascii", "replace")

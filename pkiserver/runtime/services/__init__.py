@@ -24,7 +24,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.descriptors import raise_limit
 from pkiserver.runtime.garbage import unhindered
 from pkiserver.runtime.logging import NodeLog

@@ -49,8 +49,7 @@ class EstPort:
 
     def templates(self) -> tuple[Template, ...]:
         """The templates that EST may use."""
-        found = (stored.template for stored in self.engine.templates.list())
-        return tuple(one for one in found if one.enabled and one.allows(PROTOCOL))
+        return self.engine.templates.served(PROTOCOL)
 
     def served(self, authority: str) -> tuple[bytes, ...]:
         """An authority's certificates, its current one first; raises :class:`Rejected` (unknown authority)."""

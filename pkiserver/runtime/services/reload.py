@@ -8,7 +8,8 @@ import attrs
 from twisted.logger import Logger
 
 from pkiserver.foundation.errors import Rejected
-from pkiserver.runtime.config import NodeSettings, load_settings
+from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 

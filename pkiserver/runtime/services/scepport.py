@@ -59,8 +59,7 @@ class ScepPort:
 
     def templates(self) -> tuple[Template, ...]:
         """The templates that SCEP may use."""
-        stored = (one.template for one in self.engine.templates.list())
-        return tuple(one for one in stored if one.enabled and one.allows(PROTOCOL))
+        return self.engine.templates.served(PROTOCOL)
 
     def has_authority(self, name: str) -> bool:
         """Whether there is an authority of that name."""

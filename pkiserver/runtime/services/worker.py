@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkiserver.foundation.errors import Rejected
-from pkiserver.runtime.config import load_settings
+from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with

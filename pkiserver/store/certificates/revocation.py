@@ -94,6 +94,9 @@ def amend_reason(
         reason: The reason from now on; the present one where only the date changes.
         at: The time of this change, for the status feed.
         invalidity_date: Since when the key is suspected; None leaves it as it is.
+
+    Raises:
+        Defect: ``reason`` is one that does not last (RFC 5280 section 5.3.1: certificateHold, removeFromCRL).
     """
     if reason not in FINAL_REASONS:
         raise Defect(f"{reason!r} is not a final reason")

@@ -128,7 +128,11 @@ def _template_by_template(criteria: Criteria) -> tuple[Criteria, ...]:
 def build_query(
     connection: Connection, criteria: Criteria, rows: int, cursor: str | None
 ) -> tuple[Select[tuple[object, ...]], _Driver]:
-    """The statement of a search and its driver; apart, so that tests can look at its plan."""
+    """The statement of a search and its driver; apart, so that tests can look at its plan.
+
+    Raises:
+        Rejected: UNSUPPORTED, for a state of certificates under way; MALFORMED, for a cursor of another search.
+    """
     if criteria.state in UNDER_WAY:
         raise Rejected.because(Refusal.UNSUPPORTED, "certificates under way are listed, not searched")
     driver = _driver(criteria)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, insert, select, text, union, update
 
+from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.constraints import conflicts_as
 from pkiserver.store.names import San, SanKind, bounded, folded, san_key, sans_from_text
@@ -388,10 +389,7 @@ def _split(data: bytes) -> tuple[bytes, ...]:
     found = []
     position = 0
     while position < len(data):
-        first = data[position + 1]
-        count = first & 0x7F if first & 0x80 else 0
-        length = int.from_bytes(data[position + 2 : position + 2 + count], "big") if count else first
-        end = position + 2 + count + length
+        end = der.element(data, position).end
         found.append(data[position:end])
         position = end
     return tuple(found)

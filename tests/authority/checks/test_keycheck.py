@@ -77,7 +77,7 @@ def test_a_sound_key_passes(key: rsa.RSAPrivateKey) -> None:
     assert check_key(key.public_key()) == ()
 
 
-def test_roca() -> None:
+def test_the_roca_fingerprint_is_found() -> None:
     n = _roca_prime(1024) * _roca_prime(1024)
     assert has_roca_fingerprint(n)
     assert "CVE-2017-15361" in _texts(n)
@@ -87,7 +87,7 @@ def test_few_sound_keys_carry_the_roca_fingerprint() -> None:
     assert not any(has_roca_fingerprint(GENERATOR.getrandbits(2048) | 1) for _ in range(2000))
 
 
-def test_close_primes() -> None:
+def test_primes_that_are_close_are_found() -> None:
     p = _prime(1024)
     n = p * _next_prime(p + 2**500)  # factored in the first round: the difference is far below the fourth root of n
     assert "Fermat" in _texts(n)

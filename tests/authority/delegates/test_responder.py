@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,8 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.store.certificates import CertificateState, RevocationReason
-from tests.authority.status_world import ORDER, StatusWorld, status_world
+from tests.authority.status_world import ORDER, StatusWorld
 from tests.authority.world import ACTOR, openssl_verify
-
-
-@pytest.fixture
-def at(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[StatusWorld]:
-    with status_world(tmp_path, stores, on_reactor) as opened:
-        yield opened
 
 
 def lose(token: ProviderSettings, name: str) -> None:

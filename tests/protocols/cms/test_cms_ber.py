@@ -87,7 +87,7 @@ def test_every_truncation_is_refused(tree: object, step: int, data: st.DataObjec
         ("2302 0300", "empty bit-string segment"),
     ],
 )
-def test_hostile_table(octets: str, why: str) -> None:
+def test_hostile_octets_are_malformed(octets: str, why: str) -> None:
     with pytest.raises(Rejected) as refused:
         to_der(bytes.fromhex(octets))
     assert refused.value.has(Refusal.MALFORMED), why

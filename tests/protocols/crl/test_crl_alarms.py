@@ -113,11 +113,11 @@ class Watch:
 @pytest.fixture(scope="module")
 def server(
     tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
+    stores: tuple[ProviderSettings, ...],
     on_reactor: Callable[[Any], Any],
 ) -> Iterator[StatusServer]:
     """One for all: every test leaves it as it should be."""
-    with status_server(tmp_path_factory.mktemp("server"), status_stores, on_reactor) as opened:
+    with status_server(tmp_path_factory.mktemp("server"), stores, on_reactor) as opened:
         yield opened
 
 

@@ -50,7 +50,7 @@ def look(server: StatusServer, check: SelfCheck) -> dict[str, str | None]:
     return {one.subject.removeprefix(server.url): one.problem for one in found}
 
 
-def test_all_is_well(server: StatusServer) -> None:
+def test_every_list_and_answer_is_looked_at_and_found_well(server: StatusServer) -> None:
     check = prepared(server, delta=DELTA)
     expected = {
         "/crl/issuing-1.crl", "/crl/issuing-1/delta.crl", "/crl/root-1.crl", "/crl/root-1/delta.crl",

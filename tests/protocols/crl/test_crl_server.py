@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,23 +16,11 @@ from pkiserver.authority.lifecycle.ceremonies import KeyChoice
 from pkiserver.authority.status.points import Partition, Point
 from pkiserver.authority.status.published import Publications
 from pkiserver.keys.algorithms import KeyType
-from pkiserver.keys.settings import ProviderSettings
 from protocols.crl import edge
 from tests.authority.crl_world import configure
 from tests.authority.status_world import lint_crl
 from tests.authority.world import ACTOR, TEMPLATE
-from tests.protocols.status_server import StatusServer, status_server, tool
-
-
-@pytest.fixture(scope="module")
-def shared(
-    tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
-    on_reactor: Callable[[Any], Any],
-) -> Iterator[StatusServer]:
-    """One server for the tests that change nothing."""
-    with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
-        yield opened
+from tests.protocols.status_server import StatusServer, tool
 
 
 def crl_path(certificate: bytes) -> str:

@@ -9,14 +9,12 @@ from twisted.internet.defer import Deferred
 
 from pkiserver.registration.connectors.mail import MailConnector
 from pkiserver.store.authority import templates
-from tests.protocols.est.test_est_walk import World, text, world
+from tests.protocols.est.world import World, text
 from tests.support.freeradius import PASSWORD as RADIUS_PASSWORD
 from tests.support.freeradius import SECRET as RADIUS_SECRET
 from tests.support.freeradius import FreeRadius
 from tests.support.mailserver import MailServer
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
-
-__all__ = ["world"]
 
 
 def rule(connector: str) -> str:
@@ -72,23 +70,16 @@ def test_a_radius_challenge_is_told_and_not_taken_for_a_wrong_password(world: Wo
     site.certificate(site.post("token/simpleenroll", request, "-u", f"User:{RADIUS_PASSWORD}"), "token-1")
 
 
-@pytest.fixture
-def directory() -> Iterator[Slapd]:
-    server = Slapd()
-    yield server
-    server.discard()
-
-
 def test_a_directory_vouches_and_has_a_word_about_the_password(
-    world: World, directory: Slapd, monkeypatch: pytest.MonkeyPatch
+    world: World, slapd: Slapd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LDAP_SERVICE", "service secret")
-    directory.load(  # set just now, so that the policy warns of its end
+    slapd.load(  # set just now, so that the policy warns of its end
         f"dn: uid=frank,ou=people,{SUFFIX}\nobjectClass: inetOrgPerson\nuid: frank\ncn: Frank\nsn: F\n"
         f"userPassword: {USER_PASSWORD}\n"
     )
     table = (
-        f'[ldap]\nservers = ["{directory.url}"]\ninsecure = true\nbase = "ou=people,{SUFFIX}"\n'
+        f'[ldap]\nservers = ["{slapd.url}"]\ninsecure = true\nbase = "ou=people,{SUFFIX}"\n'
         f'service_name = "cn=pki,{SUFFIX}"\nservice_password = "env:LDAP_SERVICE"\n'
     )
     put(world, "staff", table)

@@ -21,8 +21,8 @@ from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.estport import EstPort
 from pkiserver.store.schema.certificates import certificate as certificate_table
 from protocols.est.ports import EstSettings
+from tests.protocols.est.requests import csr
 from tests.protocols.est.support import Site, listener_identity, serve
-from tests.protocols.est.test_est_messages import csr
 from tests.support.engines import engine_with, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\n'

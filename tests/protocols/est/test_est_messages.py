@@ -11,7 +11,6 @@ import subprocess
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ from pkiserver.foundation.errors import Defect, Refusal, Rejected, Unavailable
 from pkiserver.foundation.tomlfile import load
 from pkiserver.keys.algorithms import KeyType
 from protocols.cms import oids
-from protocols.cms.ber import children, header, only_child
+from protocols.cms.ber import children, only_child
 from protocols.cms.signing import attribute
 from protocols.est import keygen, messages
 from protocols.est.csrattrs import encode_csr_attributes
@@ -31,33 +30,7 @@ from protocols.est.linking import verify_link
 from protocols.est.messages import Base64Form, Operation, Target
 from protocols.est.ports import EstSettings
 from protocols.est.renewal import renewal_wishes
-
-KEY = ec.generate_private_key(ec.SECP256R1())
-
-
-def csr(*attributes: bytes, name: str = "device", sans: tuple[str, ...] = ()) -> bytes:
-    """A request signed by KEY with any attributes at all, which builders would not write."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    wanted = list(attributes)
-    if sans:
-        value = x509.SubjectAlternativeName([x509.DNSName(one) for one in sans]).public_bytes()
-        extension = sequence(oid("2.5.29.17"), header(b"\x04", len(value)) + value)
-        wanted.append(attribute("1.2.840.113549.1.9.14", sequence(extension)))
-    spki = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    body = b"".join(sorted(wanted))
-    info = sequence(b"\x02\x01\x00", subject.public_bytes(), spki, header(b"\xa0", len(body)) + body)
-    signature = b"\x00" + KEY.sign(info, ec.ECDSA(hashes.SHA256()))
-    return sequence(info, sequence(oid("1.2.840.10045.4.3.2")), header(b"\x03", len(signature)) + signature)
-
-
-def sequence(*items: bytes) -> bytes:
-    content = b"".join(items)
-    return header(b"\x30", len(content)) + content
-
-
-def oid(dotted: str) -> bytes:
-    return keygen.octets(x509.ObjectIdentifier(dotted))
-
+from tests.protocols.est.requests import KEY, csr, oid, sequence
 
 DAMAGED = csr(sans=("a.example",))
 
@@ -82,7 +55,7 @@ DAMAGED = csr(sans=("a.example",))
         (f"{'a' * 64}/cacerts", None),
     ],
 )
-def test_paths(tail: str, expected: Target | None) -> None:
+def test_a_path_names_an_operation_and_perhaps_a_label(tail: str, expected: Target | None) -> None:
     assert messages.parse_target(tail) == expected
 
 
@@ -226,7 +199,7 @@ def test_a_damaged_request_ends_in_an_outline_or_a_refusal(data: st.DataObject) 
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_linking(required: bool) -> None:
+def test_only_the_binding_of_this_connection_links(required: bool) -> None:
     binding = bytes(range(32))
     text = base64.b64encode(binding)
     assert verify_link(text, binding, required=required)

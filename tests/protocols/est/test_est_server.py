@@ -20,17 +20,18 @@ from pkiserver.authority.templates.model import EstRules
 from pkiserver.keys.algorithms import KeyType
 from protocols.cms import oids
 from protocols.cms.ber import only_child
+from protocols.cms.signing import attribute
 from protocols.cms.verification import parse_signed, verify
 from protocols.est.ports import EstSettings
+from tests.protocols.est.requests import KEY, csr, oid, sequence
 from tests.protocols.est.support import Site, Workshop, listener_identity, serve
-from tests.protocols.est.test_est_messages import KEY, attribute, csr, oid, sequence
 
 ME = ("-u", "me:secret")
 
 
 @pytest.mark.parametrize("path", ["cacerts", "device/cacerts", "issuing/cacerts"])
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
-def test_cacerts(site: Site, path: str, version: str) -> None:
+def test_openssl_reads_cacerts_over_either_tls_version(site: Site, path: str, version: str) -> None:
     body = site.curl(path, "--tls-max", version, f"--tlsv{version}")
     der = site.openssl("base64", "-d", data=body)
     printed = site.openssl("pkcs7", "-inform", "DER", "-print_certs", data=der)
@@ -290,7 +291,7 @@ BAD_SIGNATURE = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
         ("simpleenroll", ["-d", "MIIB", "-H", "Content-Type: application/pkcs10; charset=x"], 400),
     ],
 )
-def test_hostile_http(site: Site, path: str, arguments: list[str], status: int) -> None:
+def test_what_http_has_wrong_gets_its_own_status(site: Site, path: str, arguments: list[str], status: int) -> None:
     body = site.curl(path, *ME, *arguments, status=status)
     assert b"Traceback" not in body
 
@@ -316,7 +317,7 @@ def test_what_a_path_is_not_is_told(site: Site) -> None:
     ids=["nested", "truncated", "trailing", "bad signature", "3000 names", "names not DER"],
 )
 @pytest.mark.parametrize("operation", ["simpleenroll", "serverkeygen"])
-def test_hostile_requests(site: Site, der: bytes, operation: str) -> None:
+def test_bad_requests_are_400_and_the_server_goes_on(site: Site, der: bytes, operation: str) -> None:
     lenient = operation == "serverkeygen" and der is BAD_SIGNATURE
     body = site.post(f"device/{operation}", der, *ME, status=200 if lenient else 400)
     assert b"Traceback" not in body

@@ -26,7 +26,7 @@ async def issue(world: World, template: str = "open", name: str = "device-1", ac
     return hashlib.sha256(made.der).hexdigest()
 
 
-async def test_accounts(tmp_path: Path) -> None:
+async def test_an_account_from_its_making_to_its_deletion(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
         new = {"name": "alice", "password": GOOD, "groups": ["staff"], "attributes": {"mail": "a@example.org"}}
@@ -223,7 +223,7 @@ async def test_row_25_nobody_revokes_what_is_not_theirs_or_undoes_a_compromise(t
         assert sum(event["kind"] == "refusal" and event["actor"] == "admin:omar" for event in events) == 3
 
 
-async def test_seats(tmp_path: Path) -> None:
+async def test_a_seat_is_made_changed_and_shown_with_its_devices_and_history(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
         await world.engine.accounts.create("alice", Secret(GOOD), by="tester")

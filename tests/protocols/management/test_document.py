@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,14 @@ async def test_a_head_and_an_unknown_method_get_an_answer_of_ours(tmp_path: Path
                 answer = await caller.call("GET", path, checked=False)
                 assert answer.status == 404, path
                 assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_page_has_every_path_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "protocols" / "management.md").read_text()
+    explained, whole = [], ""
+    for row in re.findall(r"^\| (`[/…].*?) \|", page, re.MULTILINE):
+        for path in re.findall(r"`([^`]+)`", row):
+            if not path.startswith("…"):
+                whole = path
+            explained.append(whole if path is whole else whole + path.removeprefix("…"))
+    assert sorted(explained) == sorted(path.removeprefix("/api/v1") for path in DOCUMENT["paths"])

@@ -205,10 +205,8 @@ TRY_LATER = ocsp.OCSPResponseStatus.TRY_LATER
 
 
 @pytest.fixture
-def site(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
-) -> Iterator[Site]:
-    with status_world(tmp_path, status_stores, on_reactor) as at:
+def site(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]) -> Iterator[Site]:
+    with status_world(tmp_path, stores, on_reactor) as at:
         world = at.world
         services = validation_services(
             database=world.database, audit=world.audit, keys=world.keys, clock=at.clock, holder="test"

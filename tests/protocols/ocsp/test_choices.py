@@ -32,11 +32,11 @@ ED448 = der.sequence(der.object_identifier("1.3.101.113"))
 @pytest.fixture(scope="module")
 def server(
     tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
+    stores: tuple[ProviderSettings, ...],
     on_reactor: Callable[[Any], Any],
 ) -> Iterator[StatusServer]:
     directory: Path = tmp_path_factory.mktemp("choices")
-    with status_server(directory, status_stores, on_reactor) as opened:
+    with status_server(directory, stores, on_reactor) as opened:
         yield opened
 
 

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -26,26 +25,14 @@ from pkiserver.authority.status.cache import TRUSTED_SECONDS
 from pkiserver.authority.status.policy import NeverIssued, NoncePolicy, OcspSigning, ResponderIdentity
 from pkiserver.authority.status.values import reason_name
 from pkiserver.foundation import der
-from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import FINAL_REASONS, RevocationReason
 from protocols.ocsp import messages
 from tests.authority.status_world import ORDER, lint_ocsp
 from tests.protocols.ocsp.asking import HASHES, OCSP_REQUEST, UNSIGNED, change, in_target, openssl, post, read, request
 from tests.protocols.ocsp.test_messages import HOSTILE
-from tests.protocols.status_server import StatusServer, status_server, tool
+from tests.protocols.status_server import StatusServer, tool
 
 reactor: Any = _reactor
-
-
-@pytest.fixture(scope="module")
-def shared(
-    tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
-    on_reactor: Callable[[Any], Any],
-) -> Iterator[StatusServer]:
-    """One server for the tests that leave its policy and its clock alone."""
-    with status_server(tmp_path_factory.mktemp("shared"), status_stores, on_reactor) as opened:
-        yield opened
 
 
 def test_openssl_follows_a_certificate_from_good_to_hold_to_good_to_revoked(shared: StatusServer) -> None:

@@ -16,7 +16,8 @@ from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
 from pkiserver.runtime.protocolsettings import ScepNodeSettings
 from pkiserver.runtime.services.scepservice import Scep
 from tests.authority.world import new_key
-from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SUCCESS, World, authority, template, world
+from tests.protocols.scep.device import SUCCESS
+from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, World, authority, template, world
 
 
 async def own(engine: Any, store: str) -> None:

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 
 from pkiserver.store.authority import templates
-from tests.protocols.scep.support import CERT_POLL, FAILURE, PENDING, Device, World, template, world
+from tests.protocols.scep.device import CERT_POLL, FAILURE, PENDING, Device
+from tests.protocols.scep.support import World, template, world
 from tests.support.tlsfiles import TestCa
 
 RULE = '[[evidence]]\nall = ["client_certificate"]\nconnectors = ["factory"]\n'

@@ -19,7 +19,7 @@ from pkiserver.authority.templates.model import LegacyAlgorithm
 from pkiserver.foundation import der
 from pkiserver.foundation.extensionvalue import extension_value
 from protocols.scep.errors import UNREADABLE
-from tests.protocols.scep.support import (
+from tests.protocols.scep.device import (
     BAD_ALG,
     BAD_CHECK,
     BAD_REQUEST,
@@ -32,8 +32,8 @@ from tests.protocols.scep.support import (
     PKCS_REQ,
     RENEWAL_REQ,
     SUCCESS,
-    World,
 )
+from tests.protocols.scep.support import World
 from tests.protocols.scep.wire import Said, Wire, changed, identifier, logged, name
 
 RSA_KEY, UNKNOWN_KEY = bytes.fromhex("06092a864886f70d010101"), bytes.fromhex("06092a864886f70d010163")

@@ -21,7 +21,7 @@ from pkiserver.store.schema.certificates import certificate as certificate_table
 from protocols.cms import opening
 from protocols.cms.ber import header
 from protocols.scep.errors import UNREADABLE
-from tests.protocols.scep.support import (
+from tests.protocols.scep.device import (
     BAD_ALG,
     BAD_CHECK,
     BAD_REQUEST,
@@ -30,10 +30,9 @@ from tests.protocols.scep.support import (
     RENEWAL_REQ,
     SUCCESS,
     Device,
-    World,
     attribute,
-    set_state,
 )
+from tests.protocols.scep.support import World, set_state
 
 
 def issued(scep: World) -> int:

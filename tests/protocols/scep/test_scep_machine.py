@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import itertools
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Refusal, Rejected
 from protocols.scep.machine import Arrival, State, Step, on_poll, on_request
 from protocols.scep.messages import (
     Operation,
@@ -20,32 +19,51 @@ from protocols.scep.messages import (
     parse_query,
 )
 
-ALWAYS = {State.FREE, State.OVER}
+SAME, ALTERED, OTHER_KEY, OTHER_BOTH = (True, True), (True, False), (False, True), (False, False)
+"""Whether the key, and the wishes, are those that the transaction began with."""
+REFUSED = None
+ON_REQUEST: dict[State, tuple[Step | None, Step | None, Step | None, Step | None]] = {
+    # .............. SAME .......... ALTERED ...... OTHER_KEY .... OTHER_BOTH
+    State.FREE: (Step.ENROLL, Step.ENROLL, Step.ENROLL, Step.ENROLL),
+    State.WAITING: (Step.ENROLL, REFUSED, REFUSED, REFUSED),
+    State.DENIED: (Step.ENROLL, Step.ENROLL, REFUSED, REFUSED),
+    State.MAKING: (Step.WAIT, REFUSED, REFUSED, REFUSED),
+    State.ISSUED: (Step.REPEAT, REFUSED, REFUSED, REFUSED),
+    State.REVOKED: (REFUSED, REFUSED, REFUSED, REFUSED),
+    State.OVER: (Step.ENROLL, Step.ENROLL, Step.ENROLL, Step.ENROLL),
+}
+ON_POLL: dict[State, Step | None] = {
+    State.FREE: REFUSED,
+    State.WAITING: Step.RESUME,
+    State.DENIED: Step.RESUME,
+    State.MAKING: Step.WAIT,
+    State.ISSUED: Step.REPEAT,
+    State.REVOKED: REFUSED,
+    State.OVER: REFUSED,
+}
 
 
-@pytest.mark.parametrize(
-    ("state", "same_key", "same_wishes"), list(itertools.product(State, (True, False), (True, False)))
-)
-def test_requests(state: State, same_key: bool, same_wishes: bool) -> None:
-    arrival = Arrival(state, same_key, same_wishes)
-    if state in ALWAYS:
-        assert on_request(arrival) is Step.ENROLL
-    elif not same_key or (not same_wishes and state is not State.DENIED) or state is State.REVOKED:
+@pytest.mark.parametrize("state", State)
+def test_what_a_request_means_by_what_is_known_of_its_transaction(state: State) -> None:
+    for (same_key, same_wishes), step in zip((SAME, ALTERED, OTHER_KEY, OTHER_BOTH), ON_REQUEST[state], strict=True):
+        arrival = Arrival(state, same_key, same_wishes)
+        if step is REFUSED:
+            with pytest.raises(Rejected):
+                on_request(arrival)
+        else:
+            assert on_request(arrival) is step
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_a_poll_means_and_that_another_signer_learns_nothing(state: State) -> None:
+    with pytest.raises(Rejected) as refused:
+        on_poll(state, same_signer=False)
+    assert refused.value.has(Refusal.UNKNOWN_REQUEST)
+    if ON_POLL[state] is REFUSED:
         with pytest.raises(Rejected):
-            on_request(arrival)
+            on_poll(state, same_signer=True)
     else:
-        expected = {State.MAKING: Step.WAIT, State.ISSUED: Step.REPEAT}.get(state, Step.ENROLL)
-        assert on_request(arrival) is expected
-
-
-@pytest.mark.parametrize(("state", "same_signer"), list(itertools.product(State, (True, False))))
-def test_polls(state: State, same_signer: bool) -> None:
-    if not same_signer or state in {State.FREE, State.OVER, State.REVOKED}:
-        with pytest.raises(Rejected):
-            on_poll(state, same_signer=same_signer)
-    else:
-        expected = {State.MAKING: Step.WAIT, State.ISSUED: Step.REPEAT}.get(state, Step.RESUME)
-        assert on_poll(state, same_signer=same_signer) is expected
+        assert on_poll(state, same_signer=True) is ON_POLL[state]
 
 
 @given(st.binary(min_size=1, max_size=200))

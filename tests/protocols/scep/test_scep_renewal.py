@@ -10,19 +10,8 @@ from sqlalchemy import update
 from pkiserver.foundation.secret import Secret
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from pkiserver.store.schema.certificates import certificate as certificate_table
-from tests.protocols.scep.support import (
-    BAD_REQUEST,
-    FAILURE,
-    PKCS_REQ,
-    RENEWAL_REQ,
-    STATIC,
-    SUCCESS,
-    World,
-    enrolled,
-    record,
-    set_state,
-    template,
-)
+from tests.protocols.scep.device import BAD_REQUEST, FAILURE, PKCS_REQ, RENEWAL_REQ, SUCCESS
+from tests.protocols.scep.support import STATIC, World, enrolled, record, set_state, template
 
 
 def test_renewal_with_another_key_and_with_the_same(scep: World) -> None:

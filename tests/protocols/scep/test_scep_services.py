@@ -12,7 +12,8 @@ from cryptography import x509
 
 from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.store.authority import templates
-from tests.protocols.scep.support import CERT_POLL, FAILURE, PENDING, Device, World, template, world
+from tests.protocols.scep.device import CERT_POLL, FAILURE, PENDING, Device
+from tests.protocols.scep.support import World, template, world
 from tests.support.mdm import CLIENT_ID, CLIENT_SECRET, Mdm
 from tests.support.webhook import SECRET, Webhook
 

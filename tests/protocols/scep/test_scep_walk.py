@@ -12,8 +12,7 @@ from sqlalchemy import update
 
 from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.registration import enrollment_request
-from tests.protocols.scep.support import (
-    APPROVED,
+from tests.protocols.scep.device import (
     BAD_CERT_ID,
     BAD_REQUEST,
     CERT_POLL,
@@ -22,12 +21,9 @@ from tests.protocols.scep.support import (
     GET_CRL,
     PENDING,
     PKCS_REQ,
-    STATIC,
     SUCCESS,
-    World,
-    enrolled,
-    template,
 )
+from tests.protocols.scep.support import APPROVED, STATIC, World, enrolled, template
 
 AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
 

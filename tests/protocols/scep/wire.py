@@ -26,16 +26,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, NameOID
 from twisted.logger import formatEvent, globalLogPublisher
 
-from tests.protocols.scep.support import (
+from tests.protocols.scep.device import (
     FAIL_INFO,
     FAIL_TEXT,
     MESSAGE_TYPE,
     PKI_STATUS,
     SENDER_NONCE,
     TRANSACTION_ID,
-    World,
     attribute,
 )
+from tests.protocols.scep.support import World
 
 Change = Callable[[Any], None]
 PKCS1_SHA256 = {"algorithm": "rsassa_pkcs1v15", "parameters": core.Null()}

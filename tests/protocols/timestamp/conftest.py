@@ -15,19 +15,19 @@ from tests.protocols.timestamp.world import TimestampWorld, timestamp_world
 @pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory,
-    status_stores: tuple[ProviderSettings, ...],
+    stores: tuple[ProviderSettings, ...],
     on_reactor: Callable[[Any], Any],
 ) -> Iterator[TimestampWorld]:
-    with timestamp_world(tmp_path_factory.mktemp("tsa"), status_stores, on_reactor) as world:
+    with timestamp_world(tmp_path_factory.mktemp("tsa"), stores, on_reactor) as world:
         world.make("main", default=True)
         yield world
 
 
 @pytest.fixture
 def server(
-    tmp_path: Path, status_stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
+    tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Callable[[Any], Any]
 ) -> Iterator[TimestampWorld]:
     """A server of its own, for tests that move its clock."""
-    with timestamp_world(tmp_path, status_stores, on_reactor) as world:
+    with timestamp_world(tmp_path, stores, on_reactor) as world:
         world.make("main", default=True)
         yield world

@@ -32,7 +32,7 @@ def basic(name: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
-def test_addresses(shared: TimestampWorld) -> None:
+def test_only_listed_addresses_may_ask_whatever_a_header_says(shared: TimestampWorld) -> None:
     shared.make("near", access=Access(addresses=("10.0.0.0/8", "2001:db8::/32")))
     for address in ("10.1.2.3", "2001:db8::7", "::ffff:10.9.9.9"):
         assert ask(shared, "near", address=address).status == 200
@@ -65,12 +65,12 @@ def test_passwords_over_tls_only(shared: TimestampWorld) -> None:
     assert shared.clients.asked == before + 1, "remembered for a minute"
 
 
-def test_groups(shared: TimestampWorld) -> None:
+def test_a_right_password_outside_the_groups_is_refused(shared: TimestampWorld) -> None:
     shared.make("others", access=Access(who=Who.PASSWORD, groups=frozenset({"notaries"})))
     assert ask(shared, "others", tls=TLS, Authorization=basic("alice", "secret")).status == 403
 
 
-def test_client_certificates(shared: TimestampWorld) -> None:
+def test_only_a_known_client_certificate_of_the_connection_itself_may_ask(shared: TimestampWorld) -> None:
     shared.make("certified", access=Access(who=Who.CERTIFICATE))
     assert ask(shared, "certified").status == 403
     assert ask(shared, "certified", tls=TLS).status == 403

@@ -32,7 +32,7 @@ def test_kept_connection_and_headers(serve, identity):
         assert len(seen) == 5
 
 
-def test_http_1_0(serve):
+def test_http_1_0_is_kept_open_only_where_it_asks_and_does_not_say_close(serve):
     server = serve()
     said = server.ask(b"GET /a HTTP/1.0\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -134,7 +134,7 @@ def test_refusal_waits_for_earlier_answers(serve):
         assert client.until_closed() == b""
 
 
-def test_continue(serve, identity):
+def test_100_continue_comes_before_the_body(serve, identity):
     server = serve(tls=identity)
     head = b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
     with server.connect() as client:
@@ -208,7 +208,7 @@ def test_no_file_behind_a_url(serve):
             assert client.answer()[0] == 404
 
 
-def test_router():
+def test_the_longest_route_with_the_method_answers_and_no_two_claim_a_path():
     def route(name, path, *methods, prefix=False):
         return Route(name, path, frozenset(methods), hello, prefix=prefix)
 
@@ -239,7 +239,7 @@ def test_router():
         route("a", "a", Method.GET)
 
 
-def test_headers():
+def test_headers_are_found_without_case_and_joined():
     headers = Headers([(b"Accept", b" a "), (b"ACCEPT", b"b"), (b"Content-Type", b"Text/Plain; x=y"), (b"X", b"\xe9")])
     assert headers.get("accept") == "a, b"
     assert headers.get("none") is None
@@ -252,7 +252,7 @@ def test_headers():
     assert Headers([(b"Content-Type", b"a/b"), (b"Content-Type", b"a/b")]).media_type() is None
 
 
-def test_curl(serve, tmp_path):
+def test_curl_keeps_connections_uploads_and_is_told_what_is_too_large(serve, tmp_path):
     """A client that is not ours: kept connections, upload with 100-continue, chunked upload, HEAD, 413."""
     identity = certificate("localhost")
     (tmp_path / "ca.pem").write_bytes(identity.chain_pem)

@@ -44,7 +44,7 @@ TAG = entity_tag(b"crl")
         ("Other", "x", 200),
     ],
 )
-def test_validators(name, value, status):
+def test_validators_decide_between_200_304_and_412(name, value, status):
     headers = Headers([(name.encode(), value.encode())])
     for answer in (respond(headers, FOUND), PreparedRepresentation(FOUND).answer(headers)):
         assert answer.status == status

@@ -41,7 +41,7 @@ def test_half_closed_client_gets_what_is_answered(serve):
         assert client.until_closed() == b""
 
 
-def test_drain(serve, on_reactor):
+def test_draining_answers_what_runs_and_cuts_what_is_stuck(serve, on_reactor):
     """Idle connections close at once, running requests are answered, stuck ones are cut, newcomers turned away."""
     slow, stuck = Deferred(), Deferred()
     server = serve(on(lambda _r: slow), on(lambda _r: stuck, "/stuck"))

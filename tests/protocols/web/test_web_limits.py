@@ -162,7 +162,7 @@ def test_idle_time_does_not_run_while_a_handler_works(serve):
         assert client.answer()[2] == b"late"
 
 
-def test_handler_time(serve):
+def test_a_handler_that_takes_too_long_is_cancelled(serve):
     cancelled = []
 
     async def stuck(_request):
@@ -228,7 +228,7 @@ def test_pipelining_depth_stops_reading(serve):
             assert client.answer()[2] == b"%d" % number
 
 
-def test_requests_per_connection(serve):
+def test_a_connection_is_closed_after_as_many_requests_as_it_may_have(serve):
     server = serve(requests_per_connection=3)
     with server.connect() as client:
         client.send(GET * 5)
@@ -237,7 +237,7 @@ def test_requests_per_connection(serve):
         assert client.until_closed() == b""
 
 
-def test_connections_in_all(serve, identity):
+def test_connections_beyond_the_limit_are_turned_away(serve, identity):
     server = serve(tls=identity, connections=3)
     held = [server.connect() for _ in range(3)]
     eventually(lambda: server.factory.open_connections == 3)
@@ -254,7 +254,7 @@ def test_connections_in_all(serve, identity):
         client.sock.close()
 
 
-def test_connections_per_address(serve):
+def test_connections_of_one_address_beyond_its_limit_are_turned_away(serve):
     server = serve(connections_per_address=2)
     with server.connect(), server.connect():
         eventually(lambda: server.factory.open_connections == 2)
@@ -274,7 +274,7 @@ def test_connections_per_address(serve):
         ("local", "local"),
     ],
 )
-def test_address_key(address, key):
+def test_ipv6_addresses_of_one_network_count_as_one(address, key):
     assert address_key(address) == key
 
 

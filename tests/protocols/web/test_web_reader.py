@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from protocols.web.errors import BadRequest
 from protocols.web.knownheads import ENTRIES, KnownHeads
 from protocols.web.limits import WebLimits
-from protocols.web.reader import Head, RequestReader
+from protocols.web.reader import RequestReader
+from protocols.web.values import Head
 from tests.protocols.web.vectors import BAD, GOOD
 from tests.support.work import counted_work
 
@@ -47,7 +48,7 @@ def summary(found: list[tuple[Head, bytes]]) -> list[tuple[str, str, str, bytes]
 
 @pytest.mark.parametrize("cut", [lambda data: [data], octets], ids=["whole", "octets"])
 @pytest.mark.parametrize("name", GOOD)
-def test_good(name, cut):
+def test_a_request_is_read_however_it_is_cut(name, cut):
     data, method, path, body = GOOD[name]
     found, refusal = read(cut(data))
     assert refusal is None
@@ -56,7 +57,7 @@ def test_good(name, cut):
 
 @pytest.mark.parametrize("cut", [lambda data: [data], octets], ids=["whole", "octets"])
 @pytest.mark.parametrize("name", BAD)
-def test_bad(name, cut):
+def test_what_is_no_request_is_refused_with_its_status(name, cut):
     data, status = BAD[name]
     found, refusal = read(cut(data))
     assert not found
@@ -159,7 +160,7 @@ def test_pipelined_in_any_pieces(names, cuts, warm):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=400), prefix=st.sampled_from([b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST /"]))
-def test_any_octets(data, prefix):
+def test_any_octets_mean_the_same_however_they_are_cut(data, prefix):
     """Whatever comes, it is a request, a refusal or the beginning of one; and the same octet by octet."""
     whole, refusal = read([prefix + data])
     dripped, dripped_refusal = read(octets(prefix + data))

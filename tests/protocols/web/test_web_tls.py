@@ -185,7 +185,7 @@ def test_old_versions_are_refused(seen, tmp_path, version):
         server.connect(context=context)
 
 
-def test_minimum_version(seen, tmp_path):
+def test_tls_below_the_minimum_version_is_refused(seen, tmp_path):
     start, _ = seen
     server = start(minimum=TlsVersion.TLS_1_3)
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -195,7 +195,7 @@ def test_minimum_version(seen, tmp_path):
 @pytest.mark.parametrize(
     ("offer", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["http/1.0"], "http/1.0"), ([], None), (["h2"], "refused")]
 )
-def test_alpn(seen, tmp_path, offer, chosen):
+def test_alpn_chooses_http_1_1_or_refuses_the_handshake(seen, tmp_path, offer, chosen):
     start, _ = seen
     server = start()
     context = client_context(tmp_path)

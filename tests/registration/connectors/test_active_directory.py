@@ -97,7 +97,9 @@ def _primary(controller: DomainController, dn: str, group: str) -> None:
         ("bob", RIGHT, Step.ATTRIBUTE),
     ],
 )
-async def test_nobody(domain_controller: DomainController, how: str, name: str, password: Secret, step: Step) -> None:
+async def test_why_nobody_is_shown_is_told_by_step(
+    domain_controller: DomainController, how: str, name: str, password: Secret, step: Step
+) -> None:
     found = await denied(at(domain_controller, how, MAIL), name, password)
     # who is bound by a template first is not told apart from a wrong password, by the directory either
     assert found.step in ({step, Step.PASSWORD} if step is Step.USER and "bind_name" in how else {step})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -96,6 +96,15 @@ async def report(engine: Engine) -> None:
         await deferLater(reactor, 0.01)
 
 
+@pytest.fixture
+def mdm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mdm]:
+    """A service that has given out the challenges C-0 to C-4, for the devices phone-0 to phone-4."""
+    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
+    service = Mdm({f"C-{number}": f"phone-{number}" for number in range(5)})
+    yield service
+    service.close()
+
+
 def told(mdm: Mdm) -> list[tuple[str, str]]:
     """All that the service was told: what, and of which transaction."""
     return [(name, about["transactionId"]) for name, about in mdm.calls if name != "validateRequest"]
@@ -113,52 +122,40 @@ client_secret = "{secret}"
 """
 
 
-async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
-    mdm = Mdm({"C-1": "phone-1", "C-2": "phone-2"})
-    try:
-        async with opened(tmp_path, intune(mdm.port)) as engine:
-            made = await engine.enroll(asked("phone-1", "C-1"))
-            assert isinstance(made, IssuedCertificate)
-            await report(engine)
-            [success] = [about for name, about in mdm.calls if name == "successNotification"]
-            assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
-            assert (success["transactionId"], success["issuingCertificateAuthority"]) == ("T-1", "issuing")
-            # row 4 (VU#971035): a challenge that was given out for one is no good for another
-            assert await refusals(engine, asked("admin", "C-1")) == {Refusal.NOT_AUTHENTICATED}
-            assert await refusals(engine, asked("phone-1", "guess")) == {Refusal.NOT_AUTHENTICATED}
-            # good for the service, refused by the template: the service learns why
-            assert Refusal.BAD_NAME in await refusals(engine, asked("phone-2", "C-2", host="not_a_host"))
-            await report(engine)
-            [failure] = [about for name, about in mdm.calls if name == "failureNotification"]
-            assert "not_a_host" in failure["errorDescription"]
-            # a token that was withdrawn is had anew; a service that is away is no refusal
-            mdm.tokens.clear()
-            assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
-            mdm.status = 500
-            with pytest.raises(Unavailable, match="status 500"):
-                await engine.enroll(asked("phone-1", "C-1"))
-            # a template without the connector does not ask it
-            before = len(mdm.calls)
-            assert await refusals(engine, asked("phone-1", "C-1", "other")) == {Refusal.NOT_AUTHENTICATED}
-            assert len(mdm.calls) == before
-    finally:
-        mdm.close()
+async def test_an_mdm_validates_and_is_told_what_came_of_it(tmp_path: Path, mdm: Mdm) -> None:
+    async with opened(tmp_path, intune(mdm.port)) as engine:
+        made = await engine.enroll(asked("phone-1", "C-1"))
+        assert isinstance(made, IssuedCertificate)
+        await report(engine)
+        [success] = [about for name, about in mdm.calls if name == "successNotification"]
+        assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
+        assert (success["transactionId"], success["issuingCertificateAuthority"]) == ("T-1", "issuing")
+        # VU#971035: a challenge that was given out for one is no good for another
+        assert await refusals(engine, asked("admin", "C-1")) == {Refusal.NOT_AUTHENTICATED}
+        assert await refusals(engine, asked("phone-1", "guess")) == {Refusal.NOT_AUTHENTICATED}
+        # good for the service, refused by the template: the service learns why
+        assert Refusal.BAD_NAME in await refusals(engine, asked("phone-2", "C-2", host="not_a_host"))
+        await report(engine)
+        [failure] = [about for name, about in mdm.calls if name == "failureNotification"]
+        assert "not_a_host" in failure["errorDescription"]
+        # a token that was withdrawn is had anew; a service that is away is no refusal
+        mdm.tokens.clear()
+        assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
+        mdm.status = 500
+        with pytest.raises(Unavailable, match="status 500"):
+            await engine.enroll(asked("phone-1", "C-1"))
+        # a template without the connector does not ask it
+        before = len(mdm.calls)
+        assert await refusals(engine, asked("phone-1", "C-1", "other")) == {Refusal.NOT_AUTHENTICATED}
+        assert len(mdm.calls) == before
 
 
-async def test_an_mdm_is_told_of_a_request_that_lacked_something_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
-    mdm = Mdm({"C-1": "phone-1"})
-    try:
-        async with opened(tmp_path, intune(mdm.port)) as engine:
-            # its challenge was good, and the template's rule wants a certificate beside it
-            assert Refusal.NOT_AUTHENTICATED in await refusals(engine, asked("phone-1", "C-1", "both"))
-            await report(engine)
-            assert told(mdm) == [("failureNotification", "T-1")]
-    finally:
-        mdm.close()
+async def test_an_mdm_is_told_of_a_request_that_lacked_something_else(tmp_path: Path, mdm: Mdm) -> None:
+    async with opened(tmp_path, intune(mdm.port)) as engine:
+        # its challenge was good, and the template's rule wants a certificate beside it
+        assert Refusal.NOT_AUTHENTICATED in await refusals(engine, asked("phone-1", "C-1", "both"))
+        await report(engine)
+        assert told(mdm) == [("failureNotification", "T-1")]
 
 
 def poll_of(request: EnrollmentRequest) -> EnrollmentRequest:
@@ -168,57 +165,48 @@ def poll_of(request: EnrollmentRequest) -> EnrollmentRequest:
 
 
 async def test_an_mdm_is_told_once_of_what_officers_decided_and_polls_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_url: str
+    tmp_path: Path, mdm: Mdm, empty_url: str
 ) -> None:
-    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
-    mdm = Mdm({f"C-{number}": f"phone-{number}" for number in range(5)})
     clock = FakeClock()
     requests = [asked(f"phone-{number}", f"C-{number}", "slow", transaction=f"T-{number}") for number in range(4)]
-    try:
-        async with opened(tmp_path, intune(mdm.port), url=empty_url, clock=clock) as engine:
-            numbers = []
-            for request in requests:
-                waiting = await engine.enroll(request)
-                assert isinstance(waiting, Pending)
-                numbers.append(waiting.request_number)
-                assert isinstance(await engine.enroll(poll_of(request)), Pending)
-            await engine.approvals.decide(numbers[0], approved=True, by="officer")
-            await engine.approvals.decide(numbers[1], approved=False, by="officer", reason="not this one")
-            await engine.approvals.decide(numbers[2], approved=True, by="officer")
-            mdm.status = 503  # the service is away while the certificate is fetched
-            made = await engine.enroll(poll_of(requests[0]))
-            assert isinstance(made, IssuedCertificate)
-            await report(engine)
-            settings = engine.settings
-        assert told(mdm) == []
-        mdm.status = 200
-        clock.advance(timedelta(minutes=2))
-        async with open_engine(settings, clock=clock) as restarted:
-            for _ in range(3):
-                await report(restarted)
-                assert await restarted.enroll(poll_of(requests[0])) == made
-            with pytest.raises(Rejected, match="not this one"):
-                await restarted.enroll(poll_of(requests[1]))
-            assert sorted(told(mdm)) == [("failureNotification", "T-1"), ("successNotification", "T-0")]
-            success = next(about for name, about in mdm.calls if name == "successNotification")
-            assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
-            assert success["certificateRequest"] == base64.b64encode(requests[0].csr or b"").decode()
-            # neither the third, which was agreed to and never fetched, nor the fourth, which nobody looked at
-            clock.advance(timedelta(hours=2))
-            await clean(restarted, Turns(restarted.database, clock, "cleaner"))
+    async with opened(tmp_path, intune(mdm.port), url=empty_url, clock=clock) as engine:
+        numbers = []
+        for request in requests:
+            waiting = await engine.enroll(request)
+            assert isinstance(waiting, Pending)
+            numbers.append(waiting.request_number)
+            assert isinstance(await engine.enroll(poll_of(request)), Pending)
+        await engine.approvals.decide(numbers[0], approved=True, by="officer")
+        await engine.approvals.decide(numbers[1], approved=False, by="officer", reason="not this one")
+        await engine.approvals.decide(numbers[2], approved=True, by="officer")
+        mdm.status = 503  # the service is away while the certificate is fetched
+        made = await engine.enroll(poll_of(requests[0]))
+        assert isinstance(made, IssuedCertificate)
+        await report(engine)
+        settings = engine.settings
+    assert told(mdm) == []
+    mdm.status = 200
+    clock.advance(timedelta(minutes=2))
+    async with open_engine(settings, clock=clock) as restarted:
+        for _ in range(3):
             await report(restarted)
-            assert sorted(told(mdm))[:3] == [("failureNotification", f"T-{number}") for number in (1, 2, 3)]
-            rows = await restarted.approvals.list_page(state=None)
-            assert not [one for one in rows if b"sealed" in one.payload], "what was told of is not kept"
-    finally:
-        mdm.close()
+            assert await restarted.enroll(poll_of(requests[0])) == made
+        with pytest.raises(Rejected, match="not this one"):
+            await restarted.enroll(poll_of(requests[1]))
+        assert sorted(told(mdm)) == [("failureNotification", "T-1"), ("successNotification", "T-0")]
+        success = next(about for name, about in mdm.calls if name == "successNotification")
+        assert success["certificateSerialNumber"] == f"{made.serial:x}".upper()
+        assert success["certificateRequest"] == base64.b64encode(requests[0].csr or b"").decode()
+        # neither the third, which was agreed to and never fetched, nor the fourth, which nobody looked at
+        clock.advance(timedelta(hours=2))
+        await clean(restarted, Turns(restarted.database, clock, "cleaner"))
+        await report(restarted)
+        assert sorted(told(mdm))[:3] == [("failureNotification", f"T-{number}") for number in (1, 2, 3)]
+        rows = await restarted.approvals.list_page(state=None)
+        assert not [one for one in rows if b"sealed" in one.payload], "what was told of is not kept"
 
 
-async def test_the_loser_of_two_equal_requests_is_no_failure_to_an_mdm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
-    mdm = Mdm({"C-1": "phone-1"})
+async def test_the_loser_of_two_equal_requests_is_no_failure_to_an_mdm(tmp_path: Path, mdm: Mdm) -> None:
 
     class Taken:
         def take(self, connection: Connection, certificate_id: int) -> None:
@@ -227,46 +215,32 @@ async def test_the_loser_of_two_equal_requests_is_no_failure_to_an_mdm(
         def give_back(self, connection: Connection, certificate_id: int) -> None:
             pass
 
-    try:
-        async with opened(tmp_path, intune(mdm.port)) as engine:
-            with pytest.raises(Rejected, match="being answered"):
-                await engine.enroll(asked("phone-1", "C-1"), claims=(Taken(),))
-            assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
-            await report(engine)
-            assert told(mdm) == [("successNotification", "T-1")]
-    finally:
-        mdm.close()
+    async with opened(tmp_path, intune(mdm.port)) as engine:
+        with pytest.raises(Rejected, match="being answered"):
+            await engine.enroll(asked("phone-1", "C-1"), claims=(Taken(),))
+        assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
+        await report(engine)
+        assert told(mdm) == [("successNotification", "T-1")]
 
 
-async def test_what_a_check_of_an_mdm_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mdm = Mdm({})
-    try:
-        async with opened(tmp_path, intune(mdm.port)) as engine:
-            for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bind refused")):
-                monkeypatch.setenv("MDM_SECRET", secret)
-                [found] = await engine.connectors.check("mdm", None, None)
-                assert str(found.step) == expected
-            monkeypatch.delenv("MDM_SECRET")
+async def test_what_a_check_of_an_mdm_tells(tmp_path: Path, mdm: Mdm, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, intune(mdm.port)) as engine:
+        for secret, expected in ((CLIENT_SECRET, "fine"), ("wrong", "bind refused")):
+            monkeypatch.setenv("MDM_SECRET", secret)
             [found] = await engine.connectors.check("mdm", None, None)
-            assert str(found.step) == "settings"
-    finally:
-        mdm.close()
+            assert str(found.step) == expected
+        monkeypatch.delenv("MDM_SECRET")
+        [found] = await engine.connectors.check("mdm", None, None)
+        assert str(found.step) == "settings"
 
 
-async def test_an_answer_without_a_verdict_is_no_wrong_challenge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MDM_SECRET", CLIENT_SECRET)
-    mdm = Mdm({"C-1": "phone-1"})
-    try:
-        async with opened(tmp_path, intune(mdm.port)) as engine:
-            mdm.status = 204
-            with pytest.raises(Unavailable, match="does not say what"):
-                await engine.enroll(asked("phone-1", "C-1"))
-            mdm.status = 200
-            assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
-    finally:
-        mdm.close()
+async def test_an_answer_without_a_verdict_is_no_wrong_challenge(tmp_path: Path, mdm: Mdm) -> None:
+    async with opened(tmp_path, intune(mdm.port)) as engine:
+        mdm.status = 204
+        with pytest.raises(Unavailable, match="does not say what"):
+            await engine.enroll(asked("phone-1", "C-1"))
+        mdm.status = 200
+        assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
 
 
 async def test_a_webhook_validates_a_challenge_with_its_request(

@@ -84,7 +84,9 @@ async def test_somebody_with_groups_of_groups_and_filtered_attributes(directory:
         ("bob", USER_PASSWORD, Step.ATTRIBUTE),
     ],
 )
-async def test_nobody(directory: Slapd, how: str, name: str, password: str, step: Step) -> None:
+async def test_why_nobody_is_shown_is_told_by_step(
+    directory: Slapd, how: str, name: str, password: str, step: Step
+) -> None:
     denied = await plain(directory, how, MAIL).authenticate(name, Secret(password))
     assert isinstance(denied, Denied)
     assert denied.step is step

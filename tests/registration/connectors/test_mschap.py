@@ -23,7 +23,7 @@ PEER = bytes.fromhex("21402324255E262A28295F2B3A337C7E")
         ("1234567890" * 8, "e33b4ddc9c38f2199c3e7b164fcc0536"),
     ],
 )
-def test_md4(text: str, digest: str) -> None:
+def test_md4_gives_the_digests_of_rfc_1320(text: str, digest: str) -> None:
     assert mschap.md4(text.encode()).hex() == digest
 
 

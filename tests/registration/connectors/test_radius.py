@@ -63,7 +63,7 @@ answer_timeout = "300ms"
 
 
 @pytest.mark.parametrize("method", ["pap", "chap", "mschapv2"])
-async def test_right_and_wrong(server: FreeRadius, method: str) -> None:
+async def test_the_right_password_shows_the_user_and_no_other_does(server: FreeRadius, method: str) -> None:
     connector = made(server.port, method=method, more=MAPS)
     shown = await connector.authenticate("User", RIGHT)
     assert isinstance(shown, Shown)
