@@ -160,7 +160,7 @@ class RequestReader:
         self.complete = self._blank = False
         self.head = None
         self._pieces = []
-        if self._fed:  # by the parser: a known head leaves nothing else behind
+        if self._begun:  # the parser has read it: a known head leaves nothing else behind
             self._fed = 0
             self._begun.clear()
             self._url = b""
