@@ -207,8 +207,7 @@ def _extensions(data: bytes, reasons: list[Reason]) -> tuple[RequestedExtension,
     try:
         found = [
             extension
-            for oid in (_EXTENSION_REQUEST, _MICROSOFT_EXTENSIONS)
-            for value in _attribute_values(data, oid)
+            for value in _attribute_values(data, _EXTENSION_REQUEST, _MICROSOFT_EXTENSIONS)
             for extension in _raw_extensions(data[value.body : value.end])
         ]
     except ValueError as error:
@@ -264,17 +263,19 @@ def _challenge_password(data: bytes, reasons: list[Reason]) -> Secret | None:
         return None
 
 
-def _attribute_values(data: bytes, oid: str) -> list[der.Element]:
-    """The one value of each attribute of that type; others may have as many as they like (RFC 2986 section 4.1).
+def _attribute_values(data: bytes, *oids: str) -> list[der.Element]:
+    """The one value of each attribute of these types, in the request's order.
+
+    Others may have as many as they like (RFC 2986 section 4.1).
 
     Raises:
-        ValueError: one of that type has none, or several.
+        ValueError: one of these types has none, or several.
     """
-    wanted = der.object_identifier(oid)
+    wanted = [der.object_identifier(oid) for oid in oids]
     found = []
     for attribute in der.children(data, der.children(data, _info(data))[3]):
         name, values = der.children(data, attribute, at_most=2)
-        if data[name.start : name.end] == wanted:
+        if data[name.start : name.end] in wanted:
             (value,) = der.children(data, values)
             found.append(value)
     return found
