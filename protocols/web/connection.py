@@ -20,8 +20,8 @@ from protocols.web.metrics import NO_ROUTE
 from protocols.web.outbox import Outbox
 from protocols.web.peer import peer_of
 from protocols.web.reader import RequestReader
-from protocols.web.router import Found, NotAllowed
-from protocols.web.values import Head, Peer, Request, Route
+from protocols.web.router import Found, NotAllowed, no_route
+from protocols.web.values import EncodedResponse, Head, Peer, Request, Response, Route
 from protocols.web.wire import Wire, close_below, is_tls, send_at_once
 
 _NEVER = float("inf")
@@ -44,6 +44,7 @@ class HttpConnection(Protocol):
         self._queue: deque[Exchange] = deque()
         self._backlog = b""
         self._consuming = False
+        self._timed = False
         self._reading = True
         self._closing = False
         self._read_closed = False
@@ -119,7 +120,10 @@ class HttpConnection(Protocol):
                 self._backlog = data
                 self._pause_reading()
                 break
-            begins = not reader.started
+            if (known := reader.known(data)) is not None:
+                head = known.head
+                self._answer(head, b"", self._listener.router.find(head.method, head.path), keep_alive=known.keep_alive)
+                break
             try:
                 data = reader.feed(data)
             except BadRequest as refusal:
@@ -128,7 +132,8 @@ class HttpConnection(Protocol):
             if reader.complete:
                 self._dispatch()
                 continue
-            if begins:
+            if not self._timed and reader.started:
+                self._timed = True
                 self._read_deadline = self._now() + self._limits.request_seconds
             if reader.head is not None:
                 self._expect(body_follows=bool(data))
@@ -142,7 +147,7 @@ class HttpConnection(Protocol):
         if isinstance(found, Found):
             return found.route.max_body
         if head.has_body:
-            raise _no_route(found)
+            raise no_route(found)
         return 0
 
     def _expect(self, *, body_follows: bool) -> None:
@@ -172,7 +177,7 @@ class HttpConnection(Protocol):
             self._wire.resumeProducing()
 
     def _set_idle(self) -> None:
-        if self._reader.started or self._closing or not self._reading:
+        if self._timed or self._closing or not self._reading:
             return
         # While a handler works or an answer is being taken, the silence is not the client's.
         busy = self._queue or self._outbox.blocked
@@ -181,33 +186,30 @@ class HttpConnection(Protocol):
     # Answering
 
     def _dispatch(self) -> None:
+        reader = self._reader
+        head, body = reader.take()
+        if reader.dropped_trailers:
+            self._listener.metrics.trailers_dropped += reader.dropped_trailers
+            reader.dropped_trailers = 0
+        self._timed = False
+        self._answer(head, body, self._found, keep_alive=reader.keep_alive)
+
+    def _answer(self, head: Head, body: bytes, found: Found | NotAllowed | None, *, keep_alive: bool) -> None:
         listener = self._listener
-        head, body = self._reader.take()
-        if self._reader.dropped_trailers:
-            listener.metrics.trailers_dropped += self._reader.dropped_trailers
-            self._reader.dropped_trailers = 0
-        exchange = self._exchange(head.method, head.path)
+        exchange = Exchange(head.method, head.path, listener.ids.next(), self._now())
         self._answered += 1
-        keep = self._reader.keep_alive and self._answered < self._limits.requests_per_connection
+        keep = keep_alive and self._answered < self._limits.requests_per_connection
         self._closing = exchange.close = not keep or listener.draining
         exchange.keep_alive_1_0 = head.http_1_0
-        found = self._found
         if not isinstance(found, Found):
-            exchange.refuse(_no_route(found))
+            exchange.refuse(no_route(found))
             self._ready(exchange)
             return
         if self._peer is None:
             self._peer = peer_of(self._wire)
+        peer, request_id = self._peer, exchange.request_id
         request = Request(
-            head.method,
-            head.target,
-            head.path,
-            head.query,
-            found.tail,
-            head.headers,
-            body,
-            self._peer,
-            exchange.request_id,
+            head.method, head.target, head.path, head.query, found.tail, head.headers, body, peer, request_id
         )
         waiting = exchange.call(found.route, request, listener)
         if waiting is not None:
@@ -224,13 +226,10 @@ class HttpConnection(Protocol):
         self._listener.stopped_waiting(route)
         self._go_on()
 
-    def _exchange(self, method: str, path: str) -> Exchange:
-        return Exchange(method=method, path=path, request_id=self._listener.ids.next(), since=self._now())
-
     def _refuse(self, refusal: BadRequest) -> None:
         """Answer what cannot be read any further, after everything that was asked before it."""
         head = self._reader.head
-        exchange = self._exchange(self._reader.method, head.path if head else "-")
+        exchange = Exchange(self._reader.method, head.path if head else "-", self._listener.ids.next(), self._now())
         exchange.refuse(refusal)
         self._closing = exchange.close = exchange.linger = True
         self._ready(exchange)
@@ -263,50 +262,52 @@ class HttpConnection(Protocol):
             self._set_idle()
 
     def _send(self, exchange: Exchange) -> None:
-        assert exchange.answer is not None
+        answer = exchange.answer
+        assert answer is not None
         listener = self._listener
         now = self._now()
         if listener.draining and not self._queue and not self._reader.started:
             self._closing = exchange.close = True
-        persistence = _CLOSE if exchange.close else _KEEP_ALIVE if exchange.keep_alive_1_0 else b""
-        date = listener.date.at(now)
-        try:
-            encoded = encode.encoded(exchange.answer)
-        except Defect:
-            exchange.unfit(listener, self.address)
-            encoded = encode.encoded(exchange.answer)
+        if not isinstance(answer, EncodedResponse):
+            answer = self._encoded(exchange, answer)
         head, body = encode.finish(
-            encoded,
-            date=date,
+            answer,
+            date=listener.date.at(now),
             request_id=exchange.request_id,
-            persistence=persistence,
-            head_only=exchange.head_only,
+            persistence=_CLOSE if exchange.close else _KEEP_ALIVE if exchange.keep_alive_1_0 else b"",
+            head_only=exchange.method == "HEAD",
         )
         # Counted first: whoever has read an answer finds it in the metrics.
-        self._account(exchange, exchange.answer.status, len(body), now - exchange.since)
+        route = exchange.route
+        seconds = now - exchange.since
+        listener.metrics.answered(NO_ROUTE if route is None else route.name, answer.status, seconds, len(body))
+        if exchange.limit is not None:
+            listener.metrics.limit(exchange.limit)
+        if listener.log.wants(route, answer.status):
+            self._log(exchange, answer.status, len(body), seconds)
         self._outbox.write(head, body)
         if exchange.close:
             self._end(linger=exchange.linger)
 
-    def _account(self, exchange: Exchange, status: int, sent: int, seconds: float) -> None:
-        listener = self._listener
-        route = exchange.route
-        listener.metrics.answered(NO_ROUTE if route is None else route.name, status, seconds, sent)
-        if exchange.limit is not None:
-            listener.metrics.limit(exchange.limit)
-        if listener.log.wants(route, status):
-            listener.log.answered(
-                route=route,
-                method=exchange.method,
-                path=exchange.path,
-                status=status,
-                sent=sent,
-                seconds=seconds,
-                peer=self.address,
-                request_id=exchange.request_id,
-                limit=exchange.limit,
-                reason=exchange.reason,
-            )
+    def _encoded(self, exchange: Exchange, answer: Response) -> EncodedResponse:
+        try:
+            return encode.pre_encode(answer)
+        except Defect:
+            return encode.pre_encode(exchange.unfit(self._listener, self.address))
+
+    def _log(self, exchange: Exchange, status: int, sent: int, seconds: float) -> None:
+        self._listener.log.answered(
+            route=exchange.route,
+            method=exchange.method,
+            path=exchange.path,
+            status=status,
+            sent=sent,
+            seconds=seconds,
+            peer=self.address,
+            request_id=exchange.request_id,
+            limit=exchange.limit,
+            reason=exchange.reason,
+        )
 
     # Ending
 
@@ -392,9 +393,3 @@ class HttpConnection(Protocol):
         self._listener.metrics.limit(limit)
         self._listener.log.cut(peer=self.address, limit=limit)
         self.abort()
-
-
-def _no_route(found: Found | NotAllowed | None) -> BadRequest:
-    if isinstance(found, NotAllowed):
-        return BadRequest(405, LimitHit.METHOD, "method not allowed", headers=(("Allow", found.allow),))
-    return BadRequest(404, LimitHit.NOT_FOUND, "not found")

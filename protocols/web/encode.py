@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect
-from protocols.web.values import Answer, EncodedResponse, Response
+from protocols.web.values import EncodedResponse, Response
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -47,15 +47,6 @@ def pre_encode(response: Response) -> EncodedResponse:
         Defect: a header holds what a header cannot carry.
     """
     return EncodedResponse(response.status, _head(response), b"" if response.status in _BODILESS else response.body)
-
-
-def encoded(answer: Answer) -> EncodedResponse:
-    """``answer`` with its head encoded.
-
-    Raises:
-        Defect: a header holds what a header cannot carry.
-    """
-    return answer if isinstance(answer, EncodedResponse) else pre_encode(answer)
 
 
 def finish(

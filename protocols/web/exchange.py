@@ -20,44 +20,27 @@ from protocols.web.values import Answer, EncodedResponse, Request, Response, Rou
 class Exchange:
     """A request, the route it found, and in the end the answer. Exchanges of a connection are answered in order."""
 
-    __slots__ = (
-        "abandoned",
-        "answer",
-        "close",
-        "deadline",
-        "head_only",
-        "keep_alive_1_0",
-        "limit",
-        "linger",
-        "method",
-        "path",
-        "reason",
-        "request_id",
-        "route",
-        "since",
-        "waiting",
-    )
+    # What most exchanges leave as it is stands with the class: one is made for each request, and that is felt.
+    route: Route | None = None
+    answer: Answer | None = None
+    abandoned = False
+    """The client has left; whatever the handler still raises concerns nobody."""
+    close = False
+    """The connection closes after the answer."""
+    linger = False
+    """Octets of the request may still be under way when the connection closes."""
+    keep_alive_1_0 = False
+    limit: LimitHit | None = None
+    reason = ""
+    deadline = float("inf")
+    waiting: Deferred[Answer] | None = None
 
-    def __init__(self, *, method: str, path: str, request_id: str, since: float) -> None:
+    def __init__(self, method: str, path: str, request_id: str, since: float) -> None:
         self.method = method
         self.path = path
         self.request_id = request_id
         self.since = since
         """Monotonic seconds at which the request was complete."""
-        self.head_only = method == "HEAD"
-        self.route: Route | None = None
-        self.answer: Answer | None = None
-        self.abandoned = False
-        """The client has left; whatever the handler still raises concerns nobody."""
-        self.close = False
-        """The connection closes after the answer."""
-        self.linger = False
-        """Octets of the request may still be under way when the connection closes."""
-        self.keep_alive_1_0 = False
-        self.limit: LimitHit | None = None
-        self.reason = ""
-        self.deadline = float("inf")
-        self.waiting: Deferred[Answer] | None = None
 
     def refuse(self, refusal: errors.BadRequest) -> None:
         """Answer for the edge itself."""
@@ -128,13 +111,13 @@ class Exchange:
         listener.log.failed(failure, route=self.route.name, request_id=self.request_id, peer=request.peer.address)
         self.answer = self._defect_answer(request, error)
 
-    def unfit(self, listener: Listener, peer: str) -> None:
-        """The answer could not be encoded (call while that error is handled): log it and answer 500."""
+    def unfit(self, listener: Listener, peer: str) -> Response:
+        """The answer could not be encoded (call while that error is handled): log it, and what to answer instead."""
         self.limit = LimitHit.HANDLER_ERROR
         failure = Failure()  # type: ignore[no-untyped-call]
         name = NO_ROUTE if self.route is None else self.route.name
         listener.log.failed(failure, route=name, request_id=self.request_id, peer=peer)
-        self.answer = errors.failure()
+        return errors.failure()
 
     def _defect_answer(self, request: Request, error: BaseException | None) -> Answer:
         if isinstance(error, Defect) and self.route is not None and self.route.refuse is not None:

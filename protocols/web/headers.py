@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 _PRECONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 
@@ -16,12 +16,9 @@ def _media_type(content_type: str) -> str:
 class Headers:
     """An immutable list of header fields, in the order received."""
 
-    __slots__ = ("_by_name", "_conditional", "_fields")
-
     def __init__(self, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._fields = tuple(fields)
         self._by_name: dict[str, tuple[str, ...]] | None = None
-        self._conditional: bool | None = None
 
     @classmethod
     def of(cls, **fields: str) -> Headers:
@@ -46,12 +43,10 @@ class Headers:
             found[lowered] = (*found.get(lowered, ()), value)
         return found
 
-    @property
+    @cached_property
     def conditional(self) -> bool:
         """Whether any of them is a precondition (RFC 9110 section 13.1); worked out once for a head that is known."""
-        if self._conditional is None:
-            self._conditional = any(name in self for name in _PRECONDITIONS)
-        return self._conditional
+        return any(name in self for name in _PRECONDITIONS)
 
     def media_type(self) -> str | None:
         """Type and subtype of Content-Type in lower case, without parameters; None when absent or given twice."""

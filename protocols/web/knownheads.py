@@ -14,7 +14,7 @@ from protocols.web.values import Head
 
 ENTRIES = 1024
 """Heads kept for a listener; the one that was read first goes first."""
-OCTETS = 1024
+LONGEST = 1024
 """Longer heads are not kept: together with ENTRIES the bound on the memory that strangers can fill."""
 _SECRETS = ("authorization", "proxy-authorization", "cookie")
 
@@ -41,6 +41,6 @@ class KnownHeads:
 
     def remember(self, octets: bytes, head: Head, *, length: int, keep_alive: bool) -> None:
         """Keep a verdict; not where the head is long, or holds what is not to lie about in memory."""
-        if len(octets) > OCTETS or any(name in head.headers for name in _SECRETS):
+        if len(octets) > LONGEST or any(name in head.headers for name in _SECRETS):
             return
         keep(self._known, octets, KnownHead(head, length, keep_alive), most=ENTRIES)

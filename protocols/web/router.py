@@ -1,4 +1,4 @@
-"""Paths to routes: one dictionary look-up for exact paths, one for each distinct prefix length."""
+"""Paths to routes: one look-up for what was asked for lately and for exact paths, else one for each prefix length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 import attrs
 
+from pkiserver.foundation.bounded import keep
+from protocols.web.errors import BadRequest, LimitHit
 from protocols.web.values import Method, Route
+
+RECENT = 1024
+"""Paths below prefixes whose route is remembered; the one that was found first goes first."""
+RECENT_CHARACTERS = 512
+"""Longer paths are looked up each time: together with RECENT the bound on memory."""
 
 
 @attrs.frozen
@@ -49,6 +56,7 @@ class Router:
                 self._claim(methods, method.value, route)
                 if method is Method.GET:
                     self._claim(methods, "HEAD", route)
+        self._recent: dict[tuple[str, str], Found] = {}
         self._lengths = sorted({len(path) for path in self._prefixes}, reverse=True)
 
     @staticmethod
@@ -59,16 +67,29 @@ class Router:
 
     def find(self, method: str, path: str) -> Found | NotAllowed | None:
         """The route for ``method`` on the raw ``path``; None when no route has the path."""
+        recent = self._recent.get((method, path))
+        if recent is not None:
+            return recent
         exact = self._exact.get(path)
         if exact is not None and (found := exact.get(method)) is not None:
             return found
         for length in self._lengths:
             methods = self._prefixes.get(path[:length])
             if methods is not None and (found := methods.get(method)) is not None:
-                return Found(found.route, path[length:])
+                found = Found(found.route, path[length:])
+                if len(path) <= RECENT_CHARACTERS:
+                    keep(self._recent, (method, path), found, most=RECENT)
+                return found
         return self._refusal(path)
 
     def _refusal(self, path: str) -> NotAllowed | None:
         tables = [self._exact.get(path), *(self._prefixes.get(path[:length]) for length in self._lengths)]
         allow = {method for methods in tables if methods is not None for method in methods}
         return NotAllowed(", ".join(sorted(allow))) if allow else None
+
+
+def no_route(found: NotAllowed | None) -> BadRequest:
+    """The refusal of a request for which there is no route."""
+    if isinstance(found, NotAllowed):
+        return BadRequest(405, LimitHit.METHOD, "method not allowed", headers=(("Allow", found.allow),))
+    return BadRequest(404, LimitHit.NOT_FOUND, "not found")

@@ -62,7 +62,9 @@ class StatusCache:
     @property
     def state(self) -> object | None:
         """Something that is another after each change that is known here; None while changes may be unknown."""
-        return (self._losses, self._applied) if self.is_trusted else None
+        # is_trusted, without a call more: this is asked for each answer that is kept
+        trusted = self._clock.monotonic() - self._looked < TRUSTED_SECONDS
+        return (self._losses, self._applied) if trusted else None
 
     async def poll(self) -> None:
         """Read the feed and drop what changed; call it every 50 ms.

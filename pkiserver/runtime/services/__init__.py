@@ -30,6 +30,7 @@ from pkiserver.runtime.descriptors import raise_limit
 from pkiserver.runtime.garbage import unhindered
 from pkiserver.runtime.logging import NodeLog
 from pkiserver.runtime.notify import notify
+from pkiserver.runtime.polling import poll_straight
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, stop_with
 from pkiserver.runtime.services.inherited import wanted_sockets
 from pkiserver.runtime.services.reload import Reloader
@@ -90,6 +91,7 @@ class TopService(MultiService):
             Rejected: one of them cannot be had, or the TLS files do not do; the log has every reason.
         """
         keep_steady()
+        poll_straight()
         ignore_hangup()
         end_once()
         raise_limit()

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from pkiserver.foundation.errors import Rejected
 from pkiserver.runtime.configfile import load_settings
 from pkiserver.runtime.logging import NodeLog
+from pkiserver.runtime.polling import poll_straight
 from pkiserver.runtime.services.application import OpenApplication
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
 from pkiserver.runtime.services.inherited import Inherited
@@ -83,6 +84,7 @@ def _start(node: NodeService) -> None:
 def main(argv: list[str], open_application: OpenApplication) -> int:
     """Serve until told to stop; returns the exit code."""
     keep_steady()
+    poll_straight()
     ignore_hangup()
     arguments = _arguments(argv)
     sockets = [inherited.open() for inherited in arguments.socket]

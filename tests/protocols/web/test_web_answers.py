@@ -183,6 +183,48 @@ def test_continue_does_not_break_into_a_long_answer(serve, identity):
         assert client.answer()[2] == b"ab"
 
 
+def test_a_request_asked_before_is_answered_as_the_first_time(serve, identity, log_lines):
+    """The edge knows the octets of what it read; all else is as it stands at that moment."""
+    waiting: list[Deferred[Response]] = []
+
+    def wait(_request):
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    server = serve(on(hello), on(wait, "/wait"), on(hello, "/p/", prefix=True), tls=identity, requests_per_connection=9)
+    asked = (GET, GET.replace(b"GET", b"HEAD"), get(b"/p/x"), get(b"/none"), GET.replace(b"GET", b"POST"))
+    for _ in range(3):
+        statuses = []
+        with server.connect() as client:
+            for one in asked:
+                client.send(one)
+                statuses.append(client.answer(bodiless=one.startswith(b"HEAD"))[0])
+            client.send(GET[:10])
+            assert client.silent_for(0.05)
+            client.send(GET[10:])
+            statuses.append(client.answer()[0])
+            client.send(get(b"/wait"))
+            eventually(lambda: bool(waiting))
+            client.send(GET)  # it waits for its turn
+            assert client.silent_for(0.05)
+            reactor.callFromThread(waiting.pop().callback, Response(202))
+            statuses += [client.answer()[0], client.answer()[0]]
+            client.send(GET)
+            status, headers, body = client.answer()
+            assert (status, headers["connection"], body) == (200, "close", b"hello")
+            assert client.until_closed() == b""
+        assert statuses == [200, 200, 200, 404, 405, 200, 202, 200]
+    answered = [event for event in log_lines if "status" in event]
+    assert len(answered) == 27
+    assert len({event["request_id"] for event in answered}) == 27
+    server.factory.replace_router(Router((on(lambda _request: Response(200, b"other")),)))
+    with server.connect() as client:
+        client.send(GET)
+        assert client.answer()[2] == b"other"
+        client.send(get(b"/p/x"))
+        assert client.answer()[0] == 404
+
+
 def test_unknown_path_and_method(serve):
     server = serve()
     with server.connect() as client:

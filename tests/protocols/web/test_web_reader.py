@@ -30,6 +30,9 @@ def read(pieces: list[bytes], known: KnownHeads | None = None) -> tuple[list[tup
         for piece in pieces:
             rest = piece
             while rest:
+                if (whole := reader.known(rest)) is not None:
+                    found.append((whole.head, b""))
+                    break
                 rest = reader.feed(rest)
                 if reader.complete:
                     found.append(reader.take())
@@ -105,6 +108,28 @@ def test_a_head_seen_before_is_not_parsed_again():
     heads = [head for head, _ in found]
     assert heads[0] is heads[1] is heads[2]
     assert heads[3] is not heads[0]  # it came in pieces
+
+
+def test_a_whole_request_seen_before_needs_no_reading():
+    known = KnownHeads()
+    reader = RequestReader(LIMITS, admit, known)
+    data = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert reader.known(data) is None
+    assert reader.feed(data) == b""
+    head, _ = reader.take()
+    found = reader.known(data)
+    assert found is not None
+    assert found.head is head
+    assert reader.known(data + data) is None  # two of them
+    assert reader.feed(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n") == b""
+    assert reader.known(data) is None  # it stands in the body of another one
+
+
+def test_an_empty_line_before_each_of_two_known_requests_is_skipped():
+    data = b"\r\nGET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+    found, refusal = read([data, b"\r\n", data[2:], b"\r\n", data[2:], data], KnownHeads())
+    assert refusal is None
+    assert len(found) == 4
 
 
 def test_a_head_seen_before_is_admitted_anew():
