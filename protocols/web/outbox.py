@@ -13,7 +13,9 @@ from protocols.web.turn import Turn
 _NEVER = float("inf")
 _COPIED = 16 * 1024
 """Octets of a long answer that go out together with its head; shorter answers wait for the end of the turn."""
-_TURNS = 16
+_AT_ONCE = 512 * 1024
+"""Octets of a long answer offered to the kernel at a time: it takes what it has room for, and no copy is made here."""
+_TURNS = 4
 """Hand-overs to the kernel for one answer before the reactor looks at other connections again."""
 
 
@@ -115,11 +117,12 @@ class Outbox:
     def _pump(self) -> None:
         turns = _TURNS
         while (rest := self._rest) is not None and not self._full:
-            piece = rest[: self._slice]
             if self._socket is None:
+                piece = rest[: self._slice]
                 self._sink.write(bytes(piece))
                 sent = len(piece)
             else:
+                piece = rest[:_AT_ONCE]
                 sent = self._hand_over(piece) if turns else 0
                 turns -= 1
                 if sent < len(piece):
