@@ -19,6 +19,8 @@ MODULES = (
     Path("/opt/homebrew/lib/softhsm/libsofthsm2.so"),
 )
 """Where distributions put the module."""
+THREADS = 2
+"""SoftHSM signs on the machine's own processors: one RSA key at work must not keep the others waiting."""
 _SECONDS = 60
 
 
@@ -40,7 +42,7 @@ def create_token(
         module: The module; found by itself by default.
 
     Returns:
-        Settings that open the token, by name ``softhsm``.
+        Settings that open the token, by name ``softhsm``, with two threads.
 
     Raises:
         Rejected: CONFLICT where a PIN file exists; UNSUPPORTED where SoftHSM is not installed or refuses.
@@ -63,8 +65,9 @@ def create_token(
         f"slots.removable = false\n"
     )
     settings = TokenSettings(
-        name="softhsm", module=library, token_label=label, pin_source=f"file:{pin_file}", softhsm_config=config
-    )
+        name="softhsm", module=library, token_label=label, pin_source=f"file:{pin_file}", softhsm_config=config,
+        threads=THREADS, os_locking=True,
+    )  # fmt: skip
     pin, so_pin = Secret(secrets.token_hex(16)), Secret(secrets.token_hex(16))
     with start_lock(settings):
         _initialise(library, config, label, pin, so_pin)

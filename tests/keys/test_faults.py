@@ -332,7 +332,7 @@ async def test_two_stores_with_one_name_are_refused(store: SoftwareStoreSettings
     ("change", "why"),
     [
         ({"pin_source": "1234"}, "file:"),
-        ({"threads": 2}, "os_locking"),
+        ({"os_locking": False}, "os_locking"),
         ({"threads": 0}, "range(1, 257)"),
         ({"name": "A B"}, "a-z"),
         ({"token_label": None}, "token_label"),

@@ -67,7 +67,9 @@ def _key_store(store: TokenSettings | SoftwareStoreSettings) -> str:
             f"# The SoftHSM token that was made for this instance; a hardware module is named in the same way.\n"
             f'[[key_store]]\nname = "{store.name}"\nmodule = "{store.module}"\ntoken_label = "{store.token_label}"\n'
             f"# The PIN stands in a file of mode 0600, never here.\npin_source = {quoted(store.pin_source)}\n"
-            f"softhsm_config = {quoted(store.softhsm_config)}"
+            f"softhsm_config = {quoted(store.softhsm_config)}\n"
+            "# As many RSA signatures and decryptions at once; the module uses the system's locks.\n"
+            f"threads = {store.threads}\nos_locking = {str(store.os_locking).lower()}"
         )
     return (
         f"# WARNING: no PKCS#11 library was found: keys are in encrypted files. Install softhsm2, or name a module.\n"
