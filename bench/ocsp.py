@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import tempfile
 import time
 from pathlib import Path
 from urllib.parse import quote
+
+import attrs
 
 from bench import issue, peers, web
 from bench.ocspload import (
@@ -27,8 +30,8 @@ from bench.ocspload import (
     visible_after,
     wrk,
 )
-from bench.report import Figure, Report
-from bench.support import free_port, listening, running, set_up
+from bench.report import RUNS, Figure, Report
+from bench.support import free_port, listening, processor_seconds, running, set_up
 from pkiserver.cli.setup.layout import Layout
 
 CERTIFICATES = 200
@@ -145,19 +148,46 @@ def _rsa(report: Report, layout: Layout, folder: Path, seconds: float) -> None:
         url, lua = f"http://127.0.0.1:{layout.http_port}", _load(layout, folder)
         report.measure("ocsp_signed_rsa_per_s", "1/s", lambda: wrk(url, seconds, lua)["rate"])
     report.measure("token_rsa_signatures_per_s", "1/s", lambda: token_rate(layout, name), runs=3)
-    report.compare("the token alone, RSA-2048", "ocsp_signed_rsa_per_s", "token_rsa_signatures_per_s")
+    report.compare("the token alone, RSA-2048, one at a time", "ocsp_signed_rsa_per_s", "token_rsa_signatures_per_s")
 
 
 def _two(report: Report, folder: Path, seconds: float) -> None:
-    with set_up(workers=2) as layout:
-        issue.in_process(layout, 2, 1)
-        with running(layout):
-            lua, url = _load(layout, folder), f"http://127.0.0.1:{layout.http_port}"
-            report.measure("ocsp_signed_per_s_2", "1/s", lambda: wrk(url, seconds, lua)["rate"])
-            report.figures["revocation_visible_ms"] = Figure("ms", tuple(visible_after(layout, ROUNDS)))
+    """Two processes and one, in turn, and what each uses: the load generator needs its share of the same cores."""
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for workers in (1, 2):
+            layout = stack.enter_context(set_up(workers))
+            issue.in_process(layout, 2, 1)
+            sides[workers] = _Side(layout, stack.enter_context(running(layout)), _load(layout, folder))
+        for _ in range(RUNS):
+            for side in sides.values():
+                side.measure(seconds)
+        report.figures["ocsp_signed_per_s_2"] = Figure("1/s", tuple(sides[2].rates))
+        report.figures["ocsp_signed_per_s_1_in_turn"] = Figure("1/s", tuple(sides[1].rates))
+        report.figures["ocsp_signed_processor_us_2"] = Figure("us", tuple(sides[2].costs))
+        report.figures["ocsp_signed_processor_us_1"] = Figure("us", tuple(sides[1].costs))
+        report.figures["revocation_visible_ms"] = Figure("ms", tuple(visible_after(sides[2].layout, ROUNDS)))
     _openssl(report, folder, 2)
-    report.compare("one process", "ocsp_signed_per_s_2", "ocsp_signed_per_s")
+    report.compare("one process, in turn", "ocsp_signed_per_s_2", "ocsp_signed_per_s_1_in_turn")
     _compare(report, "openssl ocsp -multi 2", "ocsp_signed_per_s_2", "openssl_ocsp_multi_2_per_s")
+
+
+@attrs.define
+class _Side:
+    """A server under load: answers a second, and microseconds of processor that each took, run for run."""
+
+    layout: Layout
+    server: int
+    lua: Path
+    rates: list[float] = attrs.field(factory=list)
+    costs: list[float] = attrs.field(factory=list)
+
+    def measure(self, seconds: float) -> None:
+        before, begun = processor_seconds(self.server), time.monotonic()
+        rate = wrk(f"http://127.0.0.1:{self.layout.http_port}", seconds, self.lua)["rate"]
+        self.rates.append(rate)
+        used, took = processor_seconds(self.server) - before, time.monotonic() - begun
+        self.costs.append(used * 1e6 / (rate * took))
 
 
 def _django(report: Report, seconds: float) -> None:

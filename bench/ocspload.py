@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ocsp
 
-from bench.support import PKISERVER
+from bench.support import PKISERVER, children
 from pkiserver.cli.setup.layout import Layout
 
 CONNECTIONS = 32
@@ -214,16 +214,6 @@ def openssl_responder(folder: Path, port: int, processes: int) -> tuple[list[str
     return [*command, "-port", str(port), "-nmin", "60", *multi], leaf, ca.certificate
 
 
-def _children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent:
-                found.append(int(stat.parent.name))
-    return found
-
-
 @contextlib.contextmanager
 def responding(command: list[str]) -> Iterator[None]:
     """A peer and all its children, for as long as the block runs."""
@@ -232,10 +222,10 @@ def responding(command: list[str]) -> Iterator[None]:
         time.sleep(1)  # it takes one connection at a time: a probe would be the first
         yield
     finally:
-        children = _children(process.pid)  # openssl's leave its process group, and outlive it
+        left = children(process.pid)  # openssl's leave its process group, and outlive it
         process.kill()
         process.wait(5)
-        for child in children:
+        for child in left:
             os.kill(child, signal.SIGKILL)
 
 

@@ -83,8 +83,8 @@ def set_up(workers: int = 1) -> Iterator[Layout]:
 
 
 @contextlib.contextmanager
-def running(layout: Layout) -> Iterator[None]:
-    """The instance's server, ready; stopped afterwards."""
+def running(layout: Layout) -> Iterator[int]:
+    """The instance's server, ready, by its process ID; stopped afterwards."""
     log = layout.directory / "bench.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -92,10 +92,32 @@ def running(layout: Layout) -> Iterator[None]:
         )
     try:
         wait_ready(layout, process)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(30)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(_fields(stat)[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def processor_seconds(server: int) -> float:
+    """What a server, with the processes that it has started and theirs, has used of the processors."""
+    user, system = _fields(Path(f"/proc/{server}/stat"))[11:13]
+    own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return own + sum(processor_seconds(child) for child in children(server))
+
+
+def _fields(stat: Path) -> list[str]:
+    """From the state on (proc(5)): the name before it may hold anything."""
+    return stat.read_text().rpartition(")")[2].split()
 
 
 def wait_ready(layout: Layout, process: subprocess.Popen[bytes]) -> None:
