@@ -22,6 +22,7 @@ from twisted.internet import epollreactor
 epollreactor.install()
 from twisted.internet import reactor
 from pkiserver.foundation.clock import SystemClock
+from pkiserver.runtime.polling import poll_straight
 from protocols.web.encode import pre_encode
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
@@ -45,6 +46,7 @@ routes = [
 ]
 limits = WebLimits(requests_per_connection=10**9)
 reactor.listenTCP({port}, HttpServerFactory(Router(routes), limits, SystemClock(), reactor), interface="127.0.0.1")
+poll_straight()
 reactor.run()
 """
 
