@@ -196,7 +196,13 @@ def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(
     assert "nobody decides their own request" in own.stderr
     cli("operation", "approve", number, *server.as_admin("ruth"))
     assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "held"
-    cli("cert", "release", certificate)
+    alone = cli("cert", "release", certificate, "--comment", "over", *server.as_admin("ada"), "--json")
+    number = str(json.loads(alone.stdout)["number"])
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "held"
+    cli("operation", "approve", number, *server.as_admin("ruth"))
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "issued"
+    nothing = cli("cert", "release", certificate, "--comment", "again", *server.as_admin("ada"), check=False)
+    assert "is not on hold" in nothing.stderr
     (server.folder / "root.pem").write_text(server.instance.layout.root_certificate.read_text())
     root = cli("cert", "revoke", str(server.folder / "root.pem"), "--comment", "drill", check=False)
     assert "self-signed" in root.stderr
