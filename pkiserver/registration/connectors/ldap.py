@@ -65,8 +65,8 @@ class LdapConnector:
     async def change_password(self, name: str, old: Secret, new: Secret) -> Denied | None:
         """Change a password, an expired one too; None when it is done.
 
-        As the user where their bind still works, else with the service's rights after the old one was shown to have
-        expired. Raises :class:`Unavailable`.
+        As the user where their bind still works, if only for this; else with the service's rights after the old one
+        was shown to have expired. Raises :class:`Unavailable`.
         """
         if problem := credential_problem(name, old) or credential_problem(name, new):
             return problem
@@ -178,6 +178,18 @@ class LdapConnector:
             return ldappolicy.bind_denial(error)
         return ldappolicy.must_change(bound.controls) or ldappolicy.policy_of(bound.controls)
 
+    async def _bind_to_change(self, connection: LdapConnection, dn: str, old: Secret) -> Denied | None:
+        """Bind as the user, who may have to change the password before anything else; why it was refused.
+
+        Raises as :meth:`_bind_user`.
+        """
+        try:
+            bound = await connection.bind(dn, old, policy=True)
+        except LdapError as error:
+            return ldappolicy.bind_denial(error)
+        # what is then permitted is RFC 3062's operation, and not a change of unicodePwd
+        return ldappolicy.must_change(bound.controls) if self.settings.active_directory else None
+
     async def _bind_service(self, connection: LdapConnection) -> None:
         name, reference = self.settings.service_name, self.settings.service_password
         if name is not None and reference is not None:
@@ -199,11 +211,11 @@ class LdapConnector:
             if isinstance(found, Denied):
                 return found
             dn = found.entry.dn
-        bound = await self._bind_user(connection, dn, old)
-        expired = isinstance(bound, Denied) and bound.step is Step.EXPIRED
-        if isinstance(bound, Denied):
+        denied = await self._bind_to_change(connection, dn, old)
+        expired = denied is not None and denied.step is Step.EXPIRED
+        if denied is not None:
             if not expired or not self.can_look_up:
-                return bound
+                return denied
             await self._bind_service(connection)
         elif not by_search and not ldapnames.looks_like_dn(dn):
             # user@domain is a name to bind with; what is changed is an entry, which its owner may find
