@@ -179,6 +179,27 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
     assert listed[0]["asked_by"] == "admin:ada"
 
 
+def test_who_gives_a_command_that_is_not_theirs_to_give_is_in_the_audit_log(server: Server) -> None:
+    cli, user = server.instance.cli, f"cli:{getpass.getuser()}"
+    wanted = server.folder / "wanted.toml"
+    wanted.write_text((server.folder / "two.toml").read_text().replace('duration = "', 'duration = "1'))
+    change = ("operation", "change-template", str(wanted), "--reason", "x")
+    refused = cli(*change, *server.as_admin("ruth"), check=False)
+    assert "ra-officer does not permit" in refused.stderr
+    script = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout s.key -subj /CN=ruth -out s.pem 2>/dev/null"
+        " && openssl pkcs12 -export -inkey s.key -in s.pem -passout pass:guess -out stranger.p12"
+        " && echo guess > stranger.password"
+    )
+    assert server.instance.shell(script, server.folder).returncode == 0
+    assert "administrator" in cli(*change, *server.as_admin("stranger"), check=False).stderr
+    log = cli("audit", "tail", "-n", "5").stdout
+    for actor in ("admin:ruth", user):
+        assert f'refusal refused actor="{actor}" object="pkiserver operation change-template"' in log
+    assert cli("cert", "show", "00", check=False).returncode == 1
+    assert cli("audit", "tail", "-n", "5").stdout == log, "what is not there is refused to nobody"
+
+
 def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(server: Server) -> None:
     cli = server.instance.cli
     certificates = cli("ca", "export-chain", "issuing").stdout.split("-----BEGIN")
