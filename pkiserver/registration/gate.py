@@ -270,16 +270,25 @@ class Gate:
         ):
             self.guesses.right(request.source)
 
-    async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
+    async def _renewal(
+        self, request: EnrollmentRequest, template: Template, renewed: bytes
+    ) -> Authorised | AlreadyIssued:
         fingerprint = hashlib.sha256(renewed).digest()
 
-        def look(connection: Connection) -> tuple[Certificate | None, Account | None]:
+        def look(connection: Connection) -> tuple[Certificate | None, Certificate | None, Account | None]:
             found = certificates.by_fingerprint(connection, fingerprint)
-            return found, None if found is None else accounts.get(connection, found.requester)
+            if found is None:
+                return None, None, None
+            after = None if found.replaced_by is None else certificates.get(connection, found.replaced_by)
+            return found, after, accounts.get(connection, found.requester)
 
-        current, owner = await self.database.read(look)
-        reasons = renewal.reasons_against(request, template, current, self.clock.now())
+        current, successor, owner = await self.database.read(look)
+        now = self.clock.now()
+        reasons = renewal.reasons_against(request, template, current, now)
         if reasons:
+            if renewal.was_answered(request, current, successor, reasons, now):
+                assert successor is not None
+                return AlreadyIssued(successor.id)
             raise Rejected(reasons)
         assert current is not None
         claims = (StillStanding(current.id),)
