@@ -55,7 +55,7 @@ class Order:
 
     Attributes:
         actor: Who asks.
-        approved_by: A second person, needed where an authority's own certificate is revoked.
+        approved_by: A second person, needed where it is an authority's own certificate.
         request_id: The request it came with, if any.
         comment: One line for the audit log.
         consent: Of others, which the change uses up.
@@ -124,7 +124,7 @@ def _by_serial_anywhere(connection: Connection, serial: int, to_change: bool) ->
 
 
 def _authority_reasons(connection: Connection, found: Certificate, order: Order) -> list[Reason]:
-    """Why a certificate that is an authority's own may not be revoked by one person alone."""
+    """Why the status of a certificate that is an authority's own may not be changed by one person alone."""
     for authority, own in authorities.own_certificates(connection):
         if found.fingerprint != hashlib.sha256(own).digest():
             continue
@@ -255,6 +255,7 @@ class Revocations:
         def work(connection: Connection) -> StatusChange:
             order.consent.spend(connection)
             found = find(connection, selector, to_change=True)
+            self._refuse(*_authority_reasons(connection, found, order))
             if not certificates.release(connection, found.id, at=now):
                 known = _revoked_since(found) if found.state is CertificateState.REVOKED else "it is not on hold"
                 raise Rejected.because(Refusal.CONFLICT, f"only a certificate on hold can be released: {known}")

@@ -222,9 +222,12 @@ def _order(comment: str) -> Order:
 
 
 async def _asked(
-    session: Session, engine: Engine, selector: Selector, reason: str, *, comment: str, by: Person
+    session: Session, engine: Engine, selector: Selector, reason: str | None, *, comment: str, by: Person
 ) -> bool:
-    """Whether the certificate is an authority's own, so that its revocation was asked for and not done."""
+    """Whether the certificate is an authority's own, so that its revocation was asked for and not done.
+
+    ``reason`` None: its release.
+    """
     found = await engine.status.revocations.find(selector)
     authority = engine.dual_control.authority_of(found)
     if authority is None:
@@ -234,7 +237,11 @@ async def _asked(
 
         text = f"it is the certificate of authority {authority}: give a reason for those who vote with --comment"
         raise Rejected.because(Refusal.MALFORMED, text)
-    made = await engine.dual_control.ask_to_revoke(authority, found, reason, why=comment, by=by)
+    desk = engine.dual_control
+    if reason is None:
+        made = await desk.ask_to_release(authority, found, why=comment, by=by)
+    else:
+        made = await desk.ask_to_revoke(authority, found, reason, why=comment, by=by)
     text = f"It is the certificate of authority {authority}: operation {made.number} waits for approval"
     session.output.done(f"{text} (pkiserver operation approve {made.number})", number=made.number)
     return True
@@ -315,8 +322,22 @@ async def hold(
 @certificate_argument
 @authority_option
 @comment_option
+@voter_options
 @async_command
-async def release(session: Session, engine: Engine, *, selected: str, authority: str | None, comment: str) -> None:
-    """End a hold: the certificate is good again."""
-    change = await engine.status.revocations.release(_selected(selected, authority), _order(comment))
+async def release(
+    session: Session,
+    engine: Engine,
+    *,
+    selected: str,
+    authority: str | None,
+    comment: str,
+    credential: Path | None,
+    password_file: Path | None,
+) -> None:
+    """End a hold: the certificate is good again. An authority's own: by an operation."""
+    selector = _selected(selected, authority)
+    by = await voter(engine, credential, password_file)
+    if await _asked(session, engine, selector, None, comment=comment, by=by):
+        return
+    change = await engine.status.revocations.release(selector, _order(comment))
     _changed(session, engine, change, "Released")

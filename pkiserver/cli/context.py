@@ -36,10 +36,16 @@ CONFIG_PLACES = (Path("instance/pkiserver.toml"), Path("/etc/pkiserver/pkiserver
 
 @attrs.define
 class Session:
-    """One run of the command line. ``config`` is what ``--config`` said."""
+    """One run of the command line.
+
+    ``config`` is what ``--config`` said. ``actor`` is who acts, where an administrator showed a file; ``matter`` is
+    what a vote is on.
+    """
 
     config: Path | None = None
     json: bool = False
+    actor: str | None = None
+    matter: str | None = None
 
     @property
     def output(self) -> Output:
@@ -204,7 +210,8 @@ def reactor_command(function: Callable[Concatenate[Session, P], Awaitable[None]]
 def async_command(function: Callable[Concatenate[Session, Engine, P], Awaitable[None]]) -> Callable[P, None]:
     """Decorator (below click's): as :func:`reactor_command`, with the engine that the configuration describes opened.
 
-    The coroutine function is called as ``f(session, engine, **options)``; the engine is closed after it::
+    The coroutine function is called as ``f(session, engine, **options)``; the engine is closed after it. Where somebody
+    wanted what they may not, the audit log has it::
 
         @group.command("list")
         @click.option("--state")
@@ -219,9 +226,10 @@ def async_command(function: Callable[Concatenate[Session, Engine, P], Awaitable[
         settings = session.settings()
 
         async def main() -> None:
+            from pkiserver.cli.voting import refusals_audited
             from pkiserver.runtime.engine import open_engine
 
-            async with open_engine(settings, worker=WORKER, serving=False) as engine:
+            async with open_engine(settings, worker=WORKER, serving=False) as engine, refusals_audited(session, engine):
                 await function(session, engine, *args, **kwargs)
 
         run_on_reactor(main)

@@ -121,7 +121,7 @@ async def approve(
 ) -> None:
     """Agree; the last approval that is needed carries it out."""
     by = await voter(engine, credential, password_file)
-    async with voting(engine, by, credential, f"operation {number}"):
+    with voting(credential, f"operation {number}"):
         one = await engine.dual_control.decide(number, approved=True, by=by, reason=reason)
     session.output.done(f"Operation {number} is {one.row.state}. {one.row.outcome}".strip(), **_row(one))
 
@@ -134,6 +134,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    async with voting(engine, by, credential, f"operation {number}"):
+    with voting(credential, f"operation {number}"):
         await engine.dual_control.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Operation {number} denied", number=number)

@@ -87,7 +87,7 @@ async def approve(
 ) -> None:
     """Approve; the last approval that is needed lets the certificate be issued when the client asks again."""
     by = await voter(engine, credential, password_file)
-    async with voting(engine, by, credential, f"request {number}"):
+    with voting(credential, f"request {number}"):
         one = await engine.approvals.decide(number, approved=True, by=by, reason=reason)
     missing = "" if one.state.value != "pending" else f"; {one.needed} approvals are needed"
     session.output.done(f"Request {number} is {one.state.value}{missing}", number=number, state=one.state)
@@ -101,6 +101,6 @@ async def deny(
 ) -> None:
     """Refuse for good."""
     by = await voter(engine, credential, password_file)
-    async with voting(engine, by, credential, f"request {number}"):
+    with voting(credential, f"request {number}"):
         await engine.approvals.decide(number, approved=False, by=by, reason=reason)
     session.output.done(f"Request {number} denied", number=number)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from pkiserver.cli.options import IN_FILE, number_argument
 from pkiserver.cli.typing_in import typed
 
 if TYPE_CHECKING:
+    from pkiserver.cli.context import Session
     from pkiserver.registration.votes import Person
     from pkiserver.runtime.engine import Engine
 
@@ -58,27 +59,53 @@ async def voter(engine: Engine, credential: Path | None, password_file: Path | N
 
     if credential is None:
         return Person(who())
-    return (await engine.administrators.recognise(_opened(credential, password_file))).person
+    person = (await engine.administrators.recognise(_opened(credential, password_file))).person
+    _session().actor = person.actor
+    return person
 
 
-@asynccontextmanager
-async def voting(engine: Engine, by: Person, credential: Path | None, matter: str) -> AsyncIterator[None]:
-    """A vote on ``matter``: one that is refused is audited as the API's are.
+@contextmanager
+def voting(credential: Path | None, matter: str) -> Iterator[None]:
+    """A vote on ``matter``, under which every refusal of it is audited, as the API's are.
 
     Where the machine's user may not decide, it is said how somebody else does it here.
     """
-    from pkiserver.audit import AuditEvent, AuditKind
     from pkiserver.foundation.errors import Reason, Refusal, Rejected
 
+    _session().matter = matter
     try:
         yield
     except Rejected as error:
-        details = (("why", str(error)), ("via", "command line"))
-        await engine.audit.record(AuditEvent(AuditKind.REFUSAL, by.actor, matter, outcome="refused", details=details))
         if credential is None and error.has(Refusal.NOT_AUTHORISED):
             text = "--as-admin FILE.p12 decides as the administrator of that file"
             raise Rejected([*error.reasons, Reason(Refusal.NOT_AUTHORISED, text)]) from error
         raise
+
+
+@asynccontextmanager
+async def refusals_audited(session: Session, engine: Engine) -> AsyncIterator[None]:
+    """A command in which it is audited where somebody was not who may, as the API does; and every vote refused."""
+    from pkiserver.audit import AuditEvent, AuditKind
+    from pkiserver.foundation.errors import PkiError, Refusal, Rejected
+
+    command = click.get_current_context().command_path
+    try:
+        yield
+    except Rejected as error:
+        if session.matter or error.has(Refusal.NOT_AUTHORISED) or error.has(Refusal.NOT_AUTHENTICATED):
+            details = (("why", str(error)), ("via", "command line"))
+            actor, what = session.actor or who(), session.matter or command
+            try:
+                await engine.audit.record(AuditEvent(AuditKind.REFUSAL, actor, what, "refused", details=details))
+            except PkiError as second:
+                session.output.note(f"the audit log could not be told of this refusal: {second}")
+        raise
+
+
+def _session() -> Session:
+    from pkiserver.cli.context import Session
+
+    return click.get_current_context().ensure_object(Session)
 
 
 def _opened(credential: Path, password_file: Path | None) -> bytes:

@@ -40,13 +40,13 @@ from pkiserver.outbound.trust import TlsTrust, unusable
 MAX_ENTRIES = 1000
 SUCCESS, INVALID_CREDENTIALS, NO_SUCH_OBJECT = 0, 49, 32
 NO_SUCH_ATTRIBUTE, ATTRIBUTE_EXISTS, SIZE_LIMIT = 16, 20, 4
-NOT_NOW = frozenset({51, 52})
-"""busy, unavailable: another server may do it."""
-NOT_THE_ENTRY = frozenset({1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 54, *range(80, 119)}) | NOT_NOW
+NOT_NOW = frozenset({1, 51, 52, 80})
+"""operationsError, busy, unavailable, other: another server may do it."""
+NOT_THE_ENTRY = frozenset({2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 54, *range(81, 119)}) | NOT_NOW
 """Results that say something about the server or about how it is asked, not about an entry (RFC 4511, appendix A.2):
-operationsError, protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, referral (9: LDAPv2's),
-adminLimitExceeded, unavailableCriticalExtension, confidentialityRequired, saslBindInProgress, loopDetect, other; from
-81 on what client libraries of a proxy make up."""
+protocolError, timeLimitExceeded, authMethodNotSupported, strongerAuthRequired, referral (9: LDAPv2's),
+adminLimitExceeded, unavailableCriticalExtension, confidentialityRequired, saslBindInProgress, loopDetect; from 81 on
+what client libraries of a proxy make up."""
 PASSWORD_POLICY = b"1.3.6.1.4.1.42.2.27.8.5.1"
 _NAMES = {
     1: "operations error", 2: "protocol error", 3: "time limit exceeded", 4: "size limit exceeded",
@@ -331,7 +331,7 @@ async def _secure(client: Client, service: LdapService, server: LdapServer) -> N
 async def asked(service: LdapService, servers: Servers, work: Callable[[LdapConnection], Awaitable[T]]) -> T:
     """What ``work`` finds out over a connection to the first server that answers it to the end.
 
-    For questions only: ``work`` runs again with the next server where one is away, hangs, or is busy.
+    For questions only: ``work`` runs again with the next server where one is away, hangs, is busy or out of order.
 
     Raises:
         OutboundError: none could be talked to.

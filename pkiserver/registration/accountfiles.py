@@ -2,11 +2,12 @@
 
 CSV: the first line names the columns: ``name``; and, where wanted, ``password``, ``groups`` (separated by semicolons),
 ``disabled`` (yes or no), in capitals or not; every other column is an attribute, and a column may stand twice for a
-second value. What a spreadsheet would take for a formula is written with an apostrophe before it, which is taken away
-again in reading.
+second value; one that is called like a column of ours is written as ``attribute:name``. What a spreadsheet would take
+for a formula is written with an apostrophe before it, which is taken away again in reading.
 
 LDIF: one entry is one account. ``uid`` is the name, ``userPassword`` the password (in the clear, or argon2id as
-``{ARGON2}``), ``memberOf`` names groups by DN; ``pkiserverDisabled`` is TRUE or FALSE; others are attributes.
+``{ARGON2}``), ``memberOf`` names groups by DN; ``pkiserverDisabled`` is TRUE or FALSE; others are attributes, and
+``pkiserverAttribute: name=value`` is one whose name LDIF has another use for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _LDIF_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9.;_-]*)(::|:<|:) *(.*)", re.DOTA
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _COLUMNS = ("name", "password", "groups", "disabled")
-_SPECIAL = frozenset({"uid", "userpassword", "memberof", "pkiserverdisabled"})
+_ATTRIBUTE = "attribute:"
+_SPECIAL = frozenset({"uid", "userpassword", "memberof", "pkiserverdisabled", "pkiserverattribute"})
+_LDIF_OWN = frozenset({"version", "changetype", "control"})
 # what directories add to every entry and that describes nobody
 _IGNORED = frozenset({"objectclass", "dn", "structuralobjectclass", "entryuuid", "entrycsn", "creatorsname",
                       "createtimestamp", "modifiersname", "modifytimestamp"})  # fmt: skip
@@ -117,8 +120,13 @@ def _header_problems(header: list[str]) -> list[tuple[str, str]]:
         found.append(("name", f"the first line names no column name{hint}"))
         return found
     # a column without a name may stand at the end of every line, and is nothing as long as it is empty
-    named = tuple((column, "") for column in dict.fromkeys(header) if column)
+    named = tuple((_key(column), "") for column in dict.fromkeys(header) if column)
     return found + [("", reason.text) for reason in attribute_reasons(named)]
+
+
+def _key(column: str) -> str:
+    """The attribute that a column holds."""
+    return column.removeprefix(_ATTRIBUTE)
 
 
 def _from_cells(cells: list[tuple[str, str]], line: int) -> Imported:
@@ -131,7 +139,9 @@ def _from_cells(cells: list[tuple[str, str]], line: int) -> Imported:
         password=password,
         password_hash=hashed,
         groups=frozenset(part.strip() for part in groups.split(";")) - {""} if groups else None,
-        attributes=tuple((key, _read_cell(value)) for key, value in cells if key not in _COLUMNS and value.strip()),
+        attributes=tuple(
+            (_key(key), _read_cell(value)) for key, value in cells if key not in _COLUMNS and value.strip()
+        ),
         disabled=_flag(known.get("disabled", "")),
     )
 
@@ -188,9 +198,20 @@ def _from_entry(name: str, entry: list[tuple[str, str]], line: int) -> Imported:
         password=password,
         password_hash=hashed,
         groups=groups or None,
-        attributes=tuple((key, value) for key, value in entry if key.lower() not in _SPECIAL | _IGNORED and value),
+        attributes=tuple(_attributes(entry)),
         disabled=_flag((values("pkiserverdisabled") or [""])[0]),
     )
+
+
+def _attributes(entry: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for key, value in entry:
+        if key.lower() == "pkiserverattribute":
+            name, equals, said = value.partition("=")
+            if not equals:
+                raise ValueError(f"pkiserverAttribute: {value!r} is not name=value")
+            yield name, said
+        elif key.lower() not in _SPECIAL | _IGNORED and value:
+            yield key, value
 
 
 def _ldif_entries(text: str, file: str, problems: list[Problem]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
@@ -265,7 +286,8 @@ def _csv(accounts: list[Account]) -> str:
     columns = [key for key in sorted(most) for _ in range(most[key])]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "groups", "disabled", *columns])
+    own = (f"{_ATTRIBUTE}{key}" if key.lower() in _COLUMNS else key for key in columns)
+    writer.writerow(["name", "groups", "disabled", *own])
     for account in accounts:
         left = {key: [value for name, value in account.attributes if name == key] for key in most}
         cells = [left[key].pop(0) if left[key] else "" for key in columns]
@@ -284,7 +306,8 @@ def _ldif(accounts: list[Account]) -> str:
             lines += _folded("memberOf", f"cn={ldapnames.escape(group)},ou=groups")
         lines.append(f"pkiserverDisabled: {'TRUE' if account.disabled else 'FALSE'}")
         for key, value in account.attributes:
-            lines += _folded(key, value)
+            has_own_use = key.lower() in _SPECIAL | _IGNORED | _LDIF_OWN or _LDIF_LINE.fullmatch(f"{key}:") is None
+            lines += _folded("pkiserverAttribute", f"{key}={value}") if has_own_use else _folded(key, value)
     return "\n".join(lines) + "\n"
 
 

@@ -131,7 +131,7 @@ class Approvals:
 
         def look(connection: Connection) -> PendingRequest:
             known = requests.by_fingerprint(connection, new.fingerprint)
-            if known is not None and _is_open(known, new.created):
+            if known is not None and still_answers(connection, known, new.created):
                 self._revive(connection, known)
                 self._renew(connection, known, under(connection, new), reasons, event)
                 return requests.get(connection, known.id) or known
@@ -157,12 +157,13 @@ class Approvals:
                 return Pending(found.id)
 
     async def knows(self, request: EnrollmentRequest, record: RegistrationRecord) -> bool:
-        """Whether the very same request was kept before, its time is not over, and its template is as it was."""
+        """Whether the very same request was kept before and still answers this one, and its template is as it was."""
         fingerprint = request_fingerprint(request, record)
 
         def look(connection: Connection) -> bool:
             known = requests.by_fingerprint(connection, fingerprint)
-            return known is not None and _is_open(known, self.clock.now()) and not is_outdated(connection, known)
+            now = self.clock.now()
+            return known is not None and still_answers(connection, known, now) and not is_outdated(connection, known)
 
         return await self.database.read(look)
 
@@ -345,8 +346,19 @@ def _with(payload: bytes, question: Kept) -> bytes:
     return json.dumps({**json.loads(payload), _QUESTION: question}).encode()
 
 
-def _is_open(known: PendingRequest, now: datetime) -> bool:
-    return known.state is not RequestState.EXPIRED and known.expires > now
+def still_answers(connection: Connection, known: PendingRequest, now: datetime) -> bool:
+    """Whether the very same request is answered by what became of the one before, and is no new one.
+
+    Its time is not over, and a certificate that it brought is neither revoked nor expired.
+    """
+    if known.state is RequestState.EXPIRED or known.expires <= now:
+        return False
+    if known.certificate_id is None:
+        return True
+    brought = certificates.get(connection, known.certificate_id)
+    if brought is None or brought.der is None:
+        return True  # it is being made, or never came to be
+    return brought.state is not CertificateState.REVOKED and brought.not_after >= now
 
 
 def _voted(request: PendingRequest, by: Person, approved: bool, reason: str, count: str) -> AuditEvent:

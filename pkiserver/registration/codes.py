@@ -71,11 +71,14 @@ def parse_san(text: str) -> x509.GeneralName:
 
 
 def parse_subject(text: str) -> x509.Name:
-    """A subject from RFC 4514 text; raises :class:`Rejected`."""
+    """A subject from RFC 4514 text; raises :class:`Rejected`, also for an empty one, which binds a code to nobody."""
     try:
-        return x509.Name.from_rfc4514_string(text)
+        found = x509.Name.from_rfc4514_string(text)
     except ValueError as error:
         raise Rejected.because(Refusal.BAD_SUBJECT, f"{text!r} is not a distinguished name (RFC 4514)") from error
+    if not found.rdns:
+        raise Rejected.because(Refusal.BAD_SUBJECT, "the subject is empty: leave it out, and a request may ask for any")
+    return found
 
 
 @attrs.frozen

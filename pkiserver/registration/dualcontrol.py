@@ -1,4 +1,4 @@
-"""Doing what was agreed on: the last approval carries a revocation of an authority or a template's change out at once.
+"""Doing what was agreed on: the last approval revokes or releases an authority, or changes a template, at once.
 
 Exports of secrets, recoveries of keys and changes of administrators are carried out by whoever does them, with the
 consent that the approval gives (:meth:`DualControlDesk.consent`). An approval is spent in the transaction of its deed:
@@ -22,18 +22,19 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, Wish, digest_of
 from pkiserver.registration.votes import Person
 from pkiserver.store.authority.authorities import GenerationState
-from pkiserver.store.certificates import Certificate
+from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
 from pkiserver.store.registration.operations import OperationState
 
 FINGERPRINT, REASON, REVISION, DETAIL = "fingerprint", "reason", "revision", "detail"
 _WANTED = {
     OperationKind.REVOKE_AUTHORITY: {FINGERPRINT, REASON},
+    OperationKind.RELEASE_AUTHORITY: {FINGERPRINT},
     OperationKind.CHANGE_TEMPLATE: {TOML},
     OperationKind.CHANGE_ADMINISTRATOR: {DETAIL},
     OperationKind.EXPORT_SECRET: {DETAIL},
     OperationKind.RECOVER_KEY: {DETAIL},
 }
-_DONE_HERE = frozenset({OperationKind.REVOKE_AUTHORITY, OperationKind.CHANGE_TEMPLATE})
+_DONE_HERE = frozenset({OperationKind.REVOKE_AUTHORITY, OperationKind.RELEASE_AUTHORITY, OperationKind.CHANGE_TEMPLATE})
 """What the last approval carries out; everything else is done by whoever asked."""
 
 
@@ -67,7 +68,12 @@ class DualControlDesk:
             plan = await self._plan(what, particulars[TOML])
             particulars = {**particulars, REVISION: _revision(plan)}
         elif kind is OperationKind.REVOKE_AUTHORITY:
+            _reason(particulars)
             await self._own_certificate(what, particulars)
+        elif kind is OperationKind.RELEASE_AUTHORITY:
+            found = await self._own_certificate(what, particulars)
+            if found.state is not CertificateState.HELD:
+                raise Rejected.because(Refusal.CONFLICT, f"the certificate of authority {what} is not on hold")
         return kind, what, particulars
 
     async def ask_to_revoke(
@@ -85,10 +91,13 @@ class DualControlDesk:
         Raises:
             Rejected: ``why`` is missing, or nobody would learn of it: a self-signed certificate.
         """
-        if certificate.der is None or certificate.fingerprint is None:
-            raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "no signed certificate is known")
-        particulars = {FINGERPRINT: certificate.fingerprint.hex(), REASON: reason}
+        particulars = {FINGERPRINT: _fingerprint(certificate), REASON: reason}
         return await self.ask(OperationKind.REVOKE_AUTHORITY, authority, particulars, reason=why, by=by)
+
+    async def ask_to_release(self, authority: str, certificate: Certificate, *, why: str, by: Person) -> Operation:
+        """Ask that the hold of an authority's own certificate end; raises as :meth:`ask_to_revoke`."""
+        particulars = {FINGERPRINT: _fingerprint(certificate)}
+        return await self.ask(OperationKind.RELEASE_AUTHORITY, authority, particulars, reason=why, by=by)
 
     async def ask_to_change(self, plan: Plan, *, why: str, by: Person) -> tuple[Operation, ...]:
         """Ask for every template that a plan adds or changes, an operation for each; for all of them or for none.
@@ -160,16 +169,16 @@ class DualControlDesk:
     async def _carry_out(self, operation: Operation, by: Person) -> None:
         consent = await self.consent(operation.number, operation.kind, operation.object, operation.particulars)
         try:
-            if operation.kind is OperationKind.REVOKE_AUTHORITY:
-                await self._revoke(operation, by, consent)
-            else:
+            if operation.kind is OperationKind.CHANGE_TEMPLATE:
                 await self._change(operation, consent)
+            else:
+                await self._change_status(operation, by, consent)
         except Rejected as error:
             # What cannot be done is asked for anew, as things are then. Where the database is away nothing is said of
             # it: whoever approves again has it carried out.
             await self.operations.failed(operation.number, str(error), by=by)
 
-    async def _revoke(self, operation: Operation, by: Person, consent: Consent) -> None:
+    async def _change_status(self, operation: Operation, by: Person, consent: Consent) -> None:
         found = await self._certificate(operation.particulars)
         assert found.fingerprint is not None
         order = Order(
@@ -179,8 +188,10 @@ class DualControlDesk:
             comment=operation.row.reason,
             consent=consent,
         )
-        reason = parse_reason(operation.particulars[REASON])
-        await self.revocations.revoke(ByFingerprint(found.fingerprint), reason, order)
+        if operation.kind is OperationKind.RELEASE_AUTHORITY:
+            await self.revocations.release(ByFingerprint(found.fingerprint), order)
+        else:
+            await self.revocations.revoke(ByFingerprint(found.fingerprint), _reason(operation.particulars), order)
 
     async def _change(self, operation: Operation, consent: Consent) -> None:
         plan = await self._plan(operation.object, operation.particulars[TOML])
@@ -194,8 +205,8 @@ class DualControlDesk:
             raise Rejected.because(Refusal.CONFIGURATION, f"the document does not describe template {name}")
         return await self.configuration.plan([_with_file(document)])
 
-    async def _own_certificate(self, authority: str, particulars: dict[str, str]) -> None:
-        """Raises :class:`Rejected` unless it is one of that very authority, and its issuer can tell of the end.
+    async def _own_certificate(self, authority: str, particulars: Mapping[str, str]) -> Certificate:
+        """The certificate; raises :class:`Rejected` unless it is of that authority, and its issuer can tell of the end.
 
         Votes and scopes go by the authority's name.
         """
@@ -206,15 +217,27 @@ class DualControlDesk:
         if found.der is not None and issuer_octets(found.der) == subject_octets(found.der):
             text = f"it is the self-signed certificate of authority {authority}: nobody would learn of it"
             raise Rejected.because(Refusal.CONFLICT, text)
+        return found
 
-    async def _certificate(self, particulars: dict[str, str] | object) -> Certificate:
-        assert isinstance(particulars, dict)
+    async def _certificate(self, particulars: Mapping[str, str]) -> Certificate:
         try:
             fingerprint = bytes.fromhex(particulars[FINGERPRINT])
-            parse_reason(particulars[REASON])
         except ValueError as error:
-            raise Rejected.because(Refusal.MALFORMED, f"fingerprint or reason: {error}") from error
+            raise Rejected.because(Refusal.MALFORMED, f"fingerprint: {error}") from error
         return await self.revocations.find(ByFingerprint(fingerprint))
+
+
+def _fingerprint(certificate: Certificate) -> str:
+    if certificate.der is None or certificate.fingerprint is None:
+        raise Rejected.because(Refusal.UNKNOWN_CERTIFICATE, "no signed certificate is known")
+    return certificate.fingerprint.hex()
+
+
+def _reason(particulars: Mapping[str, str]) -> RevocationReason:
+    try:
+        return parse_reason(particulars[REASON])
+    except ValueError as error:
+        raise Rejected.because(Refusal.MALFORMED, f"reason: {error}") from error
 
 
 def _with_file(document: Document) -> Document:

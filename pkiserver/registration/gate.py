@@ -31,6 +31,7 @@ from pkiserver.registration.approvals import (
     DeniedBefore,
     Pending,
     request_fingerprint,
+    still_answers,
 )
 from pkiserver.registration.checks import check_request
 from pkiserver.registration.codes import CodeClaim
@@ -201,12 +202,15 @@ class Gate:
             if grant is None or grant.usable:
                 continue
             fingerprint = request_fingerprint(request, RegistrationRecord(f"{CODE_PREFIX}{grant.id}"))
-            known = await self.database.read(partial(requests.by_fingerprint, fingerprint=fingerprint))
-            if known is None or known.state is not RequestState.ISSUED or known.expires <= self.clock.now():
-                continue
-            if known.certificate_id is not None:
+            known = await self.database.read(partial(self._kept, fingerprint=fingerprint))
+            if known is not None and known.state is RequestState.ISSUED and known.certificate_id is not None:
                 return AlreadyIssued(known.certificate_id)
         return None
+
+    def _kept(self, connection: Connection, fingerprint: bytes) -> PendingRequest | None:
+        """The very same request of before, where it answers this one."""
+        known = requests.by_fingerprint(connection, fingerprint)
+        return known if known is not None and still_answers(connection, known, self.clock.now()) else None
 
     async def _settled(
         self, request: EnrollmentRequest, found: rules.Match
@@ -218,11 +222,11 @@ class Gate:
         fingerprint = request_fingerprint(request, found.record)
 
         def look(connection: Connection) -> tuple[PendingRequest | None, bool]:
-            kept = requests.by_fingerprint(connection, fingerprint)
+            kept = self._kept(connection, fingerprint)
             return kept, kept is not None and is_outdated(connection, kept)
 
         known, outdated = await self.database.read(look)
-        if known is None or known.state is RequestState.EXPIRED or known.expires <= self.clock.now():
+        if known is None:
             return None
         waited, decided = (_waits_for(connector),), (f"connector {connector} says yes",)
         if known.reasons not in (waited, decided):
@@ -266,16 +270,25 @@ class Gate:
         ):
             self.guesses.right(request.source)
 
-    async def _renewal(self, request: EnrollmentRequest, template: Template, renewed: bytes) -> Authorised:
+    async def _renewal(
+        self, request: EnrollmentRequest, template: Template, renewed: bytes
+    ) -> Authorised | AlreadyIssued:
         fingerprint = hashlib.sha256(renewed).digest()
 
-        def look(connection: Connection) -> tuple[Certificate | None, Account | None]:
+        def look(connection: Connection) -> tuple[Certificate | None, Certificate | None, Account | None]:
             found = certificates.by_fingerprint(connection, fingerprint)
-            return found, None if found is None else accounts.get(connection, found.requester)
+            if found is None:
+                return None, None, None
+            after = None if found.replaced_by is None else certificates.get(connection, found.replaced_by)
+            return found, after, accounts.get(connection, found.requester)
 
-        current, owner = await self.database.read(look)
-        reasons = renewal.reasons_against(request, template, current, self.clock.now())
+        current, successor, owner = await self.database.read(look)
+        now = self.clock.now()
+        reasons = renewal.reasons_against(request, template, current, now)
         if reasons:
+            if renewal.was_answered(request, current, successor, reasons, now):
+                assert successor is not None
+                return AlreadyIssued(successor.id)
             raise Rejected(reasons)
         assert current is not None
         claims = (StillStanding(current.id),)

@@ -37,6 +37,7 @@ class OperationKind(enum.StrEnum):
     """What nobody does alone."""
 
     REVOKE_AUTHORITY = "revoke-authority"
+    RELEASE_AUTHORITY = "release-authority"
     CHANGE_TEMPLATE = "change-template"
     CHANGE_ADMINISTRATOR = "change-administrator"
     EXPORT_SECRET = "export-secret"  # noqa: S105 - the name of a kind of operation
@@ -280,7 +281,7 @@ def _needed(row: OperationRow, permission: Permission, groups: tuple[str, ...] =
         case OperationKind.CHANGE_TEMPLATE:
             issuer = issuer_named(str(json.loads(row.payload).get(TOML, "")))
             return Needed(permission, row.object, frozenset() if issuer is None else frozenset({issuer}), groups=groups)
-        case OperationKind.REVOKE_AUTHORITY:
+        case OperationKind.REVOKE_AUTHORITY | OperationKind.RELEASE_AUTHORITY:
             return Needed(permission, None, frozenset({row.object}), groups=groups)
         case _:
             return Needed(permission, whole=True, groups=groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
@@ -14,7 +15,7 @@ from pkiserver.authority.templates.model_names import OtherWishes
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.extensionvalue import extension_value
-from pkiserver.store.certificates import Certificate, CertificateState
+from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
 
 _SCEP = "scep"
 
@@ -37,6 +38,26 @@ def reasons_against(
         text = "a renewal is authenticated with the certificate that is to be renewed"
         reasons.append(Reason(Refusal.NOT_AUTHENTICATED, text))
     return tuple(reasons)
+
+
+def was_answered(
+    request: EnrollmentRequest,
+    current: Certificate | None,
+    successor: Certificate | None,
+    reasons: Sequence[Reason],
+    now: datetime,
+) -> bool:
+    """Whether the same renewal came before and brought ``successor``, so that nothing but that stands against it now.
+
+    The client whose answer was lost has no other certificate to show than the one that was revoked as superseded.
+    """
+    revocation = None if current is None else current.revocation
+    if successor is None or revocation is None or revocation.reason is not RevocationReason.SUPERSEDED:
+        return False
+    if {reason.code for reason in reasons} != {Refusal.REVOKED}:
+        return False
+    same_key = successor.spki_sha256 == hashlib.sha256(request.spki).digest()
+    return same_key and successor.state is CertificateState.ISSUED and now <= successor.not_after
 
 
 def _standing(template: Template, current: Certificate, now: datetime) -> list[Reason]:

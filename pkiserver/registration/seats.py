@@ -87,7 +87,7 @@ class SeatClaim:
         if seat.archived:
             reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
         if self.rules.certificates:
-            valid = rows.valid_certificates(connection, seat.id, now=now) - (self.renewed is not None)
+            valid = rows.valid_certificates(connection, seat.id, now=now, besides=self.renewed)
             if valid >= self.rules.certificates:
                 text = f"the seat has {valid} valid certificate(s), and the template allows {self.rules.certificates}"
                 reasons.append(Reason(Refusal.LIMIT, text))

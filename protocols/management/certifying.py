@@ -121,14 +121,14 @@ async def revoke(ask: Ask[Nothing, views.NewRevocation]) -> views.CertificateVie
 
 
 async def hold(ask: Ask[Nothing, views.Remark]) -> views.CertificateView:
-    """Put on hold."""
+    """Put on hold. An authority's certificate takes an operation."""
     await _in_scope(ask)
     change = await ask.engine.status.revocations.hold(_selector(ask), _order(ask, ask.body.comment))
     return _required(ask, change.after)
 
 
 async def release(ask: Ask[Nothing, views.Remark]) -> views.CertificateView:
-    """End a hold."""
+    """End a hold. An authority's certificate takes an operation."""
     await _in_scope(ask)
     change = await ask.engine.status.revocations.release(_selector(ask), _order(ask, ask.body.comment))
     return _required(ask, change.after)

@@ -59,7 +59,7 @@ async def ask_operation(ask: Ask[Nothing, serverviews.NewOperation]) -> servervi
 
 
 async def approve_operation(ask: Ask[Nothing, views.Decision]) -> serverviews.OperationDetail:
-    """Agree; the last approval carries a revocation or a template's change out at once."""
+    """Agree; the last approval carries the change of an authority's status or of a template out at once."""
     return await _decide(ask, approved=True)
 
 
@@ -80,7 +80,11 @@ def _objects(ask: Ask[Any, Any]) -> Mapping[str, frozenset[str]] | None:
     if not ask.who.scoped:
         return None
     authorities = frozenset() if ask.who.templates else ask.who.authorities
-    return {OperationKind.CHANGE_TEMPLATE: ask.templates or frozenset(), OperationKind.REVOKE_AUTHORITY: authorities}
+    return {
+        OperationKind.CHANGE_TEMPLATE: ask.templates or frozenset(),
+        OperationKind.REVOKE_AUTHORITY: authorities,
+        OperationKind.RELEASE_AUTHORITY: authorities,
+    }
 
 
 async def _kept(ask: Ask[Any, Any]) -> Operation:
@@ -96,7 +100,7 @@ def _require(ask: Ask[Any, Any], kind: OperationKind, what: str) -> None:
     match kind:
         case OperationKind.CHANGE_TEMPLATE:
             ask.require(what)
-        case OperationKind.REVOKE_AUTHORITY:
+        case OperationKind.REVOKE_AUTHORITY | OperationKind.RELEASE_AUTHORITY:
             ask.require_authority(what)
         case _:
             ask.require_everything()

@@ -78,8 +78,8 @@ class NewOperation:
     """An operation that others must agree to.
 
     `particulars`, by kind: revoke-authority: `fingerprint` of the authority's certificate and `reason`;
-    change-template: `toml`, the whole document; change-administrator, export-secret and recover-key: `detail`, what
-    exactly, in words.
+    release-authority: `fingerprint` of one that is on hold; change-template: `toml`, the whole document;
+    change-administrator, export-secret and recover-key: `detail`, what exactly, in words.
     """
 
     kind: OperationKind

@@ -65,7 +65,7 @@ class Exchange:
         self.answerer = self.answerers[0]
 
     def check(self) -> None:
-        """Everything public: type, nonce, signature, algorithms, whom the envelope is for. Raises :class:`Rejected`."""
+        """Everything public: type, nonce, signature, algorithms. Raises :class:`Rejected`."""
         message = self.message
         if message.kind is None:
             text = f"messages of type {message.kind_text or 'none'} are not accepted (RFC 8894 section 3.2.1.2)"
@@ -76,10 +76,20 @@ class Exchange:
         if message.envelope is not None:
             self.envelope = parse_envelope(message.envelope, LIMITS)
             self._allow(_LEGACY_CIPHERS.get(self.envelope.cipher(allow_legacy=True)))
-            for one in self.answerers:
-                if is_for(self.envelope, one.opening):
-                    self.answerer = one
-                    return
+
+    def find_answerer(self) -> bool:
+        """Find whom the envelope is for; whether there is somebody who can answer, as where there is none."""
+        if self.envelope is None:
+            return True
+        for one in self.answerers:
+            if is_for(self.envelope, one.opening):
+                self.answerer = one
+                return True
+        return False
+
+    def require_answerer(self) -> None:
+        """As :meth:`find_answerer`; raises :class:`Rejected` where the envelope is for nobody here."""
+        if not self.find_answerer():
             text = "the message is encrypted for another certificate than those that GetCACert gives out"
             raise BadMessage.saying(text, Refusal.MALFORMED)
 

@@ -59,8 +59,11 @@ class ScepEngine(Protocol):
     def has_authority(self, name: str) -> bool:
         """Whether there is an authority of that name."""
 
-    async def answerers(self, authority: str) -> tuple[Answerer, ...]:
-        """All that messages may be for, the one to give out first. Raises :class:`PkiError`."""
+    async def answerers(self, authority: str, *, anew: bool = False) -> tuple[Answerer, ...]:
+        """All that messages may be for, the one to give out first. Raises :class:`PkiError`.
+
+        ``anew``: another process may have made one since.
+        """
 
     async def enroll(self, request: EnrollmentRequest, claim: Claim) -> IssuedCertificate | Pending:
         """The one road, the claim being taken with the gate's. Raises :class:`PkiError`."""

@@ -104,6 +104,10 @@ class ScepService:
         envelope = None
         try:
             exchange.check()
+            if not exchange.find_answerer():
+                # another process may have made a registration authority, and given it out, a moment ago
+                exchange.answerers = await self._engine.answerers(template.issuer, anew=True)
+                exchange.require_answerer()
             assert message.kind is not None
             outcome = await self._handlers[message.kind](exchange)
             if outcome is not None:

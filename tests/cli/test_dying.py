@@ -89,6 +89,12 @@ def _made(node: Node) -> bool:
     return bool(node.row("SELECT count(*) FROM administrator_certificate WHERE administrator = 'mallory'")[0])
 
 
+def _certified(node: Node) -> bool:
+    known = node.row("SELECT count(*) FROM administrator_certificate WHERE administrator = 'ruth'")[0]
+    assert known <= 2, "no approval yields two files"
+    return bool(known == 2)
+
+
 def _set(node: Node) -> bool:
     return "desk" in node.row("SELECT groups FROM administrator WHERE name = 'ruth'")[0]
 
@@ -100,6 +106,7 @@ APPROVED = (
 REPEATED = (
     (("admin", "create", "mallory", "--role", "operator", "--authority", "root", "--out", "OUT"), _made,
      "administrator mallory"),
+    (("admin", "certify", "ruth", "--authority", "root", "--out", "OUT"), _certified, "administrator ruth"),
     (("admin", "set", "ruth", "--group", "desk"), _set, "administrator ruth"),
 )  # fmt: skip
 

@@ -179,6 +179,27 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
     assert listed[0]["asked_by"] == "admin:ada"
 
 
+def test_who_gives_a_command_that_is_not_theirs_to_give_is_in_the_audit_log(server: Server) -> None:
+    cli, user = server.instance.cli, f"cli:{getpass.getuser()}"
+    wanted = server.folder / "wanted.toml"
+    wanted.write_text((server.folder / "two.toml").read_text().replace('duration = "', 'duration = "1'))
+    change = ("operation", "change-template", str(wanted), "--reason", "x")
+    refused = cli(*change, *server.as_admin("ruth"), check=False)
+    assert "ra-officer does not permit" in refused.stderr
+    script = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout s.key -subj /CN=ruth -out s.pem 2>/dev/null"
+        " && openssl pkcs12 -export -inkey s.key -in s.pem -passout pass:guess -out stranger.p12"
+        " && echo guess > stranger.password"
+    )
+    assert server.instance.shell(script, server.folder).returncode == 0
+    assert "administrator" in cli(*change, *server.as_admin("stranger"), check=False).stderr
+    log = cli("audit", "tail", "-n", "5").stdout
+    for actor in ("admin:ruth", user):
+        assert f'refusal refused actor="{actor}" object="pkiserver operation change-template"' in log
+    assert cli("cert", "show", "00", check=False).returncode == 1
+    assert cli("audit", "tail", "-n", "5").stdout == log, "what is not there is refused to nobody"
+
+
 def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(server: Server) -> None:
     cli = server.instance.cli
     certificates = cli("ca", "export-chain", "issuing").stdout.split("-----BEGIN")
@@ -196,7 +217,13 @@ def test_an_authority_is_revoked_by_two_and_never_by_a_name_that_somebody_types(
     assert "nobody decides their own request" in own.stderr
     cli("operation", "approve", number, *server.as_admin("ruth"))
     assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "held"
-    cli("cert", "release", certificate)
+    alone = cli("cert", "release", certificate, "--comment", "over", *server.as_admin("ada"), "--json")
+    number = str(json.loads(alone.stdout)["number"])
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "held"
+    cli("operation", "approve", number, *server.as_admin("ruth"))
+    assert json.loads(cli("cert", "show", certificate, "--json").stdout)["state"] == "issued"
+    nothing = cli("cert", "release", certificate, "--comment", "again", *server.as_admin("ada"), check=False)
+    assert "is not on hold" in nothing.stderr
     (server.folder / "root.pem").write_text(server.instance.layout.root_certificate.read_text())
     root = cli("cert", "revoke", str(server.folder / "root.pem"), "--comment", "drill", check=False)
     assert "self-signed" in root.stderr

@@ -175,7 +175,11 @@ _WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min
 _NAMES = _WORDS.filter(lambda text: text and ":" not in text and text[0] not in "/ " and not text[0].isspace())
 _GROUPS = st.frozensets(_WORDS.filter(lambda text: text.isprintable() and text and ";" not in text), max_size=3)
 _FORMULAS = st.sampled_from(["=1+1", "+49 30 1", "-1", "@SUM(A1)", "'=1", "''@", "'quoted'", "'", "x\ny", "a\u2028b"])
-_ATTRIBUTES = st.lists(st.tuples(st.sampled_from(["mail", "cn", "room"]), _WORDS.filter(bool) | _FORMULAS), max_size=6)
+_KEYS = st.sampled_from(
+    ["mail", "cn", "room", "name", "Password", "groups", "disabled", "uid", "userPassword", "memberOf", "objectClass",
+     "pkiserverDisabled", "pkiserverAttribute", "dn", "version", "changetype", "_x", "-y", "attribute"]
+)  # fmt: skip
+_ATTRIBUTES = st.lists(st.tuples(_KEYS, _WORDS.filter(bool) | _FORMULAS), max_size=6)
 
 
 @given(_NAMES, _GROUPS, _ATTRIBUTES, st.booleans(), st.sampled_from(Format))
@@ -187,7 +191,9 @@ def test_what_is_written_is_read_back(
     assert back.name == name
     assert (back.groups or frozenset()) == groups
     assert back.disabled is disabled
-    for key in ("mail", "cn", "room"):
+    assert back.password is None
+    assert back.password_hash is None
+    for key in {key for key, _ in (*attributes, *back.attributes)}:
         assert [v for k, v in back.attributes if k == key] == [v for k, v in attributes if k == key]
 
 

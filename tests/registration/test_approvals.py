@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.audit import AuditLog
 from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, PasswordEvidence
+from pkiserver.authority.revocation import ByCertificate, Order
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
@@ -23,6 +24,7 @@ from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.upkeep import clean
+from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.database import Database
 from pkiserver.store.registration.operations import OperationState
 from pkiserver.store.registration.requests import RequestState
@@ -34,7 +36,12 @@ from tests.support.engines import engine_with, enrollment, template_text
 
 TWO = '[[evidence]]\nall = ["password"]\napproval = true\napprovals = 2\napprovers = ["officers"]\n'
 CODE = '[[evidence]]\nall = ["code"]\napproval = true\napproval_lifetime = "1h"\n'
-TEXTS = {"two": template_text("two", TWO), "code": template_text("code", CODE)}
+ONE = '[[evidence]]\nall = ["password"]\napproval = true\n'
+TEXTS = {
+    "two": template_text("two", TWO),
+    "code": template_text("code", CODE),
+    "brief": template_text("brief", ONE).replace('"90d"', '"2h"'),
+}
 ALICE = PasswordEvidence("alice", Secret("a long password"))
 OFFICERS = frozenset({"officers"})
 
@@ -232,3 +239,46 @@ async def test_whoever_asks_again_gets_the_same_certificate_though_the_code_is_s
             # the code is good for nothing else
             with pytest.raises(Rejected, match="has been used"):
                 await engine.enroll(enrollment("code", CodeEvidence(code)))
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_certificate_that_is_over_is_no_answer_to_who_asks_again(tmp_path: Path, url: str, end: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        request = enrollment("brief", ALICE)
+
+        async def approved() -> IssuedCertificate:
+            pending = await engine.enroll(request)
+            assert isinstance(pending, Pending)
+            await engine.approvals.decide(pending.request_number, approved=True, by=officer("carol"))
+            made = await engine.enroll(request)
+            assert isinstance(made, IssuedCertificate)
+            return made
+
+        first = await approved()
+        again = await engine.enroll(request)
+        assert isinstance(again, IssuedCertificate)
+        assert again.der == first.der
+        if end == "revoked":
+            what = ByCertificate(first.der)
+            await engine.status.revocations.revoke(what, RevocationReason.CESSATION_OF_OPERATION, Order("cli:root"))
+        else:
+            clock.advance(timedelta(hours=3))
+        second = await approved()
+        assert second.serial != first.serial
+
+
+async def test_a_code_whose_certificate_was_revoked_brings_nothing_any_more(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        lifetime = timedelta(days=1)
+        _, code = await engine.codes.create(template="code", subject=None, sans=(), lifetime=lifetime, by="admin:bob")
+        request = enrollment("code", CodeEvidence(code))
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        await engine.approvals.decide(pending.request_number, approved=True, by=officer("carol"))
+        made = await engine.enroll(request)
+        assert isinstance(made, IssuedCertificate)
+        what = ByCertificate(made.der)
+        await engine.status.revocations.revoke(what, RevocationReason.SUPERSEDED, Order("cli:root"))
+        with pytest.raises(Rejected, match="has been used"):
+            await engine.enroll(request)

@@ -34,6 +34,9 @@ SLOTS = 'slots = ["learn_once", "learn_once", "locked"]\ndevice_required = true\
 TEXTS = {
     "device": template_text("device", PASSWORD, f"[seats]\nenabled = true\n{SLOTS}"),
     "few": template_text("few", PASSWORD, "[seats]\nenabled = true\nlimit = 2\ncertificates = 1\n"),
+    "graceful": template_text("graceful", PASSWORD, "[seats]\nenabled = true\ncertificates = 1\n").replace(
+        'window = "120d"', 'window = "120d"\ngrace = "30d"'
+    ),
     "decided": template_text("decided", APPROVED, "[seats]\nenabled = true\nlimit = 1\ncertificates = 1\n"),
     "known": template_text("known", PASSWORD, "[seats]\nenabled = true\nlearn = false\n"),
 }
@@ -126,6 +129,23 @@ async def test_a_renewal_stays_in_its_seat_and_does_not_count_twice(tmp_path: Pa
         [seat] = await engine.seats.search(template="few")
         assert seat.identity == "CN=printer"
         assert len((await engine.seats.detail(seat.id)).certificates) == 2
+
+
+async def test_a_renewal_of_what_counts_no_more_takes_no_place_beside_another(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with engine_with(tmp_path, TEXTS, url=url, clock=clock) as engine:
+        await with_accounts(engine, "alice")
+        old = await engine.enroll(asked("graceful", "alice"))
+        assert isinstance(old, IssuedCertificate)
+        clock.advance(timedelta(days=95))
+        current = await engine.enroll(asked("graceful", "alice"))
+        assert isinstance(current, IssuedCertificate)
+        shown = [
+            enrollment("graceful", ClientCertificateEvidence(one.der), name="alice", renewal_of=one.der)
+            for one in (old, current)
+        ]
+        assert await refused(engine, shown[0]) == {Refusal.LIMIT}
+        assert isinstance(await engine.enroll(shown[1]), IssuedCertificate)
 
 
 async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ TEMPLATE = "scep-ra"
 """The template name that these certificates carry in the records."""
 FRESH_SECONDS = 5.0
 """For how long what was found is used without asking the database again."""
+ANEW_SECONDS = 0.5
+"""The same for whoever looks for one that another process may just have made."""
 _PATIENCE = 60
 """How often, every quarter of a second, a process looks for what another one is making."""
 _SIGN, _OPEN = "-sign", "-open"
@@ -105,15 +107,20 @@ class RaKeeper:
         """What went wrong at the last try, by authority; empty when all is well."""
         return tuple(self._problems.values())
 
-    async def get(self, name: str) -> tuple[RegistrationAuthority, ...]:
+    async def get(self, name: str, *, anew: bool = False) -> tuple[RegistrationAuthority, ...]:
         """All that an authority's messages may be for, the one to give out first; made now where there is none.
+
+        Args:
+            name: The authority.
+            anew: What was found a moment ago lacks one; look again, though not for every message of a stranger.
 
         Raises:
             Rejected: the authority is unknown, cannot issue, or its own key was not made for SCEP.
             Unavailable: key or database are away.
         """
         kept = self._kept.get(name)
-        if kept is not None and self._own.clock.monotonic() - kept.at < FRESH_SECONDS:
+        seconds = ANEW_SECONDS if anew else FRESH_SECONDS
+        if kept is not None and self._own.clock.monotonic() - kept.at < seconds:
             return kept.found
         authority = self._own.authorities.get(name)
         found = await self._find(authority)

@@ -20,6 +20,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from pkiserver.foundation.clock import Clock
@@ -46,6 +48,7 @@ There is none; it cannot be read, or another key signed it; it is not (yet) in f
 issuer is unknown, or may sign none; an extension or its scope is not understood.
 """
 T = TypeVar("T")
+_log = Logger(namespace="pkiserver.connectors")
 
 
 @attrs.frozen
@@ -181,25 +184,51 @@ class ForeignCertificates:
         return tuple(one.to_cryptography() for one in found)
 
     async def _current(self) -> _Material:
-        """What to verify against; read again when it is old. Those who come meanwhile wait for the same reading."""
+        """What to verify against; read again when it is old. Those who come meanwhile wait for the same reading.
+
+        Nobody waits again for a server that did not answer the last time, as long as what is here is in force.
+        """
         found = self._material
         if found is not None and not self._is_old(found):
             return found
-        if self._reading is not None:
-            waiting: Deferred[None] = Deferred()
-            self._reading.append(waiting)
-            await waiting
-        else:
-            self._reading = []
-            try:
-                self._material = await self._read()
-            finally:
-                waiters, self._reading = self._reading, None
-                for one in waiters:
-                    one.callback(None)
+        reading = self._reread()
+        if found is not None and found.failures and self._is_in_force(found):
+            reading.addErrback(self._log_unread)
+            return found
+        await reading
         if self._material is None:
             raise Unavailable(f"connector {self.name}: its anchors or CRLs cannot be read", retry_after=30)
         return self._material
+
+    def _reread(self) -> Deferred[None]:
+        """The end of the reading that is under way, or begins now; fails with :class:`Unavailable`."""
+        waiting: Deferred[None] = Deferred()
+        if self._reading is not None:
+            self._reading.append(waiting)
+            return waiting
+        self._reading = [waiting]
+
+        def ended(result: _Material | Failure) -> None:
+            waiters, self._reading = self._reading or [], None
+            if not isinstance(result, Failure):
+                self._material = result
+            for one in waiters:
+                if isinstance(result, Failure):
+                    one.errback(result)
+                else:
+                    one.callback(None)
+
+        Deferred.fromCoroutine(self._read()).addBoth(ended)
+        return waiting
+
+    def _log_unread(self, failure: Failure) -> None:
+        _log.warn("connector {connector}: {why}", connector=self.name, why=failure.getErrorMessage())
+
+    def _is_in_force(self, material: _Material) -> bool:
+        """Whether there is a list from every place, and none of them has ended."""
+        now = self._clock.now()
+        ends = [crl.next_update_utc for crl in material.crls]
+        return len(ends) == len(self.settings.crls) and all(end is None or end >= now for end in ends)
 
     def _is_old(self, material: _Material) -> bool:
         age = self._clock.monotonic() - material.read

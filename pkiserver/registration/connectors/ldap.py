@@ -11,7 +11,7 @@ from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.ldap import NOT_THE_ENTRY, LdapConnection, LdapError, asked, open_server, opened
 from pkiserver.outbound.ldapwire import Change, ChangeKind
 from pkiserver.outbound.placeholders import fill, split
-from pkiserver.outbound.problems import OutboundError
+from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.registration.connectors import ldappolicy, ldappublish, ldapuser
 from pkiserver.registration.connectors.credentials import credential_problem, finding, outcome_finding
 from pkiserver.registration.connectors.ldappolicy import Policy
@@ -65,8 +65,8 @@ class LdapConnector:
     async def change_password(self, name: str, old: Secret, new: Secret) -> Denied | None:
         """Change a password, an expired one too; None when it is done.
 
-        As the user where their bind still works, else with the service's rights after the old one was shown to have
-        expired. Raises :class:`Unavailable`.
+        As the user where their bind still works, if only for this; else with the service's rights after the old one
+        was shown to have expired. Raises :class:`Unavailable`.
         """
         if problem := credential_problem(name, old) or credential_problem(name, new):
             return problem
@@ -96,7 +96,7 @@ class LdapConnector:
             return
         try:
             async with opened(self.settings.service(writing=True), self._servers) as connection:
-                await self._bind_for_writing(connection)
+                await self._bind_service(connection)
                 entry = await ldapuser.find_entry(connection, self.settings, name)
                 if isinstance(entry, Denied):
                     raise Rejected.because(Refusal.CONFIGURATION, f"connector {self.name}: {entry.text}")
@@ -178,17 +178,32 @@ class LdapConnector:
             return ldappolicy.bind_denial(error)
         return ldappolicy.must_change(bound.controls) or ldappolicy.policy_of(bound.controls)
 
-    async def _bind_service(self, connection: LdapConnection) -> None:
-        name, reference = self.settings.service_name, self.settings.service_password
-        if name is not None and reference is not None:
-            await connection.bind(name, reference.read())
+    async def _bind_to_change(self, connection: LdapConnection, dn: str, old: Secret) -> Denied | None:
+        """Bind as the user, who may have to change the password before anything else; why it was refused.
 
-    async def _bind_for_writing(self, connection: LdapConnection) -> None:
-        """As the service account; one that is not let in is no refusal of what is to be written."""
+        Raises as :meth:`_bind_user`.
+        """
         try:
-            await self._bind_service(connection)
+            bound = await connection.bind(dn, old, policy=True)
         except LdapError as error:
-            raise self._unavailable(error) from error
+            return ldappolicy.bind_denial(error)
+        # what is then permitted is RFC 3062's operation, and not a change of unicodePwd
+        return ldappolicy.must_change(bound.controls) if self.settings.active_directory else None
+
+    async def _bind_service(self, connection: LdapConnection) -> None:
+        """As the service account, where there is one.
+
+        Raises:
+            OutboundError: it is not let in: that says nothing of anybody else, and another server may let it in.
+        """
+        name, reference = self.settings.service_name, self.settings.service_password
+        if name is None or reference is None:
+            return
+        try:
+            await connection.bind(name, reference.read())
+        except LdapError as error:
+            text = f"the service account {name!r}: {error}"
+            raise OutboundError(Trouble.BIND, str(connection.server), text) from error
 
     async def _change_password(self, connection: LdapConnection, name: str, old: Secret, new: Secret) -> Denied | None:
         by_search = self.settings.bind_name is None or self.can_look_up
@@ -199,11 +214,11 @@ class LdapConnector:
             if isinstance(found, Denied):
                 return found
             dn = found.entry.dn
-        bound = await self._bind_user(connection, dn, old)
-        expired = isinstance(bound, Denied) and bound.step is Step.EXPIRED
-        if isinstance(bound, Denied):
+        denied = await self._bind_to_change(connection, dn, old)
+        expired = denied is not None and denied.step is Step.EXPIRED
+        if denied is not None:
             if not expired or not self.can_look_up:
-                return bound
+                return denied
             await self._bind_service(connection)
         elif not by_search and not ldapnames.looks_like_dn(dn):
             # user@domain is a name to bind with; what is changed is an entry, which its owner may find
@@ -233,10 +248,7 @@ class LdapConnector:
 
     async def _check_one(self, connection: LdapConnection, name: str | None, password: Secret | None) -> Finding:
         server = str(connection.server)
-        try:
-            await self._bind_service(connection)
-        except LdapError as error:
-            return Finding(Step.BIND, server, f"the service account {self.settings.service_name!r}: {error}")
+        await self._bind_service(connection)
         if name is None:
             how = f"bound as {self.settings.service_name}" if self.can_look_up else "connected"
             return Finding(Step.FINE, server, how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from threading import Event
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -110,13 +111,27 @@ class SqlConnector:
             end()
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Run work in a thread, and wait for it no longer than connecting and answering may take."""
+        """Run work in a thread, and wait for it no longer than connecting and answering may take.
+
+        What nobody waits for any more when its turn comes is not begun: after an outage it would stand before those
+        who come then.
+        """
         if self._pool.joined:  # which would take the work, and never do it
             raise Unavailable(f"connector {self.name}: its settings have just changed", retry_after=1)
         limits = self.settings.connect_timeout + self.settings.answer_timeout
-        running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, work)
         silent = Unavailable(f"connector {self.name}: the database does not answer", retry_after=30)
-        return await within(running, limits.total_seconds() + 1, lambda: silent)
+        given_up = Event()
+
+        def unless_given_up() -> T:
+            if given_up.is_set():
+                raise silent
+            return work()
+
+        running: Deferred[T] = deferToThreadPool(IReactorThreads(_reactor), self._pool, unless_given_up)
+        try:
+            return await within(running, limits.total_seconds() + 1, lambda: silent)
+        finally:
+            given_up.set()
 
     def _authenticate(self, name: str, password: Secret) -> Outcome:
         row = self._row(name)

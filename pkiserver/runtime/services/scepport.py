@@ -65,9 +65,9 @@ class ScepPort:
         """Whether there is an authority of that name."""
         return any(one.name == name for one in self.engine.authorities.list())
 
-    async def answerers(self, authority: str) -> tuple[Answerer, ...]:
+    async def answerers(self, authority: str, *, anew: bool = False) -> tuple[Answerer, ...]:
         """The authority's registration authorities, the one to give out first; raises :class:`PkiError`."""
-        found = await self.ra.get(authority)
+        found = await self.ra.get(authority, anew=anew)
         current = self.engine.authorities.get(authority).current
         made = self._made.get(authority)
         if made is None or made[0] is not found or made[1] != current.certificate.der:

@@ -228,8 +228,8 @@ def certificates(
     return tuple(SeatCertificate(row.certificate_id, row.slot, from_micros(row.at)) for row in rows)
 
 
-def valid_certificates(connection: Connection, seat_id: int, *, now: datetime) -> int:
-    """How many certificates of a seat are valid, on hold, or being made."""
+def valid_certificates(connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None) -> int:
+    """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made."""
     valid = and_(
         certificate_table.c.state.in_(("issued", "held")),
         certificate_table.c.not_after > to_micros(now),
@@ -240,7 +240,8 @@ def valid_certificates(connection: Connection, seat_id: int, *, now: datetime) -
     coming = select(func.count()).select_from(
         seat_certificate.join(certificate_intent, certificate_intent.c.id == _c.certificate_id)
     )
-    return sum(int(connection.execute(query.where(_c.seat_id == seat_id)).scalar_one()) for query in (settled, coming))
+    where = [_c.seat_id == seat_id] if besides is None else [_c.seat_id == seat_id, _c.certificate_id != besides]
+    return sum(int(connection.execute(query.where(*where)).scalar_one()) for query in (settled, coming))
 
 
 def add_event(connection: Connection, seat_id: int, *, actor: str, what: str, now: datetime) -> None:

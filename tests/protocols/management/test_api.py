@@ -120,6 +120,8 @@ async def test_a_challenge_for_an_mdm(tmp_path: Path) -> None:
         useless = await world.call("ruth", "POST", "/challenges", {**wanted, "template": "open"})
         assert (useless.status, useless.codes) == (409, {"conflict"})
         assert "takes an enrolment code" in useless.json["detail"]
+        for_nobody = await world.call("ruth", "POST", "/challenges", {"template": "code", "subject": ""})
+        assert (for_nobody.status, for_nobody.codes) == (422, {"bad-subject"})
         assert await world.ok("ruth", "DELETE", f"/challenges/{made['number']}") is None
         assert (await world.call("ruth", "DELETE", f"/challenges/{made['number']}")).status == 404
 

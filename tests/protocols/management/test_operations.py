@@ -204,6 +204,38 @@ async def test_row_25_an_authority_is_revoked_by_two(tmp_path: Path) -> None:
         assert (event["actor"], event["details"]["approved_by"]) == ("admin:ruth", "admin:rolf")
 
 
+async def test_row_25_an_authority_on_hold_is_released_by_two(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        found = (await world.ok("ruth", "GET", "/authorities"))["items"]
+        mark = next(one["fingerprint"] for one in found if one["name"] == "issuing")
+
+        async def agreed(kind: str, **particulars: str) -> None:
+            named = {"fingerprint": mark, **particulars}
+            wanted = {"kind": kind, "object": "issuing", "particulars": named, "reason": "drill"}
+            number = (await world.ok("ruth", "POST", "/operations", wanted))["operation"]["number"]
+            own = await world.call("ruth", "POST", f"/operations/{number}/approve", {})
+            assert own.codes == {"not-authorised"}
+            done = await world.ok("rolf", "POST", f"/operations/{number}/approve", {})
+            assert done["operation"]["state"] == "done"
+
+        async def state() -> str:
+            return str((await world.ok("aud", "GET", f"/certificates/{mark}"))["certificate"]["state"])
+
+        early = {"kind": "release-authority", "object": "issuing", "particulars": {"fingerprint": mark}, "reason": "x"}
+        assert (await world.call("ruth", "POST", "/operations", early)).status == 409
+        await agreed("revoke-authority", reason="certificateHold")
+        assert await state() == "held"
+        alone = await world.call("ruth", "POST", f"/certificates/{mark}/release", {})
+        assert (alone.status, alone.codes) == (403, {"not-authorised"})
+        assert await state() == "held"
+        await agreed("release-authority")
+        assert await state() == "issued"
+        events = (await world.ok("aud", "GET", "/audit?limit=20"))["items"]
+        [event] = [one for one in events if one["kind"] == "release"]
+        assert (event["actor"], event["details"]["approved_by"]) == ("admin:ruth", "admin:rolf")
+
+
 async def approved_export(world: World) -> tuple[int, bytes]:
     """An operation that is approved, and the digest of what it approves."""
     operations = world.engine.operations

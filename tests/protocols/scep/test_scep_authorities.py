@@ -13,11 +13,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
+from pkiserver.foundation.tomldump import dump
 from pkiserver.runtime.protocolsettings import ScepNodeSettings
+from pkiserver.runtime.services.scepport import ScepPort
 from pkiserver.runtime.services.scepservice import Scep
+from pkiserver.store.authority import authorities
+from protocols.scep.metrics import ScepMetrics
+from protocols.scep.ports import ScepSettings
 from tests.authority.world import new_key
-from tests.protocols.scep.device import SUCCESS
-from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, World, authority, template, world
+from tests.protocols.scep.device import BAD_CHECK, FAIL_INFO, FAILURE, PKCS_REQ, PKI_STATUS, SUCCESS, Device
+from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SETTINGS, World, authority, listening, template, world
 
 
 async def own(engine: Any, store: str) -> None:
@@ -33,11 +38,15 @@ async def rekeyed(engine: Any, store: str) -> None:
     await authority(engine, "rekeyed", "root", "ec-p256", store)
 
 
+async def rolled(engine: Any, store: str) -> None:
+    await authority(engine, "rolled", "root", "ec-p256", store)
+
+
 @pytest.fixture(scope="module")
 def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
-    names = ("own", "pair", "rekeyed")
+    names = ("own", "pair", "rekeyed", "rolled")
     texts = dict(template(f"by-{name}", issuer=name) for name in names)
-    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed)) as made:
+    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, rolled)) as made:
         yield made
 
 
@@ -97,11 +106,37 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
 
 
+def test_another_process_opens_what_is_for_a_registration_authority_that_was_made_a_moment_ago(scep: World) -> None:
+    settings, metrics, run = ScepSettings(), ScepMetrics(), scep.run
+    with listening(ScepPort(scep.engine), settings, metrics, run) as number:
+        elsewhere = f"http://127.0.0.1:{number}/scep/by-rolled"
+        first = Device(scep, "first", elsewhere)
+        assert first.enroll(scep.code("by-rolled")).status == SUCCESS
+        second = scep.device("second", at="by-rolled")
+        text = dump(attrs.evolve(SETTINGS, scep=ScepPolicy(ra=RaKeys.TWO)))
+        write = scep.engine.database.write
+        scep.one(write(lambda c: authorities.update_authority(c, "rolled", config=text, state="enabled")))
+        scep.one(scep.engine.refresh())
+        again = first.message(PKCS_REQ, first.envelope(first.csr(scep.code("by-rolled"))), transaction="2")
+        first.post(again)  # whoever is elsewhere has looked a moment ago
+        scep.one(scep.port.keep())
+        assert second.ca()[0] not in first.ca()
+        second.url = elsewhere
+        assert second.enroll(scep.code("by-rolled")).status == SUCCESS
+        stranger = scep.device("stranger", at="by-pair")
+        stranger.ca()
+        stranger.url = elsewhere
+        sent = stranger.message(PKCS_REQ, stranger.envelope(stranger.csr("x")))
+        (refusal,) = cms.ContentInfo.load(stranger.post(sent))["content"]["signer_infos"]
+        values = {one["type"].dotted: one["values"][0].native for one in refusal["signed_attrs"]}
+        assert (values[PKI_STATUS], values[FAIL_INFO]) == (str(FAILURE), str(BAD_CHECK))
+
+
 def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
     def found(default: str) -> str:
         checked = Scep(scep.engine, ScepNodeSettings(default_template=default)).check()
         return "; ".join(one.text for one in scep.run(checked.run))
 
-    assert found("by-own") == "3 templates"
-    expected = "'by-onw' is no template that SCEP may use (allowed: by-own, by-pair, by-rekeyed)"
+    assert found("by-own") == "4 templates"
+    expected = "'by-onw' is no template that SCEP may use (allowed: by-own, by-pair, by-rekeyed, by-rolled)"
     assert found("by-onw") == f"[scep] default_template: {expected}"

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL.crypto import X509StoreContext
+from twisted.internet import reactor as _reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.python.threadable import isInIOThread
 
 from pkiserver.foundation.clock import SystemClock
@@ -25,6 +29,7 @@ from tests.support.ocspresponder import OpensslResponder
 from tests.support.ports import free_port
 from tests.support.tlsfiles import TestCa
 
+reactor: Any = _reactor
 HARDWARE = x509.OtherName(
     x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4"), bytes.fromhex("3011 06082b060104019a1e01 0405") + b"SN-77"
 )
@@ -253,6 +258,64 @@ async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) 
     gone = made(crls=f"http://127.0.0.1:{free_port()}/ca.crl")  # type: ignore[operator]
     assert [found.step for found in await gone.check(None, None)] == [Step.CONNECT, Step.FINE]
     assert [found.step for found in await made().check(None, None)] == [Step.FINE, Step.FINE]  # type: ignore[operator]
+
+
+async def test_nobody_waits_for_a_server_that_hangs_while_the_crls_are_in_force(ca: TestCa, made: object) -> None:
+    one = device(ca)
+    state = {"crl": ca.crl()}
+    answered, asked = threading.Event(), threading.Event()
+    answered.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            answered.wait(60)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(state["crl"])
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    def serve(port: int) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return server
+
+    server = serve(0)
+    port = server.server_address[1]
+    clock = Adjustable()
+    connector = made('answer_timeout = "60s"\n', crls=f"http://127.0.0.1:{port}/ca.crl")  # type: ignore[operator]
+    connector._clock = clock
+    assert isinstance(await connector.identify(one, ()), Shown)
+    server.shutdown()
+    server.server_close()
+    clock.ahead += 3601
+    assert isinstance(await connector.identify(one, ()), Shown)  # nobody is there to be read from
+    answered.clear()
+    asked.clear()
+    server = serve(port)
+    try:
+        clock.ahead += 11
+        assert isinstance(await connector.identify(one, ()), Shown)
+        assert await deferToThread(asked.wait, 60)
+        assert isinstance(await connector.identify(one, ()), Shown)
+        assert not answered.is_set(), "the server is silent still"
+        state["crl"] = ca.crl(one)
+        answered.set()
+        while isinstance(await connector.identify(one, ()), Shown):
+            await deferLater(reactor, 0.02)
+    finally:
+        answered.set()
+        server.shutdown()
+        server.server_close()
+
+
+class Adjustable(SystemClock):
+    ahead = 0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
 
 
 class Later(SystemClock):

@@ -219,7 +219,25 @@ async def test_a_password_that_expires_is_announced_and_can_be_changed(directory
     expired = await connector.authenticate("carol", new)
     assert isinstance(expired, Denied)
     assert expired.step is Step.EXPIRED
-    assert await plain(directory, ADMIN).change_password("carol", new, RIGHT) is None
+
+
+@pytest.mark.parametrize("how", ["SERVICE", "ADMIN", "PATTERN", "PATTERN + SERVICE"])
+async def test_who_must_change_the_password_does_it_with_their_own_rights(directory: Slapd, how: str) -> None:
+    name = how.replace(" + ", "-").lower()
+    dn = f"uid={name},ou=people,{SUFFIX}"
+    directory.load(
+        f"dn: {dn}\nobjectClass: inetOrgPerson\nuid: {name}\ncn: Carol\nsn: C\nuserPassword: {USER_PASSWORD}\n\n"
+        f"dn: {dn}\nchangetype: modify\nreplace: pwdReset\npwdReset: TRUE\n"
+    )
+    settings = {"SERVICE": SERVICE, "ADMIN": ADMIN, "PATTERN": PATTERN, "PATTERN + SERVICE": PATTERN + SERVICE}
+    connector, new = plain(directory, settings[how]), Secret("another long password")
+    must = await connector.authenticate(name, RIGHT)
+    assert isinstance(must, Denied)
+    assert must.step is Step.EXPIRED
+    assert isinstance(await connector.change_password(name, Secret("wrong"), new), Denied)
+    assert await connector.change_password(name, RIGHT, new) is None
+    # a password that an administrator of the directory had set would have to be changed again
+    assert isinstance(await connector.authenticate(name, new), Shown)
 
 
 async def test_the_last_logins_with_an_expired_password_are_counted_out(directory: Slapd) -> None:

@@ -62,8 +62,46 @@ async def test_a_change_is_not_begun_anew_elsewhere_but_the_next_goes_to_who_ans
         assert await connector.change_password("alice", RIGHT, RIGHT) is None
 
 
+def refusing(code: int) -> tuple[socket.socket, str]:
+    """A server that answers whatever it is asked first, a bind, with this result; and its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection, contextlib.suppress(ConnectionError):
+                    asked = connection.recv(4096)
+                    begins = 2 if asked[1] < 0x80 else 2 + (asked[1] & 0x7F)
+                    number = asked[begins : begins + 2 + asked[begins + 1]]
+                    inner = bytes((0x61, 7, 0x0A, 1, code)) + b"\x04\x00\x04\x00"
+                    connection.sendall(bytes((0x30, len(number) + len(inner))) + number + inner)
+                    connection.recv(4096)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server, f"ldap://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(PATTERN, 1), (PATTERN, 80), (SERVICE, 49), (SERVICE, 53), (PATTERN + SERVICE, 52)]
+)
+async def test_a_server_that_is_out_of_order_or_keeps_the_service_account_out_is_passed_over(
+    directory: Slapd, how: str, code: int
+) -> None:
+    server, address = refusing(code)
+    with server:
+        connector = made(f'"{address}", "{directory.url}"', f"insecure = true\n{how}")
+        assert isinstance(await connector.authenticate("alice", RIGHT), Shown)
+        assert isinstance(await connector.authenticate("alice", Secret("wrong")), Denied)
+        alone = made(f'"{address}"', f"insecure = true\n{how}")
+        with pytest.raises(Unavailable):
+            await alone.authenticate("alice", RIGHT)
+        [found] = await alone.check(None, None)
+        assert (found.step is Step.BIND) == ("service" in how), found
+
+
 async def test_a_referral_is_no_wrong_password(directory: Slapd) -> None:
-    for code in (9, 10, 51, 52):
+    for code in (1, 9, 10, 51, 52, 80):
         with pytest.raises(LdapError):
             ldappolicy.bind_denial(LdapError(code, ""))
     # what a search finds below a branch that is elsewhere is left out, and hurts nobody

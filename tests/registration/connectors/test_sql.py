@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sqlite3
 import subprocess
+import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
@@ -26,6 +31,7 @@ from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.tlsfiles import TestCa
 
+reactor: Any = _reactor
 ALL = tuple(HashFormat)
 PASSWORD = "password"
 ROWS = """
@@ -176,6 +182,30 @@ async def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.Mon
         assert len(results) == 12
         assert all(failure.check(Unavailable) for _, failure in results)
         connector.close()
+
+
+async def test_who_was_given_up_does_not_stand_before_those_who_come_later() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asked: list[socket.socket] = []
+
+        def count() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    asked.append(mute.accept()[0])
+
+        threading.Thread(target=count, daemon=True).start()
+        url = f"mysql://reader@127.0.0.1:{mute.getsockname()[1]}/customer"
+        connector = made(url, 'answer_timeout = "1s"\nconnect_timeout = "1s"\n' + SETTINGS)
+        tries = [Deferred.fromCoroutine(connector.authenticate("alice", Secret(PASSWORD))) for _ in range(40)]
+        await DeferredList(tries, consumeErrors=True)
+        statistics = connector._pool._team.statistics
+        while statistics().busyWorkerCount or statistics().backloggedWorkCount:
+            await deferLater(reactor, 0.05)
+        # four threads, three seconds, and each waits a second for an answer
+        assert len(asked) <= 20
+        connector.close()
+        for one in asked:
+            one.close()
 
 
 @pytest.mark.parametrize(
