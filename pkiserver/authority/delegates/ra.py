@@ -24,7 +24,7 @@ from pkiserver.authority.delegates.ra_policy import RaKeys
 from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
-from pkiserver.authority.status.turns import StatusProblem
+from pkiserver.authority.status.turns import StatusProblem, Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
@@ -147,7 +147,7 @@ class RaKeeper:
             # Another process may have been here before us.
             if turn is None or not self._due(authority, await self._find(authority)):
                 return False
-            await self._make(authority)
+            await self._make(authority, turn)
             await self._clear(authority)
         self._kept.pop(authority.name, None)
         return True
@@ -171,7 +171,7 @@ class RaKeeper:
                     return found
                 async with self._own.turns.turn(_turn(authority)) as turn:
                     if turn is not None:
-                        await self._make(authority)
+                        await self._make(authority, turn)
                         continue
                 await deferLater(reactor, 0.25)
         raise Unavailable("another process is making the registration authority's key", retry_after=5)
@@ -229,19 +229,19 @@ class RaKeeper:
         wished = self._own.now() + authority.settings.scep.certificate_validity
         return min(wished, authority.current.certificate.not_after)
 
-    async def _make(self, authority: Authority) -> None:
+    async def _make(self, authority: Authority, turn: Turn) -> None:
         name = self._own.new_name(_prefix(authority.current))
         if authority.settings.scep.ra is RaKeys.ONE:
-            await self._certify(authority, name, frozenset({Door.CMS, Door.OPEN}))
+            await self._certify(authority, name, frozenset({Door.CMS, Door.OPEN}), turn)
             return
         for role, door in ((_SIGN, Door.CMS), (_OPEN, Door.OPEN)):
-            await self._certify(authority, f"{name}{role}", frozenset({door}))
+            await self._certify(authority, f"{name}{role}", frozenset({door}), turn)
 
-    async def _certify(self, authority: Authority, name: str, doors: frozenset[Door]) -> None:
+    async def _certify(self, authority: Authority, name: str, doors: frozenset[Door], turn: Turn) -> None:
         key_type = KeyType.parse(authority.settings.scep.key_type)
         beside = self._own.authorities.issuing(authority.name).key_name
         await self._own.generate(name, key_type, doors, beside=beside)
-        issued = await self._own.certify(self._order(authority, name, doors))
+        issued = await self._own.certify(self._order(authority, name, doors), turn)
         text = "{authority}: new registration authority {key}, serial {serial}"
         self._log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
 
