@@ -62,6 +62,9 @@ class ScepEngine(Protocol):
     async def answerers(self, authority: str) -> tuple[Answerer, ...]:
         """All that messages may be for, the one to give out first. Raises :class:`PkiError`."""
 
+    async def first(self, authority: str) -> Answerer:
+        """The one to give out. Raises :class:`PkiError`, also where its keys cannot be used here now."""
+
     async def enroll(self, request: EnrollmentRequest, claim: Claim) -> IssuedCertificate | Pending:
         """The one road, the claim being taken with the gate's. Raises :class:`PkiError`."""
 

@@ -29,6 +29,7 @@ from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 from pkiserver.keys.doors import Door
+from pkiserver.keys.faults import FaultKind, KeyProblem
 from pkiserver.store import certificates
 from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.certificates import CertificateState
@@ -100,10 +101,25 @@ class RaKeeper:
         self._kept: dict[str, _Kept] = {}
         self._making = DeferredLock()
         self._problems: dict[str, StatusProblem] = {}
+        self._seen: dict[str, tuple[RegistrationAuthority, ...]] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
-        """What went wrong at the last try, by authority; empty when all is well."""
-        return tuple(self._problems.values())
+        """What went wrong at the last try, and whose keys this node cannot use now; empty when all is well."""
+        lacking = [
+            StatusProblem(name, f"nobody can enrol by SCEP at this node: {trouble.text}")
+            for name, found in self._seen.items()
+            if found and (trouble := self.trouble(found[0])) is not None
+        ]
+        return (*self._problems.values(), *lacking)
+
+    def trouble(self, found: RegistrationAuthority) -> KeyProblem | None:
+        """Why this node cannot use a registration authority's keys; None where it can."""
+        ring = self._own.keys
+        names = [one.key_name for one in found.keys if not ring.is_ready(one.key_name)]
+        try:
+            return next((trouble for name in names if (trouble := ring.show(name).problem) is not None), None)
+        except Rejected as error:
+            return KeyProblem(found.authority, FaultKind.KEY_MISSING, str(error))
 
     async def get(self, name: str) -> tuple[RegistrationAuthority, ...]:
         """All that an authority's messages may be for, the one to give out first; made now where there is none.
@@ -155,7 +171,7 @@ class RaKeeper:
     def _due(self, authority: Authority, found: tuple[RegistrationAuthority, ...]) -> bool:
         if authority.settings.scep.ra is RaKeys.AUTHORITY:
             return False
-        mine = [one for one in found if _suits(authority, one)]
+        mine = sorted((one for one in found if _suits(authority, one)), key=lambda one: one.not_after, reverse=True)
         if not mine:
             return True
         if mine[0].not_after - self._own.clock.now() > authority.settings.scep.renew_before:
@@ -190,9 +206,12 @@ class RaKeeper:
         for row in rows:
             role = next((one for one in (_SIGN, _OPEN) if row.key_name.endswith(one)), "")
             pairs.setdefault(row.key_name.removesuffix(role), {})[role] = row
-        found = [self._pair(authority, generations, roles) for roles in pairs.values()]
-        whole = [one for one in found if one is not None]
-        return (*own, *sorted(whole, key=lambda one: _rank(authority, one), reverse=True))
+        paired = [self._pair(authority, generations, roles) for roles in pairs.values()]
+        whole = [one for one in paired if one is not None]
+        # A key that this node cannot use gives way to an older one that it can.
+        ranked = sorted(whole, key=lambda one: (self.trouble(one) is None, *_rank(authority, one)), reverse=True)
+        self._seen[authority.name] = found = (*own, *ranked)
+        return found
 
     def _pair(
         self, authority: Authority, generations: dict[int, Generation], roles: dict[str, _Row]

@@ -18,6 +18,7 @@ from pkiserver.runtime.services.scepservice import Scep
 from tests.authority.world import new_key
 from tests.protocols.scep.device import SUCCESS
 from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, World, authority, template, world
+from tests.support.keys import lose_and_miss
 
 
 async def own(engine: Any, store: str) -> None:
@@ -33,11 +34,15 @@ async def rekeyed(engine: Any, store: str) -> None:
     await authority(engine, "rekeyed", "root", "ec-p256", store)
 
 
+async def lost(engine: Any, store: str) -> None:
+    await authority(engine, "lost", "root", "ec-p256", store)
+
+
 @pytest.fixture(scope="module")
 def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
-    names = ("own", "pair", "rekeyed")
+    names = ("own", "pair", "rekeyed", "lost")
     texts = dict(template(f"by-{name}", issuer=name) for name in names)
-    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed)) as made:
+    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, lost)) as made:
         yield made
 
 
@@ -97,11 +102,24 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
 
 
+def test_where_its_key_is_missing_nobody_is_told_to_encrypt_for_it(scep: World) -> None:
+    device = scep.device("unlucky", at="by-lost")
+    assert len(device.ca()) == 3
+    [found] = scep.one(scep.port.ra.get("lost"))
+    [token] = scep.engine.settings.key_store
+    scep.one(lose_and_miss(scep.engine.keys, token, found.signing.key_name))
+    answer = scep.curl(f"{device.url}?operation=GetCACert", "-D", "-", status=503).decode()
+    assert "Retry-After: " in answer
+    assert found.signing.key_name not in answer
+    [told] = [one.text for one in scep.port.problems() if one.authority == "lost"]
+    assert "nobody can enrol by SCEP at this node: there is no private key" in told
+
+
 def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
     def found(default: str) -> str:
         checked = Scep(scep.engine, ScepNodeSettings(default_template=default)).check()
         return "; ".join(one.text for one in scep.run(checked.run))
 
-    assert found("by-own") == "3 templates"
-    expected = "'by-onw' is no template that SCEP may use (allowed: by-own, by-pair, by-rekeyed)"
+    assert found("by-own") == "4 templates"
+    expected = "'by-onw' is no template that SCEP may use (allowed: by-lost, by-own, by-pair, by-rekeyed)"
     assert found("by-onw") == f"[scep] default_template: {expected}"
