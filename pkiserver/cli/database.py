@@ -18,10 +18,15 @@ def group() -> None:
 @group.command("migrate")
 @click.pass_obj
 def migrate_(session: Session) -> None:
-    """Bring the schema to this program's, all or nothing. Stop the server first; back up before an upgrade."""
+    """Bring the schema to this program's, all or nothing. Stop the server on every node first, and back up."""
+    from pkiserver.authority.recover import require_nobody
+    from pkiserver.foundation.clock import SystemClock
     from pkiserver.store.migrate import migrate
 
-    done = migrate(session.settings().database.full_url())
+    done = migrate(
+        session.settings().database.full_url(),
+        admit=lambda connection: require_nobody(connection, now=SystemClock().now()),
+    )
     if done.before == done.after:
         text = f"the schema is {done.after} already"
     else:
