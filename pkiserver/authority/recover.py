@@ -96,7 +96,10 @@ class Recovery:
         )
 
     async def stop(self) -> None:
-        """The last sign of life, if there was a first: what this process left open may be settled by others at once."""
+        """The last sign of life, if there was a first: what this process left open may be settled by others at once.
+
+        Where the database is away they settle it when the last sign of before is too old.
+        """
         if self._loop is None:
             return
         self._loop.stop()
@@ -108,7 +111,10 @@ class Recovery:
             if lease is not None:
                 leases.release(connection, lease, now=now)
 
-        await self._database.write(work)
+        try:
+            await self._database.write(work)
+        except PkiError as error:
+            self.log.warn("no last sign of life could be given: {why}", why=told_in_full(error))
 
     async def settle(self) -> Settled:
         """Settle every open intent whose holder is dead; at start, and then with each :meth:`beat`.
