@@ -76,6 +76,27 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     assert re.fullmatch(r"restored from the backup of \d{4}-\d\d-\d\d \d\d:\d\dZ", told["details"]["change"])
 
 
+def test_the_pin_as_a_credential_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(tmp_path, workers=2)
+    folder = tmp_path / "credentials"
+    folder.mkdir(mode=0o700)
+    config = instance.layout.config
+    settings = tomllib.loads(config.read_text())
+    pin = settings["key_store"][0]["pin_source"]
+    shutil.move(pin.removeprefix("file:"), folder / "pin")
+    config.write_text(config.read_text().replace(pin, "credential:pin"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))  # what LoadCredential=pin:... does
+    instance.start()
+    assert "ready" in instance.cli("key", "show", "issuing-1").stdout
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    without = instance.cli("crl", "issue", "issuing", check=False)
+    assert without.returncode == 75
+    assert "a command gets them by systemd-run" in without.stderr
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert issue_list(instance) > 1, "no wrong PIN was tried"
+    instance.stop()
+
+
 def test_ctrl_c_reaches_the_workers_too(tmp_path: Path) -> None:
     """A terminal signals every process of the foreground; the parent tells its workers to end besides."""
     instance = Instance(tmp_path, workers=2)
