@@ -121,10 +121,10 @@ class Preparer:
         standing = IssuerStanding(order.issuing.authority, order.issuing.chain)
         return await self._prepare(order, key_reasons, (standing, *authorised.claims))
 
-    async def prepare_order(self, order: Order) -> PreparedCertificate:
+    async def prepare_order(self, order: Order, *claims: Claim) -> PreparedCertificate:
         """The same for contents that are decided already: CA certificates, a responder's certificate."""
         await self._turns.wait()
-        return await self._prepare(order, check_key(order.public_key))
+        return await self._prepare(order, check_key(order.public_key), claims)
 
     def content(self, authorised: Authorised) -> CertificateContent:
         """What a request would get, without any trace; raises :class:`Rejected` with the template's reasons."""

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import PkiError
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected
 from pkiserver.store import certificates, leases
 from pkiserver.store.certificates import CertificateState, Intent
 from pkiserver.store.database import Database
@@ -96,7 +96,10 @@ class Recovery:
         )
 
     async def stop(self) -> None:
-        """The last sign of life, if there was a first: what this process left open may be settled by others at once."""
+        """The last sign of life, if there was a first: what this process left open may be settled by others at once.
+
+        Where the database is away they settle it when the last sign of before is too old.
+        """
         if self._loop is None:
             return
         self._loop.stop()
@@ -108,7 +111,10 @@ class Recovery:
             if lease is not None:
                 leases.release(connection, lease, now=now)
 
-        await self._database.write(work)
+        try:
+            await self._database.write(work)
+        except PkiError as error:
+            self.log.warn("no last sign of life could be given: {why}", why=told_in_full(error))
 
     async def settle(self) -> Settled:
         """Settle every open intent whose holder is dead; at start, and then with each :meth:`beat`.
@@ -168,6 +174,22 @@ class Recovery:
 def _is_alive(connection: Connection, holder: str, now: datetime) -> bool:
     lease = leases.get(connection, lease_name(holder))
     return lease is not None and lease.expires > now
+
+
+def require_nobody(connection: Connection, *, now: datetime) -> None:
+    """Refuse what must not be done to a database while servers use it.
+
+    Raises:
+        Rejected: CONFLICT; some do, by name, or were killed less than :data:`LEASE` ago.
+    """
+    alive = [one.holder.split("/") for one in leases.living(connection, lease_name(""), now=now)]
+    if alive:
+        names = ", ".join(sorted(f"{node} (process {process})" for node, process, *_ in alive))
+        text = (
+            f"the database is in use by {names}: stop the server on every node first (one that was killed "
+            f"counts for {LEASE.total_seconds():g} s)"
+        )
+        raise Rejected.because(Refusal.CONFLICT, text)
 
 
 def lease_name(holder: str) -> str:

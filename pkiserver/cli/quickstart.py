@@ -152,6 +152,8 @@ def _upgrade(layout: Layout) -> None:
     newest = _newest_schema()
     if layout.schema.exists() and layout.schema.read_text(encoding="ascii") == newest:
         return
+    from pkiserver.authority.recover import require_nobody
+    from pkiserver.foundation.clock import SystemClock
     from pkiserver.runtime.configfile import load_settings
     from pkiserver.store.migrate import inspect, migrate
 
@@ -161,7 +163,8 @@ def _upgrade(layout: Layout) -> None:
         click.echo(f"Bringing the database from schema {found} to {newest}", err=True)
         if layout.database.exists():
             _copy(url, layout.directory / f"pkiserver.db.before-{newest}")
-    migrate(url)  # which refuses one of a newer program
+    # which refuses one of a newer program
+    migrate(url, admit=lambda connection: require_nobody(connection, now=SystemClock().now()))
     layout.schema.write_text(newest, encoding="ascii")
 
 

@@ -42,7 +42,8 @@ def read_secret(reference: str) -> Secret:
     if scheme == "credential":
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if folder is None:
-            raise SecretUnreadable(f"credential {rest}: systemd gave no CREDENTIALS_DIRECTORY")
+            text = "systemd gave this process no credentials; a command gets them by systemd-run, see operations.md"
+            raise SecretUnreadable(f"credential {rest}: {text}")
         path = Path(folder) / rest
     else:
         path = Path(rest)

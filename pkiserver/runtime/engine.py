@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
+from pkiserver.audit.restored import tell_of_restore
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.configuration import Configuration
 from pkiserver.authority.issue import Also
@@ -249,6 +250,8 @@ async def open_engine(
     database = await Database.open(settings.database.full_url(), readers=settings.database.readers, writing=serving)
     try:
         audit = AuditLog(database, node=settings.node, worker=worker, clock=time)
+        if serving:
+            await tell_of_restore(database, audit)
         keys = await KeyRing.open(settings.key_store, database, audit, time)
         try:
             hasher = PasswordHasher(settings.passwords)

@@ -52,7 +52,8 @@ class NodeLog:
         self._minimum = LogLevel.levelWithName(settings.level.value)
         self.lost = 0
         """Events that could not be written."""
-        self._untold = 0
+        self.untold = 0
+        """Of these, those that the log does not yet say so of: the target takes nothing now."""
         self._own = Logger(namespace="pkiserver.log", observer=self)
 
     def __call__(self, event: LogEvent) -> None:
@@ -67,11 +68,16 @@ class NodeLog:
         except (OSError, ValueError):
             # A log that cannot be written must not stop the server; the audit log, which must, is another matter.
             self.lost += 1
-            self._untold += 1
+            self.untold += 1
         else:
-            if self._untold:
-                untold, self._untold = self._untold, 0
+            if self.untold:
+                untold, self.untold = self.untold, 0
                 self._own.warn("{count} log events before the last one could not be written", count=untold)
+
+    @property
+    def target(self) -> str:
+        """Where events go."""
+        return str(self._settings.target)
 
     def change(self, settings: LogSettings) -> str | None:
         """Use other settings from now on, or the same ones with a log file opened anew.

@@ -164,14 +164,15 @@ class WorkerParent(Service):
             self.on_ready.callback(None)
 
     def worker_ended(self, worker: _Worker, reason: Failure) -> None:
-        """A worker's process is gone: start another, unless this node stops or none could ever serve."""
+        """A worker's process is gone: start another, unless this node stops or none could serve."""
         if self._stopped is not None:
             if not any(each.running for each in self._workers):
                 self._stopped.callback(None)
             return
         error: Any = reason.value
         how = _how_it_ended(error)
-        if not self._was_ready and getattr(error, "exitCode", None) == EXIT_CONFIGURATION:
+        hopeless = not self._was_ready or not any(each.ready for each in self._workers)
+        if hopeless and getattr(error, "exitCode", None) == EXIT_CONFIGURATION:
             _log.critical("worker {number} cannot serve with this configuration", number=worker.number)
             self._give_up(EXIT_CONFIGURATION)
             return

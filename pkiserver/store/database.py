@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -15,7 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from pkiserver.foundation.errors import Unavailable
-from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, writing_engine
+from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
 from pkiserver.store.failures import Kind, as_domain_error, kind_of
 from pkiserver.store.migrate import require_current
 from pkiserver.store.outbox import Outbox
@@ -103,6 +104,11 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is the embedded database, which has no NOTIFY."""
         return is_sqlite(self._url)
+
+    @property
+    def file(self) -> Path | None:
+        """Where the embedded database is; None for PostgreSQL."""
+        return sqlite_path(self._url) if self.is_sqlite else None
 
     @property
     def losses(self) -> int:

@@ -28,6 +28,11 @@ LOCK_TIMEOUT = 10_000
 """Milliseconds that a PostgreSQL statement waits for a row lock."""
 STATEMENT_TIMEOUT = 60_000
 """Milliseconds that one PostgreSQL statement, or one fetch of a streamed one, may take."""
+STANDING_STILL = 30_000
+"""Milliseconds between two statements of a transaction that writes, after which PostgreSQL ends it.
+
+A process that is stopped in it would keep its locks, the feeds' counters among them: nobody could revoke anything.
+"""
 
 _HINT = "use sqlite:///path/to/file or postgresql://user@host/database"
 
@@ -154,10 +159,13 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
 
 def _postgresql(url: URL, *, size: int, reading: bool, statement_timeout: int | None = None) -> Engine:
     longest = STATEMENT_TIMEOUT if statement_timeout is None else statement_timeout
+    options = f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={longest} -c timezone=UTC"
+    if not reading and longest:
+        options += f" -c idle_in_transaction_session_timeout={STANDING_STILL}"
     arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": "pkiserver " + ("reader" if reading else "writer"),
-        "options": f"-c lock_timeout={LOCK_TIMEOUT} -c statement_timeout={longest} -c timezone=UTC",
+        "options": options,
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import attrs
-from sqlalchemy import Connection, bindparam, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, inspect, select, text, update
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store.schema.shared import lease
@@ -99,6 +99,15 @@ def get(connection: Connection, name: str) -> Lease | None:
     """The lease as it stands, expired or not; for showing."""
     row = connection.execute(select(lease).where(lease.c.name == name)).one_or_none()
     return None if row is None else Lease(row.name, row.holder, from_micros(row.expires), row.fence)
+
+
+def living(connection: Connection, prefix: str, *, now: datetime) -> tuple[Lease, ...]:
+    """The leases that hold whose names begin with ``prefix``, by name; none in a schema older than leases."""
+    if not inspect(connection).has_table(lease.name):
+        return ()
+    query = select(lease).where(lease.c.name.startswith(prefix, autoescape=True), lease.c.expires > to_micros(now))
+    rows = connection.execute(query.order_by(lease.c.name))
+    return tuple(Lease(row.name, row.holder, from_micros(row.expires), row.fence) for row in rows)
 
 
 def forget(connection: Connection, prefix: str, *, expired_before: datetime) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,12 @@ def _refuse_newer(found: str | None) -> None:
         raise Rejected.because(Refusal.CONFIGURATION, f"{text}, or restore a backup from before its upgrade")
 
 
-def migrate(url: str) -> Migration:
+def migrate(url: str, *, admit: Callable[[Connection], None] | None = None) -> Migration:
     """Create or upgrade the schema, all or nothing; safe when several processes start at once. Blocks.
+
+    Args:
+        url: The database.
+        admit: Asked before a database that others may use is changed; raises where it must not be.
 
     Raises:
         Rejected: the URL is not understood, or the schema is a newer program's.
@@ -88,6 +93,8 @@ def migrate(url: str) -> Migration:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7215021930)")
             before = revision_of(connection)
             _refuse_newer(before)
+            if admit is not None and before not in {None, head_revision()}:
+                admit(connection)
             command.upgrade(_configuration(connection), "head")
             after = revision_of(connection)
     except Exception as error:

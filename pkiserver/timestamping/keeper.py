@@ -17,6 +17,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.delegates.ownkeys import ACTOR, OwnKeys
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.order import Order
+from pkiserver.authority.status.turns import Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType
@@ -71,7 +72,7 @@ class UnitKeeper:
         async with self._own.turns.turn(f"timestamp-unit:{unit.name}") as turn:
             if turn is None:
                 raise Unavailable("another process is renewing this unit", retry_after=5)
-            return await self._make(unit, (await self._find(unit)).fresh)
+            return await self._make(unit, (await self._find(unit)).fresh, turn)
 
     async def _find(self, unit: TimestampUnit) -> Found:
         now = self._own.clock.now()
@@ -86,7 +87,7 @@ class UnitKeeper:
             if turn is None:
                 return None
             found = await self._find(unit)  # another process may have been here before us
-            name = await self._make(unit, found.fresh) if self._due(unit, found) else None
+            name = await self._make(unit, found.fresh, turn) if self._due(unit, found) else None
             for spent in found.spent:
                 await self._own.keys.delete(spent, actor=ACTOR)
             return name
@@ -108,9 +109,9 @@ class UnitKeeper:
         certificate_ends = min(now + unit.certificate_validity, authority_ends)
         return min(now + unit.key_usage_period, certificate_ends), certificate_ends
 
-    async def _make(self, unit: TimestampUnit, fresh: tuple[str, ...]) -> str:
+    async def _make(self, unit: TimestampUnit, fresh: tuple[str, ...], turn: Turn) -> str:
         name = await self._reuse(unit, fresh) or await self._generate(unit)
-        issued = await self._own.certify(self._order(unit, name))
+        issued = await self._own.certify(self._order(unit, name), turn)
 
         def note(connection: Connection) -> None:
             details = (("key", name), ("serial", f"{issued.serial:x}"), ("change", "new key and certificate"))

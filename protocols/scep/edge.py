@@ -87,7 +87,7 @@ class ScepEdge:
         return await self._operations[operation](template, request, message)
 
     async def _get_ca_cert(self, template: Template, _request: Request, _message: bytes) -> Response:
-        answerer = (await self._engine.answerers(template.issuer))[0]
+        answerer = await self._engine.first(template.issuer)
         found = ca_certificates(template, answerer)
         if len(found) == 1:
             return Response(200, found[0], messages.CA_MEDIA_TYPE)

@@ -65,6 +65,9 @@ class ScepEngine(Protocol):
         ``anew``: another process may have made one since.
         """
 
+    async def first(self, authority: str) -> Answerer:
+        """The one to give out. Raises :class:`PkiError`, also where its keys cannot be used here now."""
+
     async def enroll(self, request: EnrollmentRequest, claim: Claim) -> IssuedCertificate | Pending:
         """The one road, the claim being taken with the gate's. Raises :class:`PkiError`."""
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -28,6 +29,12 @@ pytestmark = pytest.mark.blackbox
 
 def serials(instance: Instance) -> set[str]:
     return {row["serial"] for row in json.loads(instance.cli("--json", "cert", "list", "--limit", "1000").stdout)}
+
+
+def audited(instance: Instance, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind; the export that tells of them is itself left out."""
+    lines = [json.loads(line) for line in instance.cli("audit", "export").stdout.splitlines()]
+    return [one for one in lines if one.get("kind") == kind and one["object"] != "audit log"]
 
 
 def issue_list(instance: Instance) -> int:
@@ -49,6 +56,8 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     again = instance.cli("database", "backup", str(saved), check=False)
     assert again.returncode == 1
     assert "exists already" in again.stderr
+    [made] = audited(instance, "export")
+    assert (made["object"], made["outcome"], made["details"]["file"]) == ("database", "ok", str(saved))
     gone = max(issue_list(instance) for _ in range(3))
     instance.stop()
     for path in instance.layout.directory.glob("pkiserver.db*"):
@@ -59,6 +68,32 @@ def test_back_up_while_it_runs_then_restore(tmp_path: Path) -> None:
     assert issue_list(instance) > gone, "lists that the backup does not know of keep their numbers"
     assert instance.cli("audit", "verify").returncode == 0
     assert instance.cli("doctor").returncode == 0
+    instance.stop()
+    instance.start()
+    instance.stop()
+    assert audited(instance, "export") == [made], "the copy has it too"
+    [told] = [one for one in audited(instance, "recovery") if one["object"] == "database"]
+    assert re.fullmatch(r"restored from the backup of \d{4}-\d\d-\d\d \d\d:\d\dZ", told["details"]["change"])
+
+
+def test_the_pin_as_a_credential_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = Instance(tmp_path, workers=2)
+    folder = tmp_path / "credentials"
+    folder.mkdir(mode=0o700)
+    config = instance.layout.config
+    settings = tomllib.loads(config.read_text())
+    pin = settings["key_store"][0]["pin_source"]
+    shutil.move(pin.removeprefix("file:"), folder / "pin")
+    config.write_text(config.read_text().replace(pin, "credential:pin"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))  # what LoadCredential=pin:... does
+    instance.start()
+    assert "ready" in instance.cli("key", "show", "issuing-1").stdout
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    without = instance.cli("crl", "issue", "issuing", check=False)
+    assert without.returncode == 75
+    assert "a command gets them by systemd-run" in without.stderr
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert issue_list(instance) > 1, "no wrong PIN was tried"
     instance.stop()
 
 

@@ -15,6 +15,7 @@ from pkiserver.runtime.health import Finding, Health
 from pkiserver.runtime.services.checks import database_check
 from pkiserver.store import engines
 from pkiserver.store.migrate import migrate
+from tests.support.postgres import PostgresServer
 from tests.support.stored import opened
 
 
@@ -38,4 +39,17 @@ async def test_a_database_that_cannot_be_written_is_told(tmp_path: Path, monkeyp
             other.execute("ROLLBACK")
             await recovery.give_sign()
             assert await check.run() == [Finding("database", Health.OK, "answers")]
-            await recovery.stop()
+            await recovery.give_sign()
+            other.execute("BEGIN IMMEDIATE")
+            await recovery.stop()  # who stops where nothing can be written stops in order nevertheless
+            other.execute("ROLLBACK")
+
+
+@pytest.mark.postgresql
+async def test_why_a_database_is_away_is_told(postgres_url: str, postgres_server: PostgresServer) -> None:
+    migrate(postgres_url)
+    async with opened(postgres_url) as database:
+        with postgres_server.away(postgres_url):
+            (found,) = await database_check(database, str).run()
+        assert found.health is Health.FAILED
+        assert "is not currently accepting connections" in found.text

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 
+from pkiserver.runtime.health import Health
 from pkiserver.runtime.logformat import as_json, as_text
 from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.logsettings import LogFormat, LogSettings, LogTarget
 from pkiserver.runtime.logsettings import LogLevel as Level
+from pkiserver.runtime.services.checks import log_check
 
 
 def logger(log: NodeLog) -> Logger:
@@ -130,16 +132,20 @@ def test_journald_entries(tmp_path: Path) -> None:
     assert b"PKISERVER_REQUEST_ID=r2\n" in entry
 
 
-def test_a_log_that_cannot_be_written_stops_nothing_and_says_so_later(tmp_path: Path) -> None:
+async def test_a_log_that_cannot_be_written_stops_nothing_and_says_so_later(tmp_path: Path) -> None:
     log = NodeLog(LogSettings(LogTarget.parse(f"syslog:{tmp_path}/s")), "0")
     for _ in range(3):
         logger(log).info("lost")
     assert log.lost == 3
+    [found] = await log_check(log).run()
+    assert (found.health, found.text) == (Health.WARNING, f"syslog:{tmp_path}/s has not taken the last 3 events")
     with listen(tmp_path / "s") as server:
         logger(log).info("here again")
         said = server.recv(9000) + server.recv(9000)
     assert b"here again" in said
     assert b"3 log events before the last one could not be written" in said
+    [found] = await log_check(log).run()
+    assert found.health is Health.OK
 
 
 def test_settings_change_while_running(tmp_path: Path) -> None:

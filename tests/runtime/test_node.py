@@ -58,6 +58,7 @@ def test_one_process_serves_and_stops_cleanly(make_node: MakeNode) -> None:
     assert node.ready()["checks"] == [
         {"name": "node", "health": "ok", "text": "serving"},
         {"name": "token:a", "health": "ok", "text": "it signs"},
+        {"name": "log", "health": "ok", "text": "goes to stderr"},
     ]
     assert node.stop() == ENDED
     assert (node.state / f"closed-{node.process.pid}").exists()

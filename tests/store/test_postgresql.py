@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store import certificates, engines
 from pkiserver.store.authority import status
-from pkiserver.store.certificates import RevocationReason, blocked_keys
+from pkiserver.store.certificates import CertificateState, RevocationReason, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.failures import told_in_full
 from pkiserver.store.migrate import Migration, head_revision, migrate
@@ -119,6 +119,40 @@ async def test_a_deadlock_is_resolved_by_trying_again(postgres_server: PostgresS
             found = await one.read(lambda c, n=number: certificates.get(c, n))
             assert found is not None
             assert found.replaced_by == 2
+
+
+async def test_a_process_that_is_stopped_in_a_transaction_does_not_keep_its_locks(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "STANDING_STILL", 200)
+    url = postgres_server.new_url()
+    await deferToThread(migrate, url)
+    locked, woken, runs = threading.Event(), threading.Event(), list[int]()
+
+    def revoke(connection: Connection, number: int) -> bool:
+        return certificates.revoke(connection, number, reason=RevocationReason.SUPERSEDED, at=NOW)
+
+    async with opened(url) as stopped, opened(url) as other:
+        first, second = await stopped.write(lambda c: [issue(c), issue(c)])
+
+        def work(connection: Connection) -> None:
+            runs.append(1)
+            revoke(connection, first)
+            connection.execute(text("UPDATE feed_clock SET value = value"))  # as the last thing before the commit
+            if len(runs) == 1:
+                locked.set()
+                woken.wait(60)
+
+        waiting = ensureDeferred(stopped.write(work))
+        await deferToThread(locked.wait, 60)
+        assert await other.write(lambda c: revoke(c, second))
+        woken.set()
+        await waiting
+        assert len(runs) == 2, "what was undone is done again"
+        for number in (first, second):
+            found = await other.read(lambda c, n=number: certificates.get(c, n))
+            assert found is not None
+            assert found.state is CertificateState.REVOKED
 
 
 async def test_a_revocation_wakes_listeners_once_it_is_committed(postgres_server: PostgresServer) -> None:

@@ -80,6 +80,12 @@ class Instance:
             process.kill()
             raise AssertionError(self.log.read_text(errors="replace")[-4000:]) from None
 
+    def ended(self) -> int:
+        """Wait until it has ended by itself; returns the exit code."""
+        process, self._process = self._process, None
+        assert process is not None
+        return process.wait(60)
+
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a ``pkiserver`` command on this instance."""
         command = [str(PKISERVER), "--config", str(self.layout.config), *arguments]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import pytest
+from twisted.internet.threads import deferToThread
 
 from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.keys.faults import FaultKind, KeyUnavailable
+from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.records import KeyRecord
 from pkiserver.keys.settings import ProviderSettings, SoftwareStoreSettings, TokenSettings
 from pkiserver.keys.softhsm import create_token
@@ -56,3 +63,23 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProviderSettings, 
     """A SoftHSM token ``softhsm`` and a software store ``software``, for one test file."""
     directory: Path = tmp_path_factory.mktemp("stores")
     return softhsm_token(directory), software_store(directory)
+
+
+async def lose_and_miss(keys: KeyRing, token: ProviderSettings, name: str) -> None:
+    """Delete a private key behind the server's back, and go on when the server has noticed."""
+    await deferToThread(lose, token, name)
+    while FaultKind.KEY_MISSING not in {one.kind for one in keys.problems() if one.name == name}:
+        # looked for in the token once a second; what is lost, in a token opened anew
+        with contextlib.suppress(KeyUnavailable):
+            await keys.test(name)
+        await deferToThread(time.sleep, 0.05)
+
+
+def lose(token: ProviderSettings, name: str) -> None:
+    """Delete a private key behind the server's back."""
+    assert isinstance(token, TokenSettings)
+    pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
+    tool = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login", "--pin", pin]
+    environment = {**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)}
+    delete = [*tool, "--delete-object", "--type", "privkey", "--label", name]
+    subprocess.run(delete, env=environment, check=True, capture_output=True)

@@ -105,6 +105,12 @@ class PostgresServer:
             finally:
                 connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
+    @contextmanager
+    def away(self, url: str) -> Iterator[None]:
+        """Nobody can connect to a database while the block runs, and who was connected is no longer."""
+        with self._alone(conninfo_to_dict(url)["dbname"]):
+            yield
+
     def discard(self) -> None:
         """Stop the server and remove its files."""
         try:

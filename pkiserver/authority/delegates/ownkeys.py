@@ -22,7 +22,7 @@ from pkiserver.authority.model import CaCertificate
 from pkiserver.authority.order import Order
 from pkiserver.authority.prepare import Preparer
 from pkiserver.authority.requests import IssuedCertificate
-from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.algorithms import KeyType
@@ -101,14 +101,14 @@ class OwnKeys:
         for key in keys:
             await self.keys.delete(key.name, actor=ACTOR)
 
-    async def certify(self, order: Order) -> IssuedCertificate:
-        """The road's second half: prepared, signed, stored.
+    async def certify(self, order: Order, turn: Turn) -> IssuedCertificate:
+        """The road's second half: prepared, signed, stored; for whoever has the turn.
 
         Raises:
             Rejected: the authority cannot issue, with every reason.
-            Unavailable: key or database are away.
+            Unavailable: key or database are away, or the turn has passed to another process.
         """
-        return await self.issuer.issue(await self.preparer.prepare_order(order))
+        return await self.issuer.issue(await self.preparer.prepare_order(order, turn))
 
     def order(
         self,

@@ -18,6 +18,7 @@ from pkiserver.authority.delegates.ownkeys import BACKDATE, OwnKeys
 from pkiserver.authority.extensions import extension, key_usage
 from pkiserver.authority.model import Generation
 from pkiserver.authority.order import Order
+from pkiserver.authority.status.turns import Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.doors import Door
@@ -63,7 +64,7 @@ class Packagers:
             if turn is None:
                 raise Unavailable("another process is making the key that signs key packages", retry_after=5)
             # Another process may have been here before us.
-            return await self._find(generation, issuing) or await self._make(generation, issuing)
+            return await self._find(generation, issuing) or await self._make(generation, issuing, turn)
 
     async def _find(self, generation: Generation, issuing: Issuing) -> Packager | None:
         now = self.own.clock.now()
@@ -86,11 +87,11 @@ class Packagers:
             await self.own.keys.refresh()
         return Packager(found[0], found[1], issuing.chain)
 
-    async def _make(self, generation: Generation, issuing: Issuing) -> Packager:
+    async def _make(self, generation: Generation, issuing: Issuing, turn: Turn) -> Packager:
         name = self.own.new_name(_prefix(generation))
         key_type = self.own.keys.show(issuing.key_name).key_type
         await self.own.generate(name, key_type, (Door.CMS,), beside=issuing.key_name)
-        issued = await self.own.certify(self._order(generation, issuing, name))
+        issued = await self.own.certify(self._order(generation, issuing, name), turn)
         Logger(namespace="pkiserver.packagers").info(
             "{authority}: new signer of key packages {key}, serial {serial}",
             authority=generation.authority,

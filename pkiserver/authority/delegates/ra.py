@@ -24,11 +24,12 @@ from pkiserver.authority.delegates.ra_policy import RaKeys
 from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
-from pkiserver.authority.status.turns import StatusProblem
+from pkiserver.authority.status.turns import StatusProblem, Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 from pkiserver.keys.doors import Door
+from pkiserver.keys.faults import FaultKind, KeyProblem
 from pkiserver.store import certificates
 from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.certificates import CertificateState
@@ -102,10 +103,25 @@ class RaKeeper:
         self._kept: dict[str, _Kept] = {}
         self._making = DeferredLock()
         self._problems: dict[str, StatusProblem] = {}
+        self._seen: dict[str, tuple[RegistrationAuthority, ...]] = {}
 
     def problems(self) -> tuple[StatusProblem, ...]:
-        """What went wrong at the last try, by authority; empty when all is well."""
-        return tuple(self._problems.values())
+        """What went wrong at the last try, and whose keys this node cannot use now; empty when all is well."""
+        lacking = [
+            StatusProblem(name, f"nobody can enrol by SCEP at this node: {trouble.text}")
+            for name, found in self._seen.items()
+            if found and (trouble := self.trouble(found[0])) is not None
+        ]
+        return (*self._problems.values(), *lacking)
+
+    def trouble(self, found: RegistrationAuthority) -> KeyProblem | None:
+        """Why this node cannot use a registration authority's keys; None where it can."""
+        ring = self._own.keys
+        names = [one.key_name for one in found.keys if not ring.is_ready(one.key_name)]
+        try:
+            return next((trouble for name in names if (trouble := ring.show(name).problem) is not None), None)
+        except Rejected as error:
+            return KeyProblem(found.authority, FaultKind.KEY_MISSING, str(error))
 
     async def get(self, name: str, *, anew: bool = False) -> tuple[RegistrationAuthority, ...]:
         """All that an authority's messages may be for, the one to give out first; made now where there is none.
@@ -154,7 +170,7 @@ class RaKeeper:
             # Another process may have been here before us.
             if turn is None or not self._due(authority, await self._find(authority)):
                 return False
-            await self._make(authority)
+            await self._make(authority, turn)
             await self._clear(authority)
         self._kept.pop(authority.name, None)
         return True
@@ -162,7 +178,7 @@ class RaKeeper:
     def _due(self, authority: Authority, found: tuple[RegistrationAuthority, ...]) -> bool:
         if authority.settings.scep.ra is RaKeys.AUTHORITY:
             return False
-        mine = [one for one in found if _suits(authority, one)]
+        mine = sorted((one for one in found if _suits(authority, one)), key=lambda one: one.not_after, reverse=True)
         if not mine:
             return True
         if mine[0].not_after - self._own.clock.now() > authority.settings.scep.renew_before:
@@ -178,7 +194,7 @@ class RaKeeper:
                     return found
                 async with self._own.turns.turn(_turn(authority)) as turn:
                     if turn is not None:
-                        await self._make(authority)
+                        await self._make(authority, turn)
                         continue
                 await deferLater(reactor, 0.25)
         raise Unavailable("another process is making the registration authority's key", retry_after=5)
@@ -197,9 +213,12 @@ class RaKeeper:
         for row in rows:
             role = next((one for one in (_SIGN, _OPEN) if row.key_name.endswith(one)), "")
             pairs.setdefault(row.key_name.removesuffix(role), {})[role] = row
-        found = [self._pair(authority, generations, roles) for roles in pairs.values()]
-        whole = [one for one in found if one is not None]
-        return (*own, *sorted(whole, key=lambda one: _rank(authority, one), reverse=True))
+        paired = [self._pair(authority, generations, roles) for roles in pairs.values()]
+        whole = [one for one in paired if one is not None]
+        # A key that this node cannot use gives way to an older one that it can.
+        ranked = sorted(whole, key=lambda one: (self.trouble(one) is None, *_rank(authority, one)), reverse=True)
+        self._seen[authority.name] = found = (*own, *ranked)
+        return found
 
     def _pair(
         self, authority: Authority, generations: dict[int, Generation], roles: dict[str, _Row]
@@ -236,19 +255,19 @@ class RaKeeper:
         wished = self._own.now() + authority.settings.scep.certificate_validity
         return min(wished, authority.current.certificate.not_after)
 
-    async def _make(self, authority: Authority) -> None:
+    async def _make(self, authority: Authority, turn: Turn) -> None:
         name = self._own.new_name(_prefix(authority.current))
         if authority.settings.scep.ra is RaKeys.ONE:
-            await self._certify(authority, name, frozenset({Door.CMS, Door.OPEN}))
+            await self._certify(authority, name, frozenset({Door.CMS, Door.OPEN}), turn)
             return
         for role, door in ((_SIGN, Door.CMS), (_OPEN, Door.OPEN)):
-            await self._certify(authority, f"{name}{role}", frozenset({door}))
+            await self._certify(authority, f"{name}{role}", frozenset({door}), turn)
 
-    async def _certify(self, authority: Authority, name: str, doors: frozenset[Door]) -> None:
+    async def _certify(self, authority: Authority, name: str, doors: frozenset[Door], turn: Turn) -> None:
         key_type = KeyType.parse(authority.settings.scep.key_type)
         beside = self._own.authorities.issuing(authority.name).key_name
         await self._own.generate(name, key_type, doors, beside=beside)
-        issued = await self._own.certify(self._order(authority, name, doors))
+        issued = await self._own.certify(self._order(authority, name, doors), turn)
         text = "{authority}: new registration authority {key}, serial {serial}"
         self._log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
 

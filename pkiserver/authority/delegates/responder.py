@@ -27,7 +27,7 @@ from pkiserver.authority.status.directory import (
     wanted_key_types,
 )
 from pkiserver.authority.status.policy import OcspSigning
-from pkiserver.authority.status.turns import StatusProblem
+from pkiserver.authority.status.turns import StatusProblem, Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Unavailable
 from pkiserver.keys.algorithms import KeyType, load_spki
@@ -88,7 +88,7 @@ class ResponderKeeper:
                 raise Unavailable("another process is renewing this responder", retry_after=5)
             found = await self._find(generation)
             wanted = wanted_key_types(authority.settings.ocsp, generation.certificate)
-            names = [await self._make(authority, generation, key_type, found.unused.fresh) for key_type in wanted]
+            names = [await self._make(authority, generation, key_type, found.unused.fresh, turn) for key_type in wanted]
             return names[0]
 
     async def _look_after(self, authority: Authority, generation: Generation) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class ResponderKeeper:
                 return ()
             found = await self._find(generation)  # another process may have been here before us
             due = self._due(authority, generation, found)
-            names = [await self._make(authority, generation, key_type, found.unused.fresh) for key_type in due]
+            names = [await self._make(authority, generation, key_type, found.unused.fresh, turn) for key_type in due]
             if names:
                 await self._own.delete(found.unused.spent)
             return tuple(names)
@@ -136,7 +136,7 @@ class ResponderKeeper:
         return await self._own.database.read(work)
 
     async def _make(
-        self, authority: Authority, generation: Generation, key_type: KeyType, fresh: tuple[SigningKey, ...]
+        self, authority: Authority, generation: Generation, key_type: KeyType, fresh: tuple[SigningKey, ...], turn: Turn
     ) -> str:
         left = [key.name for key in fresh if KeyType.of(load_spki(key.spki)) == key_type]
         if left:  # a process died between making a key and certifying it
@@ -146,7 +146,7 @@ class ResponderKeeper:
             assert generation.key_name is not None  # _wants saw to it
             name = self._own.new_name(key_prefix(generation))
             await self._own.generate(name, key_type, (Door.OCSP,), beside=generation.key_name)
-        issued = await self._own.certify(self._order(authority, generation, name))
+        issued = await self._own.certify(self._order(authority, generation, name), turn)
         self._log.info(
             "{name}: new OCSP responder {key}, serial {serial}",
             name=authority.name,

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError
 from pkiserver.outbound.dial import within
 from pkiserver.store.database import Database
 from pkiserver.store.publication import outward
@@ -79,6 +80,7 @@ class QueueRunner:
         self._turns = turns
         self._clock = clock
         self.standing = Standing()
+        self._doubtful: set[str] = set()
 
     async def run_due(self) -> int:
         """Bring what is due, unless the target is to be left alone for now; how many subjects were dealt with.
@@ -86,6 +88,7 @@ class QueueRunner:
         Raises:
             Unavailable: the database is away.
         """
+        await self._look_at_doubtful()
         if not await self._look():
             return 0
         async with self._turns.turn(f"outward:{self.bearer.key}") as turn:
@@ -94,6 +97,14 @@ class QueueRunner:
             taken = await self._work(turn)
         await self._look()
         return taken
+
+    async def _look_at_doubtful(self) -> None:
+        """Queue anew what was brought after the turn had passed: another process may have brought something newer."""
+        subjects = frozenset(self._doubtful)
+        if subjects:
+            key = self.bearer.key
+            await self._database.write(lambda connection: outward.enqueue(connection, [key], subjects))
+            self._doubtful -= subjects
 
     async def _look(self) -> tuple[Task, ...]:
         """What is due now; nothing while the target is left alone."""
@@ -114,7 +125,7 @@ class QueueRunner:
         taken = 0
         try:
             async with self.bearer.session() as bring:
-                while (tasks := await self._look()) and self._clock.monotonic() - begun < _WORKING:
+                while not turn.is_over and (tasks := await self._look()) and self._clock.monotonic() - begun < _WORKING:
                     for task in tasks:
                         try:
                             results.append(await self._bring(bring, task))
@@ -125,7 +136,7 @@ class QueueRunner:
                         if len(results) >= _NOTED:
                             await self._note(results, turn)
                             results = []
-                        if self._clock.monotonic() - begun >= _WORKING:
+                        if turn.is_over or self._clock.monotonic() - begun >= _WORKING:
                             break
                     await self._note(results, turn)
                     results = []
@@ -170,5 +181,11 @@ class QueueRunner:
             elif failed_before:
                 outward.target_reached(connection, key)
 
-        if results or down is not None:
+        if not results and down is None:
+            return
+        try:
             await self._database.write(work)
+        except PkiError:
+            # What has no detail is brought as it is when it is looked at; what has one was told, and is not told twice.
+            self._doubtful |= {one.task.subject for one in results if one.task.detail is None}
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 
 import attrs
@@ -18,6 +19,7 @@ from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import GenerationState
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import PkiError
 from pkiserver.outbound.dial import within
 from pkiserver.store.authority import crl_history, crls, deliveries
 from pkiserver.store.authority.crls import CrlKind, CrlScope
@@ -79,6 +81,7 @@ class TargetDeliveries:
         self._clock = clock
         self._carrier = through or carrier(target, clock)
         self._known: Sequence[Delivery] = ()
+        self._doubtful: set[tuple[int, CrlKind]] = set()
         self.standing = TargetStanding(target.name)
 
     async def run_due(self) -> int:
@@ -109,6 +112,8 @@ class TargetDeliveries:
             )
             if issued is None:
                 continue
+            if turn.is_over:  # whoever was stopped here must not put this list over a newer one
+                break
             try:
                 await self._bring(Parcel(one.path, one.kind, one.scope.cover.covers, one.number, issued.der))
             except DeliveryError as error:
@@ -119,6 +124,7 @@ class TargetDeliveries:
                     break
                 continue
             await self._note(self._success(one), turn)
+            self._doubtful.discard((one.scope.id, one.kind))
             taken += 1
         return taken
 
@@ -139,7 +145,12 @@ class TargetDeliveries:
             turn.guard(connection)
             deliveries.put(connection, delivery)
 
-        await self._database.write(work)
+        try:
+            await self._database.write(work)
+        except PkiError:
+            # Another process may have brought a newer list before this one came over it: the newest is brought again.
+            self._doubtful.add((delivery.scope_id, delivery.kind))
+            raise
 
     def _success(self, one: _Outstanding) -> Delivery:
         now = self._clock.now()
@@ -170,7 +181,9 @@ class TargetDeliveries:
 
     async def _look(self) -> tuple[_Outstanding, ...]:
         wanted = self._wanted()
-        found, known = await self._database.read(lambda connection: _outstanding(connection, self._key, wanted))
+        found, known = await self._database.read(
+            lambda connection: _outstanding(connection, self._key, wanted, self._doubtful)
+        )
         self._known = known
         failed = [one for one in known if one.problem is not None]
         worst = max(failed, key=lambda one: one.attempts, default=None)
@@ -200,7 +213,7 @@ class TargetDeliveries:
 
 
 def _outstanding(
-    connection: Connection, key: str, wanted: Mapping[int, str]
+    connection: Connection, key: str, wanted: Mapping[int, str], doubtful: AbstractSet[tuple[int, CrlKind]]
 ) -> tuple[tuple[_Outstanding, ...], tuple[Delivery, ...]]:
     scopes = {scope.id: scope for scope in crls.scopes(connection) if scope.generation_id in wanted}
     known = {(one.scope_id, one.kind): one for one in deliveries.of_target(connection, key) if one.scope_id in scopes}
@@ -208,7 +221,10 @@ def _outstanding(
     for (scope_id, kind), number in crl_history.newest_numbers(connection).items():
         scope = scopes.get(scope_id)
         before = known.get((scope_id, kind))
-        if scope is not None and (before is None or before.number < number or before.problem is not None):
+        if scope is None:
+            continue
+        lacking = before is None or before.number < number or before.problem is not None
+        if lacking or (scope_id, kind) in doubtful:
             path = scope_path(wanted[scope.generation_id], scope.scope)
             found.append(_Outstanding(path, scope, kind, number, before))
     return tuple(found), tuple(known.values())

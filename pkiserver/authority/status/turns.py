@@ -9,16 +9,25 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Unavailable
 from pkiserver.store import leases
 from pkiserver.store.database import Database
+from pkiserver.store.leases import Lease
 
 Guard = Callable[[Connection], None]
 """Called in the transaction of a write; raises when the turn has passed to another process."""
 
 TURN = timedelta(seconds=60)
-"""How long a turn lasts; a process that died in it delays the others by that much."""
+"""How long a turn lasts without a sign of life; a process that died in it delays the others by that much."""
+_SIGN = TURN / 3
+"""After how long whoever still works says so, and the turn lasts on."""
+_LONGEST = timedelta(minutes=15)
+"""A piece of work that takes longer hangs: its turn lasts on no more."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When a turn that was given back ended, so that a clock that is set back meanwhile finds it free."""
 
@@ -31,20 +40,38 @@ class StatusProblem:
     text: str
 
 
-@attrs.frozen
+@attrs.define
 class Turn:
-    """The right to do a piece of work. ``guard`` goes into every write that is part of it."""
+    """The right to do a piece of work. :meth:`guard` goes into every write that is part of it."""
 
-    guard: Guard
+    lease: Lease
+    _clock: Clock
+
+    def guard(self, connection: Connection) -> None:
+        """Make a transaction depend on the turn; raises :class:`Unavailable` where it has passed to another process."""
+        leases.guard(connection, self.lease, now=self._clock.now())
+
+    def take(self, connection: Connection, certificate_id: int) -> None:  # noqa: ARG002
+        """As :class:`pkiserver.authority.requests.Claim`: no certificate is prepared in a turn that has passed."""
+        self.guard(connection)
+
+    def give_back(self, connection: Connection, certificate_id: int) -> None:
+        """Nothing was spent."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another process may have it: this one was stopped for long. For steps where no guard can go."""
+        return self._clock.now() >= self.lease.expires
 
 
 class Turns:
     """Hands out turns. ``holder`` names this process."""
 
-    def __init__(self, database: Database, clock: Clock, holder: str) -> None:
+    def __init__(self, database: Database, clock: Clock, holder: str, reactor: IReactorTime | None = None) -> None:
         self._database = database
         self._clock = clock
         self._holder = holder
+        self._reactor = reactor
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[Turn | None]:
@@ -63,11 +90,37 @@ class Turns:
         if lease is None:
             yield None
             return
-
-        def guard(connection: Connection) -> None:
-            leases.guard(connection, lease, now=self._clock.now())
-
+        turn = Turn(lease, self._clock)
+        living = self._sign_of_life(turn)
         try:
-            yield Turn(guard)
+            yield turn
         finally:
+            if living.running:
+                living.stop()
             await self._database.write(lambda connection: leases.release(connection, lease, now=_LONG_AGO))
+
+    def _sign_of_life(self, turn: Turn) -> LoopingCall:
+        """Let the turn last for as long as this process works; one that is stopped gives no sign."""
+        end = self._clock.monotonic() + _LONGEST.total_seconds()
+
+        async def sign() -> None:
+            if self._clock.monotonic() >= end:
+                living.stop()
+                return
+            held, now = turn.lease, self._clock.now()
+            try:
+                renewed = await self._database.write(
+                    lambda connection: leases.renew(connection, held, now=now, lasting=TURN)
+                )
+            except Unavailable:
+                return  # the next sign may come in time
+            if renewed is not None:
+                turn.lease = renewed
+            elif living.running:  # it has passed to another process, as the guards will say
+                living.stop()
+
+        living = LoopingCall(lambda: Deferred.fromCoroutine(sign()))
+        if self._reactor is not None:
+            living.clock = self._reactor
+        living.start(_SIGN.total_seconds(), now=False)
+        return living

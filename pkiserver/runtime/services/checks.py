@@ -9,12 +9,15 @@ from sqlalchemy import Connection, text
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.runtime.health import Finding, Health, NamedCheck
+from pkiserver.runtime.logging import NodeLog
 from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.authority.crls import CrlKind, CrlScope
 from pkiserver.store.database import Database
+from pkiserver.store.failures import told_in_full
 
 CLOCK_WARNING = timedelta(seconds=2)
 CLOCK_FAILED = timedelta(seconds=60)
@@ -32,13 +35,27 @@ def database_check(database: Database, writing: Callable[[], str]) -> NamedCheck
     """
 
     async def run() -> Sequence[Finding]:
-        await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        try:
+            await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        except Unavailable as error:
+            return [Finding("database", Health.FAILED, told_in_full(error))]
         why = writing()
         if why:  # status is still told, time is still stamped: a warning, as where some keys are away
             return [Finding("database", Health.WARNING, f"answers, but takes nothing, so nothing is issued: {why}")]
         return [Finding("database", Health.OK, "answers")]
 
     return NamedCheck("database", run)
+
+
+def log_check(log: NodeLog) -> NamedCheck:
+    """Whether the log takes what is written now. It is no reason to send requests elsewhere."""
+
+    async def run() -> Sequence[Finding]:
+        if not log.untold:
+            return [Finding("log", Health.OK, f"goes to {log.target}")]
+        return [Finding("log", Health.WARNING, f"{log.target} has not taken the last {log.untold} events")]
+
+    return NamedCheck("log", run)
 
 
 def keys_check(keys: KeyRing) -> NamedCheck:

@@ -28,6 +28,8 @@ from pkiserver.runtime.services.handover import ocsp_settings
 from pkiserver.runtime.services.jobs import Job
 from pkiserver.runtime.services.outward import OutwardPublishing
 from pkiserver.runtime.services.scepservice import Scep
+from pkiserver.runtime.services.schemawatch import SECONDS as SCHEMA_SECONDS
+from pkiserver.runtime.services.schemawatch import SchemaWatch
 from pkiserver.runtime.services.selfchecking import SelfChecking
 from pkiserver.runtime.services.statusfeed import notifications
 from pkiserver.runtime.services.timestamps import Timestamps
@@ -95,6 +97,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 *_engine_jobs(engine, holder, follower),
                 Job("audit-checkpoint", 30.0, checkpoints.run_due),
                 Job("troubles", TROUBLE_SECONDS, troubles.run_due),
+                Job("schema", SCHEMA_SECONDS, SchemaWatch(engine.database).look),
                 *addressbook.jobs(),
                 *(job for one in parts for job in one.jobs()),
             ),

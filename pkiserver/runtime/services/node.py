@@ -21,6 +21,7 @@ from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.metrics import ReactorLatency, new_registry
 from pkiserver.runtime.notify import notify
 from pkiserver.runtime.services.application import Application, OpenApplication
+from pkiserver.runtime.services.checks import log_check
 from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, stop_with
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
@@ -138,6 +139,7 @@ class NodeService(MultiService):
         super().__init__()  # type: ignore[no-untyped-call]
         self.setName("node")  # type: ignore[no-untyped-call]
         self._settings = settings
+        self._log = log
         self._web_metrics = WebMetrics()
         self._latency = LatencyService()
         self._registry = new_registry((self._web_metrics, self._latency.collector))
@@ -198,7 +200,8 @@ class NodeService(MultiService):
         application = await self._engine.open(self._waiting)
         for collector in application.collectors:
             self._registry.register(collector)
-        self._management.checks = application.checks
+        own = () if self._log is None else (log_check(self._log),)
+        self._management.checks = (*application.checks, *own)
         self._listeners["http"].listen(application.http)
         self._listeners["https"].listen(application.https)
         if application.ldap is not None:

@@ -17,6 +17,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.doors import Door
+from pkiserver.keys.faults import KeyUnavailable
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.transactions import Transactions
 from pkiserver.runtime.engine import Engine
@@ -72,9 +73,19 @@ class ScepPort:
         made = self._made.get(authority)
         if made is None or made[0] is not found or made[1] != current.certificate.der:
             issuing = (current.certificate.der, *self.engine.authorities.chain(current))
-            answerers = tuple(self._answerer(one, issuing) for one in found)
+            # of an older one the whole key store may be missing here
+            usable = [one for one in found if self.ra.trouble(one) is None] or found[:1]
+            answerers = tuple(self._answerer(one, issuing) for one in usable)
             made = self._made[authority] = (found, current.certificate.der, answerers)
         return made[2]
+
+    async def first(self, authority: str) -> Answerer:
+        """The one to give out; raises :class:`PkiError`, also where this node cannot use its keys now."""
+        [found, *_] = await self.ra.get(authority)
+        trouble = self.ra.trouble(found)
+        if trouble is not None:
+            raise KeyUnavailable(trouble)
+        return (await self.answerers(authority))[0]
 
     def _answerer(self, found: RegistrationAuthority, issuing: tuple[bytes, ...]) -> Answerer:
         """With the chain of those who issue now, and where it is another (just after a rekeying) its own too."""

@@ -28,7 +28,7 @@ from pkiserver.store.authority import authorities
 from pkiserver.store.migrate import migrate
 from tests.authority.world import ACTOR, SETTINGS, World, new_key, open_world, openssl_verify
 from tests.support.clock import FakeClock
-from tests.support.keys import softhsm_token
+from tests.support.keys import lose_and_miss, softhsm_token
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,29 @@ async def test_it_rolls_over_by_itself_and_its_predecessor_still_serves(tmp_path
         await ra.run_due(["issuing"])
         kept = [one.name for one in world.keys.list() if one.name.startswith("scep-")]
         assert first.signing.key_name not in kept, "spent keys are destroyed"
+
+
+async def test_keys_that_a_node_lacks_give_way_to_those_that_it_has(tmp_path: Path) -> None:
+    policy = ScepPolicy(certificate_validity=timedelta(days=100), renew_before=timedelta(days=20))
+    token = softhsm_token(tmp_path)
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, policy)
+        clock, ra = world.clock, keeper(world)
+        assert isinstance(clock, FakeClock)
+        await ra.run_due(["issuing"])
+        clock.advance(timedelta(days=81))
+        await ra.run_due(["issuing"])
+        newer, older = await ra.get("issuing")
+        for one in (newer, older):
+            await lose_and_miss(world.keys, token, one.signing.key_name)
+            clock.advance(timedelta(seconds=6))
+            if one is newer:
+                assert [each.signing.der for each in await ra.get("issuing")] == [older.signing.der, newer.signing.der]
+                assert ra.problems() == ()
+        assert await ra.run_due(["issuing"]) == (), "another node may have it"
+        [problem] = ra.problems()
+        assert problem.authority == "issuing"
+        assert "nobody can enrol by SCEP at this node: there is no private key" in problem.text
 
 
 async def test_many_ask_at_once_and_one_key_is_made(tmp_path: Path, token: TokenSettings) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,20 +25,11 @@ from pkiserver.authority.status.policy import OcspPolicy, OcspSigning
 from pkiserver.authority.status.source import AnswerSigner, ServedIssuer
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
-from pkiserver.keys.settings import ProviderSettings, TokenSettings
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.certificates import CertificateState, RevocationReason
 from tests.authority.status_world import ORDER, StatusWorld
 from tests.authority.world import ACTOR, openssl_verify
-
-
-def lose(token: ProviderSettings, name: str) -> None:
-    """Delete a private key behind the server's back."""
-    assert isinstance(token, TokenSettings)
-    pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
-    tool = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login", "--pin", pin]
-    environment = {**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)}
-    delete = [*tool, "--delete-object", "--type", "privkey", "--label", name]
-    subprocess.run(delete, env=environment, check=True, capture_output=True)
+from tests.support.keys import lose
 
 
 async def served(at: StatusWorld, generation: Generation, hash_name: str = "sha1") -> ServedIssuer | None:
