@@ -21,14 +21,9 @@ from pkiserver.store.authority import authorities
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepSettings
 from tests.authority.world import new_key
-<<<<<<< HEAD
 from tests.protocols.scep.device import BAD_CHECK, FAIL_INFO, FAILURE, PKCS_REQ, PKI_STATUS, SUCCESS, Device
 from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SETTINGS, World, authority, listening, template, world
-=======
-from tests.protocols.scep.device import SUCCESS
-from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, World, authority, template, world
 from tests.support.keys import lose_and_miss
->>>>>>> ops
 
 
 async def own(engine: Any, store: str) -> None:
@@ -44,26 +39,19 @@ async def rekeyed(engine: Any, store: str) -> None:
     await authority(engine, "rekeyed", "root", "ec-p256", store)
 
 
-<<<<<<< HEAD
 async def rolled(engine: Any, store: str) -> None:
     await authority(engine, "rolled", "root", "ec-p256", store)
-=======
+
+
 async def lost(engine: Any, store: str) -> None:
     await authority(engine, "lost", "root", "ec-p256", store)
->>>>>>> ops
 
 
 @pytest.fixture(scope="module")
 def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
-<<<<<<< HEAD
-    names = ("own", "pair", "rekeyed", "rolled")
+    names = ("own", "pair", "rekeyed", "rolled", "lost")
     texts = dict(template(f"by-{name}", issuer=name) for name in names)
-    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, rolled)) as made:
-=======
-    names = ("own", "pair", "rekeyed", "lost")
-    texts = dict(template(f"by-{name}", issuer=name) for name in names)
-    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, lost)) as made:
->>>>>>> ops
+    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, rolled, lost)) as made:
         yield made
 
 
@@ -123,7 +111,6 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
 
 
-<<<<<<< HEAD
 def test_another_process_opens_what_is_for_a_registration_authority_that_was_made_a_moment_ago(scep: World) -> None:
     settings, metrics, run = ScepSettings(), ScepMetrics(), scep.run
     with listening(ScepPort(scep.engine), settings, metrics, run) as number:
@@ -148,7 +135,8 @@ def test_another_process_opens_what_is_for_a_registration_authority_that_was_mad
         (refusal,) = cms.ContentInfo.load(stranger.post(sent))["content"]["signer_infos"]
         values = {one["type"].dotted: one["values"][0].native for one in refusal["signed_attrs"]}
         assert (values[PKI_STATUS], values[FAIL_INFO]) == (str(FAILURE), str(BAD_CHECK))
-=======
+
+
 def test_where_its_key_is_missing_nobody_is_told_to_encrypt_for_it(scep: World) -> None:
     device = scep.device("unlucky", at="by-lost")
     assert len(device.ca()) == 3
@@ -160,7 +148,6 @@ def test_where_its_key_is_missing_nobody_is_told_to_encrypt_for_it(scep: World) 
     assert found.signing.key_name not in answer
     [told] = [one.text for one in scep.port.problems() if one.authority == "lost"]
     assert "nobody can enrol by SCEP at this node: there is no private key" in told
->>>>>>> ops
 
 
 def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
@@ -168,10 +155,7 @@ def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
         checked = Scep(scep.engine, ScepNodeSettings(default_template=default)).check()
         return "; ".join(one.text for one in scep.run(checked.run))
 
-    assert found("by-own") == "4 templates"
-<<<<<<< HEAD
-    expected = "'by-onw' is no template that SCEP may use (allowed: by-own, by-pair, by-rekeyed, by-rolled)"
-=======
-    expected = "'by-onw' is no template that SCEP may use (allowed: by-lost, by-own, by-pair, by-rekeyed)"
->>>>>>> ops
+    assert found("by-own") == "5 templates"
+    allowed = "by-lost, by-own, by-pair, by-rekeyed, by-rolled"
+    expected = f"'by-onw' is no template that SCEP may use (allowed: {allowed})"
     assert found("by-onw") == f"[scep] default_template: {expected}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -230,18 +229,14 @@ async def test_row_34_a_large_crl_is_looked_into_beside_the_reactor(
 async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) -> None:
     state = {"crl": ca.crl(), "asked": 0}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             state["asked"] += 1  # type: ignore[operator]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(state["crl"])  # type: ignore[arg-type]
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    server = serve(Handler)
     try:
         connector = made('refresh = "1s"\n', crls=f"http://127.0.0.1:{server.server_address[1]}/ca.crl")  # type: ignore[operator]
         one = device(ca)
@@ -249,7 +244,8 @@ async def test_crls_over_http_are_kept_and_read_again(ca: TestCa, made: object) 
         assert isinstance(await connector.identify(one, ()), Shown)
         assert state["asked"] == 1
         state["crl"] = ca.crl(one)
-        connector._clock = Later()
+        connector._clock = clock = Adjustable()
+        clock.ahead = 60
         assert isinstance(await connector.identify(one, ()), Denied)
         assert state["asked"] == 2
     finally:
@@ -266,7 +262,7 @@ async def test_nobody_waits_for_a_server_that_hangs_while_the_crls_are_in_force(
     answered, asked = threading.Event(), threading.Event()
     answered.set()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             asked.set()
             answered.wait(60)
@@ -274,15 +270,7 @@ async def test_nobody_waits_for_a_server_that_hangs_while_the_crls_are_in_force(
             self.end_headers()
             self.wfile.write(state["crl"])
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    def serve(port: int) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return server
-
-    server = serve(0)
+    server = serve(Handler)
     port = server.server_address[1]
     clock = Adjustable()
     connector = made('answer_timeout = "60s"\n', crls=f"http://127.0.0.1:{port}/ca.crl")  # type: ignore[operator]
@@ -294,7 +282,7 @@ async def test_nobody_waits_for_a_server_that_hangs_while_the_crls_are_in_force(
     assert isinstance(await connector.identify(one, ()), Shown)  # nobody is there to be read from
     answered.clear()
     asked.clear()
-    server = serve(port)
+    server = serve(Handler, port)
     try:
         clock.ahead += 11
         assert isinstance(await connector.identify(one, ()), Shown)
@@ -311,16 +299,22 @@ async def test_nobody_waits_for_a_server_that_hangs_while_the_crls_are_in_force(
         server.server_close()
 
 
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def serve(handler: type[Quiet], port: int = 0) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server
+
+
 class Adjustable(SystemClock):
     ahead = 0
 
     def monotonic(self) -> float:
         return super().monotonic() + self.ahead
-
-
-class Later(SystemClock):
-    def monotonic(self) -> float:
-        return super().monotonic() + timedelta(minutes=1).total_seconds()
 
 
 def test_settings_that_cannot_be_meant(made: object) -> None:
