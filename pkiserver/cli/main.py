@@ -21,7 +21,7 @@ import click
 
 from pkiserver.cli.context import Session, add_common_options, common_options
 from pkiserver.cli.failures import exit_code_of, readers_may_leave
-from pkiserver.runtime.garbage import settle
+from pkiserver.runtime.garbage import leave, settle
 
 
 @attrs.frozen
@@ -160,4 +160,6 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # from here on it is an exception like others
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle()  # a command mostly loads modules, and looking for garbage meanwhile takes a seventh of its time
-    sys.exit(run())
+    code = run()
+    leave()
+    sys.exit(code)
