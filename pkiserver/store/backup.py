@@ -21,25 +21,30 @@ def backup(url: str, target: Path) -> int:
 
     Raises:
         Rejected: the database is not SQLite, or the target exists.
-        Unavailable: the database cannot be read or the target not written.
+        OSError: the target cannot be made.
+        Unavailable: the database cannot be read or the copy not written.
     """
     parsed = parse_url(url)
     if not is_sqlite(parsed):
         raise Rejected.because(Refusal.UNSUPPORTED, "PostgreSQL is backed up with pg_dump or its own base backups")
     try:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise Rejected.because(Refusal.CONFLICT, f"{target} exists already") from None
+    try:
         with (
             contextlib.closing(sqlite3.connect(f"file:{sqlite_path(parsed)}?mode=ro", uri=True)) as source,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
-            source.backup(copy, pages=_PAGES, sleep=0.01)
+            # called after each round, without which Ctrl-C would be heard at the end
+            source.backup(copy, pages=_PAGES, sleep=0.01, progress=lambda _status, _remaining, _total: None)
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except FileExistsError:
-        raise Rejected.because(Refusal.CONFLICT, f"{target} exists already") from None
-    except (OSError, sqlite3.Error) as error:
-        with contextlib.suppress(OSError):  # half a copy is none, and would stand in the way of the next
+    except BaseException as error:  # Ctrl-C too: half a copy is none, and would stand in the way of the next
+        with contextlib.suppress(OSError):
             target.unlink()
-        raise Unavailable(f"the database cannot be copied to {target}: {error}") from error
+        if isinstance(error, OSError | sqlite3.Error):
+            raise Unavailable(f"the database cannot be copied to {target}: {error}") from error
+        raise
     if problem != "ok":
         raise Unavailable(f"the copy is damaged: {problem}")
     return target.stat().st_size
