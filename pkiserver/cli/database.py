@@ -52,6 +52,8 @@ def show(session: Session) -> None:
 @reactor_command
 async def backup_(session: Session, target: Path) -> None:
     """Copy the SQLite database to TARGET while the server runs: one consistent state, mode 0600. It is logged."""
+    from threading import Event
+
     from twisted.internet.threads import deferToThread
 
     from pkiserver.audit import AuditEvent, AuditKind, AuditLog
@@ -60,7 +62,7 @@ async def backup_(session: Session, target: Path) -> None:
     from pkiserver.store.backup import backup, require_possible
     from pkiserver.store.database import Database
 
-    settings, clock = session.settings(), SystemClock()
+    settings, clock, left = session.settings(), SystemClock(), Event()
     url = settings.database.full_url()
     require_possible(url, target)
     event = AuditEvent(AuditKind.EXPORT, who(), "database", details=(("file", _place(target)),))
@@ -75,12 +77,14 @@ async def backup_(session: Session, target: Path) -> None:
             log = AuditLog(database, node=settings.node, worker=WORKER, clock=clock)
             await log.record(event)  # before, so that the copy has it too
         try:
-            octets = await deferToThread(backup, url, target, at=clock.now())
-        except PkiError as error:
+            octets = await deferToThread(backup, url, target, at=clock.now(), given_up=left.is_set)
+        except (PkiError, OSError) as error:
             if log is not None:
                 details = (*event.details, ("why", str(error)))
                 await log.record(attrs.evolve(event, outcome="failed", details=details))
             raise
+        finally:
+            left.set()  # after Ctrl-C the thread is still copying; the process ends when it has removed its file
     session.output.done(f"Copied to {target} ({octets} octets)", file=str(target), octets=octets)
 
 

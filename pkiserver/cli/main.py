@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import NoReturn
 
 import attrs
@@ -21,7 +22,7 @@ import click
 
 from pkiserver.cli.context import Session, add_common_options, common_options
 from pkiserver.cli.failures import exit_code_of, readers_may_leave
-from pkiserver.runtime.garbage import settle
+from pkiserver.runtime.garbage import leave, settle
 
 
 @attrs.frozen
@@ -43,7 +44,7 @@ REGISTRY: Mapping[str, Entry] = {
     "completion": Entry("completion", "Print the completion script of a shell."),
     "connector": Entry("connector", "Connectors to directories and the like: list, show, check."),
     "config": Entry("config", "Check a node configuration, or print a commented one."),
-    "crl": Entry("crl", "Certificate revocation lists: issue, list, fetch."),
+    "crl": Entry("crl", "Certificate revocation lists: issue, list, show, sign, import."),
     "database": Entry("database", "Create, upgrade, look at or back up the database."),
     "doctor": Entry("doctor", "Check the whole installation and say what to do."),
     "enroll-code": Entry("enroll_code", "One-time enrolment codes."),
@@ -77,6 +78,17 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         add_common_options(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, which looks for what may be meant among the commands that are loaded."""
+        if args[0] not in REGISTRY and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(args[0], REGISTRY, n=1):
+                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -157,7 +169,11 @@ def _fill_standard_streams() -> None:
 def main() -> NoReturn:
     """The console script."""
     _fill_standard_streams()
+    if isinstance(sys.stdout, TextIOWrapper):  # where the locale lacks a letter of somebody's name
+        sys.stdout.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # from here on it is an exception like others
         signal.signal(signal.SIGINT, signal.default_int_handler)
     settle()  # a command mostly loads modules, and looking for garbage meanwhile takes a seventh of its time
-    sys.exit(run())
+    code = run()
+    leave()
+    sys.exit(code)

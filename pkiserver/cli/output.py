@@ -142,6 +142,12 @@ def _shared_out(columns: Sequence[_Column], width: int) -> list[int] | None:
     return widths
 
 
+def _write_utf8(text: str) -> None:
+    """What programs read is UTF-8 in every locale (RFC 8259 section 8.1, TOML)."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+
+
 class Output:
     """Prints the results of one command to stdout."""
 
@@ -234,7 +240,7 @@ class Output:
 
     def raw(self, text: str) -> None:
         """Print text exactly (PEM, TOML, JSON lines), whatever the mode."""
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        _write_utf8(text if text.endswith("\n") else f"{text}\n")
 
     def note(self, text: str) -> None:
         """A remark to the person at the terminal, on stderr; nothing in JSON mode."""
@@ -260,7 +266,7 @@ class Output:
             yield lambda steps=1: bar.advance(task, steps)
 
     def _print_json(self, value: object) -> None:
-        sys.stdout.write(json.dumps(to_json(value), ensure_ascii=False, indent=2) + "\n")
+        _write_utf8(json.dumps(to_json(value), ensure_ascii=False, indent=2) + "\n")
 
     def _console(self) -> Console:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""How often Python looks for cyclic garbage: in a process that serves, while modules load, in a command."""
+"""How often Python looks for cyclic garbage: in a process that serves, while modules load, in a command, at its end."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def settle() -> None:
     """
     gc.freeze()
     gc.set_threshold(YOUNG, 10, 10)
+
+
+def leave() -> None:
+    """Call as the last thing of a process whose end somebody waits for: what is there now is not looked over once more.
+
+    Python does that at its end, to take apart what the system takes back as a whole: over 0.1 s of a command's 0.8 s.
+    """
+    gc.freeze()

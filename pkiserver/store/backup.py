@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def require_possible(url: str, target: Path) -> None:
         raise Rejected.because(Refusal.CONFLICT, f"{target} exists already")
 
 
-def backup(url: str, target: Path, *, at: datetime | None = None) -> int:
+def backup(url: str, target: Path, *, at: datetime | None = None, given_up: Callable[[], bool] = lambda: False) -> int:
     """Write one consistent copy of a SQLite database to a new file of mode 0600; returns its octets. Blocks.
 
     The copy is a database of its own: to restore, put it where the settings' URL points, with the server stopped. It
@@ -44,15 +45,25 @@ def backup(url: str, target: Path, *, at: datetime | None = None) -> int:
         url: The database.
         target: The new file.
         at: When the copy is made, if it shall know; the server that is started with it tells of that.
+        given_up: Asked after each round; where it says yes, the copy ends there and goes.
 
     Raises:
         Rejected: the database is not SQLite, or the target exists.
-        Unavailable: the database cannot be read or the target not written.
+        OSError: the target cannot be made.
+        Unavailable: the database cannot be read or the copy not written, or it was given up.
     """
     require_possible(url, target)
+
+    def go_on(_status: int, _remaining: int, _total: int) -> None:
+        if given_up():
+            raise Unavailable("the copy was given up")
+
     source = f"file:{sqlite_path(parse_url(url))}?mode=ro"
     try:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise Rejected.because(Refusal.CONFLICT, f"{target} exists already") from None
+    try:
         with (
             contextlib.closing(sqlite3.connect(source, uri=True, isolation_level=None)) as original,
             contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
@@ -60,16 +71,16 @@ def backup(url: str, target: Path, *, at: datetime | None = None) -> int:
             # one snapshot: SQLite would begin anew whenever another process has written, and never end
             original.execute("BEGIN")
             original.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            original.backup(copy, pages=_PAGES, sleep=0.01)
+            original.backup(copy, pages=_PAGES, sleep=0.01, progress=go_on)
             if at is not None:
                 copy.execute(f"PRAGMA user_version = {int(at.timestamp()) // _MINUTE}")
             problem = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except FileExistsError:
-        raise Rejected.because(Refusal.CONFLICT, f"{target} exists already") from None
-    except (OSError, sqlite3.Error) as error:
-        with contextlib.suppress(OSError):  # half a copy is none, and would stand in the way of the next
+    except BaseException as error:  # Ctrl-C too: half a copy is none, and would stand in the way of the next
+        with contextlib.suppress(OSError):
             target.unlink()
-        raise Unavailable(f"the database cannot be copied to {target}: {error}") from error
+        if isinstance(error, OSError | sqlite3.Error):
+            raise Unavailable(f"the database cannot be copied to {target}: {error}") from error
+        raise
     if problem != "ok":
         raise Unavailable(f"the copy is damaged: {problem}")
     return target.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -204,3 +205,14 @@ def test_lists_are_issued_listed_shown_and_signed_from_files(node: Node) -> None
     assert node.json("crl", "advance", "issuing", "--by", 1000)["number"] == number + 1000
     assert node.json("crl", "issue", "issuing")["number"] == number + 1001
     assert "say one of" in node.run("crl", "advance", "issuing", code=2)
+
+
+def test_a_number_is_never_given_twice_where_the_database_is_restored_after_a_list_was_issued(node: Node) -> None:
+    database = node.directory / "pkiserver.db"
+    saved = node.directory / "saved.db"
+    node.run("database", "backup", saved)
+    issued = node.json("crl", "issue", "issuing")["number"]
+    for old in node.directory.glob("pkiserver.db*"):
+        old.unlink()
+    shutil.copy(saved, database)
+    assert node.json("crl", "issue", "issuing")["number"] > issued

@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.support.commands import ROOT, configured, run, run_json
+from tests.support.commands import configured, run, run_json
 from tests.support.engines import template_text
+from tests.support.forked import ROOT
 from tests.support.keys import software_store
 
 pytestmark = pytest.mark.crash

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import sqlite3
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,9 @@ def piped(config: Path, command: str, **environment: str) -> subprocess.Complete
         ("timestamp request /etc/hostname --out /nonexistent/x", 1, "error: /nonexistent/x: No such file"),
         ("timestamp request /etc/hostname --url http://localhost:abc/", 1, "nonnumeric port"),
         ("audit export --output /nonexistent/log", 1, "/nonexistent/log: No such file or directory"),
+        ("database backup /nonexistent/x", 1, "error: /nonexistent/x: No such file or directory"),
+        ("certs list", 2, "No such command 'certs'. Did you mean 'cert'?"),
+        ("nonsense", 2, "No such command 'nonsense'."),
         ("timestamp verify /etc/hostname --data /etc/hostname", 1, "/etc/hostname is no time-stamp token: "),
         ("addressbook publish a@b.ch /etc/hostname", 1, "/etc/hostname is no userSMIMECertificate: "),
         ("ca import x /etc/hostname", 2, "/etc/hostname holds no certificate that can be read"),
@@ -162,6 +169,27 @@ def _stderr(config: Path, *arguments: object) -> str:
     return done.stderr
 
 
+def test_a_backup_that_is_interrupted_leaves_no_half_copy(config: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with contextlib.closing(sqlite3.connect(config.parent / "pkiserver.db")) as database, database:
+        database.execute("CREATE TABLE long AS SELECT zeroblob(300000000) AS octets")  # a copy of some seconds
+    command = [*PKISERVER, "database", "backup", str(copy), "--config", str(config)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            while not copy.exists():
+                assert running.poll() is None
+                time.sleep(0.01)
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, said.strip()) == (130, "interrupted")
+    assert not copy.exists()
+    with contextlib.closing(sqlite3.connect(config.parent / "pkiserver.db")) as database, database:
+        database.execute("DROP TABLE long")
+    run(config, "database", "backup", copy)
+
+
 class TestOutput:
     @pytest.mark.parametrize("command", ["ca list", "ca list --json", "audit export", "completion bash"])
     def test_a_full_disk_is_told(self, config: Path, command: str) -> None:
@@ -174,6 +202,16 @@ class TestOutput:
     def test_a_reader_that_leaves_is_no_failure(self, config: Path, command: str) -> None:
         done = piped(config, f"{command} | true")
         assert (done.returncode, done.stderr.replace("lines", "").strip(" 0123456789\n")) == (0, "")
+
+    def test_a_letter_that_the_locale_lacks(self, config: Path) -> None:
+        """In any locale: what people read is escaped, what programs read is UTF-8."""
+        run(config, "account", "create", "Łukasz", "--no-password", "--attribute", "mail=ł@example.org")
+        for encoding in ("ascii", "latin-1"):
+            shown = piped(config, "account show Łukasz", PYTHONIOENCODING=encoding)
+            assert (shown.returncode, shown.stderr) == (0, "")
+            assert "\\u0141ukasz" in shown.stdout
+            told = piped(config, "--json account show Łukasz", PYTHONIOENCODING=encoding)
+            assert json.loads(told.stdout)["name"] == "Łukasz"
 
     def test_streams_that_are_closed(self, config: Path) -> None:
         done = piped(config, "ca list <&- >&-")

@@ -36,6 +36,16 @@ def test_help_lists_the_commands_and_loads_none_of_them() -> None:
     assert "completion" in done.stdout
 
 
+def test_what_a_command_leaves_behind_is_not_looked_over_at_its_end() -> None:
+    program = (
+        "import atexit, gc, sys; from pkiserver.cli.main import main; sys.argv[1:] = ['config', 'example']\n"
+        "atexit.register(lambda: print(len(gc.get_objects()), file=sys.stderr)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stderr) < 100
+    assert "[database]" in done.stdout
+
+
 def test_every_listed_command_loads_and_takes_the_common_options() -> None:
     import click
 

@@ -71,6 +71,21 @@ def test_modules_are_compiled_where_python_is_told_not_to_keep_what_it_compiled(
     assert first.read_bytes() != made[1], "a newer module is compiled again"
 
 
+def test_each_checkout_of_an_environment_is_compiled(checkout: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for one in (other, checkout):
+        for tree in ("pkiserver", "protocols", "twisted"):
+            (one / tree).mkdir(parents=True)
+        (one / "pkiserver" / "one.py").write_text("X = 1\n")
+    shutil.copytree(checkout / "script", other / "script")
+    (checkout / "env" / "bin").mkdir(parents=True)
+    (checkout / "env" / "bin" / "python").symlink_to(sys.executable)
+    environment = {**os.environ, "PKISERVER_ENV": str(checkout / "env")}
+    for one in (checkout, other):
+        subprocess.run(["bash", "-c", f". {one}/script/bootstrap; compile_modules"], env=environment, check=True)
+        assert (one / "pkiserver" / "__pycache__").is_dir()
+
+
 def test_a_checkout_that_cannot_be_written_to_is_no_obstacle(checkout: Path) -> None:
     (checkout / "env" / "bin").mkdir(parents=True)
     (checkout / "env" / "bin" / "python").symlink_to("/bin/false")

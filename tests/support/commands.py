@@ -11,8 +11,8 @@ from typing import Any
 
 from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
 from pkiserver.store.migrate import migrate
+from tests.support.forked import completed
 
-ROOT = Path(__file__).parents[2]
 PKISERVER = (sys.executable, "-c", "from pkiserver.cli.main import main; main()")
 
 
@@ -43,17 +43,7 @@ def _key_store(store: SoftwareStoreSettings | TokenSettings) -> str:
 def _completed(
     config: Path, arguments: tuple[object, ...], code: int, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*PKISERVER, *map(str, arguments), "--config", str(config)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        start_new_session=True,  # no terminal that could be asked something
-    )
+    done = completed((*map(str, arguments), "--config", str(config)), {**os.environ, **environment}, seconds=60)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from pkiserver.cli.setup.layout import Layout
+from tests.support.forked import completed
 from tests.support.ports import free_port_base
 
 PKISERVER = Path(sys.executable).parent / "pkiserver"
@@ -88,8 +90,7 @@ class Instance:
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a ``pkiserver`` command on this instance."""
-        command = [str(PKISERVER), "--config", str(self.layout.config), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = completed(("--config", str(self.layout.config), *arguments), dict(os.environ), seconds=120)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

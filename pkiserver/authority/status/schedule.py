@@ -155,9 +155,9 @@ class CrlScheduler:
             if turn is None:
                 raise Unavailable("another process is issuing this CRL", retry_after=5)
             await self._look_again()
-            return await self._issuer.issue(
-                authority, generation, actor=actor, cause=Cause.DEMAND, guard=turn.guard, scope=scope, parts=parts
-            )
+            wanted = {scope: (Cause.DEMAND, parts)}
+            [made] = await self._issue(authority, generation, wanted, turn, actor=actor)
+            return made
 
     def lists(self, authority: Authority, generation: Generation) -> tuple[str, ...]:
         """The scopes in which lists are issued: as the settings have them, and those that certificates name."""
@@ -174,21 +174,30 @@ class CrlScheduler:
                 return []
             await self._look_again()  # another process may have been here before us
             wanted = self._due_ones(authority, generation, self._look)
-            return await self._issue(authority, generation, wanted, turn)
+            return await self._issue(authority, generation, wanted, turn, actor=_ACTOR)
 
     async def _issue(
-        self, authority: Authority, generation: Generation, wanted: Mapping[str, tuple[Cause, Parts]], turn: Turn
+        self,
+        authority: Authority,
+        generation: Generation,
+        wanted: Mapping[str, tuple[Cause, Parts]],
+        turn: Turn,
+        *,
+        actor: str,
     ) -> list[Crl]:
         issued: list[Crl] = []
         begun = self._clock.monotonic()
-        for name, (cause, parts) in wanted.items():
-            if issued and self._clock.monotonic() - begun > _TURN_SECONDS:
-                break
-            made = await self._issuer.issue(
-                authority, generation, actor=_ACTOR, cause=cause, guard=turn.guard, scope=name, parts=parts
-            )
-            issued.append(made)
-            self._numbers.note(authority.subject_der, made.number)
+        try:
+            for name, (cause, parts) in wanted.items():
+                if issued and self._clock.monotonic() - begun > _TURN_SECONDS:
+                    break
+                made = await self._issuer.issue(
+                    authority, generation, actor=actor, cause=cause, guard=turn.guard, scope=name, parts=parts
+                )
+                issued.append(made)
+                self._numbers.note(authority.subject_der, made.number)
+        finally:
+            await self._numbers.share_news()  # now: a command never looks again
         return issued
 
     async def _look_again(self) -> None:
