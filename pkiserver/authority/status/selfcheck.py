@@ -55,6 +55,8 @@ _NOT_MODIFIED = 304
 _NO_ANSWER = frozenset({Trouble.CONNECT, Trouble.SILENT})
 _SILENT = 2
 """A host that did not answer so many times is asked no more in this look: one that hangs must not hold up the rest."""
+_READ = "http://"
+"""What is read back. For https nothing says whom a client trusts; a directory is told of as a target."""
 _NONCE = 32
 """Octets of a nonce, where answers are given to requests with one only."""
 _BIG = 1 << 20
@@ -142,7 +144,7 @@ class SelfCheck:
             point = distribution.of_scope(scope)
             for kind, urls in ((CrlKind.COMPLETE, point.urls), (CrlKind.DELTA, point.delta_urls)):
                 for url in urls:
-                    if url.startswith("http"):
+                    if url.startswith(_READ):
                         yield await self._finding(
                             url, partial(self._list_problem, authority, generation, point, kind, url)
                         )
@@ -239,7 +241,7 @@ class SelfCheck:
         if asked is None:
             return
         for url in publication.urls(publication.ocsp, generation.crl_path):
-            if url.startswith("http"):
+            if url.startswith(_READ):
                 yield await self._finding(
                     f"{url} {generation.crl_path}", partial(self._ocsp_problem, authority, generation, asked, url)
                 )

@@ -87,6 +87,15 @@ def test_answers_are_asked_for_as_their_policy_wants(server: StatusServer, ocsp:
     assert {problem for subject, problem in found.items() if "ocsp" in subject} == {None}
 
 
+def test_only_plain_http_is_read_back(server: StatusServer) -> None:
+    check = prepared(server)
+    elsewhere = "https://127.0.0.1:1/{path}.crl", "ldap://127.0.0.1:1/cn={name}?certificateRevocationList"
+    server.run(lambda: configure(server.at, urls=("{base}/crl/{path}.crl", *elsewhere)))
+    found = look(server, check)
+    assert found["/crl/issuing-1.crl"] is None
+    assert not any("127.0.0.1:1/" in subject for subject in found)
+
+
 def test_a_list_that_ended_and_answers_that_are_missing(server: StatusServer) -> None:
     check = prepared(server)
     server.at.clock.advance(40 * HOUR)
