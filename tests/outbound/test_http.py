@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from itertools import chain, repeat
+from itertools import repeat
 
 import pytest
+from twisted.internet.threads import deferToThread
 
 from pkiserver.outbound.addresses import Timeouts, WebAddress
 from pkiserver.outbound.http import MOST_HEAD, Answer, fetch
@@ -24,7 +26,15 @@ MEGABYTE = 1 << 20
 @contextmanager
 def answering(*pieces: Iterator[bytes] | bytes) -> Iterator[WebAddress]:
     """A server that answers one request with these octets, and closes."""
-    octets = chain.from_iterable([piece] if isinstance(piece, bytes) else piece for piece in pieces)
+
+    def sent() -> Generator[bytes, None, None]:
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from piece
+
+    octets = sent()
 
     def serve() -> None:
         connection, _ = listening.accept()
@@ -35,6 +45,8 @@ def answering(*pieces: Iterator[bytes] | bytes) -> Iterator[WebAddress]:
                     connection.sendall(one)
             except OSError:
                 return  # the client has had enough
+            finally:
+                octets.close()
 
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         thread = threading.Thread(target=serve)
@@ -112,3 +124,23 @@ async def test_a_long_body_after_a_short_head_is_no_long_head() -> None:
     body = bytes(3 * MEGABYTE)
     with answering(OK, b"Content-Length: %d\r\n\r\n" % len(body), body) as address:
         assert (await ask(address, limit=len(body))).body == body
+
+
+async def test_a_connection_whose_answer_is_not_waited_for_any_more_is_cut() -> None:
+    """Else a server that trickles for ever would have the connection, and its octets our memory, for ever."""
+    ended = threading.Event()
+
+    def trickle() -> Iterator[bytes]:
+        try:
+            while True:
+                time.sleep(0.01)
+                yield bytes(1000)
+        finally:
+            ended.set()
+
+    hasty = Timeouts(connect=timedelta(milliseconds=100), answer=timedelta(milliseconds=100))
+    with answering(OK, b"Content-Length: 1000000000\r\n\r\n", trickle()) as address:
+        with pytest.raises(OutboundError) as caught:
+            await fetch(address, trust=None, timeouts=hasty, limit=1 << 30)
+        assert caught.value.trouble is Trouble.SILENT
+        assert await deferToThread(ended.wait, 20)
