@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import attrs
@@ -272,6 +272,13 @@ class CrlIssuer:
         """The highest number that a list under the authority's name may have."""
         issuer_id = authority.issuer_id
         return await self._database.read(lambda connection: crl_history.highest_number(connection, issuer_id))
+
+    async def last_numbers(self, authority: Authority) -> tuple[Mapping[str, int], int]:
+        """The last number taken in each scope under the authority's name, and the floor that all new ones are above."""
+        issuer_id = authority.issuer_id
+        return await self._database.read(
+            lambda c: (crl_history.last_numbers(c, issuer_id), crl_history.floor(c, issuer_id))
+        )
 
     async def advance(self, authority: Authority, number: int, *, actor: str) -> int:
         """Let every new list under the authority's name have a number above this one; above which they are now.

@@ -358,10 +358,18 @@ async def opened(service: LdapService, servers: Servers) -> AsyncIterator[LdapCo
     For changes, which are not begun anew elsewhere; a server that was lost meanwhile is asked last the next time.
     """
     connection = await servers.first(service.servers, lambda server: open_server(service, server))
+    talks = False
     try:
         yield connection
+        talks = True
+    except LdapError:
+        talks = True
+        raise
     except OutboundError:
         servers.failed(connection.server)
         raise
     finally:
-        await connection.close()
+        if talks:
+            await connection.close()
+        else:
+            connection.abort()  # what it has not taken would wait in our memory for as long as it likes

@@ -78,7 +78,7 @@ class StatusWorld:
         return x509.load_der_x509_crl(found.der)
 
 
-def build(world: World, clock: FakeClock, holder: str) -> StatusServices:
+def build(world: World, clock: FakeClock, holder: str, *, numbers: Path | None = None) -> StatusServices:
     return status_services(
         database=world.database,
         audit=world.audit,
@@ -88,6 +88,7 @@ def build(world: World, clock: FakeClock, holder: str) -> StatusServices:
         issuer=world.road.issuer,
         clock=clock,
         holder=holder,
+        numbers=numbers,
     )
 
 

@@ -25,7 +25,7 @@ from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.runtime.configfile import load_settings
 from pkiserver.store import leases
-from pkiserver.store.authority.crls import CrlKind
+from pkiserver.store.authority.crls import Covers, CrlKind
 from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
@@ -145,17 +145,21 @@ def ldap_target(slapd: Slapd, folder: Path, name: str, entry: str) -> LdapTarget
 
 
 async def test_an_ldap_directory_has_them_as_rfc_4523_says(at: StatusWorld, slapd: Slapd, tmp_path: Path) -> None:
-    await configure(at, delta=DELTA)
+    await configure(at, delta=DELTA, points=(Point(), Point(covers=Covers.AUTHORITIES)))
     await at.status.schedule.run_due()
     delivery = to(at, ldap_target(slapd, tmp_path, "directory", f"cn={{name}},{SUFFIX}"))
-    assert await delivery.run_due() == 3, delivery.standing.problem
+    assert await delivery.run_due() == 5, delivery.standing.problem
     at.clock.advance(timedelta(hours=1))
     await at.status.schedule.run_due()
-    assert await delivery.run_due() == 3, delivery.standing.problem
+    assert await delivery.run_due() == 5, delivery.standing.problem
     shown = slapd.search(f"cn=issuing-1,{SUFFIX}")
     values = dict(re.findall(r"^(\w+);binary:: (\S+)$", shown, re.MULTILINE))
     assert b64decode(values["certificateRevocationList"]) == await published(at, "issuing-1")
     assert b64decode(values["deltaRevocationList"]) == await published(at, "issuing-1", CrlKind.DELTA)
+    shown = slapd.search(f"cn=issuing-1.authorities,{SUFFIX}")
+    values = dict(re.findall(r"^(\w+);binary:: (\S+)$", shown, re.MULTILINE))
+    assert values.keys() == {"authorityRevocationList", "deltaRevocationList"}
+    assert b64decode(values["authorityRevocationList"]) == await published(at, "issuing-1/authorities")
 
 
 async def test_a_list_is_where_the_ldap_url_of_its_certificates_leads(

@@ -138,6 +138,26 @@ async def test_a_process_that_slept_through_its_turn_writes_nothing(at: StatusWo
     assert await at.status.crls.kept(at.issuing.current) is None
 
 
+async def test_a_turn_that_ends_while_a_list_is_signed_writes_nothing(
+    at: StatusWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await at.world.database.write(
+        lambda c: leases.acquire(c, "crl", "sleeper", now=at.clock.now(), lasting=timedelta(seconds=1))
+    )
+    assert held is not None
+    sign = CrlSigner.sign
+
+    async def slow(self: CrlSigner, *args: Any, **more: Any) -> bytes:
+        at.clock.advance(timedelta(seconds=2))
+        return await sign(self, *args, **more)
+
+    monkeypatch.setattr(CrlSigner, "sign", slow)
+    guard = lambda c: leases.guard(c, held, now=at.clock.now())  # noqa: E731
+    with pytest.raises(Unavailable):
+        await at.status.crls.issue(at.issuing, at.issuing.current, actor="tester", cause=Cause.SCHEDULE, guard=guard)
+    assert await at.status.crls.kept(at.issuing.current) is None
+
+
 async def test_numbers_rise_whoever_issues_and_a_late_one_is_dropped(at: StatusWorld) -> None:
     current = at.issuing.current
     numbers = [

@@ -62,6 +62,31 @@ async def test_an_older_database_and_the_numbers_that_it_does_not_know(
         await world.close()
 
 
+async def test_an_older_database_that_lacks_a_list_whose_scope_has_low_numbers(
+    at: StatusWorld, stores: tuple[ProviderSettings, ...], tmp_path: Path
+) -> None:
+    """Each scope counts by itself: that the highest number of all is known says nothing of the others."""
+    await configure(at, points=(Point(), Point(partition=Partition.SHARDS, shards=2)), gather=timedelta(0))
+    for _ in range(5):
+        await issue(at)
+    node = build(at.world, at.clock, "before", numbers=tmp_path / "numbers")
+    await node.schedule.run_due()
+    copy = tmp_path / "copy.db"
+    await deferToThread(backup, at.world.url, copy)
+    out = await issue(at, scope="shards/0")
+    at.clock.advance(timedelta(seconds=1))
+    await node.schedule.run_due()
+    world = await open_world(f"sqlite:///{copy}", stores, at.clock)
+    try:
+        await world.road.start()
+        restored = StatusWorld(world, build(world, at.clock, "restored", numbers=tmp_path / "numbers"), at.clock)
+        await restored.status.schedule.run_due()
+        again = await issue(restored, scope="shards/0")
+        assert again.number > out.number, "no two lists of one number"
+    finally:
+        await world.close()
+
+
 async def test_a_restart_goes_on_with_the_numbers(at: StatusWorld, stores: tuple[ProviderSettings, ...]) -> None:
     await issue(at)
     world = await open_world(at.world.url, stores, at.clock)

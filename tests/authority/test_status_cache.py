@@ -39,6 +39,37 @@ async def test_a_change_elsewhere_is_seen_after_the_next_look_at_the_feed(at: St
     assert (cache.counts.changed, cache.counts.misses) == (3, 1), "what changed was read with the feed"
 
 
+async def test_a_record_is_told_by_the_same_object_until_it_changes(at: StatusWorld) -> None:
+    """Answers are kept by it: what changed and is as before again is another one."""
+    issued = await at.certificate()
+    cache = StatusCache(at.world.database, at.clock)
+
+    async def told() -> object:
+        [found] = await cache.statuses(at.issuing.issuer_id, [issued.serial])
+        return found
+
+    async def change() -> None:
+        await at.status.revocations.hold(ByCertificate(issued.der), ORDER)
+        await at.status.revocations.release(ByCertificate(issued.der), ORDER)
+
+    await cache.poll()
+    first = await told()
+    assert await told() is first
+    cache._looked = float("-inf")
+    cache._catch_up = at.status.directory.cache.poll  # type: ignore[method-assign]
+    assert await told() is first
+    assert cache.counts.bypassed == 1
+    await change()
+    second = await told()
+    assert second == first
+    assert second is not first
+    await cache.poll()
+    third = await told()
+    await change()
+    await cache.poll()
+    assert await told() is not third
+
+
 async def test_a_look_that_a_later_one_overtakes_brings_nothing_old_back(at: StatusWorld, monkeypatch: Any) -> None:
     issued = await at.certificate()
     cache = StatusCache(at.world.database, at.clock)
@@ -66,7 +97,7 @@ async def test_without_a_fresh_look_nothing_is_believed(at: StatusWorld) -> None
         assert await state(cache, at, one.serial) is CertificateState.ISSUED
         assert cache.statuses_now(at.issuing.issuer_id, [one.serial]) is not None
         await at.revoke(one)
-        at.clock.advance(timedelta(seconds=cache_room.TRUSTED_SECONDS))
+        at.clock.advance(timedelta(milliseconds=100))  # within which every process is to tell of it
         assert cache.statuses_now(at.issuing.issuer_id, [one.serial]) is None
         assert await state(cache, at, one.serial) is CertificateState.REVOKED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
@@ -18,15 +19,23 @@ class WrongAnswerError(Exception):
     """The answer is not one that a client would be content with; the text says why."""
 
 
-def check_signer(response: ocsp.OCSPResponse, octets_of_answer: bytes, issuer: x509.Certificate, now: datetime) -> None:
+def check_signer(
+    response: ocsp.OCSPResponse,
+    octets_of_answer: bytes,
+    issuer: x509.Certificate,
+    now: datetime,
+    *,
+    known: Sequence[x509.Certificate] = (),
+) -> None:
     """The issuer itself signed, or whom it certified for this.
+
+    ``known`` are responders whose certificates the client has by other means, for answers that show none.
 
     Raises:
         WrongAnswerError: somebody else did, or nobody.
     """
-    signer = issuer
-    if response.certificates and response.certificates[0] != issuer:
-        signer = response.certificates[0]
+    signer = next(iter(response.certificates), None) or _named(response, known) or issuer
+    if signer != issuer:
         octets = signer.public_bytes(Encoding.DER)
         scheme = SignatureScheme.of_identifier(signature_identifier(octets))
         if not scheme.verify(issuer.public_key(), signer.signature, signer.tbs_certificate_bytes):
@@ -38,6 +47,15 @@ def check_signer(response: ocsp.OCSPResponse, octets_of_answer: bytes, issuer: x
     scheme = SignatureScheme.of_identifier(_algorithm_of(octets_of_answer))
     if not scheme.verify(signer.public_key(), response.signature, response.tbs_response_bytes):
         raise WrongAnswerError("the signature is not the responder's")
+
+
+def _named(response: ocsp.OCSPResponse, known: Sequence[x509.Certificate]) -> x509.Certificate | None:
+    """The one that the answer names as its responder (RFC 6960 section 4.2.1, ResponderID)."""
+    for one in known:
+        key_hash = x509.SubjectKeyIdentifier.from_public_key(one.public_key()).digest  # SHA-1 of the key's bits
+        if one.subject == response.responder_name or key_hash == response.responder_key_hash:
+            return one
+    return None
 
 
 def _algorithm_of(answer: bytes) -> bytes:

@@ -40,7 +40,7 @@ class StatusCache:
 
     Only records of certificates are kept, never that there is none: the feed does not tell of new certificates. A
     record is kept only if its snapshot shows every change that has been applied already, so that a slow read cannot
-    bring an old status back.
+    bring an old status back. As long as a record is kept and does not change, it is told by the very same object.
     """
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -151,7 +151,11 @@ class StatusCache:
         seq, read = await self._database.read(lambda connection: _read(connection, issuer_id, serials))
         if self._applied <= seq:
             for serial, status in read.items():
-                keep(self._known, (issuer_id, serial), status, most=ENTRIES)
+                known = self._known.get((issuer_id, serial))
+                if known is not None and known == status and self._applied == seq:
+                    read[serial] = known
+                else:
+                    keep(self._known, (issuer_id, serial), status, most=ENTRIES)
         return tuple(read.get(serial) for serial in serials)
 
     def statuses_now(self, issuer_id: int, serials: Sequence[int]) -> tuple[CertificateStatus | None, ...] | None:

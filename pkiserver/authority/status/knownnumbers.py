@@ -10,16 +10,23 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
-_MOST_OCTETS = 4 * 1024 * 1024
+_MOST_OCTETS = 16 * 1024 * 1024
+_ANY = ""
+"""Stands for whichever scope: files of earlier versions have one number for each name."""
+
+_Numbers = dict[str, dict[str, int]]
 
 
 class KnownNumbers:
-    """The highest number of any list under each name; with a file, of those that any process of this node has seen.
+    """The highest number under each name and scope; with a file, of those that any process of this node has seen.
+
+    Each scope has a sequence of its own: that the highest number of all is known says nothing of the others.
 
     Args:
         file: Where they are kept; a place that cannot be written remembers nothing, which keeps no list from being
@@ -28,26 +35,35 @@ class KnownNumbers:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._known: dict[str, int] = {}
-        self._kept: dict[str, int] = {}
+        self._known: _Numbers = {}
+        self._kept: _Numbers = {}
 
-    def note(self, subject: bytes, number: int) -> None:
-        """A list under the name ``subject`` (DER) has this number."""
-        key = _key(subject)
-        self._known[key] = max(number, self._known.get(key, 0))
+    def note(self, subject: bytes, scope: str, number: int) -> None:
+        """A list of that scope under the name ``subject`` (DER) has this number."""
+        scopes = self._known.setdefault(_key(subject), {})
+        scopes[scope] = max(number, scopes.get(scope, 0))
 
-    def highest(self, subject: bytes) -> int:
+    def highest(self, subject: bytes, scope: str) -> int:
         """The highest number that is known; 0 where none is."""
-        return self._known.get(_key(subject), 0)
+        return self._known.get(_key(subject), {}).get(scope, 0)
+
+    def beyond(self, subject: bytes, here: Mapping[str, int], floor: int) -> int:
+        """The highest number that a database does not know of; 0 where it knows all.
+
+        ``here`` has its last number of each scope; new lists of all scopes have numbers above ``floor``.
+        """
+        known = self._known.get(_key(subject), {})
+        passed = {**here, _ANY: max(here.values(), default=0)}
+        lost = (number for scope, number in known.items() if number > max(passed.get(scope, 0), floor))
+        return max(lost, default=0)
 
     async def share(self) -> None:
         """Learn what the others know, and let them know what is new here."""
         if self._file is None:
             return
         # What is noted meanwhile is not in it, and is news the next time.
-        self._kept = await deferToThread(_merge, self._file, dict(self._known))
-        for key, number in self._kept.items():
-            self._known[key] = max(number, self._known.get(key, 0))
+        self._kept = await deferToThread(_merge, self._file, _higher(self._known, {}))
+        self._known = _higher(self._known, self._kept)
 
     async def share_news(self) -> None:
         """:meth:`share`, where there is something new here; for calling often."""
@@ -59,14 +75,24 @@ def _key(subject: bytes) -> str:
     return hashlib.sha256(subject).hexdigest()
 
 
-def _merge(file: Path, known: dict[str, int]) -> dict[str, int]:
+def _higher(one: _Numbers, other: _Numbers) -> _Numbers:
+    """The higher of each number; shares nothing with either."""
+    found = {key: dict(scopes) for key, scopes in one.items()}
+    for key, scopes in other.items():
+        known = found.setdefault(key, {})
+        for scope, number in scopes.items():
+            known[scope] = max(number, known.get(scope, 0))
+    return found
+
+
+def _merge(file: Path, known: _Numbers) -> _Numbers:
     """Put what is known into the file, which is also the lock; what is in it then. Blocking."""
     with suppress(OSError):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             found = _read(descriptor)
-            both = {key: max(known.get(key, 0), found.get(key, 0)) for key in known | found}
+            both = _higher(known, found)
             if both != found:
                 octets = json.dumps(both, sort_keys=True).encode("ascii")
                 os.pwrite(descriptor, octets, 0)
@@ -78,7 +104,7 @@ def _merge(file: Path, known: dict[str, int]) -> dict[str, int]:
     return known
 
 
-def _read(descriptor: int) -> dict[str, int]:
+def _read(descriptor: int) -> _Numbers:
     """What the file says; nothing where a crash left half of it."""
     try:
         found = json.loads(os.pread(descriptor, _MOST_OCTETS, 0))
@@ -86,4 +112,8 @@ def _read(descriptor: int) -> dict[str, int]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {key: number for key, number in found.items() if type(number) is int and number >= 0}
+    named = {key: scopes if isinstance(scopes, dict) else {_ANY: scopes} for key, scopes in found.items()}
+    return {
+        key: {scope: number for scope, number in scopes.items() if type(number) is int and number >= 0}
+        for key, scopes in named.items()
+    }

@@ -195,7 +195,7 @@ class CrlScheduler:
                     authority, generation, actor=actor, cause=cause, guard=turn.guard, scope=name, parts=parts
                 )
                 issued.append(made)
-                self._numbers.note(authority.subject_der, made.number)
+                self._numbers.note(authority.subject_der, name, made.number)
         finally:
             await self._numbers.share_news()  # now: a command never looks again
         return issued
@@ -213,15 +213,16 @@ class CrlScheduler:
         names = {authority.issuer_id: authority.subject_der for authority in self._authorities.list()}
         for known in look.known.values():
             if (name := names.get(known.scope.issuer_id)) is not None:
-                self._numbers.note(name, max(number or 0 for number in known.numbers()))
+                self._numbers.note(name, known.scope.scope, max(number or 0 for number in known.numbers()))
         await self._numbers.share_news()
 
     async def _pass_lost_numbers(self) -> None:
         """Move numbers on where the database does not know of lists that were seen: it is older than they are."""
         await self._numbers.share()
         for authority in self._authorities.list():
-            seen = self._numbers.highest(authority.subject_der)
-            if seen <= await self._issuer.highest_number(authority):
+            here, floor = await self._issuer.last_numbers(authority)
+            seen = self._numbers.beyond(authority.subject_der, here, floor)
+            if not seen:
                 continue
             try:
                 await self._issuer.advance(authority, seen, actor=_ACTOR)

@@ -7,6 +7,7 @@ CRL numbers do not fall back, that both say what the records say. One process of
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ from pkiserver.authority.crl import issues_crls
 from pkiserver.authority.distribution import DistributionPoint
 from pkiserver.authority.model import Authority, CaCertificate, Generation, GenerationState
 from pkiserver.authority.status.answersigner import WrongAnswerError, check_signer
+from pkiserver.authority.status.directory import responders
+from pkiserver.authority.status.policy import NoncePolicy
 from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.validation.lists import read_head
 from pkiserver.foundation.clock import Clock
@@ -52,6 +55,10 @@ _NOT_MODIFIED = 304
 _NO_ANSWER = frozenset({Trouble.CONNECT, Trouble.SILENT})
 _SILENT = 2
 """A host that did not answer so many times is asked no more in this look: one that hangs must not hold up the rest."""
+_READ = "http://"
+"""What is read back. For https nothing says whom a client trusts; a directory is told of as a target."""
+_NONCE = 32
+"""Octets of a nonce, where answers are given to requests with one only."""
 _BIG = 1 << 20
 """A list from this length on is verified in a thread."""
 
@@ -137,7 +144,7 @@ class SelfCheck:
             point = distribution.of_scope(scope)
             for kind, urls in ((CrlKind.COMPLETE, point.urls), (CrlKind.DELTA, point.delta_urls)):
                 for url in urls:
-                    if url.startswith("http"):
+                    if url.startswith(_READ):
                         yield await self._finding(
                             url, partial(self._list_problem, authority, generation, point, kind, url)
                         )
@@ -234,15 +241,17 @@ class SelfCheck:
         if asked is None:
             return
         for url in publication.urls(publication.ocsp, generation.crl_path):
-            if url.startswith("http"):
+            if url.startswith(_READ):
                 yield await self._finding(
-                    f"{url} {generation.crl_path}", partial(self._ocsp_problem, generation, asked, url)
+                    f"{url} {generation.crl_path}", partial(self._ocsp_problem, authority, generation, asked, url)
                 )
 
-    async def _ocsp_problem(self, generation: Generation, asked: int, url: str) -> None:
+    async def _ocsp_problem(self, authority: Authority, generation: Generation, asked: int, url: str) -> None:
         """Raises where a client would not be content."""
         ca = generation.certificate
-        request = _ocsp_request(ca, asked)
+        policy = authority.settings.ocsp
+        nonce = x509.OCSPNonce(secrets.token_bytes(_NONCE)) if policy.nonce is NoncePolicy.REQUIRE else None
+        request = _ocsp_request(ca, asked, nonce)
         headers = {"Content-Type": "application/ocsp-request"}
         answer = await fetch(WebAddress.parse(url), trust=None, timeouts=_TIMEOUTS, body=request, headers=headers)
         if answer.status != _OK:
@@ -259,7 +268,10 @@ class SelfCheck:
             raise WrongAnswerError("the answer is not fresh")
         if response.serial_number != asked:
             raise WrongAnswerError("the answer is about another certificate")
-        check_signer(response, answer.body, ca.certificate, now)
+        if nonce is not None and response.extensions.get_extension_for_class(x509.OCSPNonce).value != nonce:
+            raise WrongAnswerError("the answer has another nonce")
+        known = () if policy.include_certificate else await self._responders(authority, ca, now)
+        check_signer(response, answer.body, ca.certificate, now, known=known)
         # Read after the answer: a status that changed meanwhile is not held against it.
         issuer_id = self._authorities.get(generation.authority).issuer_id
         record = await self._database.read(lambda connection: certificates.by_serial(connection, issuer_id, asked))
@@ -271,6 +283,12 @@ class SelfCheck:
                 f"it says {response.certificate_status.name.lower()}, the records {expected.name.lower()}"
             )
 
+    async def _responders(self, authority: Authority, ca: CaCertificate, now: datetime) -> list[x509.Certificate]:
+        """The certificates that answers without any leave to be had elsewhere: of all who sign for this key."""
+        numbers = [one.id for one in authority.generations if one.ca is not None and one.ca.spki == ca.spki]
+        found = await self._database.read(lambda connection: responders(connection, numbers, now))
+        return [x509.load_der_x509_certificate(one.certificate) for some in found.values() for one in some]
+
 
 def _issued(connection: Connection, point: DistributionPoint, kind: CrlKind) -> tuple[int, datetime] | None:
     """Number and time of the newest list."""
@@ -279,8 +297,10 @@ def _issued(connection: Connection, point: DistributionPoint, kind: CrlKind) -> 
     return None if newest is None else (newest.number, newest.this_update)
 
 
-def _ocsp_request(ca: CaCertificate, serial: int) -> bytes:
+def _ocsp_request(ca: CaCertificate, serial: int, nonce: x509.OCSPNonce | None) -> bytes:
     name = hashlib.sha1(ca.subject_der, usedforsecurity=False).digest()
     key = hashlib.sha1(certparts.subject_public_key(ca.spki), usedforsecurity=False).digest()
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(name, key, serial, hashes.SHA1())  # noqa: S303
+    if nonce is not None:
+        builder = builder.add_extension(nonce, critical=False)
     return builder.build().public_bytes(Encoding.DER)

@@ -55,10 +55,12 @@ class Standing:
     Attributes:
         this_update: The latest time at which all of them are known to be right.
         until: From then on they say nothing any more.
+        lists: The digests of the lists. Of two parts one may have changed, and changed back, where the times stay.
     """
 
     this_update: datetime
     until: datetime
+    lists: frozenset[bytes] = frozenset()
 
 
 @attrs.frozen

@@ -151,7 +151,12 @@ class FeedKeeper:
             if fetched.data is not None:
                 changed = (await self._importer.take(ca, url, fetched.data, actor=_ACTOR)).changed
             etag = fetched.etag
-        except PkiError as error:
+        except CancelledError:
+            raise  # this process ends
+        except Exception as error:  # noqa: BLE001 -- whatever one source does to us, the others are looked at
+            if not isinstance(error, PkiError):
+                self._log.failure("foreign CA {name}: {url}", name=ca.name, url=url)
+                error = Unavailable(f"{url}: unexpected: {type(error).__name__}: {error}")
             problem, etag = str(error)[:1000], ""
             if state is None or state.problem != problem:
                 self._log.warn("foreign CA {name}: {why}", name=ca.name, why=problem)

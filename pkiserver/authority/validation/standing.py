@@ -40,6 +40,11 @@ class _Scope:
         return self.complete.index.find(serial)
 
     @property
+    def digests(self) -> tuple[bytes, ...]:
+        lists = (self.complete,) if self.delta is None else (self.complete, self.delta)
+        return tuple(one.head.digest for one in lists)
+
+    @property
     def this_update(self) -> datetime:
         return (self.delta or self.complete).head.this_update
 
@@ -76,7 +81,8 @@ class ForeignRecords:
         if self.problems or not self._scopes:
             return Standing(_NEVER, _NEVER)
         ends = min(scope.ends for scope in self._scopes)
-        return Standing(min(scope.this_update for scope in self._scopes), ends + ca.tolerance)
+        lists = frozenset(digest for scope in self._scopes for digest in scope.digests)
+        return Standing(min(scope.this_update for scope in self._scopes), ends + ca.tolerance, lists)
 
     def _reference(self) -> CrlReference | None:
         if len(self._scopes) != 1 or self._scopes[0].delta is not None:

@@ -127,6 +127,16 @@ def highest_number(connection: Connection, issuer_id: int) -> int:
     return max(connection.execute(query).scalar() or 0, floor(connection, issuer_id))
 
 
+def last_numbers(connection: Connection, issuer_id: int) -> dict[str, int]:
+    """The last number that a list of an issuer name has taken, by scope."""
+    query = (
+        select(crl_scope.c.scope, func.max(crl_scope.c.last_number).label("number"))
+        .where(crl_scope.c.issuer_id == issuer_id)
+        .group_by(crl_scope.c.scope)
+    )
+    return {row.scope: row.number for row in connection.execute(query)}
+
+
 def advance(connection: Connection, issuer_id: int, number: int) -> None:
     """Let every new list of an issuer name have a number above this one, also lists that come to be later."""
     _lock_issuer(connection, issuer_id)

@@ -58,6 +58,23 @@ def test_whom_the_issuer_certified_may_sign() -> None:
     Signer().check()
 
 
+@pytest.mark.parametrize("naming", list(ocsp.OCSPResponderEncoding))
+def test_a_responder_may_be_known_by_other_means(naming: ocsp.OCSPResponderEncoding) -> None:
+    stranger, known = Signer(by=Other(NOW)).certificate(), Signer().certificate()
+    answer = (
+        ocsp.OCSPResponseBuilder()
+        .add_response(CA.leaf(5), CA.certificate(), hashes.SHA1(), ocsp.OCSPCertStatus.GOOD, NOW, NOW + DAY, None, None)
+        .responder_id(naming, known)
+        .sign(KEY, hashes.SHA256())
+    )
+    octets = answer.public_bytes(Encoding.DER)
+    check_signer(answer, octets, CA.certificate(), NOW, known=[CA.certificate(), known])
+    with pytest.raises(WrongAnswerError, match="not the responder's"):
+        check_signer(answer, octets, CA.certificate(), NOW)
+    with pytest.raises(WrongAnswerError, match="not signed by the issuer's key"):
+        check_signer(answer, octets, CA.certificate(), NOW, known=[stranger])
+
+
 @pytest.mark.parametrize(
     ("signer", "why"),
     [

@@ -5,13 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from pkiserver.authority.crl import Cause
 from pkiserver.authority.status.points import DeltaPolicy
+from pkiserver.authority.status.policy import NoncePolicy, OcspSigning, ResponderIdentity
 from pkiserver.authority.status.selfcheck import SelfCheck
 from pkiserver.authority.status.turns import Turns
 from pkiserver.store.schema.crls import crl, crl_scope
 from tests.authority.crl_world import MINUTE, configure
 from tests.authority.status_world import HOUR
+from tests.protocols.ocsp.asking import change
 from tests.protocols.status_server import StatusServer
 
 DELTA = DeltaPolicy(interval=10 * MINUTE, validity=40 * MINUTE)
@@ -64,6 +68,32 @@ def test_every_list_and_answer_is_looked_at_and_found_well(server: StatusServer)
     server.at.clock.advance(10 * MINUTE)
     server.run(server.at.status.schedule.run_due)
     assert look(server, check) == dict.fromkeys(expected)
+
+
+@pytest.mark.parametrize(
+    "ocsp",
+    [
+        {"nonce": NoncePolicy.REQUIRE},
+        {"include_certificate": False},
+        {"include_certificate": False, "identity": ResponderIdentity.NAME},
+        {"include_certificate": False, "signing": OcspSigning.AUTHORITY},
+    ],
+)
+def test_answers_are_asked_for_as_their_policy_wants(server: StatusServer, ocsp: dict[str, Any]) -> None:
+    check = prepared(server)
+    server.run(server.at.status.responders.run_due)
+    change(server, **ocsp)
+    found = look(server, check)
+    assert {problem for subject, problem in found.items() if "ocsp" in subject} == {None}
+
+
+def test_only_plain_http_is_read_back(server: StatusServer) -> None:
+    check = prepared(server)
+    elsewhere = "https://127.0.0.1:1/{path}.crl", "ldap://127.0.0.1:1/cn={name}?certificateRevocationList"
+    server.run(lambda: configure(server.at, urls=("{base}/crl/{path}.crl", *elsewhere)))
+    found = look(server, check)
+    assert found["/crl/issuing-1.crl"] is None
+    assert not any("127.0.0.1:1/" in subject for subject in found)
 
 
 def test_a_list_that_ended_and_answers_that_are_missing(server: StatusServer) -> None:

@@ -38,6 +38,8 @@ ELSEWHERE = "/lists/elsewhere.crl"
 """What is there leads to another list."""
 SILENT = "/lists/silent.crl"
 """Whoever asks for that gets no answer."""
+ODD = "/lists/odd.crl"
+"""What is there comes with an ETag in no text that we know."""
 
 
 @attrs.define
@@ -220,6 +222,8 @@ def site(tmp_path: Path, stores: tuple[ProviderSettings, ...], on_reactor: Calla
                 return Deferred()
             if request.path == ELSEWHERE:
                 return Response(302, b"", "text/plain", (("Location", "/lists/full.crl"),))
+            if request.path == ODD:
+                return Response(200, served[ODD], "application/pkix-crl", (("ETag", '"\xff\xfe"'),))
             data = served.get(request.path)
             if data is None:
                 return Response(404)

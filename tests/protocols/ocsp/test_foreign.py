@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
@@ -21,8 +22,10 @@ from pkiserver.authority.validation.settings import Unlisted
 from pkiserver.foundation.errors import Rejected
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.store.authority import foreign
+from protocols.web.conditional import http_date
 from tests.authority.status_world import lint_ocsp
 from tests.authority.world import ACTOR
+from tests.protocols.ocsp.asking import in_target
 from tests.protocols.ocsp.foreign_site import DAY, GOOD, REVOKED, TRY_LATER, UNKNOWN, Other, Site, reactor, site
 from tests.protocols.status_server import tool
 
@@ -103,6 +106,32 @@ def test_deltas_and_parts_add_up(site: Site, tmp_path: Path) -> None:
     del site.served["/lists/1.crl"]
     site.describe("gone.crl", f"file://{on_disk}", unlisted=Unlisted.GOOD)
     assert site.status(9) is TRY_LATER, "one part is missing: nothing can be said"
+
+
+def test_an_answer_from_before_a_hold_is_not_given_again_after_it(site: Site) -> None:
+    """Of two parts the other one, which stays, says since when all is right; another process told of the hold."""
+    points = [f"http://other.example/{number}.crl" for number in range(2)]
+    now = site.server.at.clock.now
+    hold = x509.ReasonFlags.certificate_hold
+
+    def serve(entries: dict[int, x509.ReasonFlags | None]) -> None:
+        site.served["/lists/1.crl"] = site.other.crl(entries, point=points[1], start=now(), lasting=2 * DAY)
+        assert site.fetch(ca)
+        site.server.at.clock.advance(timedelta(minutes=1))
+
+    site.served["/lists/0.crl"] = site.other.crl({}, point=points[0], start=now())
+    ca = site.describe("0.crl", "1.crl", unlisted=Unlisted.GOOD)
+    serve({})
+    site.install(ca)
+    builder = ocsp.OCSPRequestBuilder().add_certificate(site.other.leaf(5), site.other.certificate(), hashes.SHA1())
+    path = in_target(builder.build().public_bytes(Encoding.DER))
+    first = site.server.ask("GET", path)
+    serve({5: hold})
+    told = http_date(now())
+    serve({})
+    again = site.server.ask("GET", path, If_Modified_Since=told)
+    assert (first.status, again.status) == (200, 200)
+    assert again.headers["last-modified"] != first.headers["last-modified"]
 
 
 def test_lists_that_are_too_old_say_nothing_any_more(site: Site) -> None:

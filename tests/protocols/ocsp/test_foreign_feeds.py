@@ -24,7 +24,7 @@ from pkiserver.authority.validation import feeds
 from pkiserver.authority.validation.settings import ForeignAnswers, ForeignCa, LdapFeed, Unlisted, load_foreign
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomlfile import dump
-from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, REVOKED, SILENT, TRY_LATER, Other, Site, site
+from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, ODD, REVOKED, SILENT, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
 
 __all__ = ["site"]
@@ -197,6 +197,34 @@ def test_a_directory_with_two_lists_says_nothing(site: Site, slapd: Slapd) -> No
     ca = site.describe(f"{slapd.url}/cn=two,{SUFFIX}?certificateRevocationList")
     assert site.fetch(ca) == 0
     assert any("has 2 values" in one.text for one in site.services.authorities.problems())
+
+
+def test_a_list_with_an_odd_etag_is_taken(site: Site) -> None:
+    site.served[ODD] = site.other.crl({5: None})
+    ca = site.describe("odd.crl", unlisted=Unlisted.GOOD)
+    assert site.fetch(ca) == 1
+    assert site.fetch(ca) == 0
+    site.install(ca)
+    assert (site.status(5), site.status(6)) == (REVOKED, GOOD)
+
+
+def test_what_nobody_foresaw_about_a_source_is_told_of_it_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.served["/lists/full.crl"] = site.other.crl({5: None})
+    strange, ca = site.describe("strange.crl", name="a-strange"), site.describe("full.crl", unlisted=Unlisted.GOOD)
+    real = feeds.fetch_list
+
+    async def fetch_list(url: str, etag: str) -> Any:
+        if url in strange.feeds:
+            raise LookupError("never seen before")
+        return await real(url, etag)
+
+    monkeypatch.setattr(feeds, "fetch_list", fetch_list)
+    assert site.server.run(site.services.feeds.run_due) == 1
+    told = [one.text for one in site.services.authorities.problems() if one.authority == strange.name]
+    assert f"{strange.feeds[0]}: unexpected: LookupError: never seen before" in told
+    site.install(ca)
+    assert site.status(5) is REVOKED
+    assert site.server.run(site.services.feeds.run_due) == 0, "it is left alone for a while, as others that fail"
 
 
 def test_no_redirect_is_followed(site: Site) -> None:

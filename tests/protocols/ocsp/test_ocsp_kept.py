@@ -12,8 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from pkiserver.authority.revocation import ByCertificate
 from pkiserver.authority.status.cache import TRUSTED_SECONDS
 from pkiserver.store.certificates import RevocationReason
+from protocols.web.conditional import http_date
+from tests.authority.status_world import ORDER
 from tests.protocols.ocsp.asking import change, in_target, post, read, request
 from tests.protocols.status_server import StatusServer
 
@@ -54,6 +57,23 @@ def test_a_client_that_knows_only_when_its_answer_was_made_learns_of_a_change_wi
     second = server.ask("GET", path, If_Modified_Since=first.headers["last-modified"])
     assert read(second).certificate_status is ocsp.OCSPCertStatus.REVOKED
     assert server.ask("GET", path, If_None_Match=second.headers["etag"]).status == 304
+
+
+def test_an_answer_from_before_a_hold_is_not_given_again_after_it(server: StatusServer) -> None:
+    """Another process told of the hold; whoever has that answer must not hear that it still stands."""
+    issued = server.issue()
+    path = in_target(request(issued.der, issued.chain[0]))
+    first = server.ask("GET", path)
+    server.run(lambda: server.at.revoke(issued, RevocationReason.CERTIFICATE_HOLD))
+    server.at.clock.advance(timedelta(minutes=1))
+    told = http_date(server.at.clock.now())
+    server.run(lambda: server.at.status.revocations.release(ByCertificate(issued.der), ORDER))
+    server.run(server.at.status.directory.cache.poll)
+    again = server.ask("GET", path, If_Modified_Since=told)
+    assert again.status == 200
+    assert read(again).certificate_status is ocsp.OCSPCertStatus.GOOD
+    assert read(again).produced_at_utc > read(first).produced_at_utc
+    assert server.ask("GET", path, If_None_Match=again.headers["etag"]).status == 304
 
 
 def test_answers_without_nonce_are_signed_once_in_half_their_life_and_not_after_a_change(server: StatusServer) -> None:

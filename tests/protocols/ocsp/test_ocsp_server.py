@@ -290,6 +290,27 @@ def test_without_signer_or_records_the_answer_is_try_later(server: StatusServer)
     assert read(answer).response_status is ocsp.OCSPResponseStatus.TRY_LATER
 
 
+@pytest.mark.parametrize("where", ["statuses_now", "statuses"])
+def test_our_own_fault_is_an_internal_error_and_nothing_more_is_told(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    issued = server.issue()
+    asked = request(issued.der, issued.chain[0])
+
+    def fail(*_: object) -> object:
+        raise LookupError("secret details")
+
+    directory = server.at.status.directory
+    monkeypatch.setattr(directory, "statuses_now", lambda *_: None)
+    monkeypatch.setattr(directory, where, fail)
+    for answer in (post(server, asked), server.ask("GET", in_target(asked))):
+        assert answer.status == 200
+        assert answer.body == bytes.fromhex("30030a0102"), "unsigned (RFC 6960 section 2.3)"
+        assert answer.headers["cache-control"] == "no-cache, no-store"
+    monkeypatch.undo()
+    assert read(post(server, asked)).certificate_status is ocsp.OCSPCertStatus.GOOD
+
+
 def test_expired_certificates_keep_their_status_for_the_archive_time(server: StatusServer) -> None:
     issued = server.issue()
     server.run(lambda: server.at.revoke(issued))

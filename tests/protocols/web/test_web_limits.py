@@ -15,7 +15,7 @@ from protocols.web.errors import LimitHit
 from protocols.web.factory import address_key
 from protocols.web.limits import WebLimits
 from protocols.web.values import Method, Response, Route
-from tests.protocols.web.conftest import ROUTES, certificate, eventually, reactor
+from tests.protocols.web.conftest import ROUTES, certificate, eventually, get, hello, on, reactor
 from tests.protocols.web.vectors import BAD
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -121,6 +121,34 @@ def test_slow_sender_is_told_408(serve, identity):
     assert said.startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - started > 0.35  # and while octets still came: they would last two minutes
     assert server.factory.metrics.limit_count(LimitHit.REQUEST_TIME) == 1
+
+
+@pytest.mark.parametrize("begun", [GET[:10], b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1"])
+def test_each_request_of_a_kept_connection_has_its_deadline(serve, begun):
+    """Also one that begins while the one before is still worked on; silence between them is another matter."""
+    waiting: list[Deferred[Response]] = []
+
+    def wait(_request):
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    up = Route("up", "/up", {Method.POST}, lambda _request: Response(200), max_body=10)
+    server = serve(on(hello), on(wait, "/wait"), up, request_seconds=0.3, idle_seconds=3600)
+    with server.connect() as client:
+        client.send(GET)  # known from then on
+        assert client.answer()[0] == 200
+        client.send(GET)
+        assert client.answer()[0] == 200
+        assert client.silent_for(0.6)
+        client.send(begun)
+        assert client.until_closed().startswith(b"HTTP/1.1 408 ")
+    with server.connect() as client:
+        client.send(get(b"/wait"))
+        eventually(lambda: bool(waiting))
+        client.send(begun)
+        assert client.silent_for(0.6), "it is told in its turn"
+        reactor.callFromThread(waiting.pop().callback, Response(202))
+        assert [client.answer()[0], client.answer()[0]] == [202, 408]
 
 
 def test_slow_body_is_told_408(serve):
