@@ -30,8 +30,8 @@ class SchemaWatch:
     async def look(self) -> None:
         """One look; raises :class:`Unavailable` where the database is away."""
         try:
+            self._require_same_file()  # first: where the file is another one, it may not be readable beside the old log
             await self._database.read(require_current)
-            self._require_same_file()
         except Rejected as error:
             if not self._ended:
                 self._ended = True
