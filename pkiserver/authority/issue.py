@@ -52,6 +52,18 @@ class Issuer:
         self._clock = clock
         self._checkpoint = checkpoint
         self._turns = Turns()
+        self._asked: set[int] = set()
+
+    def require_key(self, key_name: str) -> None:
+        """See to it that the key can be used now; raises :class:`Unavailable` where its token is away."""
+        self._signer(key_name)
+
+    def expect(self, certificate_id: int) -> None:
+        """Know that this certificate's "signature asked" became durable with its intent: :meth:`issue` says it no more.
+
+        It is known until it is issued, which makes it good for one signature as well.
+        """
+        self._asked.add(certificate_id)
 
     async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
         """Sign, compare, store, audit. A prepared certificate is used once; ``also`` is written with the certificate.
@@ -62,17 +74,12 @@ class Issuer:
             Defect: what came back is not what was prepared.
         """
         scheme = SignatureScheme.parse(prepared.scheme)
+        asked = prepared.certificate_id in self._asked
+        self._asked.discard(prepared.certificate_id)
+        if not asked:
+            await self._ask(prepared)
         try:
             signer = self._signer(prepared.key_name)
-        except PkiError:
-            await self._burn(prepared)
-            raise
-        if not await self._database.write(
-            lambda connection: certificates.mark_asked(connection, prepared.certificate_id)
-        ):
-            raise Rejected.because(Refusal.CONFLICT, "this prepared certificate has been used or given up")
-        self._checkpoint(Step.ASKED)
-        try:
             await self._turns.wait()
             der_certificate = await signer.sign(prepared.tbs, scheme)
             _compare(prepared, der_certificate, scheme)
@@ -92,6 +99,19 @@ class Issuer:
         await self._store(prepared, issued, also)
         self._checkpoint(Step.STORED)
         return issued
+
+    async def _ask(self, prepared: PreparedCertificate) -> None:
+        """Make durable that the key will now be asked; the store lets that happen once."""
+        try:
+            self._signer(prepared.key_name)
+        except PkiError:
+            await self._burn(prepared)
+            raise
+        if not await self._database.write(
+            lambda connection: certificates.mark_asked(connection, prepared.certificate_id)
+        ):
+            raise Rejected.because(Refusal.CONFLICT, "this prepared certificate has been used or given up")
+        self._checkpoint(Step.ASKED)
 
     def _signer(self, key_name: str) -> CertificateSigner:
         """The issuer's key, seen to be there before anything is asked of it."""

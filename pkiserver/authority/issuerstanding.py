@@ -29,8 +29,10 @@ class IssuerStanding:
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Raises :class:`Rejected` (REVOKED) where a certificate of the chain is revoked or on hold."""
         del certificate_id
-        for level, der in enumerate(self.chain):
-            state = certificates.state_of(connection, hashlib.sha256(der).digest())
+        fingerprints = [hashlib.sha256(der).digest() for der in self.chain]
+        states = certificates.states_of(connection, fingerprints)
+        for level, fingerprint in enumerate(fingerprints):
+            state = states.get(fingerprint)
             if state in _WORDS:
                 whose = "the certificate" if level == 0 else "a certificate above that"
                 text = f"{whose} of authority {self.authority} {_WORDS[state]}: it issues no certificates"

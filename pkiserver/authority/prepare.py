@@ -50,6 +50,16 @@ class Templates(Protocol):
         """The template of that name; raises :class:`Rejected` (UNKNOWN_TEMPLATE)."""
 
 
+class Asked(Protocol):
+    """Who signs what was asked for with its intent."""
+
+    def require_key(self, key_name: str) -> None:
+        """Raises :class:`Unavailable` where the key cannot be used now."""
+
+    def expect(self, certificate_id: int) -> None:
+        """What is to be signed under this number is asked for already."""
+
+
 @attrs.frozen
 class _Admission:
     """What the store says about an order: reasons against it, and which certificates it takes the place of."""
@@ -75,6 +85,7 @@ class Preparer:
         clock: Clock,
         holder: str,
         living: Callable[[], Awaitable[None]],
+        issuer: Asked,
         rng: Callable[[int], bytes] | None = None,
         checkpoint: Checkpoint = go_on,
     ) -> None:
@@ -84,6 +95,7 @@ class Preparer:
         self._clock = clock
         self._holder = holder
         self._living = living
+        self._issuer = issuer
         self._rng = rng or RandomPool()
         self._checkpoint = checkpoint
         self._turns = Turns()
@@ -100,12 +112,17 @@ class Preparer:
         """Load what the first certificate would otherwise wait for; a server calls it before it listens."""
         _ = self._linter
 
-    async def prepare(self, authorised: Authorised) -> PreparedCertificate:
+    async def prepare(self, authorised: Authorised, *, ask: bool = False) -> PreparedCertificate:
         """Template and record decide; the result is durable but unsigned.
+
+        Args:
+            authorised: What the gate said yes to.
+            ask: Make it durable in the same write that the signature is asked for: who issues next spares the disk
+                a wait. Where the process ends before the signature, the serial is revoked instead of burnt.
 
         Raises:
             Rejected: with every reason.
-            Unavailable: the database is away.
+            Unavailable: the database is away; with ``ask``, also the issuer's key.
         """
         await self._turns.wait()
         request = authorised.request
@@ -119,7 +136,7 @@ class Preparer:
             )
             raise Rejected((*error.reasons, *key_reasons, *blocked)) from None
         standing = IssuerStanding(order.issuing.authority, order.issuing.chain)
-        return await self._prepare(order, key_reasons, (standing, *authorised.claims))
+        return await self._prepare(order, key_reasons, (standing, *authorised.claims), ask=ask)
 
     async def prepare_order(self, order: Order, *claims: Claim) -> PreparedCertificate:
         """The same for contents that are decided already: CA certificates, a responder's certificate."""
@@ -161,24 +178,28 @@ class Preparer:
         )
 
     async def _prepare(
-        self, order: Order, reasons: tuple[Reason, ...], claims: tuple[Claim, ...] = ()
+        self, order: Order, reasons: tuple[Reason, ...], claims: tuple[Claim, ...] = (), *, ask: bool = False
     ) -> PreparedCertificate:
         draft = self._draft(order)
         refused, warnings = self._linter.check(draft.sample, order.lint)
         if not _is_self_issued(order):
             refused = (*refused, *limits_along(order.issuing.chain).reasons(order.subject, order.sans))
         points = self._authorities.points_named(_crl_urls(order.extensions))
-        intent = self._intent(order, draft, points)
+        intent = self._intent(order, draft, points, asked=ask)
         if reasons or refused:
             admission = await self._database.read(lambda connection: self._admit(connection, order, intent, 0))
             raise Rejected((*reasons, *refused, *admission.reasons))
+        if ask:  # a key that is away costs no serial
+            self._issuer.require_key(order.issuing.key_name)
         self._checkpoint(Step.BUILT)
         await self._living()
         number, admission = await self._database.write(
             lambda connection: self._make_durable(connection, order, intent, claims, points)
         )
         self._announced.update(points)
-        self._checkpoint(Step.PREPARED)
+        if ask:
+            self._issuer.expect(number)
+        self._checkpoint(Step.ASKED if ask else Step.PREPARED)
         issuing = order.issuing
         return PreparedCertificate(
             certificate_id=number,
@@ -213,7 +234,7 @@ class Preparer:
             scheme=order.issuing.scheme,
         )
 
-    def _intent(self, order: Order, draft: Draft, points: tuple[DistributionPoint, ...]) -> NewIntent:
+    def _intent(self, order: Order, draft: Draft, points: tuple[DistributionPoint, ...], *, asked: bool) -> NewIntent:
         try:
             sans = sans_of(order.sans)
         except ValueError as error:
@@ -236,6 +257,7 @@ class Preparer:
             created=self._clock.now(),
             ca=_is_ca(order.extensions),
             crl_shard=next((point.cover.shard for point in points if point.cover.shard is not None), None),
+            asked=asked,
         )
 
     def _make_durable(

@@ -248,7 +248,8 @@ class Authorised:
 class PreparedCertificate:
     """A one-use token: serial and intent are durable in the store, nothing is signed yet.
 
-    The store, not this value, enforces the single use: the row ``certificate_id`` leaves state *prepared* once.
+    The store, not this value, enforces the single use: the row ``certificate_id`` leaves state *prepared* once. Where
+    its signature was asked for with its intent, this process's issuer takes it once, and the row leaves *asked* once.
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
     ``replaces`` the one that it renews; both by their numbers in the store.

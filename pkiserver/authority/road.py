@@ -56,6 +56,7 @@ class Road:
         step = checkpoint or from_environment()
         authorities = Authorities(database)
         recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder)
+        issuer = Issuer(database=database, keys=keys, audit=audit, clock=clock, checkpoint=step)
         preparer = Preparer(
             database=database,
             authorities=authorities,
@@ -63,10 +64,10 @@ class Road:
             clock=clock,
             holder=holder,
             living=recovery.begin,
+            issuer=issuer,
             rng=rng,
             checkpoint=step,
         )
-        issuer = Issuer(database=database, keys=keys, audit=audit, clock=clock, checkpoint=step)
         certifier = Certifier(preparer, issuer)
         ceremonies = Ceremonies(
             database=database, audit=audit, keys=keys, authorities=authorities, certifier=certifier, clock=clock
@@ -91,9 +92,9 @@ class Road:
             await self.recovery.start()
         await self.authorities.refresh()
 
-    async def prepare(self, authorised: Authorised) -> PreparedCertificate:
+    async def prepare(self, authorised: Authorised, *, ask: bool = False) -> PreparedCertificate:
         """See :meth:`pkiserver.authority.prepare.Preparer.prepare`."""
-        return await self.preparer.prepare(authorised)
+        return await self.preparer.prepare(authorised, ask=ask)
 
     async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
         """See :meth:`pkiserver.authority.issue.Issuer.issue`."""

@@ -282,7 +282,7 @@ class Gate:
             after = None if found.replaced_by is None else certificates.get(connection, found.replaced_by)
             return found, after, accounts.get(connection, found.requester)
 
-        current, successor, owner = await self.database.read(look)
+        current, successor, owner = await self.database.read_to_write(look)
         now = self.clock.now()
         reasons = renewal.reasons_against(request, template, current, now)
         if reasons:

@@ -148,7 +148,7 @@ class Engine:
         return None
 
     async def _issue(self, authorised: Authorised) -> IssuedCertificate:
-        prepared = await self.road.prepare(authorised)
+        prepared = await self.road.prepare(authorised, ask=True)
         replaced = (*prepared.supersedes, *([prepared.replaces] if prepared.replaces is not None else []))
         with_it = (
             self.publisher.on_issue(authorised.request.template),

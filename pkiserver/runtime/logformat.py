@@ -6,6 +6,8 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
+from string import Formatter
 
 from twisted.logger import LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
@@ -16,6 +18,29 @@ def escape(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zl", "Zp"} else ascii(c)[1:-1] for c in text)
+
+
+@lru_cache(1024)
+def _pieces(form: str) -> tuple[tuple[str, str | None], ...] | None:
+    """Text and the name of the field behind it, in turn; None for a format with more in it than plain fields."""
+    pieces = []
+    for text, name, specification, conversion in Formatter().parse(form):
+        if name is not None and (not name.isidentifier() or specification or conversion):
+            return None
+        pieces.append((text, name))
+    return tuple(pieces)
+
+
+def message_of(event: LogEvent) -> str:
+    """The event's text, as Twisted's ``formatEvent`` has it, which parses the format anew for each event."""
+    form = event.get("log_format")
+    try:
+        pieces = _pieces(form) if isinstance(form, str) and "log_flattened" not in event else None
+        if pieces is not None:
+            return "".join([text if name is None else f"{text}{event[name]}" for text, name in pieces])
+    except Exception:  # noqa: BLE001, S110 - Twisted tells what is wrong with such an event
+        pass
+    return formatEvent(event)
 
 
 def _timestamp(event: LogEvent) -> str:
@@ -47,7 +72,7 @@ def as_json(event: LogEvent, worker: str) -> str:
         "time": _timestamp(event),
         "level": _level(event),
         "namespace": event.get("log_namespace", "-"),
-        "message": formatEvent(event),
+        "message": message_of(event),
         "worker": worker,
     }
     for name, value in fields_of(event):
@@ -60,7 +85,7 @@ def as_json(event: LogEvent, worker: str) -> str:
 
 def as_text(event: LogEvent, worker: str) -> str:
     """One line for people; a traceback follows on lines that begin with ``  | ``, which no event's own line does."""
-    message = escape(formatEvent(event).strip())
+    message = escape(message_of(event).strip())
     request_id = event.get("request_id")
     if isinstance(request_id, str) and request_id not in message:
         message += f" request_id={escape(request_id)}"

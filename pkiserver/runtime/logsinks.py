@@ -9,9 +9,9 @@ import struct
 from pathlib import Path
 from typing import Protocol
 
-from twisted.logger import LogEvent, formatEvent
+from twisted.logger import LogEvent
 
-from pkiserver.runtime.logformat import as_json, as_text, escape, fields_of, priority, traceback_of
+from pkiserver.runtime.logformat import as_json, as_text, escape, fields_of, message_of, priority, traceback_of
 from pkiserver.runtime.logsettings import LogFormat, LogSettings
 from pkiserver.runtime.logstream import LineWriter, StandardError
 
@@ -101,7 +101,7 @@ class JournaldSink(_DatagramSink):
     def write(self, event: LogEvent) -> None:
         """One entry."""
         fields = {
-            "MESSAGE": formatEvent(event),
+            "MESSAGE": message_of(event),
             "PRIORITY": str(priority(event)),
             "SYSLOG_IDENTIFIER": IDENTIFIER,
             "PKISERVER_WORKER": self._worker,
@@ -124,7 +124,7 @@ def _journal_field(name: str, value: str) -> bytes:
 
 
 def _one_line(event: LogEvent, worker: str) -> str:
-    text = f"[{worker}] {event.get('log_namespace', '-')}: {escape(formatEvent(event).strip())}"
+    text = f"[{worker}] {event.get('log_namespace', '-')}: {escape(message_of(event).strip())}"
     if isinstance(request_id := event.get("request_id"), str):
         text += f" request_id={escape(request_id)}"
     if (traceback := traceback_of(event)) is not None:

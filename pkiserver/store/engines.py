@@ -19,7 +19,6 @@ BUSY_TIMEOUT = 10.0
 _LOOK_AGAIN = (0.0003, 0.0009)
 """Seconds between two looks whether another process's transaction is over, at least and at most."""
 _BEGIN_TO_WRITE = "BEGIN IMMEDIATE"
-_BE_PATIENT = f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}"
 _LOCKED_PAUSE = 0.02
 """Seconds between two looks at a file that another process is turning to its write-ahead log."""
 CONNECT_TIMEOUT = 5
@@ -94,7 +93,8 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions behind our back
         cursor = connection.cursor()
-        _write_ahead(cursor)
+        if _write_ahead(cursor) and not reading:
+            cursor.execute("PRAGMA busy_timeout=0")  # see _begin_to_write
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA trusted_schema=OFF")
@@ -119,42 +119,40 @@ def _begin_to_write(connection: Connection) -> None:
     """Take the file's one lock for writing.
 
     SQLite's own wait looks again after ever longer pauses, up to a tenth of a second, while another process's
-    transaction takes a few milliseconds: of two processes each would mostly sleep.
+    transaction takes a few milliseconds: of two processes each would mostly sleep. So a connection that writes has no
+    wait of SQLite's: with a write-ahead log nothing can be locked behind this statement any more.
     """
     driver = connection.connection.dbapi_connection
     assert isinstance(driver, sqlite3.Connection)
     deadline = monotonic() + BUSY_TIMEOUT
-    driver.execute("PRAGMA busy_timeout=0")
-    try:
-        while True:
-            try:
-                driver.execute(_BEGIN_TO_WRITE)
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
-                    break
-                sleep(random.uniform(*_LOOK_AGAIN))  # noqa: S311 - spreads the looks, guards nothing
-            else:
-                return
-        connection.exec_driver_sql(_BEGIN_TO_WRITE)  # whose error is one of SQLAlchemy's, as callers expect
-    finally:
-        driver.execute(_BE_PATIENT)
+    while True:
+        try:
+            driver.execute(_BEGIN_TO_WRITE)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                break
+            sleep(random.uniform(*_LOOK_AGAIN))  # noqa: S311 - spreads the looks, guards nothing
+        else:
+            return
+    connection.exec_driver_sql(_BEGIN_TO_WRITE)  # whose error is one of SQLAlchemy's, as callers expect
 
 
-def _write_ahead(cursor: sqlite3.Cursor) -> None:
+def _write_ahead(cursor: sqlite3.Cursor) -> bool:
     """Turn the write-ahead log on, once for the file's life; several processes may be the first at the same time.
 
-    SQLite reports "locked" for this one change without waiting for its busy timeout, so the wait is ours.
+    SQLite reports "locked" for this one change without waiting for its busy timeout, so the wait is ours. False where
+    the file's place knows no such log.
     """
     deadline = monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            cursor.execute("PRAGMA journal_mode=WAL")
+            (mode,) = cursor.execute("PRAGMA journal_mode=WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
                 raise
             sleep(_LOCKED_PAUSE)
         else:
-            return
+            return bool(mode == "wal")
 
 
 def _postgresql(url: URL, *, size: int, reading: bool, statement_timeout: int | None = None) -> Engine:

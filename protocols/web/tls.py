@@ -175,4 +175,7 @@ class TlsServer:
 
 def over_tls(http: HttpServerFactory, server: TlsServer) -> TLSMemoryBIOFactory:
     """``http`` behind TLS: the factory to listen with."""
-    return TLSMemoryBIOFactory(server, False, http)
+    factory = TLSMemoryBIOFactory(server, False, http)
+    # An answer is one write. Twisted's own choice gathers small writes until the next turn of the reactor.
+    factory.protocol = TLSMemoryBIOProtocol
+    return factory

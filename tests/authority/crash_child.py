@@ -37,18 +37,18 @@ def read_stores(path: Path) -> TokenSettings:
     return TokenSettings(**values)
 
 
-async def run(url: str, stores: Path, count: int) -> None:
+async def run(url: str, stores: Path, count: int, *, ask: bool) -> None:
     world = await open_world(url, [read_stores(stores)])
     await world.road.start()
     for number in range(count):
-        issued = await world.road.issue(await world.road.prepare(authorised(common_name=f"device {number}")))
+        issued = await world.road.issue(await world.road.prepare(authorised(common_name=f"device {number}"), ask=ask))
         print(f"given {issued.serial:x}", flush=True)  # noqa: T201
     await world.close()
 
 
 def main(_reactor: Any) -> Deferred[None]:
-    url, stores, count = sys.argv[1:]
-    return Deferred.fromCoroutine(run(url, Path(stores), int(count)))
+    url, stores, count, ask = sys.argv[1:]
+    return Deferred.fromCoroutine(run(url, Path(stores), int(count), ask=ask == "ask"))
 
 
 if __name__ == "__main__":

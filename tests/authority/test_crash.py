@@ -16,6 +16,7 @@ from cryptography import x509
 
 from pkiserver.authority.checkpoints import CRASH_VARIABLE, Step
 from pkiserver.authority.recover import LEASE
+from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState, Criteria, RevocationReason
@@ -45,11 +46,11 @@ def url(empty_url: str) -> str:
     return empty_url
 
 
-def _child(url: str, stores: Path, count: int, crash_at: Step | None) -> tuple[int, list[int]]:
+def _child(url: str, stores: Path, ask: str, crash_at: Step | None) -> tuple[int, list[int]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if crash_at is not None:
         environment[CRASH_VARIABLE] = crash_at.value
-    command = [sys.executable, "-m", "tests.authority.crash_child", url, str(stores), str(count)]
+    command = [sys.executable, "-m", "tests.authority.crash_child", url, str(stores), str(GIVEN_BEFORE), ask]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     given = [int(line.split()[1], 16) for line in done.stdout.splitlines() if line.startswith("given ")]
     assert done.returncode in {0, -signal.SIGKILL}, done.stderr
@@ -102,21 +103,26 @@ def _system_now() -> Any:
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize(
+    "road",
+    [(step, "later") for step in Step] + [(step, "ask") for step in Step if step is not Step.PREPARED],
+    ids="-".join,
+)
 def test_killed_at_each_step(
     url: str,
-    step: Step,
+    road: tuple[Step, str],
     stores: tuple[ProviderSettings, ...],
     tmp_path: Path,
     on_reactor: Callable[[Any], Any],
 ) -> None:
+    step, ask = road
     token = stores[0]
     assert isinstance(token, TokenSettings)
     write_stores(tmp_path / "stores.json", token)
     on_reactor(lambda: _prepare_hierarchy(url, stores))
-    code, given = _child(url, tmp_path / "stores.json", GIVEN_BEFORE, None)
+    code, given = _child(url, tmp_path / "stores.json", ask, None)
     assert (code, len(given)) == (0, GIVEN_BEFORE)
-    code, lost = _child(url, tmp_path / "stores.json", GIVEN_BEFORE, step)
+    code, lost = _child(url, tmp_path / "stores.json", ask, step)
     assert (code, lost) == (-signal.SIGKILL, [])
     on_reactor(lambda: _after(url, stores, given, step))
 
@@ -134,8 +140,6 @@ async def test_the_living_are_left_alone(world: World) -> None:
 
 async def test_a_sleeper_that_wakes_too_late_gives_nothing_out(world: World) -> None:
     """Its lease ran out while it was stopped; another process settled its intent."""
-    from pkiserver.foundation.errors import Rejected
-
     await world.root()
     await world.subordinate()
     await world.template()
@@ -147,3 +151,30 @@ async def test_a_sleeper_that_wakes_too_late_gives_nothing_out(world: World) -> 
     with pytest.raises(Rejected, match="given up"):
         await world.road.issue(prepared)
     await other.close()
+
+
+async def test_a_sleeper_that_had_asked_gives_nothing_out_either(world: World) -> None:
+    await world.root()
+    await world.subordinate()
+    await world.template()
+    prepared = await world.road.prepare(authorised(), ask=True)
+    await world.road.recovery.stop()
+    other = await open_world(world.url, [])
+    settled = await other.road.recovery.settle()
+    assert (settled.burnt, settled.kept) == (0, 1)
+    with pytest.raises(Unavailable, match="given up"):
+        await world.road.issue(prepared)
+    found = await _devices(world)
+    assert [one.state for one in found.values()] == [CertificateState.REVOKED]
+    await other.close()
+
+
+async def test_what_was_asked_for_with_its_intent_is_signed_once(world: World) -> None:
+    await world.root()
+    await world.subordinate()
+    await world.template()
+    prepared = await world.road.prepare(authorised(), ask=True)
+    issued = await world.road.issue(prepared)
+    with pytest.raises(Rejected, match="used or given up"):
+        await world.road.issue(prepared)
+    assert list(await _devices(world)) == [issued.serial]

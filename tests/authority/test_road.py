@@ -18,7 +18,7 @@ from pkiserver.authority.requests import PreparedCertificate, spki_der
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import certificates
-from pkiserver.store.certificates import CertificateState, RevocationReason, blocked_keys
+from pkiserver.store.certificates import CertificateState, Criteria, RevocationReason, blocked_keys
 from pkiserver.store.migrate import migrate
 from pkiserver.store.schema.audit import audit_event
 from tests.authority.world import TEMPLATE, World, authorised, fingerprint, open_world, openssl_verify
@@ -229,6 +229,16 @@ async def test_a_key_that_cannot_be_had_burns_the_serial(world: World) -> None:
     row = await world.database.read(lambda c: certificates.get(c, prepared.certificate_id))
     assert row is not None
     assert row.state is CertificateState.BURNT
+
+
+async def test_a_key_that_is_away_costs_an_enrolment_no_serial(world: World) -> None:
+    await _hierarchy(world)
+    before = await world.database.read(lambda c: certificates.search(c, Criteria(), limit=100))
+    await world.keys.close()
+    with pytest.raises(PkiError):
+        await world.road.prepare(authorised(), ask=True)
+    assert await world.database.read(certificates.open_intents) == ()
+    assert await world.database.read(lambda c: certificates.search(c, Criteria(), limit=100)) == before
 
 
 async def test_the_audit_log_tells_of_every_certificate(world: World) -> None:

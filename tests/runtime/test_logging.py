@@ -13,10 +13,10 @@ import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, formatEvent
 
 from pkiserver.runtime.health import Health
-from pkiserver.runtime.logformat import as_json, as_text
+from pkiserver.runtime.logformat import as_json, as_text, message_of
 from pkiserver.runtime.logging import NodeLog, pass_over_remarks
 from pkiserver.runtime.logsettings import LogFormat, LogSettings, LogTarget
 from pkiserver.runtime.logsettings import LogLevel as Level
@@ -86,6 +86,43 @@ def test_an_event_is_one_line_whatever_is_in_it(message: str, field: str) -> Non
     for text in (as_text(event, "0"), as_json(event, "0")):
         assert text.splitlines() == [text]
         assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
+
+
+class _Silent:
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "",
+        "plain",
+        "{a}",
+        "{a} and {b}",
+        "{{a}} {b}",
+        "{a!r}",
+        "{a:>5}",
+        "{c}",
+        "{a.real}",
+        "{f()}",
+        "{",
+        "{}",
+        "{0}",
+        "{bad}",
+        None,
+    ],
+)
+def test_a_message_is_what_twisted_makes_of_the_event(form: str | None) -> None:
+    event = {
+        "log_format": form,
+        "a": 1,
+        "b": "two",
+        "f": lambda: "called",
+        "bad": _Silent(),
+        "log_level": LogLevel.info,
+    }
+    assert message_of(event).splitlines()[:1] == formatEvent(event).splitlines()[:1]
 
 
 def test_a_traceback_cannot_pass_for_another_line(tmp_path: Path) -> None:

@@ -74,10 +74,3 @@ async def test_a_lock_that_is_not_given_back_makes_a_write_unavailable_and_the_n
         assert await database.write(block(2)) == 1
         found = [key.spki_sha256[-1] for key in await database.read(blocked_keys.list_page)]
         assert found == [2]
-
-
-async def test_other_waits_of_the_writing_connection_keep_their_time(file: Path) -> None:
-    async with opened(f"sqlite:///{file}") as database:
-        asked = "PRAGMA busy_timeout"
-        told = await database.write(lambda c: c.exec_driver_sql(asked).scalar_one())
-        assert told == engines.BUSY_TIMEOUT * 1000

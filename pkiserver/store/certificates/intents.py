@@ -114,7 +114,7 @@ def insert_prepared(connection: Connection, intent: NewIntent) -> int:
                 "issuer_id": intent.issuer_id,
                 "generation_id": intent.generation_id,
                 "serial": serial,
-                "state": CertificateState.PREPARED.value,
+                "state": (CertificateState.ASKED if intent.asked else CertificateState.PREPARED).value,
                 "tbs": intent.tbs,
                 "subject": printable(intent.subject),
                 "subject_key": subject_key(intent.subject),

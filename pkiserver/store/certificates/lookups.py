@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 
 from sqlalchemy import Connection, bindparam, func, or_, select, union_all, update
 
@@ -34,7 +35,6 @@ _STATUS = Ready(
         _c.id, _c.generation_id, _c.state, _c.revocation_reason, _c.revoked_at, _c.invalidity_date, _c.not_after
     ).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
 )
-_STATE = Ready(select(_c.state).where(_c.fingerprint == bindparam("fingerprint")))
 _REPLACE = Ready(
     update(certificate)
     .where(_c.id == bindparam("number"), _c.replaced_by.is_(None))
@@ -119,10 +119,17 @@ def by_fingerprint(connection: Connection, fingerprint: bytes, *, locked: bool =
     return _one(connection, _BY_FINGERPRINT[locked], fingerprint=fingerprint)
 
 
-def state_of(connection: Connection, fingerprint: bytes) -> CertificateState | None:
-    """The state of the certificate whose DER has that SHA-256. One index probe."""
-    row = _STATE.one(connection, {"fingerprint": fingerprint})
-    return None if row is None else CertificateState(row.state)
+@cache
+def _states(number: int) -> tuple[tuple[str, ...], Ready]:
+    names = tuple(f"fingerprint_{n}" for n in range(number))
+    return names, Ready(select(_c.fingerprint, _c.state).where(_c.fingerprint.in_([bindparam(name) for name in names])))
+
+
+def states_of(connection: Connection, fingerprints: Sequence[bytes]) -> dict[bytes, CertificateState]:
+    """The states of those certificates that are known here, by the SHA-256 of their DER. For a chain's few."""
+    names, query = _states(len(fingerprints))
+    rows = query.rows(connection, dict(zip(names, fingerprints, strict=True)))
+    return {bytes(fingerprint): CertificateState(state) for fingerprint, state in rows}
 
 
 def status_by_serial(connection: Connection, issuer_id: int, serial: int) -> CertificateStatus | None:

@@ -68,6 +68,7 @@ class NewIntent:
 
     ``holder`` names the process that prepares it, so that another one does not take it for abandoned. ``ca`` says
     whether it is a CA's, ``crl_shard`` which shard of its issuer's CRL it names, if any: so they stay for good.
+    ``asked`` says that its signature is asked for with it, so that no :func:`mark_asked` follows.
     """
 
     issuer_id: int
@@ -87,6 +88,7 @@ class NewIntent:
     created: datetime
     ca: bool = False
     crl_shard: int | None = None
+    asked: bool = False
 
 
 @attrs.frozen
