@@ -57,7 +57,8 @@ class TransactionClaim:
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Bind the transaction to the certificate; raises :class:`Rejected` (CONFLICT) where somebody was faster."""
-        new = attrs.evolve(self.new, payload=b"")
+        # who polls sends no request again: what officers agreed to is kept, for the case that it is given back
+        new = self.new if self.request_number is not None else attrs.evolve(self.new, payload=b"")
         if not rows.take(connection, new, certificate_id, request_number=self.request_number, over=self.over):
             raise Rejected.because(Refusal.CONFLICT, "this transaction is being answered already; ask again")
 

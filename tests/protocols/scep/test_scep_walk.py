@@ -10,6 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import update
 
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.keys.signers import CertificateSigner
 from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.registration import enrollment_request
 from tests.protocols.scep.device import (
@@ -149,6 +151,25 @@ def test_a_code_with_approval_is_spent_when_the_certificate_is_fetched(scep: Wor
     assert certificate.subject.rfc4514_string() == "CN=promised"
     again = scep.device("coded", at="code-approved")
     assert again.enroll(code).fail_info == BAD_REQUEST
+
+
+def test_a_poll_brings_the_certificate_that_could_not_be_signed_at_the_poll_before(
+    scep: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = scep.device("unlucky", at="approved")
+    assert device.enroll().status == PENDING
+    (request,) = waiting(scep)
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    poll = device.message(CERT_POLL, device.envelope(b"\x30\x00"))
+
+    async def away(*_arguments: object) -> bytes:
+        raise Unavailable("the token is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CertificateSigner, "sign", away)
+        device.post(poll, status=503)
+    (made,) = device.certificates(device.read(device.post(poll)))
+    assert made.subject.rfc4514_string() == "CN=unlucky"
 
 
 def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> None:
