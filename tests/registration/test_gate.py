@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, inspect, select, update
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.authority.requests import (
@@ -24,10 +24,12 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codeform import canonical
-from pkiserver.registration.codes import parse_san, parse_subject
+from pkiserver.registration.codes import CodeClaim, parse_san, parse_subject
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.certificates import certificate
+from pkiserver.store.schema.registration import enroll_code
+from pkiserver.store.times import to_micros
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.postgres import PostgresServer
 
@@ -129,6 +131,22 @@ async def test_a_code_is_for_its_template_its_time_and_may_be_typed_as_a_passwor
         )
         assert await engine.codes.withdraw(number, by="tester")
         assert Refusal.NOT_AUTHENTICATED in await refused(engine, enrollment("code", CodeEvidence(code)))
+
+
+async def test_a_code_that_is_past_its_time_is_good_for_nothing(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        ended = update(enroll_code).values(expires=to_micros(engine.clock.now()))
+        await engine.database.write(lambda connection: connection.execute(ended).rowcount)
+        with pytest.raises(Rejected, match="has been used or has expired"):
+            await engine.enroll(enrollment("code", CodeEvidence(code)))
+        grant = await engine.codes.find(code)
+        assert grant is not None
+        late = CodeClaim(grant.id, engine.clock)
+        with pytest.raises(Rejected, match="has been used or has expired"):
+            await engine.database.write(lambda connection: late.take(connection, 1))
 
 
 async def test_a_refused_request_does_not_spend_its_code(tmp_path: Path, url: str) -> None:
