@@ -13,7 +13,9 @@ from cryptography import x509
 from sqlalchemy import Connection, inspect, select, update
 from twisted.internet.defer import Deferred, DeferredList
 
+from pkiserver.authority.recover import LEASE
 from pkiserver.authority.requests import (
+    Authorised,
     ClientCertificateEvidence,
     CodeEvidence,
     IssuedCertificate,
@@ -25,11 +27,13 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeClaim, parse_san, parse_subject
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.store import certificates
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.certificates import certificate
 from pkiserver.store.schema.registration import enroll_code
 from pkiserver.store.times import to_micros
+from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.postgres import PostgresServer
 
@@ -144,6 +148,7 @@ async def test_a_code_that_is_past_its_time_is_good_for_nothing(tmp_path: Path, 
             await engine.enroll(enrollment("code", CodeEvidence(code)))
         grant = await engine.codes.find(code)
         assert grant is not None
+        assert not grant.usable
         late = CodeClaim(grant.id, engine.clock)
         with pytest.raises(Rejected, match="has been used or has expired"):
             await engine.database.write(lambda connection: late.take(connection, 1))
@@ -157,6 +162,29 @@ async def test_a_refused_request_does_not_spend_its_code(tmp_path: Path, url: st
         bad = enrollment("code", CodeEvidence(code), hosts=("not_a_host_name",))
         assert Refusal.BAD_NAME in await refused(engine, bad)
         assert isinstance(await engine.enroll(enrollment("code", CodeEvidence(code))), IssuedCertificate)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_code_can_be_used_again_where_the_process_died_over_its_certificate(
+    tmp_path: Path, url: str, asked: bool
+) -> None:
+    clock = FakeClock()
+    async with engine_with(tmp_path, TEXTS, url=url, clock=clock) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        request = enrollment("code", CodeEvidence(code))
+        decision = await engine.gate.decide(request)
+        assert isinstance(decision, Authorised)
+        number = (await engine.road.prepare(decision)).certificate_id
+        if asked:
+            await engine.database.write(lambda connection: certificates.mark_asked(connection, number))
+        clock.advance(LEASE + timedelta(seconds=1))  # it has given no sign of life since
+        async with open_engine(engine.settings, clock=clock) as other:
+            made = await other.enroll(request)
+            assert isinstance(made, IssuedCertificate)
+            with pytest.raises(Rejected, match="has been used"):
+                await other.enroll(enrollment("code", CodeEvidence(code)))
 
 
 async def test_an_approval_is_used_once_and_its_certificate_found_again(tmp_path: Path, url: str) -> None:
