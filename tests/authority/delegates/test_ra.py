@@ -159,7 +159,8 @@ async def test_many_ask_at_once_and_one_key_is_made(tmp_path: Path, token: Token
         assert len([one for one in world.keys.list() if one.name.startswith("scep-")]) == 1
 
 
-async def test_who_gets_the_turn_late_makes_no_second_one(tmp_path: Path, token: TokenSettings) -> None:
+@pytest.mark.parametrize("due", [False, True])
+async def test_who_gets_the_turn_late_makes_no_second_one(tmp_path: Path, token: TokenSettings, due: bool) -> None:
     async with opened(tmp_path, token) as world:
         await subordinate(world, ScepPolicy())
         first, second = keeper(world), keeper(world, "two")
@@ -173,6 +174,8 @@ async def test_who_gets_the_turn_late_makes_no_second_one(tmp_path: Path, token:
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(second, "_own", attrs.evolve(second._own, turns=SimpleNamespace(turn=late)))
+            if due:
+                assert await second.run_due(["issuing"]) == ()
             assert await second.get("issuing") == await first.get("issuing")
         assert len([one for one in world.keys.list() if one.name.startswith("scep-")]) == 1
 

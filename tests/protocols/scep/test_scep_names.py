@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 from asn1crypto import cms, csr
 from asn1crypto import x509 as asn1_x509
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import AttributeOID, NameOID
 
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.store.certificates import valid_by_subject
 from protocols.scep.errors import UNREADABLE
 from tests.protocols.scep.device import (
@@ -105,3 +111,41 @@ def test_a_printable_string_may_say_more_than_it_can(scep: World) -> None:
     now = scep.engine.clock.now()
     found = scep.one(scep.engine.database.read(lambda c: valid_by_subject(c, "CN=dev_x", now=now, template="device")))
     assert [x509.load_der_x509_certificate(one.der).subject for one in found] == [name("dev_x")]
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        "extendedKeyUsage=serverAuth",
+        "1.3.6.1.4.1.311.25.2=ASN1:UTF8String:S-1-5-21-1-2-3-500",
+        "subjectAltName=otherName:1.3.6.1.4.1.311.20.2.3;UTF8:administrator@example.org",
+    ],
+)
+def test_anchor_6_purposes_policies_and_directory_names_are_not_the_requests_to_give(
+    scep: World, extension: str
+) -> None:
+    """A certificate with another's UPN or security identifier logs on to a domain as them."""
+    device, code = scep.device("injector"), scep.code()
+    answer = device.enroll(code, extensions=extension)
+    assert (answer.status, answer.fail_info) == (FAILURE, BAD_REQUEST), answer
+    device.transaction = secrets.token_hex(8)
+    assert device.enroll(code).status == SUCCESS, "and nothing was spent"
+
+
+def test_anchor_6_a_policy_that_is_asked_for_is_not_in_the_certificate(scep: World) -> None:
+    device = scep.device("ambitious")
+    (made,) = device.certificates(device.enroll(scep.code(), extensions="certificatePolicies=1.2.3.4"))
+    assert extension_value(made, x509.CertificatePolicies) is None
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length")
+@pytest.mark.parametrize("text", ["admin\0.example", "admin\n", "admin\u202enimda", "\u200badmin", "a" * 65])
+@pytest.mark.parametrize("kind", [_ASN1Type.UTF8String, _ASN1Type.BMPString])
+def test_anchor_6_a_common_name_that_looks_like_another(scep: World, text: str, kind: _ASN1Type) -> None:
+    wire = Wire(scep)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text, kind, _validate=False)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, scep.code().encode())
+    asked = builder.sign(wire.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    said = wire.ask(PKCS_REQ, wire.envelope(asked))
+    assert (said.status, said.fail_info) == (str(FAILURE), str(BAD_REQUEST)), said
