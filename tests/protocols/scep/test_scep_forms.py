@@ -202,6 +202,19 @@ def test_a_signature_that_the_signers_key_has_no_room_for(wire: Wire, tmp_path: 
     assert (said.fail_info, "does not suit the signer's key" in str(said.text)) == ("0", True)
 
 
+def test_anchor_38_a_certificate_of_the_same_name_and_number_is_not_the_signers(scep: World) -> None:
+    alice, mallory = Wire(scep, common_name="alice"), Wire(scep, common_name="alice")
+    numbers = {x509.load_der_x509_certificate(one.certificate).serial_number for one in (alice, mallory)}
+    assert len(numbers) == 1
+    envelope = alice.envelope(alice.fresh())
+    said = alice.ask(PKCS_REQ, envelope, certificates=(mallory.certificate,))
+    assert (said.status, said.fail_info) == (str(FAILURE), str(BAD_CHECK))
+    assert alice.ask(PKCS_REQ, envelope, certificates=(alice.certificate,)).granted
+    stripped = cms.ContentInfo.load(alice.message(PKCS_REQ, envelope))
+    stripped["content"]["signer_infos"] = []
+    assert alice.post(stripped.dump(force=True)).http == 400
+
+
 def test_forms_that_clients_choose_among(wire: Wire) -> None:
     own = extension_value(wire.ra, x509.SubjectKeyIdentifier)
     assert own is not None

@@ -105,7 +105,7 @@ def test_get_ca_cert_in_every_order(scep: World) -> None:
     names = [one.subject.rfc4514_string() for one in device.ca()]
     assert names[0].startswith("CN=SCEP RA issuing")
     assert names[1:] == ["CN=SCEP issuing,O=Example,C=CH", "CN=SCEP root,O=Example,C=CH"]
-    head = scep.curl(f"{device.url}?operation=GetCACert&message=any", "-D", "-", "-o", "/dev/null").decode()
+    head = scep.curl(f"{device.url}?operation=GetCACert&message=Example%20CA%21", "-D", "-", "-o", "/dev/null").decode()
     assert "application/x-x509-ca-ra-cert" in head
     quiet = scep.device("reader", at="quiet")
     assert [one.subject.rfc4514_string() for one in quiet.ca()] == names[::-1]
