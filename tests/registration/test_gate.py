@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import argon2
 import pytest
 from cryptography import x509
 from sqlalchemy import Connection, inspect, select, update
@@ -82,6 +83,28 @@ async def test_the_default_answer_is_no(tmp_path: Path, url: str) -> None:
         assert await refused(engine, enrollment("open", alice)) == {Refusal.NOT_AUTHENTICATED}
         kinds = await engine.database.read(lambda c: c.execute(select(audit_event.c.kind)).scalars().all())
         assert kinds.count("refusal") == 9
+
+
+async def test_row_20_a_name_that_is_not_there_costs_as_much_as_a_wrong_password(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(hasher: argon2.PasswordHasher, stored: str, password: bytes) -> bool:
+        done.append("argon2id")
+        return bool(verify(hasher, stored, password))
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    async with opened(tmp_path, url) as engine:
+        await engine.accounts.create("carol", GOOD, by="tester")
+        await engine.accounts.set_disabled("carol", True, by="tester")
+        for name in ("alice", "nobody", "carol"):
+            with pytest.raises(Rejected) as caught:
+                await engine.enroll(enrollment("open", PasswordEvidence(name, Secret("wrong"))))
+            assert "the name or the password is wrong" in str(caught.value)
+            assert done == ["argon2id"], name
+            done.clear()
 
 
 async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_path: Path, url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+import argon2
 import pytest
 from asn1crypto import cms, core
 from cryptography import x509
@@ -313,6 +314,26 @@ def test_a_static_challenge_counts_where_the_template_has_one(scep: World) -> No
     other = scep.device("guesser", at="static")
     assert "challenge password is wrong" in other.enroll("open seashell").fail_text
     assert "wrong" in scep.device("nowhere").enroll("open sesame").fail_text, "not where the template has none"
+
+
+def test_anchor_20_a_guess_costs_the_same_whether_or_not_there_is_a_challenge(
+    scep: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = scep.one(scep.engine.gate.identifier.hasher.hash(_secret("open sesame")))
+    scep.put(*template("guarded", STATIC, scep=f'static_challenge = "{hashed}"'))
+    scep.put(*template("empty", STATIC))
+    done: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(hasher: argon2.PasswordHasher, stored: str, password: bytes) -> bool:
+        done.append("argon2id")
+        return bool(verify(hasher, stored, password))
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    for at in ("guarded", "empty", "device"):
+        assert "wrong" in scep.device("guesser", at=at).enroll("open seashell").fail_text
+        assert done == ["argon2id"], at
+        done.clear()
 
 
 def _secret(text: str) -> object:
