@@ -153,11 +153,12 @@ def _mended(data: bytes) -> bytes:
     """The request with readable strings, and its attributes in DER order (X.690 section 11.6).
 
     Raises:
-        der.NotDer: it is no request.
+        ValueError: it is no request.
     """
-    data = retagged(data, der.children(data, _info(data))[1])
     info, *rest = der.children(data, der.whole(data), at_most=3)
     *fields, attributes = der.children(data, info, at_most=4)
+    _, subject, _ = fields
+    data = retagged(data, subject)
     found = sorted(data[one.start : one.end] for one in der.children(data, attributes))
     signed = der.sequence(*(data[one.start : one.end] for one in fields), der.tlv(attributes.tag, *found))
     return der.sequence(signed, *(data[one.start : one.end] for one in rest))

@@ -45,10 +45,9 @@ def load_certificate(data: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(data)
     except ValueError:
-        tbs = der.children(data, der.whole(data), at_most=3)[0]
-        fields = der.children(data, tbs)
-        serial = 1 if fields[0].tag == der.context(0) else 0  # after the version, where there is one
-        issuer, _, subject = fields[serial + 2 : serial + 5]
+        tbs, _, _ = der.children(data, der.whole(data), at_most=3)
+        fields = [one for one in der.children(data, tbs) if one.tag != der.context(0)]  # without the version
+        issuer, _, subject = fields[2:5]
         mended = retagged(data, issuer, subject)
         if mended == data:
             raise

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pkiserver.authority.csr import decode_text, encode_text, parse_request, request_info, subject_text
 from pkiserver.authority.extensions import extension
+from pkiserver.authority.oldstrings import load_certificate
 from pkiserver.authority.requests import spki_der
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -328,3 +329,16 @@ def test_what_is_no_string_is_no_subject() -> None:
 def _common_name(subject: x509.Name | None) -> str:
     assert subject is not None
     return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+@given(
+    st.lists(st.integers(min_value=0, max_value=6), max_size=4), st.sampled_from([0x02, 0x0C, 0x13, 0x30, 0x31, 0xA0])
+)
+def test_structures_that_lack_parts_are_no_request_and_no_certificate(shape: list[int], tag: int) -> None:
+    data = b""
+    for number in shape:
+        data = der.tlv(der.SEQUENCE, data, *[der.tlv(tag, b"")] * number)
+    with pytest.raises(Rejected):
+        parse_request(der.sequence(data))
+    with pytest.raises(ValueError, match=r"."):
+        load_certificate(der.sequence(data))
