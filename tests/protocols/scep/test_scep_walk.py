@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import argon2
 import pytest
@@ -10,8 +12,10 @@ from asn1crypto import cms, core
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import update
+from twisted.internet.defer import Deferred
 
 from pkiserver.foundation.errors import Unavailable
+from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.signers import CertificateSigner
 from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.registration import enrollment_request
@@ -171,6 +175,31 @@ def test_a_poll_brings_the_certificate_that_could_not_be_signed_at_the_poll_befo
         device.post(poll, status=503)
     (made,) = device.certificates(device.read(device.post(poll)))
     assert made.subject.rfc4514_string() == "CN=unlucky"
+
+
+def test_who_comes_while_a_slow_key_signs_is_told_to_ask_again(scep: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, gate = scep.device("slow"), Deferred[None]()
+    message = device.message(PKCS_REQ, device.envelope(device.csr(scep.code())))
+    sign = CertificateSigner.sign
+
+    async def late(signer: CertificateSigner, tbs: bytes, scheme: SignatureScheme) -> bytes:
+        await gate
+        return await sign(signer, tbs, scheme)
+
+    async def go_on() -> None:
+        gate.callback(None)
+
+    monkeypatch.setattr(CertificateSigner, "sign", late)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(device.post, message)
+        while scep.one(scep.port.transactions.newest("device", device.transaction)).transaction is None:
+            time.sleep(0.05)
+        answers = [device.read(device.post(message)), device.ask(CERT_POLL, device.envelope(b"\x30\x00"))]
+        assert [one.status for one in answers] == [PENDING, PENDING]
+        scep.run(go_on)
+        made = device.certificates(device.read(first.result()))
+    assert device.certificates(device.ask(CERT_POLL, device.envelope(b"\x30\x00"))) == made
+    assert device.certificates(device.read(device.post(message))) == made
 
 
 def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> None:
