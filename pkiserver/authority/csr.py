@@ -18,6 +18,7 @@ from cryptography.x509.oid import AttributeOID
 
 from pkiserver.authority.csrproof import OldDigest, is_proved, old_digest
 from pkiserver.authority.extensions import Extension, encode_extension
+from pkiserver.authority.oldstrings import read_name, retagged
 from pkiserver.authority.requests import (
     ProofKind,
     ProofOfPossession,
@@ -85,13 +86,16 @@ def encode_text(data: bytes) -> str:
     return f"-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n"
 
 
-def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bool = False) -> ParsedRequest:
+def parse_request(
+    data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bool = False, latin1: bool = False
+) -> ParsedRequest:
     """Decode a DER PKCS#10 request and verify its signature.
 
     Args:
         data: the request.
         maximum: in octets, looked at before anything is decoded.
         old_digests: whether SHA-1 and MD5 will do in its signature; the caller judges then by what is returned.
+        latin1: whether what is neither ASCII nor UTF-8 in its subject is ISO 8859-1.
 
     Raises:
         Rejected: with every reason.
@@ -100,12 +104,12 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bo
         raise Rejected.because(Refusal.LIMIT, f"the certification request has {len(data)} octets, more than {maximum}")
     try:
         request = load_request(data)
-        subject = request.subject
         subject_octets = _subject_octets(data)
     except UNREADABLE as error:
         raise Rejected.because(Refusal.MALFORMED, f"not a PKCS#10 certification request: {_line(error)}") from None
     reasons: list[Reason] = []
     public_key = _public_key(request, data, reasons)
+    subject = _subject(request, subject_octets, reasons, latin1=latin1)
     digest = None if reasons else old_digest(request)
     if digest is not None and not old_digests:
         text = f"a request that is signed over {digest.upper()} is not accepted: sign it over SHA-256"
@@ -120,7 +124,7 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bo
         public_key=public_key,
         spki=spki_der(public_key),
         subject_der=subject_octets,
-        wishes=Wishes(subject if list(subject) else None, sans, extensions),
+        wishes=Wishes(subject, sans, extensions),
         challenge_password=password,
         proof=ProofOfPossession(ProofKind.CSR_SIGNATURE, verified=True),
         old_digest=digest,
@@ -128,9 +132,10 @@ def parse_request(data: bytes, *, maximum: int = MAXIMUM_OCTETS, old_digests: bo
 
 
 def load_request(data: bytes) -> x509.CertificateSigningRequest:
-    """A DER request, decoded, its attributes in whatever order: strongSwan leaves their SET OF as it happens to be.
+    """A DER request, decoded, in spite of what clients get wrong.
 
-    Where they were out of order, what cryptography says of the signature is not true of ``data``.
+    strongSwan leaves the SET OF attributes as it happens to be; for strings see :mod:`pkiserver.authority.oldstrings`.
+    Then what cryptography says of the signature is not true of ``data``.
 
     Raises:
         ValueError: it is none. And what else :data:`UNREADABLE` names.
@@ -138,16 +143,22 @@ def load_request(data: bytes) -> x509.CertificateSigningRequest:
     try:
         return x509.load_der_x509_csr(data)
     except ValueError:
-        ordered = _ordered(data)
-        if ordered == data:
+        mended = _mended(data)
+        if mended == data:
             raise
-        return x509.load_der_x509_csr(ordered)
+        return x509.load_der_x509_csr(mended)
 
 
-def _ordered(data: bytes) -> bytes:
-    """The request with its attributes in DER order (X.690 section 11.6); raises :class:`der.NotDer`."""
+def _mended(data: bytes) -> bytes:
+    """The request with readable strings, and its attributes in DER order (X.690 section 11.6).
+
+    Raises:
+        ValueError: it is no request.
+    """
     info, *rest = der.children(data, der.whole(data), at_most=3)
     *fields, attributes = der.children(data, info, at_most=4)
+    _, subject, _ = fields
+    data = retagged(data, subject)
     found = sorted(data[one.start : one.end] for one in der.children(data, attributes))
     signed = der.sequence(*(data[one.start : one.end] for one in fields), der.tlv(attributes.tag, *found))
     return der.sequence(signed, *(data[one.start : one.end] for one in rest))
@@ -166,6 +177,29 @@ def _info(data: bytes) -> der.Element:
 def _subject_octets(data: bytes) -> bytes:
     subject = der.children(data, _info(data))[1]
     return data[subject.start : subject.end]
+
+
+def _subject(
+    request: x509.CertificateSigningRequest, octets: bytes, reasons: list[Reason], *, latin1: bool
+) -> x509.Name | None:
+    try:
+        found = _readable(request, octets, latin1=latin1)
+    except UNREADABLE as error:
+        reasons.append(Reason(Refusal.BAD_SUBJECT, f"the subject cannot be read: {_line(error)}"))
+        return None
+    return found if found.rdns else None
+
+
+def _readable(request: x509.CertificateSigningRequest, octets: bytes, *, latin1: bool) -> x509.Name:
+    try:
+        return request.subject
+    except UNREADABLE:
+        return read_name(octets, latin1=latin1)
+
+
+def subject_text(data: bytes) -> str:
+    """The subject of a request that has been let in, as RFC 4514 text; raises one of :data:`UNREADABLE`."""
+    return _readable(load_request(data), _subject_octets(data), latin1=True).rfc4514_string()
 
 
 def _public_key(

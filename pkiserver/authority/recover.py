@@ -2,6 +2,7 @@
 
 An intent still *prepared* was never signed: its serial is burnt. An intent that was *asked* counts as issued, since a
 signature may exist that nobody stored: the prepared certificate is kept as the record and its serial is revoked.
+Neither was given out: what was to be spent on it is released in the same write.
 
 Every process that issues keeps a lease under its own name; only intents whose holder's lease has run out are touched.
 Even a wrong guess is safe: each step of the road is a conditional UPDATE, so a slow process that comes back finds its
@@ -11,6 +12,7 @@ intent gone and gives nothing out.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import attrs
@@ -44,12 +46,19 @@ class Settled:
     kept: int = 0
 
 
+Released = Callable[[Connection, int], None]
+"""Makes usable again what was to be spent on a certificate, by its number; within the write that settles it."""
+
+
 class Recovery:
     """Gives signs of life for this process, and settles what others left."""
 
     log = Logger()
 
-    def __init__(self, *, database: Database, audit: AuditLog, clock: Clock, holder: str) -> None:
+    def __init__(
+        self, *, database: Database, audit: AuditLog, clock: Clock, holder: str, released: Released | None = None
+    ) -> None:
+        self._released = released
         self._database = database
         self._audit = audit
         self._clock = clock
@@ -159,6 +168,8 @@ class Recovery:
             done = certificates.settle_asked(connection, intent.id, at=now)
             outcome = "kept as issued and revoked: a signature may exist"
         if done:
+            if self._released is not None:
+                self._released(connection, intent.id)
             event = AuditEvent(
                 kind=AuditKind.RECOVERY,
                 actor="recovery",

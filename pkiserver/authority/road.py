@@ -16,7 +16,7 @@ from pkiserver.authority.lifecycle.ceremonies import Ceremonies
 from pkiserver.authority.lifecycle.certify import Certifier
 from pkiserver.authority.lifecycle.succession import Succession
 from pkiserver.authority.prepare import Preparer, Templates
-from pkiserver.authority.recover import Recovery
+from pkiserver.authority.recover import Recovery, Released
 from pkiserver.authority.requests import Authorised, IssuedCertificate, PreparedCertificate
 from pkiserver.foundation.clock import Clock
 from pkiserver.keys.keyring import KeyRing
@@ -51,11 +51,12 @@ class Road:
         holder: str,
         rng: Callable[[int], bytes] | None = None,
         checkpoint: Checkpoint | None = None,
+        released: Released | None = None,
     ) -> Road:
         """Put the parts together. ``holder`` is from :func:`new_holder`; ``checkpoint`` is for crash tests."""
         step = checkpoint or from_environment()
         authorities = Authorities(database)
-        recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder)
+        recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder, released=released)
         issuer = Issuer(database=database, keys=keys, audit=audit, clock=clock, checkpoint=step)
         preparer = Preparer(
             database=database,

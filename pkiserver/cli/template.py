@@ -124,9 +124,9 @@ async def test(
     from pkiserver.foundation.errors import Rejected
 
     template = _template(engine, chosen)
-    parsed = parse_request(decode_text(read_octets(request)))
-    record = await _record(engine, account, attributes)
     way = protocol or next(iter(template.protocols), "cli")
+    parsed = parse_request(decode_text(read_octets(request)), latin1=way == "scep" and template.scep.latin1)
+    record = await _record(engine, account, attributes)
     trial = try_request(template, parsed, record, protocol=way, authorities=engine.authorities, now=engine.clock.now())
     session.output.record(
         {

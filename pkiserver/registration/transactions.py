@@ -28,7 +28,9 @@ from pkiserver.store.registration.requests import RequestState
 from pkiserver.store.registration.scep import NOTHING, NewTransaction, Predecessor, Transaction, TransactionKey
 
 KEPT = timedelta(days=30)
-"""How long a transaction is kept that brought nothing, and after the end of the certificate that one brought."""
+"""How long a transaction is kept after the end of the certificate that it brought, or of the time to decide on it."""
+FORGOTTEN_AT_ONCE = 1000
+"""Transactions that are removed in one write."""
 
 
 @attrs.frozen
@@ -57,7 +59,8 @@ class TransactionClaim:
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Bind the transaction to the certificate; raises :class:`Rejected` (CONFLICT) where somebody was faster."""
-        new = attrs.evolve(self.new, payload=b"")
+        # who polls sends no request again: what officers agreed to is kept, for the case that it is given back
+        new = self.new if self.request_number is not None else attrs.evolve(self.new, payload=b"")
         if not rows.take(connection, new, certificate_id, request_number=self.request_number, over=self.over):
             raise Rejected.because(Refusal.CONFLICT, "this transaction is being answered already; ask again")
 
@@ -94,10 +97,13 @@ class Transactions:
 
     async def forget_old(self) -> int:
         """Remove what nobody will ask for again; how many."""
-        before = self.clock.now() - KEPT
-        return await self.database.write(
-            lambda connection: rows.forget(connection, expired_before=before, abandoned_before=before)
-        )
+        before, limit = self.clock.now() - KEPT, FORGOTTEN_AT_ONCE
+        total = 0
+        while True:
+            count = await self.database.write(lambda c: rows.forget(c, ended_before=before, limit=limit))
+            total += count
+            if count < limit:
+                return total
 
 
 def _standing(connection: Connection, found: Transaction | None, now: datetime) -> Standing:

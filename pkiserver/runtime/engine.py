@@ -42,6 +42,7 @@ from pkiserver.registration.gate import Gate
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.operations import Operations
 from pkiserver.registration.passwords import PasswordHasher
+from pkiserver.registration.release import release
 from pkiserver.registration.seats import Seats
 from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
@@ -280,7 +281,15 @@ def _assemble(
 ) -> Engine:
     templates = TemplateLibrary(database)
     holder = new_holder(settings.node)
-    road = Road.build(database=database, keys=keys, audit=audit, templates=templates, clock=clock, holder=holder)
+    road = Road.build(
+        database=database,
+        keys=keys,
+        audit=audit,
+        templates=templates,
+        clock=clock,
+        holder=holder,
+        released=release,
+    )
     status = status_services(
         database=database,
         audit=audit,

@@ -68,20 +68,23 @@ def names_issuer(name: bytes, certificate: x509.Certificate) -> bool:
         return False
 
 
-def issuer_and_serial(certificate: x509.Certificate) -> messages.IssuerAndSerialNumber:
-    """The issuer name, octet for octet as in the certificate, and its serial number."""
-    return messages.IssuerAndSerialNumber(
-        issuer=messages.tlv(certificate.issuer.public_bytes()), serial_number=certificate.serial_number
-    )
+def issuer_and_serial(certificate: x509.Certificate, issuer: bytes | None = None) -> messages.IssuerAndSerialNumber:
+    """The issuer name, octet for octet as in the certificate, and its serial number; ``issuer`` where that is known."""
+    name = certificate.issuer.public_bytes() if issuer is None else issuer
+    return messages.IssuerAndSerialNumber(issuer=messages.tlv(name), serial_number=certificate.serial_number)
 
 
 @attrs.frozen
 class RsaRecipient:
-    """Key transport to an RSA key, named by issuer and serial, or by ``key_identifier`` where that is given."""
+    """Key transport to an RSA key, named by issuer and serial, or by ``key_identifier`` where that is given.
+
+    ``issuer`` is the issuer's DER where cryptography has none, or another, for the certificate.
+    """
 
     certificate: x509.Certificate
     key_identifier: bytes | None = None
     oaep: bool = False
+    issuer: bytes | None = None
 
     @property
     def syntax_version(self) -> int:
@@ -101,7 +104,7 @@ class RsaRecipient:
         return messages.octets(
             messages.KeyTransRecipientInfo(
                 version=self.syntax_version,
-                rid=issuer_and_serial(self.certificate) if self.key_identifier is None else self.key_identifier,
+                rid=self.key_identifier or issuer_and_serial(self.certificate, self.issuer),
                 key_encryption_algorithm=identifier,
                 encrypted_key=public_key.encrypt(content_key, scheme),
             )

@@ -98,15 +98,15 @@ def parse_signed(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> SignedMessa
     if info.content_type.dotted_string != oids.SIGNED_DATA:
         raise malformed("not a CMS SignedData")
     signed = messages.decode(messages.SignedData, messages.octets(info.content), "CMS SignedData")
-    signers = [_signer(item.whole) for item in children(_set_content(signed.signer_infos))]
-    if len(signers) > _MAX_SIGNERS:
+    infos = list(children(_set_content(signed.signer_infos)))
+    if len(infos) > _MAX_SIGNERS:
         raise Rejected.because(Refusal.LIMIT, "the message has too many signers")
     return SignedMessage(
         content_type=signed.encap_content_info.content_type.dotted_string,
         content=signed.encap_content_info.content,
         certificates=tuple(messages.octets(item) for item in signed.certificates or () if item.tag_bytes == _SEQUENCE),
         crls=tuple(messages.octets(item) for item in signed.crls or () if item.tag_bytes == _SEQUENCE),
-        signers=tuple(signers),
+        signers=tuple(_signer(item.whole) for item in infos),
     )
 
 

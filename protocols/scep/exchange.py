@@ -154,7 +154,7 @@ class Exchange:
         message = self.message
         if isinstance(message.public_key, rsa.RSAPublicKey):
             assert message.certificate is not None
-            return RsaRecipient(message.certificate)
+            return RsaRecipient(message.certificate, issuer=message.issuer)
         if not self.template.scep.password_recipient:
             text = f"the answer cannot be encrypted for a key that is not RSA; template {self.template.name} does not "
             raise Rejected.because(Refusal.BAD_KEY, text + "allow answers under the challengePassword")

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509 import ObjectIdentifier
 
+from pkiserver.authority.certparts import issuer_octets
+from pkiserver.authority.oldstrings import load_certificate
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.unreadable import UNREADABLE
 from protocols.cms import oids
@@ -144,7 +146,8 @@ class PkiMessage:
     """A pkiMessage as it came; nothing in it is verified.
 
     ``kind`` is None for a type that no client may send, whose text is in ``kind_text``. ``nonce`` is the senderNonce,
-    of whatever length. ``certificate`` is the signer's, None where it is not in the message.
+    of whatever length. ``certificate`` is the signer's, None where it is not in the message; ``issuer`` is its issuer's
+    DER where cryptography cannot read that as it is written.
     """
 
     signed: SignedMessage = attrs.field(repr=False)
@@ -155,6 +158,7 @@ class PkiMessage:
     nonce: bytes | None
     certificate: x509.Certificate | None
     public_key: CertificatePublicKeyTypes | None = attrs.field(repr=False)
+    issuer: bytes | None = attrs.field(repr=False)
 
     @property
     def envelope(self) -> bytes | None:
@@ -178,7 +182,7 @@ def parse_message(data: bytes) -> PkiMessage:
     if not transaction_id or len(transaction_id) > MAX_TRANSACTION_ID or not transaction_id.isprintable():
         raise malformed(f"a transactionID of 1 to {MAX_TRANSACTION_ID} printable characters is needed")
     kind_text = _text(signer.signed, MESSAGE_TYPE) or ""
-    certificate, public_key = _signer_certificate(signed, signer)
+    certificate, public_key, issuer = _signer_certificate(signed, signer)
     return PkiMessage(
         signed=signed,
         signer=signer,
@@ -188,6 +192,7 @@ def parse_message(data: bytes) -> PkiMessage:
         nonce=_nonce(signer.signed),
         certificate=certificate,
         public_key=public_key,
+        issuer=issuer,
     )
 
 
@@ -219,16 +224,28 @@ def _nonce(attributes: Attributes) -> bytes | None:
 
 def _signer_certificate(
     signed: SignedMessage, signer: Signer
-) -> tuple[x509.Certificate | None, CertificatePublicKeyTypes | None]:
-    """The signer's certificate and its key. One that cannot be read is passed over: it may be another's."""
+) -> tuple[x509.Certificate | None, CertificatePublicKeyTypes | None, bytes | None]:
+    """The signer's certificate, its key, and its issuer's octets where they alone tell whose it is.
+
+    One that cannot be read is passed over: it may be another's.
+    """
     for der in signed.certificates:
         try:
-            certificate = x509.load_der_x509_certificate(der)
-            if signer.is_signed_by(certificate):
-                return certificate, certificate.public_key()
+            certificate = load_certificate(der)
+            if _is_signed_by(signer, certificate):
+                return certificate, certificate.public_key(), None
+            if certificate.serial_number == signer.serial and issuer_octets(der) == signer.issuer:
+                return certificate, certificate.public_key(), signer.issuer
         except UNREADABLE:
             continue
-    return None, None
+    return None, None, None
+
+
+def _is_signed_by(signer: Signer, certificate: x509.Certificate) -> bool:
+    try:
+        return signer.is_signed_by(certificate)
+    except UNREADABLE:  # its issuer's name, or its extensions
+        return False
 
 
 @attrs.frozen

@@ -125,10 +125,10 @@ def kind_of(request: EnrollmentRequest) -> str:
     return "" if request.renewal_of is None else f"renewal:{hashlib.sha256(request.renewal_of).hexdigest()}"
 
 
-def opened_request(content: bytes) -> ParsedRequest:
+def opened_request(content: bytes, template: Template) -> ParsedRequest:
     """The PKCS#10 request in an envelope; before its signature is known to be right, nothing is said about it."""
     try:
-        return parse_request(content, old_digests=True)
+        return parse_request(content, old_digests=True, latin1=template.scep.latin1)
     except Rejected as error:
         if _UNPROVED.isdisjoint(reason.code for reason in error.reasons):
             raise

@@ -143,7 +143,7 @@ class ScepService:
     # -- enrolment ---------------------------------------------------------------------------------------------------
 
     async def _enroll(self, exchange: Exchange) -> Outcome:
-        parsed = opened_request(await exchange.open())
+        parsed = opened_request(await exchange.open(), exchange.template)
         exchange.allow_in_request(parsed.old_digest)
         challenge = parsed.challenge_password or None
         recipient = exchange.recipient(challenge)

@@ -15,8 +15,9 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pkiserver.authority.csr import decode_text, encode_text, parse_request, request_info
+from pkiserver.authority.csr import decode_text, encode_text, parse_request, request_info, subject_text
 from pkiserver.authority.extensions import extension
+from pkiserver.authority.oldstrings import load_certificate
 from pkiserver.authority.requests import spki_der
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -277,3 +278,67 @@ def test_an_rsa_encryption_key_may_sign_its_request_by_pss(tmp_path: Path) -> No
     ask = ("openssl", "req", "-new", "-key", "key", "-subj", "/CN=x", "-sigopt", "rsa_padding_mode:pss")
     done = subprocess.run((*ask, "-outform", "DER"), cwd=tmp_path, check=True, capture_output=True)
     assert parse_request(done.stdout).spki == spki_der(RSA_KEY.public_key())
+
+
+def _teletex(*names: tuple[str, bytes], kind: int = 0x14) -> bytes:
+    """A request with these parts of the subject in a string type, signed."""
+    pairs = [der.sequence(der.object_identifier(oid), der.tlv(kind, value)) for oid, value in names]
+    subject = der.sequence(der.tlv(der.SET, *sorted(pairs)))
+    info = request_info(subject, spki_der(KEY.public_key()), ())
+    algorithm = der.sequence(der.object_identifier("1.2.840.10045.4.3.2"))
+    return der.sequence(info, algorithm, der.bit_string(KEY.sign(info, ec.ECDSA(hashes.SHA256()))))
+
+
+def test_what_is_no_utf8_in_a_teletex_string_is_read_as_latin1_where_that_is_said() -> None:
+    data = _teletex(("2.5.4.3", b"Z\xfcrich"), ("2.5.4.5", "Zürich".encode()), ("1.2.3.4", b"\xb5"))
+    subject = parse_request(data, latin1=True).wishes.subject
+    assert subject is not None
+    assert {one.oid.dotted_string: one.value for one in subject} == {
+        "2.5.4.3": "Zürich",
+        "2.5.4.5": "Zürich",
+        "1.2.3.4": "\xb5",
+    }
+    assert subject_text(data) == subject.rfc4514_string()
+    for name, said in (("2.5.4.3", "common_name"), ("1.2.3.4", r"1\.2\.3\.4")):
+        with pytest.raises(Rejected, match=f"the {said} is neither ASCII nor UTF-8") as refused:
+            parse_request(_teletex((name, b"\xfc")))
+        assert refused.value.has(Refusal.BAD_SUBJECT)
+
+
+@pytest.mark.parametrize("kind", [der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING])
+def test_so_it_is_whatever_kind_of_string_is_claimed(kind: int) -> None:
+    data = _teletex(("2.5.4.3", b"Z\xfcrich"), kind=kind)
+    with pytest.raises(Rejected, match="the subject cannot be read: the common_name is neither ASCII nor UTF-8"):
+        parse_request(data)
+    assert _common_name(parse_request(data, latin1=True).wishes.subject) == "Zürich"
+
+
+def test_a_printable_string_says_what_it_says_and_its_octets_are_what_is_signed() -> None:
+    data = _teletex(("2.5.4.3", b"device_7@example & *"), kind=der.PRINTABLE_STRING)
+    assert _common_name(parse_request(data).wishes.subject) == "device_7@example & *"
+    with pytest.raises(Rejected, match="not by its own key"):
+        parse_request(data.replace(b"device_7", b"device_8"))
+
+
+def test_what_is_no_string_is_no_subject() -> None:
+    for octets in (b"\xd8\xfcr", b"\xd8\x00"):
+        with pytest.raises(Rejected):
+            parse_request(_teletex(("2.5.4.3", octets), kind=der.BMP_STRING), latin1=True)
+
+
+def _common_name(subject: x509.Name | None) -> str:
+    assert subject is not None
+    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+
+@given(
+    st.lists(st.integers(min_value=0, max_value=6), max_size=4), st.sampled_from([0x02, 0x0C, 0x13, 0x30, 0x31, 0xA0])
+)
+def test_structures_that_lack_parts_are_no_request_and_no_certificate(shape: list[int], tag: int) -> None:
+    data = b""
+    for number in shape:
+        data = der.tlv(der.SEQUENCE, data, *[der.tlv(tag, b"")] * number)
+    with pytest.raises(Rejected):
+        parse_request(der.sequence(data))
+    with pytest.raises(ValueError, match=r"."):
+        load_certificate(der.sequence(data))

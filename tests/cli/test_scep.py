@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,21 @@ def test_what_is_no_hash_is_refused_as_a_static_challenge(instance: Instance, tm
     refused = instance.cli("apply", str(tmp_path / "plain.toml"), "--yes", check=False)
     assert refused.returncode != 0
     assert "hash-challenge" in refused.stdout + refused.stderr
+
+
+def test_codes_are_made_for_one_subject_and_time_listed_without_themselves_and_taken_back(instance: Instance) -> None:
+    bound = ("--subject", "CN=router-7", "--name", "dns:router-7.example.org", "--lifetime", "2h")
+    made = json.loads(instance.cli("--json", "enroll-code", "create", "device", *bound).stdout)
+    listing = instance.cli("--json", "enroll-code", "list").stdout
+    assert made["code"] not in listing
+    (row,) = [one for one in json.loads(listing) if one["number"] == made["number"]]
+    assert (row["template"], row["subject"], row["names"]) == ("device", "CN=router-7", ["dns:router-7.example.org"])
+    left = datetime.fromisoformat(row["expires"]) - datetime.now(UTC)
+    assert timedelta(hours=1) < left <= timedelta(hours=2)
+    instance.cli("enroll-code", "withdraw", str(made["number"]))
+    assert made["number"] not in [
+        one["number"] for one in json.loads(instance.cli("--json", "enroll-code", "list").stdout)
+    ]
+    assert instance.cli("enroll-code", "withdraw", str(made["number"]), check=False).returncode == 1
+    for wrong in (("--subject", "nobody"), ("--name", "router-7"), ("--lifetime", "0s"), ("--lifetime", "400d")):
+        assert instance.cli("enroll-code", "create", "device", *wrong, check=False).returncode != 0, wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
@@ -174,3 +175,16 @@ def test_template_test_says_why_not_with_every_reason(config: Path, tmp_path: Pa
     assert "no account" in run(
         config, "template", "test", fine, "--template", READY / "user.toml", "--account", "zoe", code=1
     )
+
+
+def test_template_test_reads_the_names_that_scep_would_read(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.cnf").write_bytes(
+        "[req]\nprompt=no\nstring_mask=nombstr\ndistinguished_name=dn\n[dn]\nCN=Müller\n".encode("latin-1")
+    )
+    command = "openssl req -new -newkey rsa:2048 -nodes -keyout k -config old.cnf -out old.csr"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    text = (READY / "device.toml").read_text()
+    (tmp_path / "old.toml").write_text(f"{text}\n[scep]\nlatin1 = true\n")
+    way = ("template", "test", tmp_path / "old.csr", "--template", tmp_path / "old.toml", "--protocol")
+    assert run_json(config, *way, "scep")["subject"] == "CN=Müller"
+    assert "neither ASCII nor UTF-8" in run(config, *way, "est", code=1)

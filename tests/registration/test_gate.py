@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import argon2
 import pytest
 from cryptography import x509
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, inspect, select, update
 from twisted.internet.defer import Deferred, DeferredList
 
+from pkiserver.authority.recover import LEASE
 from pkiserver.authority.requests import (
+    Authorised,
     ClientCertificateEvidence,
     CodeEvidence,
     IssuedCertificate,
@@ -24,10 +27,14 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codeform import canonical
-from pkiserver.registration.codes import parse_san, parse_subject
-from pkiserver.runtime.engine import Engine
+from pkiserver.registration.codes import CodeClaim, parse_san, parse_subject
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.store import certificates
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.certificates import certificate
+from pkiserver.store.schema.registration import enroll_code
+from pkiserver.store.times import to_micros
+from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 from tests.support.postgres import PostgresServer
 
@@ -76,6 +83,28 @@ async def test_the_default_answer_is_no(tmp_path: Path, url: str) -> None:
         assert await refused(engine, enrollment("open", alice)) == {Refusal.NOT_AUTHENTICATED}
         kinds = await engine.database.read(lambda c: c.execute(select(audit_event.c.kind)).scalars().all())
         assert kinds.count("refusal") == 9
+
+
+async def test_row_20_a_name_that_is_not_there_costs_as_much_as_a_wrong_password(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(hasher: argon2.PasswordHasher, stored: str, password: bytes) -> bool:
+        done.append("argon2id")
+        return bool(verify(hasher, stored, password))
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    async with opened(tmp_path, url) as engine:
+        await engine.accounts.create("carol", GOOD, by="tester")
+        await engine.accounts.set_disabled("carol", True, by="tester")
+        for name in ("alice", "nobody", "carol"):
+            with pytest.raises(Rejected) as caught:
+                await engine.enroll(enrollment("open", PasswordEvidence(name, Secret("wrong"))))
+            assert "the name or the password is wrong" in str(caught.value)
+            assert done == ["argon2id"], name
+            done.clear()
 
 
 async def test_row_3_fifty_parallel_uses_of_a_code_bring_one_certificate(tmp_path: Path, url: str) -> None:
@@ -131,6 +160,23 @@ async def test_a_code_is_for_its_template_its_time_and_may_be_typed_as_a_passwor
         assert Refusal.NOT_AUTHENTICATED in await refused(engine, enrollment("code", CodeEvidence(code)))
 
 
+async def test_a_code_that_is_past_its_time_is_good_for_nothing(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        ended = update(enroll_code).values(expires=to_micros(engine.clock.now()))
+        await engine.database.write(lambda connection: connection.execute(ended).rowcount)
+        with pytest.raises(Rejected, match="has been used or has expired"):
+            await engine.enroll(enrollment("code", CodeEvidence(code)))
+        grant = await engine.codes.find(code)
+        assert grant is not None
+        assert not grant.usable
+        late = CodeClaim(grant.id, engine.clock)
+        with pytest.raises(Rejected, match="has been used or has expired"):
+            await engine.database.write(lambda connection: late.take(connection, 1))
+
+
 async def test_a_refused_request_does_not_spend_its_code(tmp_path: Path, url: str) -> None:
     async with opened(tmp_path, url) as engine:
         _, code = await engine.codes.create(
@@ -139,6 +185,29 @@ async def test_a_refused_request_does_not_spend_its_code(tmp_path: Path, url: st
         bad = enrollment("code", CodeEvidence(code), hosts=("not_a_host_name",))
         assert Refusal.BAD_NAME in await refused(engine, bad)
         assert isinstance(await engine.enroll(enrollment("code", CodeEvidence(code))), IssuedCertificate)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_code_can_be_used_again_where_the_process_died_over_its_certificate(
+    tmp_path: Path, url: str, asked: bool
+) -> None:
+    clock = FakeClock()
+    async with engine_with(tmp_path, TEXTS, url=url, clock=clock) as engine:
+        _, code = await engine.codes.create(
+            template="code", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        request = enrollment("code", CodeEvidence(code))
+        decision = await engine.gate.decide(request)
+        assert isinstance(decision, Authorised)
+        number = (await engine.road.prepare(decision)).certificate_id
+        if asked:
+            await engine.database.write(lambda connection: certificates.mark_asked(connection, number))
+        clock.advance(LEASE + timedelta(seconds=1))  # it has given no sign of life since
+        async with open_engine(engine.settings, clock=clock) as other:
+            made = await other.enroll(request)
+            assert isinstance(made, IssuedCertificate)
+            with pytest.raises(Rejected, match="has been used"):
+                await other.enroll(enrollment("code", CodeEvidence(code)))
 
 
 async def test_an_approval_is_used_once_and_its_certificate_found_again(tmp_path: Path, url: str) -> None:

@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.authority.requests import (
+    Authorised,
     ClientCertificateEvidence,
     EnrollmentRequest,
     IssuedCertificate,
@@ -81,3 +82,19 @@ async def test_anchor_7_a_certificate_that_was_revoked_by_itself_renews_nothing(
         await engine.status.revocations.revoke(ByCertificate(old), reason, Order("cli:root"))
         assert Refusal.REVOKED in await refused(engine, again("kept", old, own))
         assert x509.load_der_x509_certificate(made.der).subject.rfc4514_string() == "CN=alice"
+
+
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+async def test_anchor_7_a_certificate_that_is_revoked_while_its_renewal_is_made_renews_nothing(
+    tmp_path: Path, url: str, reason: RevocationReason
+) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        own = ec.generate_private_key(ec.SECP256R1())
+        old = await first(engine, "kept", own)
+        decision = await engine.gate.decide(again("kept", old, own))
+        assert isinstance(decision, Authorised)
+        await engine.status.revocations.revoke(ByCertificate(old), reason, Order("cli:root"))
+        with pytest.raises(Rejected) as caught:
+            await engine.road.prepare(decision)
+        assert {one.code for one in caught.value.reasons} <= {Refusal.REVOKED, Refusal.BAD_KEY}

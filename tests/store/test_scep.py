@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import attrs
+import pytest
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.store.registration import scep
+from pkiserver.registration import transactions
+from pkiserver.registration.transactions import Transactions
+from pkiserver.store.database import Database
+from pkiserver.store.registration import requests, scep
+from pkiserver.store.registration.requests import NewRequest
 from pkiserver.store.registration.scep import NewTransaction, Predecessor, TransactionKey
+from tests.support.clock import FakeClock
 from tests.support.stored import NOW, issue, new_intent, opened
 
 KEY = TransactionKey("device", "transaction")
@@ -82,17 +88,59 @@ async def test_old_transactions_are_forgotten(url: str) -> None:
     def fill(connection: Connection) -> None:
         for name, days in (("long", 400), ("short", 10)):
             number = issue(connection, new_intent(not_after=NOW + timedelta(days=days)))
-            new = attrs.evolve(NEW, key=TransactionKey("device", name))
-            assert scep.take(connection, new, number)
-        assert scep.put_pending(connection, attrs.evolve(NEW, key=TransactionKey("device", "waiting")), 7)
+            assert scep.take(connection, named(name), number)
+        assert scep.put_pending(connection, named("nobody knows"), 7)
 
     async with opened(url) as database:
         await database.write(fill)
-        later = NOW + timedelta(days=50)
-        forget = [later, NOW - timedelta(days=1)]
-        assert [
-            await database.write(lambda c, at=at: scep.forget(c, expired_before=later, abandoned_before=at))
-            for at in reversed(forget)
-        ] == [0, 2]
-        left = [await database.read(lambda c, n=n: scep.get(c, TransactionKey("device", n))) for n in ("long", "short")]
-        assert [one is not None for one in left] == [True, False]
+        assert await forgotten(database, NOW - timedelta(days=1)) == 0
+        assert await forgotten(database, NOW + timedelta(days=50)) == 2
+        assert await left(database, "long", "short", "nobody knows") == ["long"]
+
+
+async def test_what_officers_may_still_decide_is_not_forgotten(url: str) -> None:
+    """A rule may let requests wait for up to a year."""
+
+    def fill(connection: Connection) -> None:
+        for name in ("patient", "denied"):
+            asked = NewRequest("device", None, b"", b"{}", "", name.encode(), NOW, NOW + timedelta(days=90))
+            number = requests.open_request(connection, asked).id
+            assert scep.put_pending(connection, named(name), number)
+            assert name == "patient" or requests.decide(connection, number, approved=False, by="officer", at=NOW)
+
+    async with opened(url) as database:
+        await database.write(fill)
+        assert await forgotten(database, NOW + timedelta(days=40)) == 1
+        assert await left(database, "patient", "denied") == ["patient"]
+        assert await forgotten(database, NOW + timedelta(days=100)) == 1
+
+
+async def test_all_that_is_old_is_forgotten_however_much(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "FORGOTTEN_AT_ONCE", 3)
+
+    def fill(connection: Connection) -> None:
+        for number in range(7):
+            assert scep.put_pending(connection, named(f"old-{number}"), number)
+
+    async with opened(url) as database:
+        await database.write(fill)
+        clock = FakeClock()
+        clock.advance(NOW + timedelta(days=31) - clock.now())
+        assert await Transactions(database, clock).forget_old() == 7
+
+
+def named(name: str) -> NewTransaction:
+    return attrs.evolve(NEW, key=TransactionKey("device", name))
+
+
+async def forgotten(database: Database, before: datetime) -> int:
+    return await database.write(lambda connection: scep.forget(connection, ended_before=before, limit=100))
+
+
+async def left(database: Database, *names: str) -> list[str]:
+    """Which of these there are."""
+
+    def look(connection: Connection) -> list[str]:
+        return [name for name in names if scep.get(connection, TransactionKey("device", name)) is not None]
+
+    return await database.read(look)

@@ -40,7 +40,7 @@ TEMPLATE = "scep-ra"
 FRESH_SECONDS = 5.0
 """For how long what was found is used without asking the database again."""
 ANEW_SECONDS = 0.5
-"""The same for whoever looks for one that another process may just have made."""
+"""The same for whoever looks for one that another process may just have made; they wait until it has passed."""
 _PATIENCE = 60
 """How often, every quarter of a second, a process looks for what another one is making."""
 _SIGN, _OPEN = "-sign", "-open"
@@ -128,16 +128,21 @@ class RaKeeper:
 
         Args:
             name: The authority.
-            anew: What was found a moment ago lacks one; look again, though not for every message of a stranger.
+            anew: What was found a moment ago lacks one; look again, though not at once for every message of a stranger.
 
         Raises:
             Rejected: the authority is unknown, cannot issue, or its own key was not made for SCEP.
             Unavailable: key or database are away.
         """
         kept = self._kept.get(name)
-        seconds = ANEW_SECONDS if anew else FRESH_SECONDS
-        if kept is not None and self._own.clock.monotonic() - kept.at < seconds:
+        age = float("inf") if kept is None else self._own.clock.monotonic() - kept.at
+        if kept is not None and age < FRESH_SECONDS and not anew:
             return kept.found
+        if age < ANEW_SECONDS:
+            await deferLater(reactor, ANEW_SECONDS - age)
+            since = self._kept.get(name)
+            if since is not None and since is not kept:  # others wanted to know, too
+                return since.found
         authority = self._own.authorities.get(name)
         found = await self._find(authority)
         if not found:
@@ -194,7 +199,9 @@ class RaKeeper:
                     return found
                 async with self._own.turns.turn(_turn(authority)) as turn:
                     if turn is not None:
-                        await self._make(authority, turn)
+                        # Another process may have been here before us.
+                        if not await self._find(authority):
+                            await self._make(authority, turn)
                         continue
                 await deferLater(reactor, 0.25)
         raise Unavailable("another process is making the registration authority's key", retry_after=5)

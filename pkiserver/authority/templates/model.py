@@ -256,7 +256,8 @@ class ScepRules:
     ``legacy``: old algorithms that are accepted, and used in answers to clients that use them. ``static_challenge``:
     the argon2id hash of a challengePassword that every device knows; empty: none. ``password_recipient``: answers for
     keys that cannot be encrypted to go under the challengePassword. ``ca_certificates``: order of what GetCACert gives
-    out. ``failure_text``: refusals carry their reasons (failInfoText).
+    out. ``failure_text``: refusals carry their reasons (failInfoText). ``latin1``: what is neither ASCII nor UTF-8 in a
+    request's subject is ISO 8859-1, as old clients write it.
     """
 
     legacy: tuple[LegacyAlgorithm, ...] = ()
@@ -264,6 +265,7 @@ class ScepRules:
     password_recipient: bool = False
     ca_certificates: Literal["leaf_first", "root_first", "without_root", "ra_only"] = "leaf_first"
     failure_text: bool = True
+    latin1: bool = False
 
 
 PersonAttribute = Literal["cn", "sn", "givenName", "displayName", "o", "ou", "l", "c", "title", "telephoneNumber"]

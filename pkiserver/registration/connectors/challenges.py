@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from pkiserver.authority.csr import load_request
+from pkiserver.authority.csr import subject_text
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.connectors.values import Finding, Outcome
 
@@ -29,7 +29,7 @@ class ChallengeQuestion:
     @property
     def subject(self) -> str:
         """Whom the request is for: the subject as RFC 4514 text, up to 256 characters."""
-        return load_request(self.csr).subject.rfc4514_string()[:256] or "no subject"
+        return subject_text(self.csr)[:256] or "no subject"
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.authority.delegates.ra import RaKeeper, RegistrationAuthority
+from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.requests import Claim, EnrollmentRequest, IssuedCertificate
 from pkiserver.authority.status.turns import StatusProblem
@@ -23,6 +24,7 @@ from pkiserver.registration.transactions import Transactions
 from pkiserver.runtime.engine import Engine
 from pkiserver.runtime.services.ownkeys import own_keys
 from pkiserver.store import certificates
+from pkiserver.store.authority.crl_content import scopes_with
 from pkiserver.store.certificates import Certificate
 from protocols.cms import oids
 from protocols.cms.signing import SignerProfile
@@ -126,14 +128,26 @@ class ScepPort:
         return await self.engine.database.read(look)
 
     async def crl(self, authority: str, issuer: x509.Name, serial: int) -> bytes | None:
-        """The newest CRL of the key generation that made the certificate; the current one's for an unknown serial."""
+        """The newest CRL for a certificate; for an unknown serial the current key generation's complete one.
+
+        Where lists are cut into parts there may be no complete one: then it is the part that the certificate is in.
+        """
         found = self.engine.authorities.get(authority)
         if found.subject != issuer:
             return None
         wanted = await self.certificate(authority, issuer, serial)
         generation = None if wanted is None else self.engine.authorities.generation(wanted.generation_id)
-        published = await self.engine.status.publications.crl((generation or found.current).crl_path)
-        return None if published is None else published.der
+        path = (generation or found.current).crl_path
+        paths = [path]
+        if wanted is not None:
+            number = wanted.id
+            scopes = await self.engine.database.read(lambda connection: scopes_with(connection, number))
+            paths += [scope_path(path, one) for one in scopes]
+        for one in paths:
+            published = await self.engine.status.publications.crl(one)
+            if published is not None:
+                return published.der
+        return None
 
     def has_next(self, authority: str) -> bool:
         """Whether there is a successor that an earlier key of the authority can vouch for."""

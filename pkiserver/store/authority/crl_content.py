@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import attrs
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
-from pkiserver.store.authority.crls import Cover, Covers
+from pkiserver.store.authority.crls import Cover, Covers, scopes_of
 from pkiserver.store.certificates.values import RevocationReason
 from pkiserver.store.schema.authorities import authority, authority_generation
 from pkiserver.store.schema.certificates import certificate, status_change
@@ -156,6 +156,16 @@ def changed_groups(connection: Connection, after: int, until: int) -> tuple[Chan
         ChangedGroup(row.generation_id, row.crl_shard, row.template, bool(row.ca), row.seq, from_micros(row.at))
         for row in connection.execute(query)
     )
+
+
+def scopes_with(connection: Connection, certificate_id: int) -> tuple[str, ...]:
+    """The scopes, of its own key generation's, in whose lists a certificate is or would be."""
+    row = connection.execute(
+        select(_c.generation_id, _c.crl_shard, _c.template, _c.ca, _c.settled).where(_c.id == certificate_id)
+    ).one()
+    group = ChangedGroup(row.generation_id, row.crl_shard, row.template, bool(row.ca), 0, from_micros(row.settled))
+    found = scopes_of(connection, row.generation_id)
+    return tuple(one.scope for one in found if group.within(Range((row.generation_id,), one.cover)))
 
 
 def _inside(generation: int, scope: Range) -> list[ColumnElement[bool]]:

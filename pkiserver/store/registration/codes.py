@@ -98,6 +98,12 @@ def give_back(connection: Connection, code_id: int, certificate_id: int) -> bool
     return connection.execute(change.values(spent_at=None, certificate_id=None)).rowcount == 1
 
 
+def release(connection: Connection, certificate_id: int) -> None:
+    """The same for whatever code was spent on it."""
+    change = update(enroll_code).where(_c.certificate_id == certificate_id)
+    connection.execute(change.values(spent_at=None, certificate_id=None))
+
+
 def list_page(
     connection: Connection,
     *,

@@ -81,6 +81,12 @@ def give_back(connection: Connection, number: int, certificate_id: int) -> None:
     connection.execute(change.values(spent_at=None, certificate_id=None))
 
 
+def release(connection: Connection, certificate_id: int) -> None:
+    """The same for whichever was spent on it."""
+    change = update(one_time_password).where(_c.certificate_id == certificate_id)
+    connection.execute(change.values(spent_at=None, certificate_id=None))
+
+
 def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
     """Remove those that expired before a time; how many."""
     return connection.execute(delete(one_time_password).where(_c.expires < to_micros(expired_before))).rowcount

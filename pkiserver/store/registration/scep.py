@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from pkiserver.store.ready import Ready
 from pkiserver.store.schema.certificates import certificate
-from pkiserver.store.schema.registration import scep_transaction
+from pkiserver.store.schema.registration import enrollment_request, scep_transaction
 from pkiserver.store.times import from_micros, to_micros
 
 MAX_TRANSACTION_ID = 255
@@ -152,12 +152,20 @@ def give_back(connection: Connection, certificate_id: int) -> None:
     connection.execute(update(scep_transaction).where(mine).values(certificate_id=None))
 
 
-def forget(connection: Connection, *, expired_before: datetime, abandoned_before: datetime, limit: int = 1000) -> int:
-    """Remove transactions whose certificate expired, or that brought none for long; how many, at most ``limit``."""
-    ended = select(certificate.c.id).where(certificate.c.not_after < to_micros(expired_before))
+def forget(connection: Connection, *, ended_before: datetime, limit: int) -> int:
+    """Remove transactions that ended before a time; how many, at most ``limit``.
+
+    They end with their certificate; those that brought none with the time in which officers could decide.
+    """
+    before = to_micros(ended_before)
+    ended = select(certificate.c.id).where(certificate.c.not_after < before)
+    asked = enrollment_request.c
+    waiting = select(asked.id).where(asked.state.in_(("pending", "approved")), asked.expires >= before)
     keys = (_c.template, _c.transaction_id, _c.kind)
     old = select(*keys).where(
-        _c.created < to_micros(abandoned_before), _c.certificate_id.is_(None) | _c.certificate_id.in_(ended)
+        _c.created < before,
+        _c.certificate_id.in_(ended)
+        | (_c.certificate_id.is_(None) & (_c.request_number.is_(None) | _c.request_number.not_in(waiting))),
     )
     rows = connection.execute(old.order_by(_c.created).limit(limit)).all()
     for row in rows:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import LoopingCall
 
 from pkiserver.authority.delegates.ownkeys import OwnKeys
 from pkiserver.authority.delegates.ra import RaKeeper
@@ -19,7 +21,7 @@ from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
 from pkiserver.authority.lifecycle.ceremonies import SCEP_DOORS, NewAuthority
 from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
 from pkiserver.authority.settings import AuthoritySettings
-from pkiserver.authority.status.turns import Turns
+from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.tomldump import dump
 from pkiserver.keys.doors import Door
@@ -155,6 +157,47 @@ async def test_many_ask_at_once_and_one_key_is_made(tmp_path: Path, token: Token
         asked = [Deferred.fromCoroutine(one.get("issuing")) for one in askers for _ in range(4)]
         assert len(set(await gatherResults(asked))) == 1
         assert len([one for one in world.keys.list() if one.name.startswith("scep-")]) == 1
+
+
+@pytest.mark.parametrize("due", [False, True])
+async def test_who_gets_the_turn_late_makes_no_second_one(tmp_path: Path, token: TokenSettings, due: bool) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy())
+        first, second = keeper(world), keeper(world, "two")
+        turns = second._own.turns
+
+        @asynccontextmanager
+        async def late(name: str) -> AsyncIterator[Turn | None]:
+            await first.get("issuing")  # between the second's look and its turn
+            async with turns.turn(name) as turn:
+                yield turn
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(second, "_own", attrs.evolve(second._own, turns=SimpleNamespace(turn=late)))
+            if due:
+                assert await second.run_due(["issuing"]) == ()
+            assert await second.get("issuing") == await first.get("issuing")
+        assert len([one for one in world.keys.list() if one.name.startswith("scep-")]) == 1
+
+
+async def test_a_new_one_is_found_also_by_who_has_just_looked(tmp_path: Path, token: TokenSettings) -> None:
+    async with opened(tmp_path, token) as world:
+        await subordinate(world, ScepPolicy())
+        ra, other = keeper(world), keeper(world, "two")
+        assert await ra.run_due(["issuing"]) == ("issuing",)
+        (before,) = await other.get("issuing")
+        await set_policy(world, ScepPolicy(ra=RaKeys.TWO))
+        assert await ra.run_due(["issuing"]) == ("issuing",)
+        assert await other.get("issuing") == (before,)
+        clock = world.clock
+        assert isinstance(clock, FakeClock)
+        passing = LoopingCall(clock.advance, timedelta(seconds=0.1))
+        passing.start(0.1, now=False)
+        try:
+            newer, older = await other.get("issuing", anew=True)
+        finally:
+            passing.stop()
+        assert (newer in await ra.get("issuing"), older) == (True, before)
 
 
 async def test_an_rsa_authority_may_do_it_with_its_own_key(tmp_path: Path, token: TokenSettings) -> None:

@@ -257,6 +257,13 @@ class Device:
         how = more or ("-recip", self.certificate, "-inkey", self.key)
         return self.openssl("cms", "-decrypt", "-inform", "DER", "-binary", "-in", "sealed", *how)
 
+    def content_key(self, answer: Answer) -> bytes:
+        """What an answer's envelope is encrypted with."""
+        assert answer.envelope is not None, answer
+        (recipient,) = cms.ContentInfo.load(answer.envelope)["content"]["recipient_infos"]
+        encrypted = recipient.chosen["encrypted_key"].native
+        return self.openssl("pkeyutl", "-decrypt", "-inkey", self.key, data=encrypted)
+
     def certificates(self, answer: Answer, *more: str) -> list[x509.Certificate]:
         """The certificates that an answer brought."""
         assert answer.status == SUCCESS, answer

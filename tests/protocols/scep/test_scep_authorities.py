@@ -13,16 +13,31 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.authority.delegates.ra_policy import RaKeys, ScepPolicy
+from pkiserver.authority.status.points import Partition, Point
+from pkiserver.authority.status.policy import CrlPolicy
+from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.foundation.tomldump import dump
 from pkiserver.runtime.protocolsettings import ScepNodeSettings
 from pkiserver.runtime.services.scepport import ScepPort
 from pkiserver.runtime.services.scepservice import Scep
 from pkiserver.store.authority import authorities
+from pkiserver.store.authority.crls import Covers
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepSettings
 from tests.authority.world import new_key
-from tests.protocols.scep.device import BAD_CHECK, FAIL_INFO, FAILURE, PKCS_REQ, PKI_STATUS, SUCCESS, Device
+from tests.protocols.scep.device import (
+    BAD_CERT_ID,
+    BAD_CHECK,
+    FAIL_INFO,
+    FAILURE,
+    GET_CRL,
+    PKCS_REQ,
+    PKI_STATUS,
+    SUCCESS,
+    Device,
+)
 from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SETTINGS, World, authority, listening, template, world
+from tests.protocols.scep.test_scep_walk import identifier
 from tests.support.keys import lose_and_miss
 
 
@@ -47,11 +62,16 @@ async def lost(engine: Any, store: str) -> None:
     await authority(engine, "lost", "root", "ec-p256", store)
 
 
+async def parted(engine: Any, store: str) -> None:
+    points = (Point(partition=Partition.SHARDS, shards=3), Point(covers=Covers.AUTHORITIES))
+    await authority(engine, "parted", "root", "ec-p256", store, crl=CrlPolicy(points=points))
+
+
 @pytest.fixture(scope="module")
 def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], Any]) -> Iterator[World]:
-    names = ("own", "pair", "rekeyed", "rolled", "lost")
+    names = ("own", "pair", "rekeyed", "rolled", "lost", "parted")
     texts = dict(template(f"by-{name}", issuer=name) for name in names)
-    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, rolled, lost)) as made:
+    with world(tmp_path_factory.mktemp("kinds"), on_reactor, texts, (own, pair, rekeyed, rolled, lost, parted)) as made:
         yield made
 
 
@@ -150,12 +170,29 @@ def test_where_its_key_is_missing_nobody_is_told_to_encrypt_for_it(scep: World) 
     assert "nobody can enrol by SCEP at this node: there is no private key" in told
 
 
+def test_get_crl_gives_the_part_that_the_certificate_is_in_where_there_is_no_complete_list(scep: World) -> None:
+    device = scep.device("sharded", at="by-parted")
+    (certificate,) = device.certificates(device.enroll(scep.code("by-parted")))
+    scep.one(scep.engine.status.schedule.run_due())
+    answer = device.ask(GET_CRL, device.envelope(identifier(certificate)))
+    (found,) = cms.ContentInfo.load(device.opened(answer))["content"]["crls"]
+    listed = x509.load_der_x509_crl(found.chosen.dump())
+    point = extension_value(listed, x509.IssuingDistributionPoint)
+    named = extension_value(certificate, x509.CRLDistributionPoints)
+    assert point is not None
+    assert named is not None
+    assert [one.full_name for one in named] == [point.full_name]
+    unknown = cms.IssuerAndSerialNumber.load(identifier(certificate))
+    unknown["serial_number"] = 4711
+    assert device.ask(GET_CRL, device.envelope(unknown.dump())).fail_info == BAD_CERT_ID
+
+
 def test_a_default_template_that_is_not_there_is_told(scep: World) -> None:
     def found(default: str) -> str:
         checked = Scep(scep.engine, ScepNodeSettings(default_template=default)).check()
         return "; ".join(one.text for one in scep.run(checked.run))
 
-    assert found("by-own") == "5 templates"
-    allowed = "by-lost, by-own, by-pair, by-rekeyed, by-rolled"
+    assert found("by-own") == "6 templates"
+    allowed = "by-lost, by-own, by-pair, by-parted, by-rekeyed, by-rolled"
     expected = f"'by-onw' is no template that SCEP may use (allowed: {allowed})"
     assert found("by-onw") == f"[scep] default_template: {expected}"

@@ -82,10 +82,11 @@ def test_a_signers_certificate_with_broken_extensions(wire: Wire, what: str) -> 
 
 def test_a_signers_certificate_with_a_key_or_a_name_of_no_known_kind(wire: Wire) -> None:
     with logged():
-        for old, new in ((RSA_KEY, UNKNOWN_KEY), (COMMON_NAME, BIT_STRING)):
-            odd = wire.certificate.replace(old, new)
-            said = wire.ask(PKCS_REQ, wire.envelope(wire.csr("x")), certificate=odd)
-            assert (said.fail_info, "certificate is not in the message" in str(said.text)) == ("1", True)
+        unknown = wire.certificate.replace(RSA_KEY, UNKNOWN_KEY)
+        said = wire.ask(PKCS_REQ, wire.envelope(wire.csr("x")), certificate=unknown)
+        assert (said.fail_info, "certificate is not in the message" in str(said.text)) == ("1", True)
+        nameless = wire.certificate.replace(COMMON_NAME, BIT_STRING)
+        assert wire.ask(PKCS_REQ, wire.envelope(wire.fresh()), certificate=nameless).granted, "it proves a key, no more"
 
 
 def test_names_and_keys_of_no_known_kind_inside_the_envelope(wire: Wire) -> None:
@@ -199,6 +200,19 @@ def test_a_signature_that_the_signers_key_has_no_room_for(wire: Wire, tmp_path: 
     with logged():
         said = wire.ask(PKCS_REQ, wire.envelope(wire.csr()), algorithm=pss("sha512", 32), **small)
     assert (said.fail_info, "does not suit the signer's key" in str(said.text)) == ("0", True)
+
+
+def test_anchor_38_a_certificate_of_the_same_name_and_number_is_not_the_signers(scep: World) -> None:
+    alice, mallory = Wire(scep, common_name="alice"), Wire(scep, common_name="alice")
+    numbers = {x509.load_der_x509_certificate(one.certificate).serial_number for one in (alice, mallory)}
+    assert len(numbers) == 1
+    envelope = alice.envelope(alice.fresh())
+    said = alice.ask(PKCS_REQ, envelope, certificates=(mallory.certificate,))
+    assert (said.status, said.fail_info) == (str(FAILURE), str(BAD_CHECK))
+    assert alice.ask(PKCS_REQ, envelope, certificates=(alice.certificate,)).granted
+    stripped = cms.ContentInfo.load(alice.message(PKCS_REQ, envelope))
+    stripped["content"]["signer_infos"] = []
+    assert alice.post(stripped.dump(force=True)).http == 400
 
 
 def test_forms_that_clients_choose_among(wire: Wire) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import argon2
 import pytest
 from asn1crypto import cms, core
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import update
+from twisted.internet.defer import Deferred
 
+from pkiserver.foundation.errors import Unavailable
+from pkiserver.keys.algorithms import SignatureScheme
+from pkiserver.keys.signers import CertificateSigner
 from pkiserver.store.registration.requests import PendingRequest
 from pkiserver.store.schema.registration import enrollment_request
 from tests.protocols.scep.device import (
@@ -103,7 +110,7 @@ def test_get_ca_cert_in_every_order(scep: World) -> None:
     names = [one.subject.rfc4514_string() for one in device.ca()]
     assert names[0].startswith("CN=SCEP RA issuing")
     assert names[1:] == ["CN=SCEP issuing,O=Example,C=CH", "CN=SCEP root,O=Example,C=CH"]
-    head = scep.curl(f"{device.url}?operation=GetCACert&message=any", "-D", "-", "-o", "/dev/null").decode()
+    head = scep.curl(f"{device.url}?operation=GetCACert&message=Example%20CA%21", "-D", "-", "-o", "/dev/null").decode()
     assert "application/x-x509-ca-ra-cert" in head
     quiet = scep.device("reader", at="quiet")
     assert [one.subject.rfc4514_string() for one in quiet.ca()] == names[::-1]
@@ -149,6 +156,50 @@ def test_a_code_with_approval_is_spent_when_the_certificate_is_fetched(scep: Wor
     assert certificate.subject.rfc4514_string() == "CN=promised"
     again = scep.device("coded", at="code-approved")
     assert again.enroll(code).fail_info == BAD_REQUEST
+
+
+def test_a_poll_brings_the_certificate_that_could_not_be_signed_at_the_poll_before(
+    scep: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = scep.device("unlucky", at="approved")
+    assert device.enroll().status == PENDING
+    (request,) = waiting(scep)
+    scep.one(scep.engine.approvals.decide(request.id, approved=True, by="officer"))
+    poll = device.message(CERT_POLL, device.envelope(b"\x30\x00"))
+
+    async def away(*_arguments: object) -> bytes:
+        raise Unavailable("the token is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CertificateSigner, "sign", away)
+        device.post(poll, status=503)
+    (made,) = device.certificates(device.read(device.post(poll)))
+    assert made.subject.rfc4514_string() == "CN=unlucky"
+
+
+def test_who_comes_while_a_slow_key_signs_is_told_to_ask_again(scep: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, gate = scep.device("slow"), Deferred[None]()
+    message = device.message(PKCS_REQ, device.envelope(device.csr(scep.code())))
+    sign = CertificateSigner.sign
+
+    async def late(signer: CertificateSigner, tbs: bytes, scheme: SignatureScheme) -> bytes:
+        await gate
+        return await sign(signer, tbs, scheme)
+
+    async def go_on() -> None:
+        gate.callback(None)
+
+    monkeypatch.setattr(CertificateSigner, "sign", late)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(device.post, message)
+        while scep.one(scep.port.transactions.newest("device", device.transaction)).transaction is None:
+            time.sleep(0.05)
+        answers = [device.read(device.post(message)), device.ask(CERT_POLL, device.envelope(b"\x30\x00"))]
+        assert [one.status for one in answers] == [PENDING, PENDING]
+        scep.run(go_on)
+        made = device.certificates(device.read(first.result()))
+    assert device.certificates(device.ask(CERT_POLL, device.envelope(b"\x30\x00"))) == made
+    assert device.certificates(device.read(device.post(message))) == made
 
 
 def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> None:
@@ -292,6 +343,26 @@ def test_a_static_challenge_counts_where_the_template_has_one(scep: World) -> No
     other = scep.device("guesser", at="static")
     assert "challenge password is wrong" in other.enroll("open seashell").fail_text
     assert "wrong" in scep.device("nowhere").enroll("open sesame").fail_text, "not where the template has none"
+
+
+def test_anchor_20_a_guess_costs_the_same_whether_or_not_there_is_a_challenge(
+    scep: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = scep.one(scep.engine.gate.identifier.hasher.hash(_secret("open sesame")))
+    scep.put(*template("guarded", STATIC, scep=f'static_challenge = "{hashed}"'))
+    scep.put(*template("empty", STATIC))
+    done: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(hasher: argon2.PasswordHasher, stored: str, password: bytes) -> bool:
+        done.append("argon2id")
+        return bool(verify(hasher, stored, password))
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    for at in ("guarded", "empty", "device"):
+        assert "wrong" in scep.device("guesser", at=at).enroll("open seashell").fail_text
+        assert done == ["argon2id"], at
+        done.clear()
 
 
 def _secret(text: str) -> object:

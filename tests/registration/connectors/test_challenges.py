@@ -260,6 +260,9 @@ async def test_a_webhook_validates_a_challenge_with_its_request(
             [question] = hook.questions
             assert {"challenge", "csr", "template", "transaction"} <= set(question)
             assert "password" not in question
+            sent = x509.load_der_x509_csr(base64.b64decode(question["csr"]))
+            assert sent.subject == x509.load_der_x509_certificate(made.der).subject
+            assert (sent.is_signature_valid, question["template"], question["transaction"]) == (True, "phones", "T-1")
             assert await refusals(engine, asked("phone-1", "wrong")) == {Refusal.NOT_AUTHENTICATED}
     finally:
         hook.close()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
-from pkiserver.authority.requests import IssuedCertificate, PasswordEvidence
+from pkiserver.authority.recover import LEASE
+from pkiserver.authority.requests import Authorised, IssuedCertificate, PasswordEvidence
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
@@ -20,7 +21,7 @@ from pkiserver.foundation.tomlfile import ConfigurationError
 from pkiserver.registration.connectors.mail import MailConnector
 from pkiserver.registration.connectors.settings import load_connector
 from pkiserver.registration.connectors.values import Challenged, Step
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.upkeep import clean
 from pkiserver.store.authority import templates
 from tests.support.clock import FakeClock
@@ -147,6 +148,21 @@ async def test_anchor_3_fifty_parallel_uses_of_one_password_bring_one_certificat
 
             outcomes = await gatherResults([Deferred.fromCoroutine(one()) for _ in range(50)])
             assert outcomes.count(True) == 1
+
+
+async def test_it_can_be_used_again_where_the_process_died_over_its_certificate(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with mail_server() as server:
+        async with opened(tmp_path, settings(f"smtp://127.0.0.1:{server.port}"), clock) as engine:
+            await ask(engine)
+            request = enrollment("person", PasswordEvidence("alice", Secret(password_in(server))))
+            decision = await engine.gate.decide(request)
+            assert isinstance(decision, Authorised)
+            await engine.road.prepare(decision)
+            await refused(engine, password_in(server))
+            clock.advance(LEASE + timedelta(seconds=1))  # it has given no sign of life since
+            async with open_engine(engine.settings, clock=clock) as other:
+                assert isinstance(await enrol(other, password_in(server)), IssuedCertificate)
 
 
 async def test_guesses_void_it_time_ends_it_and_only_so_many_are_sent(tmp_path: Path) -> None:
