@@ -228,6 +228,14 @@ class Approvals:
 
         return await self.database.write(vote)
 
+    async def end(self, number: int, connector: str, why: str) -> None:
+        """The connector that a request waited for says no: nothing where it was decided or has ended meanwhile."""
+        try:
+            await self.decide(number, approved=False, by=f"{CONNECTOR_PREFIX}{connector}", reason=why)
+        except Rejected as error:
+            if not error.has(Refusal.CONFLICT):
+                raise
+
     def _new(
         self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
     ) -> NewRequest:
@@ -349,8 +357,11 @@ def _with(payload: bytes, question: Kept) -> bytes:
 def still_answers(connection: Connection, known: PendingRequest, now: datetime) -> bool:
     """Whether the very same request is answered by what became of the one before, and is no new one.
 
-    Its time is not over, and a certificate that it brought is neither revoked nor expired.
+    Its time is not over, and a certificate that it brought is neither revoked nor expired. What a connector said no to
+    it is asked about again each time.
     """
+    if known.state is RequestState.DENIED and (known.decided_by or "").startswith(CONNECTOR_PREFIX):
+        return False
     if known.state is RequestState.EXPIRED or known.expires <= now:
         return False
     if known.certificate_id is None:

@@ -76,6 +76,7 @@ class Identifier:
             tuple(one for one in outcomes if isinstance(one, Reason)),
             tuple(one for one in outcomes if isinstance(one, Unavailable)),
             tuple(one for one in outcomes if isinstance(one, Challenge)),
+            tuple(asking.against),
         )
 
     async def _all(self, template: Template, asking: Asking, piece: Evidence) -> list[Answer]:

@@ -131,6 +131,7 @@ class Gate:
             return await self._renewal(request, template, request.renewal_of)
         findings = await self._identify(template, request)
         request = self._noting(request, findings)
+        await self._end(request, findings)
         try:
             return await self._judge(request, template, findings)
         except DeniedBefore:
@@ -138,6 +139,17 @@ class Gate:
         except Rejected as error:
             await tell_at_once(self.database, request, error, self.clock.now())
             raise
+
+    async def _end(self, request: EnrollmentRequest, findings: Findings) -> None:
+        """What waited for nothing but a service that now says no waits no more; who asks again asks anew."""
+        for one in findings.against:
+            for name in (one.requester, *(shown.name for shown in findings.identities)):
+                kept = request_fingerprint(request, RegistrationRecord(name))
+                known = await self.database.read(partial(self._kept, fingerprint=kept))
+                if known is None or known.state is not RequestState.PENDING:
+                    continue
+                if known.reasons == (_waits_for(one.connector),):
+                    await self.approvals.end(known.id, one.connector, one.text)
 
     def _noting(self, request: EnrollmentRequest, findings: Findings) -> EnrollmentRequest:
         """The request, with the service that took its challenge where that wants to be told of the end."""

@@ -61,16 +61,27 @@ def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:
 
 
 @attrs.frozen
+class Against:
+    """That a connector's service, which may decide later, has decided against a requester, and in which words."""
+
+    connector: str
+    requester: str
+    text: str
+
+
+@attrs.frozen
 class Findings:
     """All identities that were shown, and for each piece of evidence that showed none, the reason.
 
-    ``away`` are connectors that could not be asked, ``challenges`` what connectors ask in return.
+    ``away`` are connectors that could not be asked, ``challenges`` what connectors ask in return, ``against`` what
+    their services have decided.
     """
 
     identities: tuple[Identity, ...]
     failures: tuple[Reason, ...]
     away: tuple[Unavailable, ...] = ()
     challenges: tuple[Challenge, ...] = ()
+    against: tuple[Against, ...] = ()
 
     def of(self, kind: EvidenceKind, connectors: tuple[str, ...] = (INTERNAL,)) -> Identity | None:
         """The identity that evidence of that kind showed; codes and operators apart, by one of these connectors."""
