@@ -31,6 +31,7 @@ from pkiserver.registration.connectors.values import Challenge
 from pkiserver.registration.identities import (
     ANONYMOUS,
     CODE_PREFIX,
+    SELF_SIGNED,
     Findings,
     Identity,
     account_is_gone,
@@ -47,7 +48,6 @@ MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
 _ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, ANONYMOUS)
 _CHALLENGE = "challenge:"
-_SELF_SIGNED = "self-signed:"
 
 
 @attrs.frozen
@@ -118,7 +118,7 @@ class Identifier:
         """What a protocol's own message shows."""
         match piece:
             case SelfSignedEvidence():
-                return Identity(EvidenceKind.SELF_SIGNED, f"{_SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
+                return Identity(EvidenceKind.SELF_SIGNED, f"{SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
             case ResumedEvidence():
                 return await self._resumed(template, piece.requester)
             case _:
@@ -161,7 +161,7 @@ class Identifier:
         """Who was shown when the request came; a code must still be unspent and in time."""
         if requester.startswith(CODE_PREFIX):
             return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(CODE_PREFIX))))
-        if requester.startswith(_SELF_SIGNED):
+        if requester.startswith(SELF_SIGNED):
             return Identity(EvidenceKind.SELF_SIGNED, requester)
         if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
             return Identity(EvidenceKind.SHARED_SECRET, requester)

@@ -44,6 +44,7 @@ from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
 from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
+from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
@@ -193,7 +194,9 @@ class Gate:
                 checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
-        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks)
+        exempt = self.guesses.is_exempt(request.source)
+        bound = WaitingBound.of(template.name, found.rule, exempt=exempt)
+        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks, bound=bound)
 
     async def _seat_checks(self, template: Template, asked: Authorised) -> tuple[str, ...]:
         """Whether the seat would take the certificate now; it may have room by the time that officers agree."""

@@ -15,6 +15,7 @@ from pkiserver.store.registration.accounts import Account
 USERID = "userid"
 ANONYMOUS = "anonymous"
 CODE_PREFIX = "enroll-code:"
+SELF_SIGNED = "self-signed:"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
