@@ -38,7 +38,7 @@ from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
-from pkiserver.registration.connectors.values import Challenged, Denied, Shown
+from pkiserver.registration.connectors.values import Challenged, Denied, Outcome, Shown
 from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
 from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
@@ -307,10 +307,12 @@ class Gate:
             raise Rejected(reasons)
         assert current is not None
         claims = (StillStanding(current.id),)
-        record = await self._renewed_record(current, owner)
+        record = await self._renewed_record(template, current, owner)
         return Authorised(request, record, "renewal with the current certificate", claims)
 
-    async def _renewed_record(self, current: Certificate, owner: Account | None) -> RegistrationRecord:
+    async def _renewed_record(
+        self, template: Template, current: Certificate, owner: Account | None
+    ) -> RegistrationRecord:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
         old = decoded(current.der)
@@ -318,7 +320,7 @@ class Gate:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
         if account_is_gone(current.requester, owner):
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
-        found = await self.identifier.connectors.current(current.requester) if owner is None else None
+        found = await self._holder_today(template, current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text)
@@ -332,6 +334,15 @@ class Gate:
             subject=old.subject,
             sans=renewal.names_of(old),
         )
+
+    async def _holder_today(self, template: Template, requester: str) -> Outcome | None:
+        """What the connector says today that showed somebody; None where none did, or it needs a password to say."""
+        connector = renewal.connector_of(requester)
+        if connector is None:
+            return None
+        if problem := renewal.vouching_problem(template, connector):
+            raise Rejected([problem])
+        return await self.identifier.connectors.current(requester, needed=template.renewal.connectors == "named")
 
 
 def _waits_for(connector: str) -> str:

@@ -119,7 +119,9 @@ class KeyReuse(StrEnum):
 class RenewalRules:
     """Renewal with the current certificate: from ``window`` before its end until ``grace`` after it.
 
-    ``revoke_old``: the renewed certificate is revoked as superseded when the new one is stored.
+    ``revoke_old``: the renewed certificate is revoked as superseded when the new one is stored. ``connectors``: who was
+    shown by a connector renews while it is ``named`` by a rule of the template and can be asked, or after ``any``
+    change: then one that is not there any more is not asked.
     """
 
     allowed: bool = True
@@ -127,6 +129,7 @@ class RenewalRules:
     grace: timedelta = timedelta()
     same_key: KeyReuse = KeyReuse.ALLOW
     revoke_old: bool = False
+    connectors: Literal["named", "any"] = "named"
 
 
 class SameSubject(StrEnum):
