@@ -27,7 +27,7 @@ from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking, Nobody
 from pkiserver.registration.connectors.library import Connectors
-from pkiserver.registration.connectors.values import Challenge
+from pkiserver.registration.connectors.values import Challenge, Denied
 from pkiserver.registration.identities import (
     ANONYMOUS,
     CODE_PREFIX,
@@ -35,6 +35,7 @@ from pkiserver.registration.identities import (
     Findings,
     Identity,
     account_is_gone,
+    connector_of,
     record_attributes,
 )
 from pkiserver.registration.passwords import PasswordHasher
@@ -85,7 +86,7 @@ class Identifier:
         if isinstance(piece, PasswordEvidence) and canonical(piece.password) is None:
             return await asking.password(piece, lambda: self._password(piece.name, piece.password))
         if isinstance(piece, ClientCertificateEvidence):
-            return await asking.certificate(piece, lambda: self._client_certificate(piece.certificate))
+            return await asking.certificate(piece, lambda: self._holder(piece.certificate))
         if isinstance(piece, ChallengeEvidence):
             return await asking.challenge(template.name, piece, lambda: self._challenge(template, piece.challenge))
         if isinstance(piece, ResumedEvidence) and (answers := await asking.resumed(template.name, piece)):
@@ -166,6 +167,16 @@ class Identifier:
         if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
             return Identity(EvidenceKind.SHARED_SECRET, requester)
         return Reason(Refusal.NOT_AUTHENTICATED, "send the whole request again: its evidence is not kept")
+
+    async def _holder(self, der: bytes) -> Identity | Reason:
+        """Whom a client certificate shows; who was shown by a connector that can tell must be known to it still."""
+        shown = await self._client_certificate(der)
+        if isinstance(shown, Identity) and connector_of(shown.name) is not None:
+            today = await self.connectors.current(shown.name, needed=False)
+            if isinstance(today, Denied):
+                text = "the holder of the client certificate is not entitled any more where they are kept"
+                return Reason(Refusal.NOT_AUTHORISED, text)
+        return shown
 
     async def _client_certificate(self, der: bytes) -> Identity | Reason:
         fingerprint = hashlib.sha256(der).digest()

@@ -41,7 +41,14 @@ from pkiserver.registration.connectors.reports import tell_at_once
 from pkiserver.registration.connectors.values import Challenged, Denied, Outcome, Shown
 from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
+from pkiserver.registration.identities import (
+    CODE_PREFIX,
+    USERID,
+    Findings,
+    account_is_gone,
+    connector_of,
+    record_attributes,
+)
 from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.registration.waiting import WaitingBound
@@ -337,7 +344,7 @@ class Gate:
 
     async def _holder_today(self, template: Template, requester: str) -> Outcome | None:
         """What the connector says today that showed somebody; None where none did, or it needs a password to say."""
-        connector = renewal.connector_of(requester)
+        connector = connector_of(requester)
         if connector is None:
             return None
         if problem := renewal.vouching_problem(template, connector):

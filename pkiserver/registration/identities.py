@@ -8,6 +8,7 @@ from cryptography import x509
 from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
+from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.registration.connectors.values import Challenge
 from pkiserver.store.registration.accounts import Account
 
@@ -43,6 +44,12 @@ class Identity:
     retry_after: int = 0
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+
+
+def connector_of(requester: str) -> str | None:
+    """The connector that showed a requester; None where none did."""
+    name, colon, _ = requester.partition(":")
+    return None if not colon or name in RESERVED else name
 
 
 def account_is_gone(requester: str, account: Account | None) -> bool:

@@ -15,7 +15,6 @@ from pkiserver.authority.templates.model_names import OtherWishes
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.extensionvalue import extension_value
-from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
 
 _SCEP = "scep"
@@ -39,12 +38,6 @@ def reasons_against(
         text = "a renewal is authenticated with the certificate that is to be renewed"
         reasons.append(Reason(Refusal.NOT_AUTHENTICATED, text))
     return tuple(reasons)
-
-
-def connector_of(requester: str) -> str | None:
-    """The connector that showed the holder of a certificate; None where none did."""
-    name, colon, _ = requester.partition(":")
-    return None if not colon or name in RESERVED else name
 
 
 def vouching_problem(template: Template, connector: str) -> Reason | None:

@@ -112,6 +112,23 @@ async def test_who_has_left_the_table_renews_nothing(tmp_path: Path, table: Path
             await renews(engine, der)
 
 
+async def test_who_has_left_the_table_gets_nothing_by_a_certificate_either(tmp_path: Path, table: Path) -> None:
+    async with opened(tmp_path / "engine", "crm", crm(table)) as (engine, der):
+        await put(engine, "other", template_text("other", '[[evidence]]\nall = ["client_certificate"]\n'), "template")
+        shown = ClientCertificateEvidence(der)
+        assert isinstance(await engine.enroll(enrollment("other", shown)), IssuedCertificate)
+        with sqlite3.connect(table) as connection:
+            connection.execute("DELETE FROM people")
+        with pytest.raises(Rejected, match="not entitled any more where they are kept"):
+            await engine.enroll(enrollment("other", shown))
+        with sqlite3.connect(table) as connection:
+            connection.execute("DROP TABLE people")
+        with pytest.raises(Unavailable, match="connector crm"):
+            await engine.enroll(enrollment("other", shown))
+        await put(engine, "crm", None)
+        assert isinstance(await engine.enroll(enrollment("other", shown)), IssuedCertificate)
+
+
 async def test_a_table_that_lacks_a_column_shuts_nobody_out_for_good(tmp_path: Path, table: Path) -> None:
     async with opened(tmp_path / "engine", "crm", crm(table)) as (engine, der):
         await put(engine, "crm", crm(table).replace('groups = "team"', 'groups = "teams"'))
