@@ -255,7 +255,8 @@ def _notes(state: _State, documents: Iterable[Document]) -> tuple[str, ...]:
             f'template {template.name}: there is no connector "{name}" yet; it vouches for nobody until then'
             for name in sorted(named - connectors)
         ]
-        if any(EvidenceKind.ANONYMOUS in rule.all for rule in template.evidence):
-            notes.append(f"template {template.name}: anonymous: whoever reaches the server gets a certificate")
+        if anonymous := [rule for rule in template.evidence if EvidenceKind.ANONYMOUS in rule.all]:
+            what = "asks officers for" if all(rule.approval for rule in anonymous) else "gets"
+            notes.append(f"template {template.name}: anonymous: whoever reaches the server {what} a certificate")
         notes += [*weaknesses(template), *unreachable(template)]
     return tuple(notes)

@@ -25,6 +25,7 @@ from pkiserver.registration.connectors.questions import Kept
 from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
 from pkiserver.registration.seats import identity_of
 from pkiserver.registration.votes import Person, Votes
+from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
@@ -97,6 +98,9 @@ class Approvals:
     audit: AuditLog
     clock: Clock
     votes: Votes = attrs.field(factory=Votes)
+    turned_away: TurnedAway = attrs.field(
+        init=False, default=attrs.Factory(lambda self: TurnedAway(self.clock), takes_self=True)
+    )
 
     async def ask(
         self,
@@ -106,6 +110,7 @@ class Approvals:
         *,
         reasons: tuple[str, ...] = (),
         checks: tuple[str, ...] = (),
+        bound: WaitingBound | None = None,
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         """What became of this request: nothing yet (it is kept now), a certificate, or an approval to be used.
 
@@ -115,9 +120,11 @@ class Approvals:
             rule: How many must agree, from which groups, and how long the request waits.
             reasons: Why it waits, for the officers.
             checks: What was found about it, a line each, for the officers.
+            bound: How many such requests may wait; None: however many.
 
         Raises:
             DeniedBefore: an officer denied it, with the officer's reasons.
+            Unavailable: there is no room for it among those that wait.
         """
         new = self._new(request, record, rule, checks)
         event = AuditEvent(
@@ -129,13 +136,15 @@ class Approvals:
             details=(("protocol", request.protocol), ("template", request.template)),
         )
 
-        def look(connection: Connection) -> PendingRequest:
+        def look(connection: Connection) -> PendingRequest | Full:
             known = requests.by_fingerprint(connection, new.fingerprint)
             if known is not None and still_answers(connection, known, new.created):
                 self._revive(connection, known)
                 self._renew(connection, known, under(connection, new), reasons, event)
                 return requests.get(connection, known.id) or known
             expire(connection, now=new.created)
+            if bound is not None and (full := bound.reached(connection, request.source)) is not None:
+                return full
             question = questions.keep(connection, request, now=new.created)
             kept = under(connection, new)
             if question is not None:
@@ -145,6 +154,11 @@ class Approvals:
             return opened
 
         found = await self.database.write(look)
+        if isinstance(found, Full):
+            raise self.turned_away.note(request.template, found, request.source)
+        return self._answer(found)
+
+    def _answer(self, found: PendingRequest) -> Pending | AlreadyIssued | ApprovalClaim:
         match found.state:
             case RequestState.APPROVED:
                 return ApprovalClaim(found.id, self.votes, self.clock)
@@ -227,6 +241,14 @@ class Approvals:
             return requests.get(connection, number) or found
 
         return await self.database.write(vote)
+
+    async def end(self, number: int, connector: str, why: str) -> None:
+        """The connector that a request waited for says no: nothing where it was decided or has ended meanwhile."""
+        try:
+            await self.decide(number, approved=False, by=f"{CONNECTOR_PREFIX}{connector}", reason=why)
+        except Rejected as error:
+            if not error.has(Refusal.CONFLICT):
+                raise
 
     def _new(
         self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
@@ -349,8 +371,11 @@ def _with(payload: bytes, question: Kept) -> bytes:
 def still_answers(connection: Connection, known: PendingRequest, now: datetime) -> bool:
     """Whether the very same request is answered by what became of the one before, and is no new one.
 
-    Its time is not over, and a certificate that it brought is neither revoked nor expired.
+    Its time is not over, and a certificate that it brought is neither revoked nor expired. What a connector said no to
+    it is asked about again each time.
     """
+    if known.state is RequestState.DENIED and (known.decided_by or "").startswith(CONNECTOR_PREFIX):
+        return False
     if known.state is RequestState.EXPIRED or known.expires <= now:
         return False
     if known.certificate_id is None:

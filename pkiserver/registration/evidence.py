@@ -27,13 +27,15 @@ from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
 from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking, Nobody
 from pkiserver.registration.connectors.library import Connectors
-from pkiserver.registration.connectors.values import Challenge
+from pkiserver.registration.connectors.values import Challenge, Denied
 from pkiserver.registration.identities import (
     ANONYMOUS,
     CODE_PREFIX,
+    SELF_SIGNED,
     Findings,
     Identity,
     account_is_gone,
+    connector_of,
     record_attributes,
 )
 from pkiserver.registration.passwords import PasswordHasher
@@ -47,7 +49,6 @@ MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
 _ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, ANONYMOUS)
 _CHALLENGE = "challenge:"
-_SELF_SIGNED = "self-signed:"
 
 
 @attrs.frozen
@@ -76,6 +77,7 @@ class Identifier:
             tuple(one for one in outcomes if isinstance(one, Reason)),
             tuple(one for one in outcomes if isinstance(one, Unavailable)),
             tuple(one for one in outcomes if isinstance(one, Challenge)),
+            tuple(asking.against),
         )
 
     async def _all(self, template: Template, asking: Asking, piece: Evidence) -> list[Answer]:
@@ -84,7 +86,7 @@ class Identifier:
         if isinstance(piece, PasswordEvidence) and canonical(piece.password) is None:
             return await asking.password(piece, lambda: self._password(piece.name, piece.password))
         if isinstance(piece, ClientCertificateEvidence):
-            return await asking.certificate(piece, lambda: self._client_certificate(piece.certificate))
+            return await asking.certificate(piece, lambda: self._holder(piece.certificate))
         if isinstance(piece, ChallengeEvidence):
             return await asking.challenge(template.name, piece, lambda: self._challenge(template, piece.challenge))
         if isinstance(piece, ResumedEvidence) and (answers := await asking.resumed(template.name, piece)):
@@ -117,7 +119,7 @@ class Identifier:
         """What a protocol's own message shows."""
         match piece:
             case SelfSignedEvidence():
-                return Identity(EvidenceKind.SELF_SIGNED, f"{_SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
+                return Identity(EvidenceKind.SELF_SIGNED, f"{SELF_SIGNED}{piece.spki_sha256.hex()[:32]}")
             case ResumedEvidence():
                 return await self._resumed(template, piece.requester)
             case _:
@@ -160,11 +162,21 @@ class Identifier:
         """Who was shown when the request came; a code must still be unspent and in time."""
         if requester.startswith(CODE_PREFIX):
             return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(CODE_PREFIX))))
-        if requester.startswith(_SELF_SIGNED):
+        if requester.startswith(SELF_SIGNED):
             return Identity(EvidenceKind.SELF_SIGNED, requester)
         if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
             return Identity(EvidenceKind.SHARED_SECRET, requester)
         return Reason(Refusal.NOT_AUTHENTICATED, "send the whole request again: its evidence is not kept")
+
+    async def _holder(self, der: bytes) -> Identity | Reason:
+        """Whom a client certificate shows; who was shown by a connector that can tell must be known to it still."""
+        shown = await self._client_certificate(der)
+        if isinstance(shown, Identity) and connector_of(shown.name) is not None:
+            today = await self.connectors.current(shown.name, needed=False)
+            if isinstance(today, Denied):
+                text = "the holder of the client certificate is not entitled any more where they are kept"
+                return Reason(Refusal.NOT_AUTHORISED, text)
+        return shown
 
     async def _client_certificate(self, der: bytes) -> Identity | Reason:
         fingerprint = hashlib.sha256(der).digest()

@@ -38,12 +38,20 @@ from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
 from pkiserver.registration.connectors.reports import tell_at_once
-from pkiserver.registration.connectors.values import Challenged, Denied, Shown
+from pkiserver.registration.connectors.values import Challenged, Denied, Outcome, Shown
 from pkiserver.registration.evidence import Identifier, codes_in
 from pkiserver.registration.guesses import Guesses
-from pkiserver.registration.identities import CODE_PREFIX, USERID, Findings, account_is_gone, record_attributes
+from pkiserver.registration.identities import (
+    CODE_PREFIX,
+    USERID,
+    Findings,
+    account_is_gone,
+    connector_of,
+    record_attributes,
+)
 from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
+from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
 from pkiserver.store.database import Database
@@ -131,6 +139,7 @@ class Gate:
             return await self._renewal(request, template, request.renewal_of)
         findings = await self._identify(template, request)
         request = self._noting(request, findings)
+        await self._end(request, findings)
         try:
             return await self._judge(request, template, findings)
         except DeniedBefore:
@@ -138,6 +147,17 @@ class Gate:
         except Rejected as error:
             await tell_at_once(self.database, request, error, self.clock.now())
             raise
+
+    async def _end(self, request: EnrollmentRequest, findings: Findings) -> None:
+        """What waited for nothing but a service that now says no waits no more; who asks again asks anew."""
+        for one in findings.against:
+            for name in (one.requester, *(shown.name for shown in findings.identities)):
+                kept = request_fingerprint(request, RegistrationRecord(name))
+                known = await self.database.read(partial(self._kept, fingerprint=kept))
+                if known is None or known.state is not RequestState.PENDING:
+                    continue
+                if known.reasons == (_waits_for(one.connector),):
+                    await self.approvals.end(known.id, one.connector, one.text)
 
     def _noting(self, request: EnrollmentRequest, findings: Findings) -> EnrollmentRequest:
         """The request, with the service that took its challenge where that wants to be told of the end."""
@@ -181,7 +201,9 @@ class Gate:
                 checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
-        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks)
+        exempt = self.guesses.is_exempt(request.source)
+        bound = WaitingBound.of(template.name, found.rule, exempt=exempt)
+        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks, bound=bound)
 
     async def _seat_checks(self, template: Template, asked: Authorised) -> tuple[str, ...]:
         """Whether the seat would take the certificate now; it may have room by the time that officers agree."""
@@ -292,10 +314,12 @@ class Gate:
             raise Rejected(reasons)
         assert current is not None
         claims = (StillStanding(current.id),)
-        record = await self._renewed_record(current, owner)
+        record = await self._renewed_record(template, current, owner)
         return Authorised(request, record, "renewal with the current certificate", claims)
 
-    async def _renewed_record(self, current: Certificate, owner: Account | None) -> RegistrationRecord:
+    async def _renewed_record(
+        self, template: Template, current: Certificate, owner: Account | None
+    ) -> RegistrationRecord:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
         old = decoded(current.der)
@@ -303,7 +327,7 @@ class Gate:
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
         if account_is_gone(current.requester, owner):
             raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
-        found = await self.identifier.connectors.current(current.requester) if owner is None else None
+        found = await self._holder_today(template, current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text)
@@ -317,6 +341,15 @@ class Gate:
             subject=old.subject,
             sans=renewal.names_of(old),
         )
+
+    async def _holder_today(self, template: Template, requester: str) -> Outcome | None:
+        """What the connector says today that showed somebody; None where none did, or it needs a password to say."""
+        connector = connector_of(requester)
+        if connector is None:
+            return None
+        if problem := renewal.vouching_problem(template, connector):
+            raise Rejected([problem])
+        return await self.identifier.connectors.current(requester, needed=template.renewal.connectors == "named")
 
 
 def _waits_for(connector: str) -> str:

@@ -73,7 +73,7 @@ class Guesses:
         """
         if self._failing:
             await self._settle()
-        site = None if self._is_exempt(address) else _site(address)
+        site = None if self.is_exempt(address) else site_of(address)
         marks = await self._database.read(
             lambda connection: rows.look(connection, address=site or "", template=template[:_MOST_NAME])
         )
@@ -91,16 +91,16 @@ class Guesses:
         """A guess was wrong. Returns when all processes know; raises :class:`Unavailable` where that cannot be had."""
         # Guesses that ran side by side are all charged, but the debt is bounded.
         self._owe(Charge(Kind.TEMPLATE, template[:_MOST_NAME], self._per_guess, 2 * _MINUTE))
-        if not self._is_exempt(address):
+        if not self.is_exempt(address):
             forgive = self._settings.forgive
-            self._owe(Charge(Kind.ADDRESS, _site(address), forgive, self._most_wrong * forgive))
+            self._owe(Charge(Kind.ADDRESS, site_of(address), forgive, self._most_wrong * forgive))
         await self._settle()
 
     def right(self, address: str) -> None:
         """A secret was right: the address is known for a day, to this process at once and to all a minute later."""
-        if self._is_exempt(address):
+        if self.is_exempt(address):
             return
-        site, now = _site(address), self._clock.now()
+        site, now = site_of(address), self._clock.now()
         known = self._known.get(site)
         if known is None or known - now < _KNOWN_ANEW or known - now > _KNOWN_FOR:
             bounded.keep(self._known, site, now + _KNOWN_FOR, most=MOST_ROWS)
@@ -185,7 +185,8 @@ class Guesses:
             raise
         self._failing = False
 
-    def _is_exempt(self, address: str) -> bool:
+    def is_exempt(self, address: str) -> bool:
+        """Whether many may be behind an address, by the settings."""
         if not self._exempt:
             return False
         try:
@@ -195,7 +196,7 @@ class Guesses:
         return any(parsed in network for network in self._exempt)
 
 
-def _site(address: str) -> str:
+def site_of(address: str) -> str:
     """What counts as one address: an IPv4 address, or the site of an IPv6 one."""
     try:
         parsed = ipaddress.ip_address(address)

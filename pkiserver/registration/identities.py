@@ -8,6 +8,7 @@ from cryptography import x509
 from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
+from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.registration.connectors.values import Challenge
 from pkiserver.store.registration.accounts import Account
 
@@ -15,6 +16,7 @@ from pkiserver.store.registration.accounts import Account
 USERID = "userid"
 ANONYMOUS = "anonymous"
 CODE_PREFIX = "enroll-code:"
+SELF_SIGNED = "self-signed:"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -44,6 +46,12 @@ class Identity:
     claims: tuple[Claim, ...] = ()
 
 
+def connector_of(requester: str) -> str | None:
+    """The connector that showed a requester; None where none did."""
+    name, colon, _ = requester.partition(":")
+    return None if not colon or name in RESERVED else name
+
+
 def account_is_gone(requester: str, account: Account | None) -> bool:
     """Whether a certificate's requester was an account of this server that is not there any more.
 
@@ -61,16 +69,27 @@ def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:
 
 
 @attrs.frozen
+class Against:
+    """That a connector's service, which may decide later, has decided against a requester, and in which words."""
+
+    connector: str
+    requester: str
+    text: str
+
+
+@attrs.frozen
 class Findings:
     """All identities that were shown, and for each piece of evidence that showed none, the reason.
 
-    ``away`` are connectors that could not be asked, ``challenges`` what connectors ask in return.
+    ``away`` are connectors that could not be asked, ``challenges`` what connectors ask in return, ``against`` what
+    their services have decided.
     """
 
     identities: tuple[Identity, ...]
     failures: tuple[Reason, ...]
     away: tuple[Unavailable, ...] = ()
     challenges: tuple[Challenge, ...] = ()
+    against: tuple[Against, ...] = ()
 
     def of(self, kind: EvidenceKind, connectors: tuple[str, ...] = (INTERNAL,)) -> Identity | None:
         """The identity that evidence of that kind showed; codes and operators apart, by one of these connectors."""

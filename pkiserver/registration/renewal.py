@@ -40,6 +40,14 @@ def reasons_against(
     return tuple(reasons)
 
 
+def vouching_problem(template: Template, connector: str) -> Reason | None:
+    """Why a connector's word does not count for renewals any more."""
+    if template.renewal.connectors == "any" or any(connector in rule.connectors for rule in template.evidence):
+        return None
+    text = f"connector {connector}, which has shown the holder, does not count for template {template.name} any more"
+    return Reason(Refusal.NOT_AUTHORISED, text)
+
+
 def was_answered(
     request: EnrollmentRequest,
     current: Certificate | None,

@@ -13,7 +13,7 @@ import pytest
 from pkiserver.authority.templates.library import load_template
 from pkiserver.foundation import tomltypes
 from pkiserver.registration.connectors.settings import Connector, load_connector
-from tests.support.commands import configured, run
+from tests.support.commands import configured, run, run_json
 from tests.support.keys import software_store
 from tests.support.ports import free_port
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
@@ -143,6 +143,15 @@ def test_the_page_s_template_is_taken_with_the_page_s_connectors(config: Path, t
     (tmp_path / "people.toml").write_text(text)
     load_template(text, "page")
     assert "add template people" in run(config, "apply", tmp_path / "people.toml", "--dry-run")
+
+
+@pytest.mark.parametrize(("approval", "what"), [("", "gets a"), ("approval = true", "asks officers for a")])
+def test_what_anonymous_means_is_told_before_it_holds(config: Path, tmp_path: Path, approval: str, what: str) -> None:
+    (text,) = examples("template")
+    rule = f'all = ["anonymous"]\n{approval}'
+    (tmp_path / "open.toml").write_text(re.sub(r'all = \["password"\]\nconnectors.*', rule, text))
+    said = run_json(config, "apply", tmp_path / "open.toml", "--dry-run")["notes"]
+    assert f"template people: anonymous: whoever reaches the server {what} certificate" in said
 
 
 @pytest.mark.parametrize("field", KINDS)

@@ -139,6 +139,15 @@ async def test_rules_say_who_vouches(tmp_path: Path, directory: Slapd) -> None:
         assert texts[0] == texts[1]
 
 
+async def test_connectors_are_asked_in_the_order_of_the_rule(tmp_path: Path, directory: Slapd) -> None:
+    rules = {"inward": by("internal", "staff"), "outward": by("staff", "internal")}
+    both = PasswordEvidence("bob", ALICE.password)
+    async with opened(tmp_path, rules, ldap(directory.url)) as engine:
+        await engine.accounts.create("bob", both.password, by="tester")
+        assert await requester(engine, await engine.enroll(enrollment("inward", both))) == "bob"
+        assert await requester(engine, await engine.enroll(enrollment("outward", both))) == "staff:bob"
+
+
 async def test_attributes_reach_the_certificate(tmp_path: Path, directory: Slapd) -> None:
     text = template_text("named", by("staff")).replace(
         'attribute = "common_name"\nfrom = "request"',

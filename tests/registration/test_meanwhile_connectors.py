@@ -29,7 +29,7 @@ class Portal(Webhook):
     """A service that answers with its ``decision``."""
 
     def __init__(self) -> None:
-        super().__init__(lambda question: {"decision": self.decision, "retry_after": 7})
+        super().__init__(lambda _: {"decision": self.decision, "retry_after": 7, "reason": "not this time"})
         self.decision = "yes"
 
 
@@ -134,3 +134,43 @@ async def test_a_connector_that_decides_later_decides_under_the_template_as_it_i
             again = await engine.enroll(request)
             assert isinstance(again, IssuedCertificate)
             assert again.der == made.der
+
+
+async def test_what_waits_for_a_service_alone_ends_when_it_says_no(tmp_path: Path, portal: Portal) -> None:
+    async with opened(tmp_path, portal) as engine:
+        portal.decision = "pending"
+        request, number = await asked(engine, "plain")
+        officers, beside = await asked(engine, "decided")
+        portal.decision = "no"
+        for one in (request, request, officers):
+            with pytest.raises(Rejected, match="the name or the password is wrong"):
+                await engine.enroll(one)
+        # what officers are asked too stays theirs: it may have been a wrong password
+        assert [one.id for one in await engine.approvals.list_page()] == [beside]
+        ended = await engine.approvals.get(number)
+        assert (ended.state, ended.decided_by) == (RequestState.DENIED, "connector portal")
+        assert ended.reasons == ("the service says no: not this time",)
+        # who comes again is asked about again, and waits under a new number
+        portal.decision = "pending"
+        waiting = await engine.enroll(request)
+        assert isinstance(waiting, Pending)
+        another = waiting.request_number
+        assert another > number
+        portal.decision = "yes"
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+        assert (await engine.approvals.get(another)).state is RequestState.ISSUED
+        assert await engine.approvals.list_page(state=RequestState.DENIED) == (ended,)
+
+
+async def test_a_service_that_says_no_ends_nothing_that_an_officer_has_agreed_to(
+    tmp_path: Path, portal: Portal
+) -> None:
+    async with opened(tmp_path, portal) as engine:
+        portal.decision = "pending"
+        request, number = await asked(engine, "plain")
+        await engine.approvals.decide(number, approved=True, by="officer")
+        portal.decision = "no"
+        with pytest.raises(Rejected):
+            await engine.enroll(request)
+        portal.decision = "pending"
+        assert isinstance(await engine.enroll(request), IssuedCertificate)

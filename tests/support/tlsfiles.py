@@ -77,16 +77,16 @@ class TestCa:
         builder = self._builder(subject, public_key, days)
         return builder.add_extension(aki, critical=False).sign(self.key, hashes.SHA256())
 
-    def crl(self, *revoked: x509.Certificate) -> bytes:
-        """A PEM CRL with these certificates."""
+    def crl(self, *revoked: x509.Certificate, number: int = 1, age: timedelta = timedelta(minutes=1)) -> bytes:
+        """A PEM CRL with these certificates; issued so long ago, in force for another day."""
         now = datetime.now(UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.name)
-            .last_update(now - timedelta(minutes=1))
+            .last_update(now - age)
             .next_update(now + timedelta(days=1))
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
-            .add_extension(x509.CRLNumber(1), critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
         )
         for one in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(one.serial_number).revocation_date(now).build()

@@ -24,7 +24,7 @@ from pkiserver.authority.templates.model_extensions import (
     UrlRules,
 )
 from pkiserver.authority.templates.model_names import SanRules, SubjectRules
-from pkiserver.authority.templates.model_registration import MOST_APPROVALS, SeatRules
+from pkiserver.authority.templates.model_registration import MOST_APPROVALS, MOST_WAITING, SeatRules
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.bounds import SITE_NAME
 from pkiserver.foundation.tomlfile import Invalid, format_duration
@@ -119,7 +119,9 @@ class KeyReuse(StrEnum):
 class RenewalRules:
     """Renewal with the current certificate: from ``window`` before its end until ``grace`` after it.
 
-    ``revoke_old``: the renewed certificate is revoked as superseded when the new one is stored.
+    ``revoke_old``: the renewed certificate is revoked as superseded when the new one is stored. ``connectors``: who was
+    shown by a connector renews while it is ``named`` by a rule of the template and can be asked, or after ``any``
+    change: then one that is not there any more is not asked.
     """
 
     allowed: bool = True
@@ -127,6 +129,7 @@ class RenewalRules:
     grace: timedelta = timedelta()
     same_key: KeyReuse = KeyReuse.ALLOW
     revoke_old: bool = False
+    connectors: Literal["named", "any"] = "named"
 
 
 class SameSubject(StrEnum):
@@ -180,10 +183,11 @@ class EvidenceRule:
 
     ``protocols``: where the rule holds; empty means everywhere. ``groups``: the requester is in one of them; empty
     means anybody known. ``approval``: officers must agree as well, ``approvals`` of them, who are members of one of the
-    groups ``approvers`` (empty: anybody who may decide); a request waits for ``approval_lifetime``. ``issuers``:
-    authorities whose client certificates count; empty means the template's own. ``templates``: templates whose client
-    certificates count; empty means any. ``connectors``: who vouches for passwords and for certificates of others, asked
-    in their order; empty means ``internal``, this server's own accounts and certificates.
+    groups ``approvers`` (empty: anybody who may decide); a request waits for ``approval_lifetime``.
+    ``waiting``: so many requests of the template may wait that show nobody, and ``waiting_each`` of one address.
+    ``issuers``: authorities whose client certificates count; empty means the template's own. ``templates``: templates
+    whose client certificates count; empty means any. ``connectors``: who vouches for passwords and for certificates of
+    others, asked in their order; empty means ``internal``, this server's own accounts and certificates.
     """
 
     all: tuple[EvidenceKind, ...]
@@ -196,6 +200,8 @@ class EvidenceRule:
     approvals: int = 1
     approvers: tuple[str, ...] = ()
     approval_lifetime: timedelta = timedelta(days=14)
+    waiting: int = attrs.field(default=1000, validator=attrs.validators.in_(range(1, MOST_WAITING + 1)))
+    waiting_each: int = attrs.field(default=50, validator=attrs.validators.in_(range(1, MOST_WAITING + 1)))
 
     @property
     def accepted_from(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from pkiserver.foundation.tomlfile import Invalid
 
 MOST_APPROVALS = 10
 """Officers that a rule can want to agree."""
+MOST_WAITING = 100_000
+"""Requests that a rule can let wait."""
 MOST_SLOTS = 10
 """Device slots of one seat."""
 

@@ -14,7 +14,7 @@ from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
-from pkiserver.registration.identities import USERID, Identity
+from pkiserver.registration.identities import USERID, Against, Identity
 
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
@@ -38,10 +38,11 @@ class Nobody:
 
 @attrs.frozen
 class Asking:
-    """One request's questions to the connectors."""
+    """One request's questions to the connectors. ``against`` fills with what services decide that may do so later."""
 
     connectors: Connectors
     rules: tuple[EvidenceRule, ...]
+    against: list[Against] = attrs.field(factory=list, init=False)
 
     async def password(
         self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason | Nobody]]
@@ -55,7 +56,7 @@ class Asking:
             if answering is not None and answering.connector != connector:
                 return None
             outcome = await self.connectors.authenticate(connector, piece.name, piece.password, answering)
-            return None if outcome is None else _answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
+            return None if outcome is None else self._answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
 
         return await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
 
@@ -74,7 +75,7 @@ class Asking:
                 return WRONG_CERTIFICATE
             outcome = await self.connectors.identify(connector, certificate, chain)
             kind = EvidenceKind.CLIENT_CERTIFICATE
-            return None if outcome is None else _answer(connector, kind, outcome, WRONG_CERTIFICATE)
+            return None if outcome is None else self._answer(connector, kind, outcome, WRONG_CERTIFICATE)
 
         return await self._each(EvidenceKind.CLIENT_CERTIFICATE, ask, WRONG_CERTIFICATE)
 
@@ -90,7 +91,9 @@ class Asking:
                 return None
             question = ChallengeQuestion(piece.challenge, piece.csr, template, piece.transaction)
             outcome = await self.connectors.validate(connector, question)
-            return None if outcome is None else _answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
+            if outcome is None:
+                return None
+            return self._answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
 
         if not any(EvidenceKind.SHARED_SECRET in rule.all for rule in self.rules):
             return [await internal()]
@@ -107,8 +110,13 @@ class Asking:
             return [error]
         if outcome is None:
             return []
-        answer = _answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
+        answer = self._answer(connector, EvidenceKind.SHARED_SECRET, outcome, WRONG_CHALLENGE)
         return [answer.reason if isinstance(answer, Nobody) else answer]
+
+    def _answer(self, connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason) -> Answer | Nobody:
+        if isinstance(outcome, Denied) and outcome.decided_on:
+            self.against.append(Against(connector, f"{connector}:{outcome.decided_on}", outcome.text))
+        return _answer(connector, kind, outcome, wrong)
 
     async def _each(
         self, kind: EvidenceKind, ask: Callable[[str], Awaitable[Answer | Nobody | None]], wrong: Reason

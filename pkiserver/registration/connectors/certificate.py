@@ -35,6 +35,7 @@ from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.registration.connectors import certfields
 from pkiserver.registration.connectors.certsettings import CertificateSettings, CrlSource, Revocation
 from pkiserver.registration.connectors.credentials import finding
+from pkiserver.registration.connectors.crlkeeping import KeptLists, OlderListError
 from pkiserver.registration.connectors.mapping import mapped
 from pkiserver.registration.connectors.ocspstatus import OcspStatus
 from pkiserver.registration.connectors.values import MAX_NAME, Denied, Finding, Outcome, Shown, Step
@@ -73,7 +74,8 @@ class ForeignCertificates:
         if settings.ocsp is not None:
             self._ocsp = OcspStatus(settings.ocsp, Timeouts(answer=settings.answer_timeout), settings.refresh, clock)
         self._reading: list[Deferred[None]] | None = None
-        self._known: dict[CrlSource, x509.CertificateRevocationList] = {}
+        self._lists = KeptLists()
+        self._told: tuple[str, ...] = ()
         # large CRLs take their time to be read, and to be looked into
         self._pool = ThreadPool(0, 1, f"connector {name}")
         self._pool.start()
@@ -181,7 +183,9 @@ class ForeignCertificates:
                 text = f"connector {self.name}: no CRL in force says whether {subject!r} is revoked ({error})"
                 raise Unavailable(text, retry_after=60) from error
             return f"{subject!r}: {error}"
-        return tuple(one.to_cryptography() for one in found)
+        verified = tuple(one.to_cryptography() for one in found)
+        self._lists.note_issuers(verified[1:])
+        return verified
 
     async def _current(self) -> _Material:
         """What to verify against; read again when it is old. Those who come meanwhile wait for the same reading.
@@ -238,21 +242,35 @@ class ForeignCertificates:
         return age > self.settings.refresh.total_seconds() or ((ended or bool(material.failures)) and age > 10)
 
     async def _read(self) -> _Material:
+        try:
+            anchors = await self._in_thread(self.settings.anchors.load)
+        except Invalid as error:
+            raise Unavailable(f"connector {self.name}: anchors: {error}", retry_after=60) from error
         failures = []
         if self.settings.revocation is not Revocation.OFF:
             for source in self.settings.crls:
                 try:
-                    self._known[source] = await self._in_thread(partial(_parse_crl, await self._octets(source)))
+                    octets = await self._octets(source)
+                    now = self._clock.now()
+                    await self._in_thread(partial(self._lists.take, source, octets, anchors, now))
                 except OutboundError as error:
                     failures.append(error)
+                except OlderListError as error:
+                    failures.append(OutboundError(Trouble.ANSWER, str(source), str(error)))
                 except ValueError as error:
                     failures.append(OutboundError(Trouble.ANSWER, str(source), f"is no CRL: {error}"))
-        crls = tuple(self._known[source] for source in self.settings.crls if source in self._known)
-        try:
-            store = await self._in_thread(lambda: _store(self.settings, crls))
-        except Invalid as error:
-            raise Unavailable(f"connector {self.name}: anchors: {error}", retry_after=60) from error
+        self._tell(failures)
+        crls = tuple(crl for source in self.settings.crls if (crl := self._lists.get(source)) is not None)
+        store = await self._in_thread(partial(_store, self.settings, anchors, crls))
         return _Material(store, crls, self._clock.monotonic(), tuple(failures))
+
+    def _tell(self, failures: list[OutboundError]) -> None:
+        """Into the log, what was not told at the last reading."""
+        texts = tuple(map(str, failures))
+        for text in texts:
+            if text not in self._told:
+                _log.warn("connector {connector}: {why}", connector=self.name, why=text)
+        self._told = texts
 
     async def _octets(self, source: CrlSource) -> bytes:
         path = source.path
@@ -311,15 +329,13 @@ def _extensions(certificate: x509.Certificate) -> x509.Extensions | None:
         return None
 
 
-def _parse_crl(octets: bytes) -> x509.CertificateRevocationList:
-    if octets.lstrip().startswith(b"-----BEGIN"):
-        return x509.load_pem_x509_crl(octets)
-    return x509.load_der_x509_crl(octets)
-
-
-def _store(settings: CertificateSettings, crls: tuple[x509.CertificateRevocationList, ...]) -> X509Store:
+def _store(
+    settings: CertificateSettings,
+    anchors: tuple[x509.Certificate, ...],
+    crls: tuple[x509.CertificateRevocationList, ...],
+) -> X509Store:
     store = X509Store()
-    for anchor in settings.anchors.load():
+    for anchor in anchors:
         store.add_cert(X509.from_cryptography(anchor))
     for crl in crls:
         store.add_crl(crl)

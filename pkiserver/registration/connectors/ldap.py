@@ -144,13 +144,24 @@ class LdapConnector:
             if ldapuser.searches_groups(self.settings):
                 await self._bind_service(connection)
             return self._result(name, await ldapuser.with_groups(connection, self.settings, entry, name), bound)
-        bound = await self._bind_user(connection, self._bind_name(name), password)
+        return await self._authenticate_by_name(connection, name, password)
+
+    async def _authenticate_by_name(self, connection: LdapConnection, name: str, password: Secret) -> Outcome:
+        """Bind as ``bind_name`` says, then look for the entry, which must be the one that was bound."""
+        bind_name = self._bind_name(name)
+        bound = await self._bind_user(connection, bind_name, password)
         if isinstance(bound, Denied):
             return bound
-        if self.can_look_up:
+        await self._bind_service(connection)
+        entry = await ldapuser.find_entry(connection, self.settings, name)
+        if isinstance(entry, Denied):
+            return entry
+        if not ldapnames.same(bind_name, entry.dn):
+            # alice@domain may be the user principal name of one and alice the account of another
+            if isinstance(await self._bind_user(connection, entry.dn, password), Denied):
+                return Denied(Step.PASSWORD, f"{bind_name} has this password, and {entry.dn}, which is found, has not")
             await self._bind_service(connection)
-        found = await ldapuser.find(connection, self.settings, name)
-        return self._result(name, found, bound)
+        return self._result(name, await ldapuser.with_groups(connection, self.settings, entry, name), bound)
 
     def _result(self, name: str, found: User | Denied, policy: Policy) -> Outcome:
         if isinstance(found, Denied):

@@ -271,16 +271,20 @@ class Connectors:
         if isinstance(backend, Publishes):
             await live.ask(lambda: backend.publish(name, certificate, replaced))
 
-    async def current(self, requester: str) -> Outcome | None:
+    async def current(self, requester: str, *, needed: bool) -> Outcome | None:
         """Who a requester (``connector:user``) is today; None where nobody can say without a password.
 
+        ``needed``: the connector must be there and switched on, else nobody says anything.
+
         Raises:
-            Unavailable: the connector cannot be asked now.
+            Unavailable: the connector cannot be asked now, or is needed and not there.
         """
-        connector, colon, name = requester.partition(":")
-        live = self._all.get(connector) if colon else None
-        backend = live.passwords if live is not None else None
-        if live is None or not live.settings.enabled or not isinstance(backend, LooksUp) or not backend.can_look_up:
+        connector, _, name = requester.partition(":")
+        live = self._usable(connector) if needed else self._all.get(connector)
+        if live is None or not live.settings.enabled:
+            return _switched_off(connector) if needed else None
+        backend = live.passwords
+        if not isinstance(backend, LooksUp) or not backend.can_look_up:
             return None
         return await self._ask(live, lambda: backend.lookup(name))
 

@@ -55,9 +55,26 @@ class SqlConnector:
             outcome = await self._run(lambda: self._authenticate(name, password))
         except (SQLAlchemyError, SecretUnreadable) as error:
             raise Unavailable(f"connector {self.name}: {words(error)}", retry_after=30) from error
+        return self._settled(outcome)
+
+    def _settled(self, outcome: Outcome) -> Outcome:
+        """An outcome about somebody; raises :class:`Unavailable` where it is about the settings."""
         if isinstance(outcome, Denied) and outcome.step is Step.SETTINGS:
             raise Unavailable(f"connector {self.name}: {outcome.text}", retry_after=30)
         return outcome
+
+    async def lookup(self, name: str) -> Outcome:
+        """Who it is today, by the query alone; raises :class:`Unavailable`."""
+        try:
+            outcome = await self._run(lambda: self._shown(name, self._row(name)))
+        except (SQLAlchemyError, SecretUnreadable) as error:
+            raise Unavailable(f"connector {self.name}: {words(error)}", retry_after=30) from error
+        return self._settled(outcome)
+
+    @property
+    def can_look_up(self) -> bool:
+        """Yes: the query needs no password."""
+        return True
 
     async def check(self, name: str | None, password: Secret | None) -> tuple[Finding, ...]:
         """Connect, run the query, verify the password."""

@@ -52,11 +52,15 @@ class Shown:
 
 @attrs.frozen
 class Denied:
-    """Nobody, or somebody who does not count. ``proved``: the credential was right, so that saying why is fair."""
+    """Nobody, or somebody who does not count. ``proved``: the credential was right, so that saying why is fair.
+
+    ``decided_on``: whom a service that may decide later has decided against; empty where there was nothing to decide.
+    """
 
     step: Step
     text: str
     proved: bool = False
+    decided_on: str = ""
 
 
 @attrs.frozen

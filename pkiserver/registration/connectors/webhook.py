@@ -156,7 +156,8 @@ class WebhookConnector:
 
     def _outcome(self, name: str, reply: Reply) -> Outcome:
         if reply.decision == "no":
-            return Denied(Step.PASSWORD, f"the service says no{f': {reply.reason}' if reply.reason else ''}")
+            text = f"the service says no{f': {reply.reason}' if reply.reason else ''}"
+            return Denied(Step.PASSWORD, text, decided_on=name)
         required = self.settings.required_groups
         if required and not reply.groups.intersection(required):
             return Denied(Step.GROUP, f"the user is in none of the required groups: {', '.join(required)}", proved=True)

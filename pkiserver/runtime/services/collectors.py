@@ -39,6 +39,14 @@ class EngineMetrics(Collector):
         yield cached
         yield from self._authorities()
         yield from self._connectors()
+        away = CounterMetricFamily(
+            "pkiserver_requests_turned_away",
+            "Requests for which there was no room among those that wait for officers",
+            labels=["template", "bound"],
+        )
+        for (template, bound), count in sorted(self._engine.approvals.turned_away.counts.items()):
+            away.add_metric([template, str(bound)], count)
+        yield away
 
     def _connectors(self) -> Iterable[Metric]:
         answers = CounterMetricFamily(

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, bindparam, delete, func, select, text, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, or_, select, text, update
 
 from pkiserver.store.names import printable
 from pkiserver.store.registration import votes
@@ -133,6 +133,13 @@ def by_fingerprint(connection: Connection, fingerprint: bytes) -> PendingRequest
     """The newest request of that fingerprint, in whatever state."""
     row = connection.execute(_NEWEST, {"digest": fingerprint}).one_or_none()
     return None if row is None else _request(row)
+
+
+def waiting(connection: Connection, template: str, evidence: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Payloads of a template's pending requests whose evidence begins with one of these texts."""
+    begins = or_(*(_c.evidence.startswith(one, autoescape=True) for one in evidence))
+    query = select(_c.payload).where(_c.state == "pending", _c.template == template, begins)
+    return tuple(connection.execute(query).scalars())
 
 
 def decide(

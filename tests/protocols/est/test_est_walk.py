@@ -189,6 +189,19 @@ def test_approval_is_awaited_and_found_again(world: World) -> None:
     assert first == second
 
 
+def test_who_shows_nothing_waits_while_there_is_room_for_their_address(world: World) -> None:
+    site = world.site
+    der = site.request("first-of-many")
+    site.post("crowded/simpleenroll", der, status=202)
+    turned_away = site.post("crowded/simpleenroll", site.request("second-of-many"), "-D", "-", status=503).decode()
+    assert "Retry-After: 600" in turned_away
+    assert "too many requests of this address wait for approval: come again later" in turned_away
+    site.post("crowded/simpleenroll", der, status=202)
+    world.one(world.engine.approvals.decide(pending(world).id, approved=False, by="officer"))
+    site.post("crowded/simpleenroll", site.again("second-of-many"), status=202)
+    world.one(world.engine.approvals.decide(pending(world).id, approved=False, by="officer"))
+
+
 def test_a_generated_key_is_approved_once_and_given_out_once(world: World) -> None:
     site = world.site
     der = site.request("made-here")
@@ -260,9 +273,9 @@ def test_labels_that_the_settings_name_and_that_are_not_there_are_told(world: Wo
         return {one.text for one in world.run(checked.run)}
 
     assert found(default_template="device", base64_by_label={"issuing": "wrapped", "both": "wrapped"}) == {
-        "5 templates"
+        "6 templates"
     }
-    allowed = "(allowed: agreeing, approved, both, device, early)"
+    allowed = "(allowed: agreeing, approved, both, crowded, device, early)"
     assert found(default_template="devise", base64_by_label={"bot": "wrapped"}) == {
         f"[est] default_template: 'devise' is no template that EST may use {allowed}",
         "[est] base64_by_label: 'bot' is no template that EST may use, and no authority",

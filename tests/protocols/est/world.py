@@ -64,6 +64,13 @@ APPROVED = """
 all = ["password"]
 approval = true
 """
+CROWDED = """
+[[evidence]]
+all = ["anonymous"]
+approval = true
+waiting = 2
+waiting_each = 1
+"""
 BOTH = """
 [[evidence]]
 all = ["password", "client_certificate"]
@@ -110,6 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], 
             ("device", RULES, "120d"),
             ("approved", APPROVED, "120d"),
             ("both", BOTH, "120d"),
+            ("crowded", CROWDED, "120d"),
             ("early", RULES, "1d"),
             ("agreeing", RULES, "120d"),
         ):

@@ -162,15 +162,27 @@ def test_a_webhook_decides_later_and_is_asked_again_at_each_poll(
     asked = hook.questions[-1]
     assert (asked["poll"], asked["name"], asked["template"]) == (device.transaction, "CN=router-1", "hooked")
     assert not {"challenge", "csr", "password"} & set(asked)
+    assert hooked(scep) == ["pending"]
     decision["decision"] = "no"
     assert poll(device).status == FAILURE
+    assert hooked(scep) == ["denied"]
+    decision["decision"] = "pending"
+    assert poll(device).status == PENDING
+    assert hooked(scep) == ["pending", "denied"]
     decision["decision"] = "yes"
     (certificate,) = device.certificates(poll(device))
     assert requester(scep, certificate) == "hook:CN=router-1"
     assert device.certificates(poll(device)) == [certificate]
+    assert hooked(scep) == ["issued", "denied"]
     stranger = scep.device("router-1", at="hooked")
     stranger.transaction = device.transaction
     assert poll(stranger).status == FAILURE, "the poll is signed by another key"
+
+
+def hooked(scep: World) -> list[str]:
+    """The states of the requests of the template that asks a webhook, the newest first."""
+    kept = scep.one(scep.engine.approvals.list_page(state=None))
+    return [str(one.state) for one in kept if one.template == "hooked"]
 
 
 def test_a_template_that_does_not_name_the_service_does_not_ask_it(scep: World, mdm: Mdm) -> None:

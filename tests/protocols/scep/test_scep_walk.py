@@ -218,6 +218,21 @@ def test_a_poll_puts_a_request_anew_whose_template_was_changed(scep: World) -> N
     assert device.certificates(device.read(device.post(first))) == [made]
 
 
+def test_a_device_that_shows_nothing_waits_while_there_is_room(scep: World) -> None:
+    """The tests' address is exempt, so that it is bounded with all others only."""
+    scep.put(*template("crowded", f"{APPROVED}waiting = 2\nwaiting_each = 1\n"))
+    other, first, second = (scep.device(name, at="crowded") for name in ("other", "first", "second"))
+    assert [other.enroll().status, first.enroll().status] == [PENDING, PENDING]
+    message = second.message(PKCS_REQ, second.envelope(second.csr()))
+    assert b"too many requests of this kind wait for approval" in second.post(message, status=503)
+    assert first.ask(CERT_POLL, first.envelope(b"\x30\x00")).status == PENDING
+    numbers = [one.id for one in scep.one(scep.engine.approvals.list_page()) if one.template == "crowded"]
+    scep.one(scep.engine.approvals.decide(numbers[0], approved=True, by="officer"))
+    assert second.read(second.post(message)).status == PENDING
+    for number in (numbers[1], max(numbers) + 1):
+        scep.one(scep.engine.approvals.decide(number, approved=False, by="officer"))
+
+
 def test_a_denied_request_says_why_and_an_unknown_one_is_refused(scep: World) -> None:
     device = scep.device("denied", at="approved")
     assert device.enroll().status == PENDING

@@ -150,6 +150,22 @@ def account(domain_controller: DomainController) -> Adding:
     return add
 
 
+async def test_who_is_bound_by_a_name_is_nobody_else_whom_the_filter_finds(domain_controller: DomainController) -> None:
+    """Where user principal names end in another domain than Active Directory's own, they are free to be chosen."""
+    other, bind_name = "Mallory-Knows-This-1", 'bind_name = "$(userid)@example.org"\n'
+    for name, principal in (("victim", "victoria"), ("mallory", "victim")):
+        dn = domain_controller.person(name, password=other if name == "mallory" else "Another-Long-Secret-1")
+        domain_controller.modify(dn, "replace: userPrincipalName", f"userPrincipalName: {principal}@example.org")
+    assert domain_controller.binds("victim@example.org", other)
+    by_principal = "(&(objectClass=user)(userPrincipalName=$(userid)@example.org))"
+    for how in (bind_name, bind_name + SERVICE):
+        wrong = await denied(at(domain_controller, how, IN_CHAIN), "victim", Secret(other))
+        assert (wrong.step, wrong.proved) == (Step.PASSWORD, False)
+        assert "CN=Victim" in wrong.text
+        shown = await at(domain_controller, how, IN_CHAIN, by_principal).authenticate("victim", Secret(other))
+        assert isinstance(shown, Shown), shown
+
+
 def policy(controller: DomainController, dn: str) -> None:
     """A fine-grained password policy for one account: a password is good for five days and an hour (in 100 ns)."""
     age = (5 * 86400 + 3600) * 10_000_000

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkiserver.foundation.errors import Rejected
@@ -105,6 +109,26 @@ async def test_certificates_and_mappings_are_written_and_replaced_ones_removed(
     assert held()[0] == {foreign, second}
     with pytest.raises(Rejected, match="no entry"):
         await connector.publish("nobody", first, ())
+
+
+def test_a_mapping_is_as_microsoft_gives_it() -> None:
+    """KB5014754: the issuer as the certificate has it, the serial number's octets in reverse."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name.from_rfc4514_string("CN=CONTOSO-DC-CA,DC=contoso,DC=com")
+    made = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer)
+        .subject_name(x509.Name.from_rfc4514_string("CN=olga,DC=contoso,DC=com"))
+        .serial_number(0x2B0000000011AC0000000012)
+        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2026, 2, 1, tzinfo=UTC))
+        .public_key(key.public_key())
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+    own = b"X509:<I>DC=com,DC=contoso,CN=CONTOSO-DC-CA"
+    assert alt_security(made, AltSecurity.ISSUER_SERIAL) == own + b"<SR>1200000000ac11000000002b"
+    assert alt_security(made, AltSecurity.ISSUER_SUBJECT) == own + b"<S>DC=com,DC=contoso,CN=olga"
 
 
 async def test_a_service_account_without_rights_writes_nothing(domain_controller: DomainController) -> None:

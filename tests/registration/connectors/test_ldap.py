@@ -106,6 +106,20 @@ async def test_row_18_a_name_with_every_special_character_is_found(directory: Sl
     assert ("mail", "odd@example.org") in shown.attributes
 
 
+@pytest.mark.parametrize("service", ["", SERVICE])
+async def test_who_is_bound_by_a_pattern_is_nobody_else_whom_the_filter_finds(directory: Slapd, service: str) -> None:
+    entry = "dn: uid={0},ou=people,{1}\nobjectClass: inetOrgPerson\nuid: {0}\ncn: {2}\nsn: x\nuserPassword: {3}\n\n"
+    name = f"eve-{bool(service)}"
+    directory.load(entry.format(name, SUFFIX, "Eve", "of eve"))
+    directory.load(entry.format(f"frank-{name}", SUFFIX, name, USER_PASSWORD))
+    connector = plain(directory, f'{PATTERN}{service}user_filter = "(cn=$(userid))"\n', GROUPS)
+    denied = await connector.authenticate(name, Secret("of eve"))
+    assert isinstance(denied, Denied)
+    assert (denied.step, denied.proved) == (Step.PASSWORD, False)
+    assert f"uid=frank-{name}" in denied.text
+    assert isinstance(await plain(directory, PATTERN + service, GROUPS).authenticate(name, Secret("of eve")), Shown)
+
+
 async def test_a_required_group_may_be_reached_through_another(directory: Slapd) -> None:
     required = GROUPS + f'required = ["CN=Staff, ou=groups,{SUFFIX}"]'
     assert isinstance(await plain(directory, SERVICE, required).authenticate("alice", RIGHT), Shown)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from pkiserver.foundation.clock import SystemClock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.foundation.tomlfile import ConfigurationError
+from pkiserver.outbound.dial import REST
 from pkiserver.outbound.ldap import LdapConnection, LdapError
 from pkiserver.registration.connectors import ldappolicy, ldapuser
 from pkiserver.registration.connectors.values import Denied, Shown, Step
@@ -51,6 +53,31 @@ async def test_a_server_that_takes_connections_and_says_nothing_holds_up_nobody_
         new = Secret("another long password")
         assert await connector.change_password("alice", RIGHT, new) is None
         assert await connector.change_password("alice", new, RIGHT) is None
+
+
+async def test_servers_are_asked_in_their_order_and_who_failed_a_moment_ago_last(directory: Slapd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.setblocking(False)
+        silent = f'"ldap://127.0.0.1:{mute.getsockname()[1]}"'
+        more = f'insecure = true\nanswer_timeout = "1s"\n{SERVICE}'
+        for _ in range(2):
+            assert isinstance(await made(f'"{directory.url}", {silent}', more).authenticate("alice", RIGHT), Shown)
+        with pytest.raises(BlockingIOError):
+            mute.accept()  # the first one answers: nobody comes to the second
+        connector = made(f'{silent}, "{directory.url}"', more)
+        for _ in range(3):
+            assert isinstance(await connector.authenticate("alice", RIGHT), Shown)
+        mute.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            mute.accept()  # it was asked once
+        connector._servers._clock = Later()
+        assert isinstance(await connector.authenticate("alice", RIGHT), Shown)
+        mute.accept()[0].close()  # after a while it is the first again
+
+
+class Later(SystemClock):
+    def monotonic(self) -> float:
+        return super().monotonic() + REST + 1
 
 
 async def test_a_change_is_not_begun_anew_elsewhere_but_the_next_goes_to_who_answers(directory: Slapd) -> None:
