@@ -133,7 +133,7 @@ class Approvals:
             known = requests.by_fingerprint(connection, new.fingerprint)
             if known is not None and still_answers(connection, known, new.created):
                 self._revive(connection, known)
-                self._renew(connection, known, under(connection, new), reasons, event)
+                self._renew(connection, known, new, reasons, event)
                 return requests.get(connection, known.id) or known
             expire(connection, now=new.created)
             question = questions.keep(connection, request, now=new.created)
@@ -266,8 +266,9 @@ class Approvals:
         """Let officers vote anew where the template was changed, or where voters could not agree any more."""
         why = ""
         if known.state in {RequestState.PENDING, RequestState.APPROVED} and is_outdated(connection, known):
-            question = question_of(known.payload)
-            again = new if question is None else attrs.evolve(new, payload=_with(new.payload, question))
+            question, again = question_of(known.payload), under(connection, new, known)
+            if question is not None:
+                again = attrs.evolve(again, payload=_with(again.payload, question))
             requests.ask_again(connection, known.id, again, reasons=reasons)
             why = "the template was changed"
         elif known.state is RequestState.APPROVED and self._has_lapsed(connection, known):
