@@ -168,6 +168,8 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
         "operation", "change-template", str(file), "--reason", "shorter", *server.as_admin("ada"), "--json"
     )
     number = str(json.loads(asked.stdout)["number"])
+    waiting = json.loads(server.instance.cli("operation", "show", number, "--json").stdout)
+    assert '-duration = "90d"\n+duration = "30d"' in waiting["difference"], "who votes sees what would change"
     own = server.instance.cli("operation", "approve", number, *server.as_admin("ada"), check=False)
     assert "nobody decides their own request" in own.stderr
     done = server.instance.cli("operation", "approve", number, *server.as_admin("ruth"), "--json")
