@@ -243,6 +243,8 @@ async def test_a_seat_is_made_changed_and_shown_with_its_devices_and_history(tmp
         assert [one["number"] for one in (await world.ok("aud", "GET", "/seats?identity=alice"))["items"]] == [
             made["number"]
         ]
+        nobodys = await world.ok("olga", "POST", "/seats", {"template": "seated", "identity": "spare", "owner": ""})
+        assert nobodys["owner"] is None
         odd = await world.call("olga", "PUT", f"{path}/slots/11", {"mode": "locked"})
         assert odd.status == 400
         assert (await world.call("olga", "POST", "/seats", {"template": "open", "identity": "x"})).status == 422

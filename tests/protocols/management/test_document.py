@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.registration.administrators import Role
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.registration.administrators import Administrators, Role
 from protocols.management.problems import problem_of
 from protocols.management.site import ApiLimits
 from tests.protocols.management.callers import Caller, calling
@@ -163,6 +163,27 @@ async def test_a_head_and_an_unknown_method_get_an_answer_of_ours(tmp_path: Path
                 answer = await caller.call("GET", path, checked=False)
                 assert answer.status == 404, path
                 assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_is_away_is_told_with_the_time_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as world:
+        credential = await world.person("aud", Role.AUDITOR)
+
+        async def away(*_arguments: object) -> None:
+            raise Unavailable("the database is away", retry_after=7)
+
+        monkeypatch.setattr(Administrators, "recognise", away)
+        with calling(world, credential) as caller:
+            for method, path, what in operations():
+                answer = await caller.call(method, path, None if body_schema(what) is None else {})
+                assert (answer.status, answer.headers["retry-after"]) == (503, "7"), path
+                assert "Retry-After" in what["responses"]["503"]["headers"]
+            document = await caller.call("GET", "/openapi.json", checked=False)
+            assert (document.status, document.headers["retry-after"]) == (503, "7")
+        page = await world.page("aud")
+        assert (page.status, page.headers["retry-after"]) == (503, "7")
 
 
 def test_the_page_has_every_path_and_no_other() -> None:
