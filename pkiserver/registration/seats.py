@@ -118,6 +118,9 @@ class SeatClaim:
         """The seat; None where one may be made; raises :class:`Rejected` where none may be."""
         if self.renewed is not None and (own := rows.of_certificate(connection, self.renewed)) is not None:
             return own
+        if len(self.identity) > MOST_TEXT:  # more than an index of every database takes
+            text = f"the subject has more than {MOST_TEXT} characters, too many for a seat"
+            raise Rejected.because(Refusal.LIMIT, text)
         found = rows.find(connection, self.template, self.identity)
         if found is not None:
             return found
