@@ -55,6 +55,24 @@ async def test_a_template_is_changed_by_two(tmp_path: Path) -> None:
         assert (event["kind"], event["actor"]) == ("configuration", "admin:ada")
 
 
+async def test_one_refusal_ends_an_operation_for_good(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+        assert (await world.call("ada", "POST", f"{path}/deny", {})).codes == {"not-authorised"}
+        denied = await world.ok("ruth", "POST", f"{path}/deny", {"reason": "too short"})
+        assert (denied["operation"]["state"], denied["operation"]["outcome"]) == ("denied", "too short")
+        assert [(vote["voter"], vote["approved"], vote["reason"]) for vote in denied["votes"]] == [
+            ("ruth", False, "too short")
+        ]
+        assert (await world.call("adam", "POST", f"{path}/approve", {})).codes == {"conflict"}
+        row = await world.engine.database.read(lambda connection: templates.get(connection, "open"))
+        assert row is not None
+        assert 'duration = "90d"' in row.toml
+
+
 async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
