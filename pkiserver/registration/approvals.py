@@ -67,7 +67,6 @@ class ApprovalClaim:
 
     request_number: int
     votes: Votes
-    clock: Clock
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Spend it by one conditional UPDATE.
@@ -80,7 +79,7 @@ class ApprovalClaim:
             if is_outdated(connection, found):
                 text = f"template {found.template} was changed since officers agreed; ask again"
                 raise Rejected.because(Refusal.CONFLICT, text)
-            self.votes.require_approved(connection, matter_of(connection, found), now=self.clock.now())
+            self.votes.require_approved(connection, matter_of(connection, found))
         if not requests.mark_issued(connection, self.request_number, certificate_id):
             raise Rejected.because(Refusal.CONFLICT, "this request is being answered already; ask again")
 
@@ -146,7 +145,7 @@ class Approvals:
         found = await self.database.write(look)
         match found.state:
             case RequestState.APPROVED:
-                return ApprovalClaim(found.id, self.votes, self.clock)
+                return ApprovalClaim(found.id, self.votes)
             case RequestState.ISSUED if found.certificate_id is not None:
                 return AlreadyIssued(found.certificate_id)
             case RequestState.DENIED:
@@ -278,7 +277,7 @@ class Approvals:
 
     def _has_lapsed(self, connection: Connection, known: PendingRequest) -> bool:
         try:
-            tally = self.votes.count(connection, matter_of(connection, known), now=self.clock.now())
+            tally = self.votes.count(connection, matter_of(connection, known))
         except Rejected:
             return False  # somebody changed the database: the approval will be refused, not voted on again
         return not tally.approved and tally.approvals + tally.lapsed >= tally.needed

@@ -208,7 +208,7 @@ class Operations:
         if (found.kind, _operation(found).row.digest) != (kind.value, digest):
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
         self._require_asker(connection, found)
-        self.votes.require_approved(connection, matter_of(connection, found), now=now)
+        self.votes.require_approved(connection, matter_of(connection, found))
         if found.expires <= now:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
 
