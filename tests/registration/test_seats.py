@@ -104,6 +104,17 @@ async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> No
         assert len(await engine.seats.search(template="few")) == 2
 
 
+async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await with_accounts(engine, "alice")
+        for template in ("few", "graceful"):
+            assert isinstance(await engine.enroll(asked(template, "alice")), IssuedCertificate)
+        seats = await engine.seats.search(identity="alice")
+        assert sorted(seat.template for seat in seats) == ["few", "graceful"]
+        with pytest.raises(Rejected, match="alice has a seat under template few already"):
+            await engine.seats.create("few", "alice", by="admin:olga")
+
+
 async def test_a_subject_too_long_for_a_seat_is_refused_and_not_put_off(tmp_path: Path, url: str) -> None:
     """PostgreSQL's index takes no such identity: the client was told to come again, for ever."""
     ignoring = template_text(
