@@ -179,6 +179,7 @@ def _compare(prepared: PreparedCertificate, certificate: bytes, scheme: Signatur
 
 
 def _issue_event(prepared: PreparedCertificate, outcome: str, *more: tuple[str, str]) -> AuditEvent:
+    decided = (("decided_by", prepared.decided_by),) if prepared.decided_by else ()
     return AuditEvent(
         kind=AuditKind.ISSUE,
         actor=prepared.requester,
@@ -190,6 +191,7 @@ def _issue_event(prepared: PreparedCertificate, outcome: str, *more: tuple[str, 
             ("template", prepared.template),
             ("protocol", prepared.protocol),
             ("subject", prepared.subject),
+            *decided,
             *more,
         ),
     )

@@ -27,6 +27,7 @@ class Order:
         own_key: Whether the key may be one of an authority here (CA certificates only).
         renewal_of: The DER certificate that this one renews: no duplicate of it.
         revoke_renewed: Whether that one is revoked as superseded when this one is stored.
+        decided_by: By which rule, or whose approval, for the audit log; empty: nobody had to be asked.
     """
 
     issuing: Issuing = attrs.field(repr=False)
@@ -46,6 +47,7 @@ class Order:
     renewal_of: bytes | None = attrs.field(default=None, repr=False)
     revoke_renewed: bool = False
     warnings: tuple[str, ...] = ()
+    decided_by: str = ""
 
     @property
     def sans(self) -> tuple[x509.GeneralName, ...]:

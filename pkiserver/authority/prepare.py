@@ -175,6 +175,7 @@ class Preparer:
             renewal_of=request.renewal_of,
             revoke_renewed=template.renewal.revoke_old,
             warnings=content.ignored,
+            decided_by=authorised.decided_by,
         )
 
     async def _prepare(
@@ -219,6 +220,7 @@ class Preparer:
             warnings=(*order.warnings, *warnings),
             supersedes=admission.supersedes,
             replaces=admission.replaces,
+            decided_by=order.decided_by,
         )
 
     def _draft(self, order: Order) -> Draft:

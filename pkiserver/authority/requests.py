@@ -252,7 +252,7 @@ class PreparedCertificate:
     its signature was asked for with its intent, this process's issuer takes it once, and the row leaves *asked* once.
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
-    ``replaces`` the one that it renews; both by their numbers in the store.
+    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's.
     """
 
     certificate_id: int
@@ -272,6 +272,7 @@ class PreparedCertificate:
     warnings: tuple[str, ...] = ()
     supersedes: tuple[int, ...] = ()
     replaces: int | None = None
+    decided_by: str = ""
 
 
 @attrs.frozen

@@ -56,11 +56,18 @@ async def list_(session: Session, engine: Engine, *, state: str, before: int | N
 @number_argument
 @async_command
 async def show(session: Session, engine: Engine, number: int) -> None:
-    """One operation with all its particulars, and the votes."""
+    """One operation with all its particulars, what a template's change would change now, and the votes."""
+    from pkiserver.foundation.errors import Rejected
+
     one = await engine.operations.get(number)
+    try:
+        difference = await engine.dual_control.difference(one)
+    except Rejected as error:
+        difference = f"none can be told: {error}"  # the document does not fit the configuration of today
+    changes = {} if difference is None else {"difference": difference}
     votes = await engine.operations.votes_on(number)
     said = tuple(f"{vote.voter} {'approves' if vote.approved else 'refuses'} {vote.reason}".strip() for vote in votes)
-    session.output.record({**_row(one), **one.particulars, "votes": said})
+    session.output.record({**_row(one), **one.particulars, **changes, "votes": said})
 
 
 @group.command("change-template")

@@ -23,7 +23,7 @@ from pkiserver.foundation.framing import framed
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.connectors.questions import Kept
 from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
-from pkiserver.registration.seats import identity_of
+from pkiserver.registration.seats import SERVER, identity_of
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound
 from pkiserver.store import certificates
@@ -68,7 +68,6 @@ class ApprovalClaim:
 
     request_number: int
     votes: Votes
-    clock: Clock
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Spend it by one conditional UPDATE.
@@ -81,7 +80,7 @@ class ApprovalClaim:
             if is_outdated(connection, found):
                 text = f"template {found.template} was changed since officers agreed; ask again"
                 raise Rejected.because(Refusal.CONFLICT, text)
-            self.votes.require_approved(connection, matter_of(connection, found), now=self.clock.now())
+            self.votes.require_approved(connection, matter_of(connection, found))
         if not requests.mark_issued(connection, self.request_number, certificate_id):
             raise Rejected.because(Refusal.CONFLICT, "this request is being answered already; ask again")
 
@@ -130,19 +129,18 @@ class Approvals:
         event = AuditEvent(
             kind=AuditKind.REQUEST,
             actor=record.name,
-            object=f"template {request.template}",
-            outcome="ok",
+            object="request",
             request_id=request.request_id,
-            details=(("protocol", request.protocol), ("template", request.template)),
+            details=(("protocol", request.protocol), ("template", request.template), ("subject", _subject(request))),
         )
 
         def look(connection: Connection) -> PendingRequest | Full:
             known = requests.by_fingerprint(connection, new.fingerprint)
             if known is not None and still_answers(connection, known, new.created):
                 self._revive(connection, known)
-                self._renew(connection, known, under(connection, new), reasons, event)
+                self._renew(connection, known, new, reasons, event)
                 return requests.get(connection, known.id) or known
-            expire(connection, now=new.created)
+            expire(connection, self.audit, now=new.created)
             if bound is not None and (full := bound.reached(connection, request.source)) is not None:
                 return full
             question = questions.keep(connection, request, now=new.created)
@@ -150,7 +148,7 @@ class Approvals:
             if question is not None:
                 kept = attrs.evolve(kept, payload=_with(kept.payload, question))
             opened = requests.open_request(connection, kept, reasons=reasons)
-            self.audit.append(connection, event)
+            self.audit.append(connection, attrs.evolve(event, object=f"request {opened.id}"))
             return opened
 
         found = await self.database.write(look)
@@ -161,7 +159,7 @@ class Approvals:
     def _answer(self, found: PendingRequest) -> Pending | AlreadyIssued | ApprovalClaim:
         match found.state:
             case RequestState.APPROVED:
-                return ApprovalClaim(found.id, self.votes, self.clock)
+                return ApprovalClaim(found.id, self.votes)
             case RequestState.ISSUED if found.certificate_id is not None:
                 return AlreadyIssued(found.certificate_id)
             case RequestState.DENIED:
@@ -254,12 +252,11 @@ class Approvals:
         self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
     ) -> NewRequest:
         now = self.clock.now()
-        subject = request.wishes.subject.rfc4514_string() if request.wishes.subject is not None else ""
         payload = {
             "requester": record.name,
             "protocol": request.protocol,
             "source": request.source,
-            "subject": subject,
+            "subject": _subject(request),
             "transaction": request.transaction_id,
             SEAT: identity_of(request, record),
         }
@@ -288,8 +285,9 @@ class Approvals:
         """Let officers vote anew where the template was changed, or where voters could not agree any more."""
         why = ""
         if known.state in {RequestState.PENDING, RequestState.APPROVED} and is_outdated(connection, known):
-            question = question_of(known.payload)
-            again = new if question is None else attrs.evolve(new, payload=_with(new.payload, question))
+            question, again = question_of(known.payload), under(connection, new, known)
+            if question is not None:
+                again = attrs.evolve(again, payload=_with(again.payload, question))
             requests.ask_again(connection, known.id, again, reasons=reasons)
             why = "the template was changed"
         elif known.state is RequestState.APPROVED and self._has_lapsed(connection, known):
@@ -301,7 +299,7 @@ class Approvals:
 
     def _has_lapsed(self, connection: Connection, known: PendingRequest) -> bool:
         try:
-            tally = self.votes.count(connection, matter_of(connection, known), now=self.clock.now())
+            tally = self.votes.count(connection, matter_of(connection, known))
         except Rejected:
             return False  # somebody changed the database: the approval will be refused, not voted on again
         return not tally.approved and tally.approvals + tally.lapsed >= tally.needed
@@ -338,15 +336,22 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
     return hashlib.sha256(framed(parts)).digest()
 
 
+def _subject(request: EnrollmentRequest) -> str:
+    """The subject that is asked for, as people read it."""
+    return "" if request.wishes.subject is None else request.wishes.subject.rfc4514_string()
+
+
 def question_of(payload: bytes) -> Kept | None:
     """The question behind the challenge that a request came with, where a service is to be told of the end."""
     found = json.loads(payload).get(_QUESTION)
     return found if isinstance(found, dict) else None
 
 
-def expire(connection: Connection, *, now: datetime) -> None:
-    """Let requests past their time expire; who gave out their challenges is told."""
+def expire(connection: Connection, audit: AuditLog, *, now: datetime) -> None:
+    """Let requests past their time expire, which is audited; who gave out their challenges is told."""
     for number, payload in requests.expire(connection, now=now):
+        details = (("change", "expired"), ("subject", str(json.loads(payload)["subject"])))
+        audit.append(connection, AuditEvent(AuditKind.REQUEST, SERVER, f"request {number}", details=details))
         _tell_refused(connection, number, payload, "its time was over before it was decided and fetched")
 
 

@@ -105,7 +105,7 @@ class Operations:
         new = [self._row(one, reason, by, now) for one in wanted]
 
         def keep(connection: Connection) -> tuple[Operation, ...]:
-            rows.expire(connection, now=now)
+            expire(connection, self.audit, now=now)
             return tuple([self._keep(connection, one, by) for one in new])
 
         return await self.database.write(keep)
@@ -208,7 +208,7 @@ class Operations:
         if (found.kind, _operation(found).row.digest) != (kind.value, digest):
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"operation {number} approves something else")
         self._require_asker(connection, found)
-        self.votes.require_approved(connection, matter_of(connection, found), now=now)
+        self.votes.require_approved(connection, matter_of(connection, found))
         if found.expires <= now:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"the time of operation {number} is over")
 
@@ -266,6 +266,13 @@ class Operations:
         what = (("operation", row.kind), ("detail", row.object), ("fingerprint", row.digest.hex()))
         event = AuditEvent(kind, by.actor, f"operation {row.id}", outcome, details=(*what, *more))
         self.audit.append(connection, event)
+
+
+def expire(connection: Connection, audit: AuditLog, *, now: datetime) -> None:
+    """Let operations past their time expire, which is audited."""
+    for number, kind, what in rows.expire(connection, now=now):
+        details = (("operation", kind), ("detail", what), ("change", "expired"))
+        audit.append(connection, AuditEvent(AuditKind.REQUEST, "system", f"operation {number}", details=details))
 
 
 def matter_of(connection: Connection, row: OperationRow) -> Matter:

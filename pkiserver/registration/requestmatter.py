@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 from sqlalchemy import Connection
@@ -25,12 +27,14 @@ MATTER = "request"
 SEAT = "seat"
 """Whose seat the certificate would be in, as the request's payload calls it."""
 _TERMS = "terms"
+_OWNERS = "owners"
 
 
 def matter_of(connection: Connection, request: PendingRequest) -> Matter:
     """A request as what is voted on.
 
-    Whoever made the enrolment code that it came with asked as well, and so did the owner of the seat that it is for.
+    Whoever made the enrolment code that it came with asked as well, and so did the owner of the seat that it is for:
+    the one of now, and the one when it was asked, since an officer may give a seat away.
     """
     requester = requester_of(request)
     asked_by = set(with_account(connection, requester))
@@ -39,9 +43,7 @@ def matter_of(connection: Connection, request: PendingRequest) -> Matter:
         if code is not None:
             asked_by |= with_account(connection, code.created_by)
     noted = json.loads(request.payload)
-    seat = seats.find(connection, request.template, str(noted.get(SEAT) or requester))
-    if seat is not None and seat.owner:
-        asked_by.add(seat.owner)
+    asked_by |= _owners(connection, request.template, noted)
     terms = str(noted.get(_TERMS, ""))
     digest = hashlib.sha256(framed((request.fingerprint, terms.encode()))).digest() if terms else request.fingerprint
     needed = Needed(Permission.DECIDE_REQUESTS, request.template, groups=request.approvers)
@@ -71,10 +73,20 @@ def _terms(connection: Connection, template: str) -> str:
     return hashlib.sha256(b"" if found is None else found.toml.encode()).hexdigest()
 
 
-def under(connection: Connection, new: NewRequest) -> NewRequest:
-    """The request with what its template says at this moment."""
-    noted = {**json.loads(new.payload), _TERMS: _terms(connection, new.template)}
+def under(connection: Connection, new: NewRequest, earlier: PendingRequest | None = None) -> NewRequest:
+    """The request with what its template says at this moment, and who owns its seat; or owned it ``earlier``."""
+    noted = json.loads(new.payload)
+    before = () if earlier is None else json.loads(earlier.payload).get(_OWNERS, ())
+    owners = _owners(connection, new.template, {**noted, _OWNERS: before})
+    noted |= {_TERMS: _terms(connection, new.template), _OWNERS: sorted(owners)}
     return attrs.evolve(new, payload=json.dumps(noted).encode())
+
+
+def _owners(connection: Connection, template: str, noted: Mapping[str, Any]) -> set[str]:
+    """Who owns the seat that a request is for, and who is noted as its owner before."""
+    seat = seats.find(connection, template, str(noted.get(SEAT) or noted["requester"]))
+    now = {seat.owner} if seat is not None and seat.owner else set()
+    return now | set(noted.get(_OWNERS, ()))
 
 
 def requester_of(request: PendingRequest) -> str:

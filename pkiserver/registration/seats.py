@@ -118,6 +118,9 @@ class SeatClaim:
         """The seat; None where one may be made; raises :class:`Rejected` where none may be."""
         if self.renewed is not None and (own := rows.of_certificate(connection, self.renewed)) is not None:
             return own
+        if len(self.identity) > MOST_TEXT:  # more than an index of every database takes
+            text = f"the subject has more than {MOST_TEXT} characters, too many for a seat"
+            raise Rejected.because(Refusal.LIMIT, text)
         found = rows.find(connection, self.template, self.identity)
         if found is not None:
             return found
@@ -230,7 +233,7 @@ class Seats:
         return await self.database.read(look)
 
     async def create(self, template: str, identity: str, *, owner: str | None = None, by: str) -> Seat:
-        """A seat before its first certificate.
+        """A seat before its first certificate; an empty ``owner`` is nobody.
 
         Raises:
             Rejected: the template has no seats or not one more, the identity will not do, or the seat is there.
@@ -247,7 +250,7 @@ class Seats:
         def make(connection: Connection) -> Seat:
             if rows.find(connection, template, identity) is not None:
                 raise Rejected.because(Refusal.CONFLICT, f"{identity} has a seat under template {template} already")
-            made = new_seat(connection, template, identity, rules, owner=owner, now=now)
+            made = new_seat(connection, template, identity, rules, owner=owner or None, now=now)
             self._note(connection, made, "created", by)
             return made
 

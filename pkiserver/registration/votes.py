@@ -167,18 +167,18 @@ class Votes:
         unmarked = VoteRow(matter.kind, matter.number, by.voter, approved, reason, at, b"", by.actor)
         key = self._key(connection, at)
         rows.cast(connection, attrs.evolve(unmarked, mac=_mark(key, matter, unmarked)))
-        return self.count(connection, matter, now=at)
+        return self.count(connection, matter)
 
-    def count(self, connection: Connection, matter: Matter, *, now: datetime) -> Tally:
+    def count(self, connection: Connection, matter: Matter) -> Tally:
         """How the vote stands, by the votes that bear their mark and whose voters could give them now.
 
         Raises:
             Rejected: one does not: somebody changed the database.
         """
-        key = self._key(connection, now)
+        key = self.key or server_secrets.get(connection, KEY_NAME)  # which is made with the first vote
         approvals, denied, lapsed = 0, False, 0
         for vote in rows.votes_on(connection, matter.kind, matter.number):
-            if not hmac.compare_digest(vote.mac, _mark(key, matter, vote)):
+            if key is None or not hmac.compare_digest(vote.mac, _mark(key, matter, vote)):
                 text = f"a vote on {matter.kind} {matter.number} was changed in the database: it does not count"
                 raise Rejected.because(Refusal.NOT_AUTHORISED, text)
             denied = denied or not vote.approved
@@ -188,9 +188,9 @@ class Votes:
                 approvals += vote.approved
         return Tally(approvals, matter.needed, denied, lapsed)
 
-    def require_approved(self, connection: Connection, matter: Matter, *, now: datetime) -> None:
+    def require_approved(self, connection: Connection, matter: Matter) -> None:
         """Raises :class:`Rejected` unless enough agreed."""
-        tally = self.count(connection, matter, now=now)
+        tally = self.count(connection, matter)
         if not tally.approved:
             text = f"{matter.kind} {matter.number} has {tally.approvals} of {matter.needed} approvals"
             raise Rejected.because(Refusal.NOT_AUTHORISED, text)

@@ -26,7 +26,7 @@ _DIGEST_DIGITS = 64
 
 @attrs.frozen
 class CertificateQuery:
-    """Which certificates; all that is given must hold. `name` and `name_prefix` are KIND:VALUE, such as dns:a.b."""
+    """Which certificates."""
 
     serial: str | None = text(None, most=40)
     fingerprint: str | None = text(None, most=64)
@@ -44,7 +44,11 @@ class CertificateQuery:
 
 
 async def search(ask: Ask[CertificateQuery, Nothing]) -> views.CertificateList:
-    """A page of certificates in the caller's scope."""
+    """A page of certificates in the caller's scope that meet all that is given.
+
+    `name` and `name_prefix` are KIND:VALUE, such as dns:a.b; `serial` and `fingerprint` are hexadecimal. Certificates
+    under way (`prepared`, `asked`) are not searched.
+    """
     query = ask.query
     # The scope is part of the search: pages, cursors and their lengths tell nothing of what is outside.
     criteria = attrs.evolve(_criteria(query), templates=ask.who.templates or None, generation_ids=ask.generations)

@@ -141,7 +141,7 @@ def _class_schema(kind: type, known: dict[str, Json], *, taken: bool) -> Json:
     fields = fields_of(kind, known, taken=taken)
     return {
         "type": "object",
-        "description": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
+        "description": " ".join((kind.__doc__ or "").split()),
         "properties": {name: schema for name, schema, _ in fields},
         "required": [name for name, _, required in fields if required],
         "additionalProperties": False,
@@ -218,7 +218,7 @@ def _object(kind: type, found: Json, place: str, problems: list[Reason]) -> Any:
 
 def _simple(kind: type, found: Json, place: str, bounds: Mapping[str, int], problems: list[Reason]) -> Any:
     if issubclass(kind, enum.Enum):
-        if found in {member.value for member in kind if isinstance(found, str)}:
+        if isinstance(found, str) and found in {member.value for member in kind}:
             return kind(found)
         return problems.append(_problem(place, f"is none of {', '.join(str(member.value) for member in kind)}"))
     if kind is datetime:

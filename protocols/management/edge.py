@@ -81,7 +81,7 @@ class Api:
         try:
             await self._administrator(request)
         except PkiError as error:
-            return _send_problem(request, problem_of(error, request_id))
+            return _send_problem(request, problem_of(error, request_id), error)
         return _send(request, 200, self._document, _JSON)
 
     async def _challenge_page(self, request: WebRequest) -> bytes:

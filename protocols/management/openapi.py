@@ -22,6 +22,7 @@ _PROBLEMS = {
     "500": "The server failed.",
     "503": "Something that is needed is away; try again after Retry-After.",
 }
+_RETRY_AFTER: Json = {"Retry-After": {"description": "In seconds.", "required": True, "schema": {"type": "integer"}}}
 _DESCRIPTION = (
     "Management of a certificate server. Every connection is TLS with an administrator's client certificate. "
     "Errors are problem details (RFC 9457)."
@@ -89,7 +90,11 @@ def _problem_answers(call: Call, schemas: Json) -> Json:
     schema = codec.schema_of(Problem, schemas)
     without = set() if call.body is not Nothing else {"415"}
     return {
-        status: {"description": text, "content": {"application/problem+json": {"schema": schema}}}
+        status: {
+            "description": text,
+            **({"headers": _RETRY_AFTER} if status == "503" else {}),
+            "content": {"application/problem+json": {"schema": schema}},
+        }
         for status, text in _PROBLEMS.items()
         if status not in without
     }

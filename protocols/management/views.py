@@ -17,7 +17,10 @@ LONG = 1024
 
 @attrs.frozen
 class NewChallenge:
-    """A one-time challenge to be made. Without `subject` and `names` the template decides what a request may ask."""
+    """A one-time challenge to be made. Without `subject` and `names` the template decides what a request may ask.
+
+    `subject` is a distinguished name (RFC 4514), each of the `names` KIND:VALUE, such as dns:a.b.
+    """
 
     template: str = text(most=63, least=1)
     subject: str | None = text(None, most=LONG)
@@ -69,7 +72,7 @@ class VoteView:
 
 @attrs.frozen
 class RequestView:
-    """An enrolment request that was kept for officers. `csr` is PEM."""
+    """An enrolment request that was kept for officers."""
 
     number: int
     state: RequestState
@@ -90,7 +93,7 @@ class RequestView:
 
 @attrs.frozen
 class RequestDetail:
-    """A request with its CSR and the votes so far."""
+    """A request with its CSR (PEM) and the votes so far."""
 
     request: RequestView
     csr: str | None
@@ -285,7 +288,10 @@ class AccountList:
 
 @attrs.frozen
 class NewAccount:
-    """An account to be made; without a password it enrols by codes and certificates only."""
+    """An account to be made; without a password it enrols by codes and certificates only.
+
+    A `password` has at least 12 characters and at most 1024 octets, a name no colon.
+    """
 
     name: str = text(most=256, least=1)
     password: str | None = attrs.field(default=None, repr=False)
@@ -295,7 +301,7 @@ class NewAccount:
 
 @attrs.frozen
 class AccountChange:
-    """What changes; what is not given stays."""
+    """What changes; what is not given stays. A `password` has at least 12 characters and at most 1024 octets."""
 
     password: str | None = attrs.field(default=None, repr=False)
     groups: tuple[str, ...] | None = text(None, most=256)

@@ -145,6 +145,38 @@ def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: 
     assert (seat["identity"], seat["template"]) == ("demo", "two-officers")
 
 
+def test_an_officer_denies_at_the_command_line_and_the_client_is_told_why(server: Server) -> None:
+    layout = server.instance.layout
+    password = (layout.secrets / "demo-password").read_text().strip()
+    script = (
+        "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout d.pem -subj /CN=denied"
+        " -outform DER 2>/dev/null | openssl base64 -out d.p10"
+    )
+    assert server.instance.shell(script, server.folder).returncode == 0
+    enroll = (
+        f"curl -sS -w '%{{http_code}}' --cacert {layout.root_certificate} --user 'demo:{password}'"
+        f" -H 'Content-Type: application/pkcs10' --data-binary @d.p10"
+        f" {layout.https_url}/.well-known/est/two-officers/simpleenroll"
+    )
+    assert server.instance.shell(enroll, server.folder).stdout.endswith("202")
+    [waiting] = json.loads(server.instance.cli("request", "list", "--json").stdout)
+    number = str(waiting["number"])
+    server.instance.cli("request", "deny", number, "--reason", "not one of ours", *server.as_admin("ruth"))
+    shown = json.loads(server.instance.cli("request", "show", number, "--json").stdout)
+    assert (shown["state"], shown["decided_by"]) == ("denied", "admin:ruth")
+    assert shown["votes"] == ["ruth denies not one of ours"]
+    assert server.instance.shell(enroll, server.folder).stdout == f"request {number} was denied: not one of ours\n403"
+    late = server.instance.cli("request", "approve", number, *server.as_admin("rolf"), check=False)
+    assert "is not pending any more" in late.stderr
+    file = server.folder / "shorter.toml"
+    file.write_text((server.folder / "two.toml").read_text().replace('"90d"', '"10d"'))
+    change = ("operation", "change-template", str(file), "--reason", "x", *server.as_admin("ada"), "--json")
+    number = str(json.loads(server.instance.cli(*change).stdout)["number"])
+    server.instance.cli("operation", "deny", number, "--reason", "no", *server.as_admin("ruth"))
+    listed = json.loads(server.instance.cli("operation", "list", "--state", "denied", "--json").stdout)
+    assert [(str(one["number"]), one["outcome"]) for one in listed] == [(number, "no")]
+
+
 def test_seats_at_the_command_line(server: Server) -> None:
     made = json.loads(
         server.instance.cli("seat", "create", "two-officers", "printer", "--owner", "olga", "--json").stdout
@@ -168,6 +200,8 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
         "operation", "change-template", str(file), "--reason", "shorter", *server.as_admin("ada"), "--json"
     )
     number = str(json.loads(asked.stdout)["number"])
+    waiting = json.loads(server.instance.cli("operation", "show", number, "--json").stdout)
+    assert '-duration = "90d"\n+duration = "30d"' in waiting["difference"], "who votes sees what would change"
     own = server.instance.cli("operation", "approve", number, *server.as_admin("ada"), check=False)
     assert "nobody decides their own request" in own.stderr
     done = server.instance.cli("operation", "approve", number, *server.as_admin("ruth"), "--json")

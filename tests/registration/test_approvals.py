@@ -13,7 +13,8 @@ from sqlalchemy import delete, func, insert, select, update
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.audit import AuditLog
-from pkiserver.authority.requests import CodeEvidence, IssuedCertificate, PasswordEvidence
+from pkiserver.audit.export import details_of
+from pkiserver.authority.requests import ClientCertificateEvidence, CodeEvidence, IssuedCertificate, PasswordEvidence
 from pkiserver.authority.revocation import ByCertificate, Order
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -123,9 +124,7 @@ async def test_two_of_a_group_must_agree_and_nobody_twice(tmp_path: Path, url: s
         assert again.der == made.der
         events = await engine.database.read(lambda c: c.execute(select(audit_event)).all())
         assert [event.actor for event in events if event.kind == "approval"] == ["admin:bob", "admin:carol"]
-        assert [(event.actor, event.object) for event in events if event.kind == "request"] == [
-            ("alice", "template two")
-        ]
+        assert [(event.actor, event.object) for event in events if event.kind == "request"] == [("alice", "request 1")]
 
 
 async def test_one_refusal_denies(tmp_path: Path, url: str) -> None:
@@ -282,3 +281,49 @@ async def test_a_code_whose_certificate_was_revoked_brings_nothing_any_more(tmp_
         await engine.status.revocations.revoke(what, RevocationReason.SUPERSEDED, Order("cli:root"))
         with pytest.raises(Rejected, match="has been used"):
             await engine.enroll(request)
+
+
+async def logged(engine: Engine, *objects: str) -> list[tuple[str, str, str, dict[str, str]]]:
+    """Kind, actor, object and details of the events about these objects."""
+    rows = await engine.database.read(lambda c: c.execute(select(audit_event).order_by(audit_event.c.at)).all())
+    return [(one.kind, one.actor, one.object, details_of(one)) for one in rows if one.object in objects]
+
+
+async def test_the_log_leads_from_who_asked_to_the_certificate(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, url) as engine:
+        request = enrollment("two", ALICE)
+        assert isinstance(await engine.enroll(request), Pending)
+        for name in ("bob", "carol"):
+            await engine.approvals.decide(1, approved=True, by=officer(name))
+        made = await engine.enroll(request)
+        assert isinstance(made, IssuedCertificate)
+        asked, *votes, issued = await logged(engine, "request 1", f"certificate {made.serial:x}")
+        assert (asked[:3], asked[3]["subject"]) == (("request", "alice", "request 1"), "CN=device-1")
+        assert [vote[:2] for vote in votes] == [("approval", "admin:bob"), ("approval", "admin:carol")]
+        assert (issued[0], issued[3]["decided_by"]) == ("issue", "approval of request 1")
+        renewed = await engine.enroll(enrollment("two", ClientCertificateEvidence(made.der), renewal_of=made.der))
+        assert isinstance(renewed, IssuedCertificate)
+        [again] = await logged(engine, f"certificate {renewed.serial:x}")
+        assert again[3]["decided_by"] == "renewal with the current certificate"
+
+
+async def test_the_end_of_what_nobody_decided_is_in_the_log(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        await engine.enroll(enrollment("two", ALICE))
+        ask = {"detail": "a key"}
+        await engine.operations.ask(OperationKind.EXPORT_SECRET, "key", ask, reason="x", by=officer("ada"))
+        clock.advance(timedelta(days=60))
+        await clean(engine, Turns(engine.database, clock, "mine"))
+        for what in ("request 1", "operation 1"):
+            *_, end = await logged(engine, what)
+            assert (end[:2], end[3]["change"]) == (("request", "system"), "expired")
+        # the next to ask lets expire what was not cleaned up
+        await engine.enroll(enrollment("two", ALICE))
+        await engine.operations.ask(OperationKind.EXPORT_SECRET, "key", ask, reason="x", by=officer("ada"))
+        clock.advance(timedelta(days=60))
+        await engine.enroll(enrollment("two", ALICE))
+        await engine.operations.ask(OperationKind.EXPORT_SECRET, "key", ask, reason="x", by=officer("ada"))
+        for what in ("request 2", "operation 2"):
+            *_, end = await logged(engine, what)
+            assert end[3]["change"] == "expired"

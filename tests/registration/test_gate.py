@@ -221,6 +221,14 @@ async def test_an_approval_is_used_once_and_its_certificate_found_again(tmp_path
         await engine.approvals.decide(first.request_number, approved=True, by="officer", reason="known device")
         with pytest.raises(Rejected, match="not pending any more"):
             await engine.approvals.decide(first.request_number, approved=False, by="officer")
+        # two polls at the same moment are both told yes, and one of them has the approval
+        first_poll, second_poll = [await engine.gate.decide(request) for _ in range(2)]
+        assert isinstance(first_poll, Authorised)
+        assert isinstance(second_poll, Authorised)
+        prepared = await engine.road.preparer.prepare(first_poll)
+        with pytest.raises(Rejected, match="is being answered already"):
+            await engine.road.preparer.prepare(second_poll)
+        await engine.road.issuer.issue(prepared)
         made = await engine.enroll(request)
         again = await engine.enroll(request)
         assert isinstance(made, IssuedCertificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import attrs
@@ -101,6 +102,32 @@ async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> No
         for fine, failure in results:
             assert fine or failure.value.has(Refusal.LIMIT)
         assert len(await engine.seats.search(template="few")) == 2
+
+
+async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await with_accounts(engine, "alice")
+        for template in ("few", "graceful"):
+            assert isinstance(await engine.enroll(asked(template, "alice")), IssuedCertificate)
+        seats = await engine.seats.search(identity="alice")
+        assert sorted(seat.template for seat in seats) == ["few", "graceful"]
+        with pytest.raises(Rejected, match="alice has a seat under template few already"):
+            await engine.seats.create("few", "alice", by="admin:olga")
+
+
+async def test_a_subject_too_long_for_a_seat_is_refused_and_not_put_off(tmp_path: Path, url: str) -> None:
+    """PostgreSQL's index takes no such identity: the client was told to come again, for ever."""
+    ignoring = template_text(
+        "few", '[[evidence]]\nall = ["code"]\n', '[seats]\nenabled = true\n[subject]\nothers = "ignore"\n'
+    )
+    async with engine_with(tmp_path, {"few": ignoring}, url=url) as engine:
+        units = "".join(f",OU={sha256(bytes([number])).hexdigest()}" for number in range(60))
+        _, code = await engine.codes.create(
+            template="few", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
+        )
+        assert await refused(engine, enrollment("few", CodeEvidence(code), name=f"x{units}")) == {Refusal.LIMIT}
+        assert await engine.seats.search() == ()
+        assert isinstance(await engine.enroll(enrollment("few", CodeEvidence(code), name="x")), IssuedCertificate)
 
 
 async def test_a_seat_is_taken_back_within_the_limit_only(tmp_path: Path, url: str) -> None:

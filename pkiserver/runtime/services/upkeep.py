@@ -10,13 +10,14 @@ from pkiserver.authority.lifecycle.certify import Actor
 from pkiserver.authority.model import Generation
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.registration import approvals
+from pkiserver.registration import approvals, operations
 from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import outbox
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.outbox import Feed
-from pkiserver.store.registration import codes, guesses, onetime, operations, requests
+from pkiserver.store.registration import codes, guesses, onetime, requests
+from pkiserver.store.registration import operations as operation_rows
 
 KEEP_SPENT_CODES = timedelta(days=90)
 """After their end; the audit log knows about them for longer."""
@@ -64,10 +65,10 @@ async def clean(engine: Engine, turns: Turns) -> None:
 
     def work(connection: Connection, turn: Turn) -> None:
         turn.guard(connection)
-        approvals.expire(connection, now=now)
-        operations.expire(connection, now=now)
+        approvals.expire(connection, engine.audit, now=now)
+        operations.expire(connection, engine.audit, now=now)
         requests.forget_ended(connection, ended_before=now - KEEP_ENDED)
-        operations.forget_ended(connection, ended_before=now - KEEP_ENDED)
+        operation_rows.forget_ended(connection, ended_before=now - KEEP_ENDED)
         codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
         onetime.forget_expired(connection, expired_before=now - KEEP_ONE_TIME)
         guesses.forget(connection, now=now, keep=MOST_ROWS)

@@ -97,10 +97,11 @@ def move(
     return connection.execute(change.values(**values)).rowcount == 1
 
 
-def expire(connection: Connection, *, now: datetime) -> int:
-    """Let pending and approved operations past their time expire; how many."""
+def expire(connection: Connection, *, now: datetime) -> tuple[tuple[int, str, str], ...]:
+    """Let pending and approved operations past their time expire; number, kind and object of each."""
     change = update(operation).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
-    return connection.execute(change.values(state=OperationState.EXPIRED.value)).rowcount
+    ended = connection.execute(change.values(state=OperationState.EXPIRED.value).returning(_c.id, _c.kind, _c.object))
+    return tuple((row.id, row.kind, row.object) for row in ended)
 
 
 def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 1000) -> int:

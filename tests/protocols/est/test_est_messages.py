@@ -6,6 +6,7 @@ import base64
 import contextlib
 import email
 import email.policy
+import re
 import subprocess
 
 import pytest
@@ -303,6 +304,24 @@ def test_csr_attributes_say_what_the_template_wants() -> None:
     assert "challengePassword" in printed
     assert "1.3.6.1.1.1.1.22" in printed
     assert "1.2.840.113549.1.9.16.2.61" not in printed
+
+
+def test_the_request_template_is_as_rfc_9908_writes_it() -> None:
+    """The example of section 3.4, as far as a template of ours asks for it: a common name, a key, a subjectAltName."""
+    text = TEMPLATE.replace('"ec-p384", "rsa-2048"', '"ec-p256"')
+    lines = asn1parse(encode_csr_attributes(load(Template, text, "t"))).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith(":1.2.840.113549.1.9.16.2.61"))
+    found = [re.sub(r".*?d=(\d+) .*?(prim|cons): *", lambda seen: f"{seen[1]} ", line) for line in lines[start:]]
+    assert [" ".join(line.split()) for line in found] == [
+        "2 OBJECT :1.2.840.113549.1.9.16.2.61",
+        "2 SET",
+        "3 SEQUENCE",
+        "4 INTEGER :00",
+        "4 SEQUENCE", "5 SET", "6 SEQUENCE", "7 OBJECT :commonName",
+        "4 cont [ 0 ]", "5 SEQUENCE", "6 OBJECT :id-ecPublicKey", "6 OBJECT :prime256v1",
+        "4 cont [ 1 ]", "5 SEQUENCE", "6 OBJECT :1.2.840.113549.1.9.16.2.62",
+        "6 SET", "7 SEQUENCE", "8 SEQUENCE", "9 OBJECT :X509v3 Subject Alternative Name",
+    ]  # fmt: skip
 
 
 def test_csr_attributes_match_the_vector_of_rfc_7030_where_they_say_the_same() -> None:

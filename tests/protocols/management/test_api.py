@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -182,6 +183,48 @@ async def test_certificates_are_searched_by_pages_and_revoked(tmp_path: Path) ->
         assert (event["kind"], event["actor"]) == ("revocation", "admin:olga")
 
 
+async def test_a_revocation_says_since_when_the_key_was_not_to_be_trusted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.engine.accounts.create("alice", Secret(GOOD), by="tester")
+        mark = await issue(world)
+        since = (await world.ok("ruth", "GET", f"/certificates/{mark}"))["certificate"]["not_before"]
+        wanted = {"reason": "keyCompromise", "invalidity_date": since}
+        revoked = await world.ok("ruth", "POST", f"/certificates/{mark}/revoke", wanted)
+        assert revoked["invalidity_date"] == since
+        assert (await world.ok("aud", "GET", f"/certificates/{mark}"))["certificate"] == revoked
+
+
+async def test_every_filter_of_a_search_finds_what_it_says(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        for name in ("alice", "bob"):
+            await world.engine.accounts.create(name, Secret(GOOD), by="tester")
+        wanted = (("open", "alice", "one", "one.example"), ("seated", "bob", "two", "two.example"))
+        marks = []
+        for template, account, name, host in wanted:
+            shown = PasswordEvidence(account, Secret(GOOD))
+            made = await world.engine.enroll(enrollment(template, shown, name=name, hosts=(host,)))
+            assert isinstance(made, IssuedCertificate)
+            marks.append(hashlib.sha256(made.der).hexdigest())
+        one = (await world.ok("aud", "GET", f"/certificates/{marks[0]}"))["certificate"]
+        await world.ok("ruth", "POST", f"/certificates/{marks[0]}/hold", {})
+        for query in (
+            f"serial={one['serial']}", f"fingerprint={one['fingerprint']}", "subject=CN=one", "subject_prefix=cn=on",
+            "name=dns:ONE.example", "name_prefix=dns:one.", "template=open", "requester=alice", "state=held",
+        ):  # fmt: skip
+            found = (await world.ok("aud", "GET", f"/certificates?{query}"))["items"]
+            assert [each["fingerprint"] for each in found] == marks[:1], query
+        end = quote(one["not_after"])
+        early = (await world.ok("aud", "GET", f"/certificates?expires_before={end}"))["items"]
+        late = (await world.ok("aud", "GET", f"/certificates?expires_from={end}"))["items"]
+        assert marks[0] not in {each["fingerprint"] for each in early}
+        assert marks[0] in {each["fingerprint"] for each in late}
+        assert all(each["not_after"] >= one["not_after"] for each in late)
+        both = (await world.ok("aud", "GET", "/certificates?template=open&requester=bob"))["items"]
+        assert both == [], "all that is given must hold"
+
+
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=x", "limit=1&limit=2", "state=odd", "serial=xyz", "cursor=AAAA", "nonsense=1", "name=x",
@@ -243,6 +286,8 @@ async def test_a_seat_is_made_changed_and_shown_with_its_devices_and_history(tmp
         assert [one["number"] for one in (await world.ok("aud", "GET", "/seats?identity=alice"))["items"]] == [
             made["number"]
         ]
+        nobodys = await world.ok("olga", "POST", "/seats", {"template": "seated", "identity": "spare", "owner": ""})
+        assert nobodys["owner"] is None
         odd = await world.call("olga", "PUT", f"{path}/slots/11", {"mode": "locked"})
         assert odd.status == 400
         assert (await world.call("olga", "POST", "/seats", {"template": "open", "identity": "x"})).status == 422

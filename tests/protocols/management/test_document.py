@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.registration.administrators import Role
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.registration.administrators import Administrators, Role
 from protocols.management.problems import problem_of
 from protocols.management.site import ApiLimits
 from tests.protocols.management.callers import Caller, calling
@@ -64,8 +64,13 @@ def sample(schema: dict[str, Any]) -> Any:
 def wrong(schema: dict[str, Any]) -> Iterator[Any]:
     """Values that a schema does not take, one for each of its bounds."""
     if "anyOf" in schema:
-        return (yield from (one for one in wrong(schema["anyOf"][0]) if one is not None))
+        several = any(one.get("type") == "array" for one in schema["anyOf"])
+        return (
+            yield from (one for one in wrong(schema["anyOf"][0]) if one is not None and not (several and one == []))
+        )
     yield {"string": 1, "integer": "1", "boolean": 1, "array": {}, "object": []}.get(schema.get("type", ""), [[]])
+    if schema.get("type") in {"string", "integer", "boolean"}:
+        yield from ({}, [])
     if "maxLength" in schema and "enum" not in schema:
         yield "x" * (schema["maxLength"] + 1)
     if schema.get("minLength"):
@@ -163,6 +168,36 @@ async def test_a_head_and_an_unknown_method_get_an_answer_of_ours(tmp_path: Path
                 answer = await caller.call("GET", path, checked=False)
                 assert answer.status == 404, path
                 assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_document_says_what_bounds_cannot() -> None:
+    """What `particulars` an operation takes, for instance, stood in the program and not in its document."""
+    assert "release-authority: `fingerprint` of one that is on hold" in SCHEMAS["NewOperation"]["description"]
+    assert "at least 12 characters" in SCHEMAS["NewAccount"]["description"]
+    search = DOCUMENT["paths"]["/api/v1/certificates"]["get"]["description"]
+    assert "`name` and `name_prefix` are KIND:VALUE" in search
+    assert "Permission: read-certificates." in search
+
+
+async def test_what_is_away_is_told_with_the_time_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as world:
+        credential = await world.person("aud", Role.AUDITOR)
+
+        async def away(*_arguments: object) -> None:
+            raise Unavailable("the database is away", retry_after=7)
+
+        monkeypatch.setattr(Administrators, "recognise", away)
+        with calling(world, credential) as caller:
+            for method, path, what in operations():
+                answer = await caller.call(method, path, None if body_schema(what) is None else {})
+                assert (answer.status, answer.headers["retry-after"]) == (503, "7"), path
+                assert "Retry-After" in what["responses"]["503"]["headers"]
+            document = await caller.call("GET", "/openapi.json", checked=False)
+            assert (document.status, document.headers["retry-after"]) == (503, "7")
+        page = await world.page("aud")
+        assert (page.status, page.headers["retry-after"]) == (503, "7")
 
 
 def test_the_page_has_every_path_and_no_other() -> None:

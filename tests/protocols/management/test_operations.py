@@ -55,6 +55,24 @@ async def test_a_template_is_changed_by_two(tmp_path: Path) -> None:
         assert (event["kind"], event["actor"]) == ("configuration", "admin:ada")
 
 
+async def test_one_refusal_ends_an_operation_for_good(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        await world.person("adam", Role.ADMINISTRATOR)
+        asked = await world.ok("ada", "POST", "/operations", template_change(TEXTS["open"]))
+        path = f"/operations/{asked['operation']['number']}"
+        assert (await world.call("ada", "POST", f"{path}/deny", {})).codes == {"not-authorised"}
+        denied = await world.ok("ruth", "POST", f"{path}/deny", {"reason": "too short"})
+        assert (denied["operation"]["state"], denied["operation"]["outcome"]) == ("denied", "too short")
+        assert [(vote["voter"], vote["approved"], vote["reason"]) for vote in denied["votes"]] == [
+            ("ruth", False, "too short")
+        ]
+        assert (await world.call("adam", "POST", f"{path}/approve", {})).codes == {"conflict"}
+        row = await world.engine.database.read(lambda connection: templates.get(connection, "open"))
+        assert row is not None
+        assert 'duration = "90d"' in row.toml
+
+
 async def test_a_template_that_was_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path) as world:
         await with_people(world)
@@ -266,6 +284,29 @@ async def test_an_approval_is_spent_once_and_on_nothing_else(tmp_path: Path, url
         ]
         results = await DeferredList(tries, consumeErrors=True)
         assert sum(fine for fine, _ in results) == 1
+
+
+async def test_recovering_a_key_is_agreed_on_over_the_api_and_done_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        detail = {"detail": "the key of certificate 1f3a"}
+        wish = {"kind": "recover-key", "object": "device-7", "particulars": detail, "reason": "the disk is broken"}
+        for wrong in ({}, {"detail": "x", "more": "y"}):
+            assert (await world.call("ruth", "POST", "/operations", {**wish, "particulars": wrong})).status == 400
+        assert (await world.call("olga", "POST", "/operations", wish)).codes == {"not-authorised"}
+        asked = (await world.ok("ruth", "POST", "/operations", wish))["operation"]
+        number, kind, desk = asked["number"], OperationKind.RECOVER_KEY, world.engine.dual_control
+        with pytest.raises(Rejected, match="has 0 of 1 approvals"):
+            await desk.consent(number, kind, "device-7", detail)
+        agreed = await world.ok("rolf", "POST", f"/operations/{number}/approve", {})
+        assert agreed["operation"]["state"] == "approved", "who recovers the key does it, with this consent"
+        with pytest.raises(Rejected, match="approves something else"):
+            await desk.consent(number, kind, "device-8", detail)
+        consent = await desk.consent(number, kind, "device-7", detail)
+        await world.engine.database.write(consent.spend)
+        assert (await world.ok("aud", "GET", f"/operations/{number}"))["operation"]["state"] == "done"
+        with pytest.raises(Rejected, match="is done"):
+            await desk.consent(number, kind, "device-7", detail)
 
 
 async def test_row_40_an_operation_that_was_changed_in_the_database_is_not_done(tmp_path: Path, url: str) -> None:

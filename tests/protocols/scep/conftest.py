@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocols.scep.support import APPROVED, CODE, World, template, world
+from tests.protocols.scep.support import APPROVED, CODE, RENEWAL, World, template, world
 
 LEGACY = 'legacy = ["des3", "sha1", "des", "md5"]'
 
@@ -28,6 +28,7 @@ def scep(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], A
             template("short", scep='ca_certificates = "without_root"'),
             template("single", scep='ca_certificates = "ra_only"'),
             template("once", renewal="[renewal]\nallowed = false\n"),
+            template("seated", renewal=f"{RENEWAL}[seats]\nenabled = true\ncertificates = 1\n"),
             template("graceful", renewal='[renewal]\nwindow = "120d"\ngrace = "10d"\n'),
         )
     )

@@ -30,7 +30,7 @@ from tests.protocols.scep.device import (
     PKCS_REQ,
     SUCCESS,
 )
-from tests.protocols.scep.support import APPROVED, STATIC, World, enrolled, template
+from tests.protocols.scep.support import APPROVED, STATIC, World, enrolled, record, template
 
 AES = {"-aes128": "2.16.840.1.101.3.4.1.2", "-aes256": "2.16.840.1.101.3.4.1.42"}
 
@@ -384,3 +384,14 @@ def _secret(text: str) -> object:
     from pkiserver.foundation.secret import Secret
 
     return Secret(text)
+
+
+def test_a_seat_holds_for_what_comes_by_scep(scep: World) -> None:
+    _, certificate = enrolled(scep, "sitter", at="seated")
+    [seat] = scep.one(scep.engine.seats.search(template="seated"))
+    [kept] = scep.one(scep.engine.seats.detail(seat.id)).certificates
+    assert (seat.identity, kept.certificate_id) == ("CN=sitter", record(scep, certificate).id)
+    other = scep.device("sitter", at="seated")
+    refused = other.enroll(scep.code("seated"))
+    assert (refused.status, refused.fail_info) == (FAILURE, BAD_REQUEST)
+    assert "template allows 1" in refused.fail_text
