@@ -68,6 +68,8 @@ def folder_of(settings: NodeSettings) -> Iterator[tuple[str, Path]]:
 
 def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
     """Modes of the configuration and of the folders of state. Loading has checked the secret files."""
+    from pkiserver.authority.status.knownnumbers import trouble_with
+
     mode = config.stat().st_mode
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         yield bad("configuration", f"{config} can be written by others ({mode & 0o777:04o})", f"chmod go-w {config}")
@@ -87,6 +89,9 @@ def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
             yield warning(name, text, f"run each command as that account: runuser -u {_owner(folder)} -- pkiserver ...")
         else:
             yield good(name, f"{folder} has mode {mode:04o}")
+    if why := trouble_with(settings.crl_numbers):
+        advice = "give it to the server's account; without it a restored database may use CRL numbers again"
+        yield warning("crl-numbers", why, advice)
 
 
 def _owner(path: Path) -> str:

@@ -111,6 +111,7 @@ class CrlScheduler:
         self._clock = clock
         self._look = _Look()
         self._losses = -1
+        self._compared = False
         self._numbers = numbers
         self._problems: dict[int, StatusProblem] = {}
 
@@ -204,11 +205,12 @@ class CrlScheduler:
         before = self._look
         look = await self._database.read(lambda connection: _look(connection, before))
         losses = self._database.losses
-        if losses != self._losses:  # also at first: what was known before may be more than this database knows
-            if before.known:
-                look = await self._database.read(lambda connection: _look(connection, _Look()))
+        if losses != self._losses and before.known:  # what was known before may be more than this database knows
+            look = await self._database.read(lambda connection: _look(connection, _Look()))
+        if losses != self._losses or not self._compared:
             await self._pass_lost_numbers()
             self._losses = losses
+            self._compared = not self._numbers.problem  # what others saw may be in the file, once it can be read
         self._look = look
         names = {authority.issuer_id: authority.subject_der for authority in self._authorities.list()}
         for known in look.known.values():
