@@ -103,6 +103,25 @@ async def test_a_module_that_does_not_load(token: TokenSettings, store: Software
         assert module.name in found["softhsm"][1]
 
 
+async def test_a_token_whose_files_cannot_be_read(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    """As after a restore in another folder, or under another account: SoftHSM itself names no file."""
+    registry = await a_ring_with_keys(token, store)
+    config = token.softhsm_config
+    assert config is not None
+    tokens, aside = config.parent / "tokens", config.parent / "aside"
+    tokens.rename(aside)
+    kind, text = (await problems_of([token, store], registry))["softhsm"]
+    assert kind is FaultKind.MODULE_NOT_LOADED
+    assert text.endswith(f" ({tokens}: No such file or directory)")
+    tokens.mkdir()
+    lost = tokens / "0" / "token.object"
+    lost.parent.mkdir()
+    lost.symlink_to("nowhere")  # for root nothing is unreadable but what is not there
+    kind, text = (await problems_of([token, store], registry))["softhsm"]
+    assert kind is FaultKind.TOKEN_ABSENT
+    assert text.endswith(f" ({lost}: No such file or directory)")
+
+
 async def test_an_absent_token(token: TokenSettings, store: SoftwareStoreSettings) -> None:
     registry = await a_ring_with_keys(token, store)
     found = await problems_of([attrs.evolve(token, token_serial="0000"), store], registry)

@@ -18,6 +18,7 @@ from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11.library import load_library, restart_library, start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.sessioncopy import HeldKey
+from pkiserver.keys.pkcs11.softhsmfiles import with_reason
 from pkiserver.keys.settings import TokenSettings
 
 LOSSES = (
@@ -191,7 +192,7 @@ class Module:
                         self._all[0].sessions[token] = session
             ready = True
         except p11.PKCS11Error as error:
-            text = f"the module does not initialise: {str(error) or type(error).__name__}"
+            text = with_reason(f"the module does not initialise: {str(error) or type(error).__name__}", self.settings)
             self.loss = KeyProblem(self.settings.module.name, FaultKind.TOKEN_LOST, text)
             raise KeyUnavailable(self.loss) from error
         except KeyUnavailable as error:
