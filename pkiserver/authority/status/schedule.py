@@ -18,6 +18,7 @@ from pkiserver.authority.status.policy import CLOCK_STEP, CrlPolicy
 from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
+from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.authority import crl_content, crl_history, crls, status
 from pkiserver.store.authority.crl_content import ChangedGroup, Range
 from pkiserver.store.authority.crl_history import CrlRecord
@@ -99,6 +100,7 @@ class CrlScheduler:
         self,
         database: Database,
         issuer: CrlIssuer,
+        keys: KeyRing,
         authorities: Authorities,
         turns: Turns,
         clock: Clock,
@@ -106,6 +108,7 @@ class CrlScheduler:
     ) -> None:
         self._database = database
         self._issuer = issuer
+        self._keys = keys
         self._authorities = authorities
         self._turns = turns
         self._clock = clock
@@ -131,11 +134,17 @@ class CrlScheduler:
                 try:
                     issued += await self._look_after(authority, generation)
                 except PkiError as error:
-                    self._log.warn("{name}: no CRL: {why}", name=authority.name, why=str(error))
-                    self._problems[generation.id] = StatusProblem(authority.name, f"CRL: {error}")
+                    self._failed(authority, generation, error)
                 else:
-                    self._problems.pop(generation.id, None)
+                    if self._problems.pop(generation.id, None) is not None:
+                        self._log.info("{name}: CRLs can be issued again", name=authority.name)
         return tuple(issued)
+
+    def _failed(self, authority: Authority, generation: Generation, error: PkiError) -> None:
+        problem = StatusProblem(authority.name, f"CRL: {error}")
+        if self._problems.get(generation.id) != problem:  # it is tried again every second
+            self._log.warn("{name}: no CRL: {why}", name=authority.name, why=str(error))
+        self._problems[generation.id] = problem
 
     async def issue_now(
         self,
@@ -170,6 +179,8 @@ class CrlScheduler:
         names = self._due_ones(authority, generation, self._look)
         if not names:
             return []
+        if generation.key_name is not None:
+            self._keys.require_ready(generation.key_name)  # a node that lacks it leaves the turn to others
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 return []

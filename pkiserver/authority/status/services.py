@@ -71,7 +71,7 @@ def status_services(
     return StatusServices(
         revocations=Revocations(database, audit, clock, directory.cache.wake),
         crls=crls,
-        schedule=CrlScheduler(database, crls, authorities, turns, clock, known),
+        schedule=CrlScheduler(database, crls, keys, authorities, turns, clock, known),
         responders=ResponderKeeper(OwnKeys(database, keys, authorities, preparer, issuer, turns, clock)),
         directory=directory,
         publications=Publications(database, authorities, clock),
