@@ -164,6 +164,7 @@ class CrlScheduler:
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is issuing this CRL", retry_after=5)
+            self._require_able(generation)
             await self._look_again()
             wanted = {scope: (Cause.DEMAND, parts)}
             [made] = await self._issue(authority, generation, wanted, turn, actor=actor)
@@ -179,14 +180,21 @@ class CrlScheduler:
         names = self._due_ones(authority, generation, self._look)
         if not names:
             return []
-        if generation.key_name is not None:
-            self._keys.require_ready(generation.key_name)  # a node that lacks it leaves the turn to others
+        self._require_able(generation)
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 return []
             await self._look_again()  # another process may have been here before us
             wanted = self._due_ones(authority, generation, self._look)
             return await self._issue(authority, generation, wanted, turn, actor=_ACTOR)
+
+    def _require_able(self, generation: Generation) -> None:
+        """Before the turn is taken, which a node that cannot do it leaves to others; raises :class:`Unavailable`."""
+        if generation.key_name is not None:
+            self._keys.require_ready(generation.key_name)
+        begin = generation.certificate.certificate.not_valid_before_utc
+        if self._clock.now() < begin:  # a machine that woke in 1970: what is out there is right, and stays
+            raise Unavailable(f"its certificate begins at {begin:%Y-%m-%d %H:%M:%SZ}: is this machine's clock right?")
 
     async def _issue(
         self,
