@@ -82,6 +82,8 @@ def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
         mode = folder.stat().st_mode & 0o777
         if mode & 0o027:
             yield bad(name, f"{folder} is open to others ({mode:04o})", f"chmod 0700 {folder}")
+        elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+            yield bad(name, f"{folder} is on a read-only file system", "see why in the kernel's log, and mount it anew")
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield bad(name, f"{folder} cannot be written by this account", "run this as the server's account")
         elif os.geteuid() == 0 != folder.stat().st_uid:
