@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import resource
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import Deferred
 
+from pkiserver.authority.status import knownnumbers
 from pkiserver.authority.status.knownnumbers import KnownNumbers
 from pkiserver.runtime.health import Health
 from pkiserver.runtime.services.checks import numbers_check
@@ -69,6 +71,21 @@ async def test_a_place_that_cannot_be_written_holds_nothing_up_and_is_told(tmp_p
     assert one.problem == ""
     await two.share()
     assert two.highest(ISSUING, FULL) == 7, "written once it could be, though nothing new was seen"
+
+
+async def test_a_process_that_stands_still_with_the_file_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knownnumbers, "LOCK_SECONDS", 0.05)
+    file = tmp_path / "numbers"
+    one = KnownNumbers(file)
+    one.note(ISSUING, FULL, 7)
+    with file.open("wb") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        await one.share_news()
+        assert one.problem == f"{file}: Resource temporarily unavailable"
+    await one.share_news()
+    assert one.problem == ""
 
 
 async def test_a_full_disk_leaves_what_the_file_had(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
+LOCK_SECONDS = 2.0
+"""How long another process of the node may have the file; lists are issued all the same."""
 _MOST_OCTETS = 16 * 1024 * 1024
 _ANY = ""
 """Stands for whichever scope: files of earlier versions have one number for each name."""
@@ -103,6 +106,19 @@ def _open(file: Path, more: int) -> int:
     return os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more, 0o600)
 
 
+def _lock(descriptor: int, until: float) -> None:
+    """Lock an open file until it is closed; raises BlockingIOError where a process that stands still has it."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _told(file: Path, error: OSError) -> str:
     return f"{file}: {error.strerror or error}"
 
@@ -116,7 +132,7 @@ def _merge(file: Path, known: _Numbers) -> tuple[_Numbers, str]:
     try:
         descriptor = _open(file, os.O_CREAT)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, time.monotonic() + LOCK_SECONDS)
             found = _read(descriptor)
             both = _higher(known, found)
             if both != found:
