@@ -189,6 +189,7 @@ class CrlIssuer:
             Unavailable: Key or database are away, or ``guard`` found that another process issues.
         """
         key_name = _signing_key(authority, generation)
+        self._keys.require_ready(key_name)  # a long list is not made in vain, nor a number taken
         distribution = self._authorities.distribution(authority, generation)
         taken = await self._database.write(lambda connection: _take_number(connection, distribution, scope, guard))
         scheme = authority.scheme(generation)

@@ -21,7 +21,6 @@ from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Defect, PkiError, Refusal, Rejected, Unavailable
 from pkiserver.keys.algorithms import SignatureScheme
-from pkiserver.keys.faults import KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.signers import CertificateSigner
 from pkiserver.store import certificates
@@ -116,8 +115,7 @@ class Issuer:
     def _signer(self, key_name: str) -> CertificateSigner:
         """The issuer's key, seen to be there before anything is asked of it."""
         signer = self._keys.certificate_signer(key_name)
-        if not self._keys.is_ready(key_name) and (problem := self._keys.show(key_name).problem) is not None:
-            raise KeyUnavailable(problem)
+        self._keys.require_ready(key_name)
         return signer
 
     async def _store(self, prepared: PreparedCertificate, issued: IssuedCertificate, also: Also | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.typing_in import interruptible
 from pkiserver.cli.voting import voter, voter_options, who
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def agreed(session: Session, *, yes: bool) -> bool:
         return True
     if session.json or not sys.stdin.isatty():
         raise click.UsageError("nobody is there to be asked: say --yes, or --dry-run to look only")
-    return click.confirm("Make these changes?", default=False)
+    with interruptible():
+        return click.confirm("Make these changes?", default=False)
 
 
 def _readers() -> Readers:

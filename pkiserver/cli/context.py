@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pkiserver.keys.settings import ProviderSettings
     from pkiserver.runtime.config import NodeSettings
     from pkiserver.runtime.engine import Engine
+    from pkiserver.store.database import Database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,11 +139,28 @@ def add_common_options(command: click.Command) -> None:
             add_common_options(command.commands[name])
 
 
-def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+@attrs.define
+class _Progress:
+    """How far a command is: what it writes into, and whether all that is left is to close it."""
+
+    database: Database | None = None
+    done: bool = False
+
+    @property
+    def is_writing(self) -> bool:
+        return self.database is not None and self.database.is_writing
+
+    async def written(self) -> None:
+        if self.database is not None:
+            await self.database.written()
+
+
+def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]], progress: _Progress | None = None) -> T:
     """Run a coroutine on the reactor, which can be done once in a process, and return its result.
 
-    Ctrl-C and SIGTERM cancel it: it closes what it opened, whose threads would keep the process for ever. A second one
-    ends the process at once.
+    Ctrl-C and SIGTERM cancel it: it closes what it opened, whose threads would keep the process for ever. Not in the
+    middle of a write to the database, which would be done all the same, nor once it is ``done``. A second one ends the
+    process at once.
 
     Raises:
         click.Abort: that happened before the coroutine ended.
@@ -164,7 +182,7 @@ def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     keep_log()
     # react always ends in SystemExit; the outcome is in the lists
     with contextlib.suppress(SystemExit):
-        react(lambda reactor: _cancelled_by_signals(reactor, guarded()))
+        react(lambda reactor: _cancelled_by_signals(reactor, guarded(), progress or _Progress()))
     if errors and isinstance(errors[0], CancelledError):
         raise click.Abort
     if errors:
@@ -174,7 +192,7 @@ def run_on_reactor(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return results[0]
 
 
-def _cancelled_by_signals(reactor: Any, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+def _cancelled_by_signals(reactor: Any, work: Coroutine[Any, Any, None], progress: _Progress) -> Deferred[None]:
     """Run a coroutine; where the reactor is to stop before its end, cancel it, and let the reactor wait for the end."""
     from twisted.internet.defer import Deferred
 
@@ -185,8 +203,15 @@ def _cancelled_by_signals(reactor: Any, work: Coroutine[Any, Any, None]) -> Defe
         if not ended.called:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            task.cancel()
+            Deferred.fromCoroutine(cancel())
         return ended
+
+    async def cancel() -> None:
+        if progress.is_writing:
+            click.echo("finishing what is being written; Ctrl-C once more gives it up", err=True)
+        await progress.written()
+        if not progress.done:
+            task.cancel()
 
     reactor.addSystemEventTrigger("before", "shutdown", interrupted)
     return task
@@ -223,15 +248,17 @@ def async_command(function: Callable[Concatenate[Session, Engine, P], Awaitable[
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         session = click.get_current_context().ensure_object(Session)
-        settings = session.settings()
+        settings, progress = session.settings(), _Progress()
 
         async def main() -> None:
             from pkiserver.cli.voting import refusals_audited
             from pkiserver.runtime.engine import open_engine
 
             async with open_engine(settings, worker=WORKER, serving=False) as engine, refusals_audited(session, engine):
+                progress.database = engine.database
                 await function(session, engine, *args, **kwargs)
+                progress.done = True
 
-        run_on_reactor(main)
+        run_on_reactor(main, progress)
 
     return wrapper

@@ -68,6 +68,8 @@ def folder_of(settings: NodeSettings) -> Iterator[tuple[str, Path]]:
 
 def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
     """Modes of the configuration and of the folders of state. Loading has checked the secret files."""
+    from pkiserver.authority.status.knownnumbers import trouble_with
+
     mode = config.stat().st_mode
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         yield bad("configuration", f"{config} can be written by others ({mode & 0o777:04o})", f"chmod go-w {config}")
@@ -80,6 +82,8 @@ def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
         mode = folder.stat().st_mode & 0o777
         if mode & 0o027:
             yield bad(name, f"{folder} is open to others ({mode:04o})", f"chmod 0700 {folder}")
+        elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+            yield bad(name, f"{folder} is on a read-only file system", "see why in the kernel's log, and mount it anew")
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield bad(name, f"{folder} cannot be written by this account", "run this as the server's account")
         elif os.geteuid() == 0 != folder.stat().st_uid:
@@ -87,6 +91,9 @@ def check_files(config: Path, settings: NodeSettings) -> Iterator[Result]:
             yield warning(name, text, f"run each command as that account: runuser -u {_owner(folder)} -- pkiserver ...")
         else:
             yield good(name, f"{folder} has mode {mode:04o}")
+    if why := trouble_with(settings.crl_numbers):
+        advice = "give it to the server's account; without it a restored database may use CRL numbers again"
+        yield warning("crl-numbers", why, advice)
 
 
 def _owner(path: Path) -> str:

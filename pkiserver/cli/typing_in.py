@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a question: the reactor, which hears of it otherwise, stands still until it is answered."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    usual = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, usual, strict=True):
+            signal.signal(number, handler)
 
 
 def typed(what: str, *, option: str, confirm: bool = False) -> str:
@@ -19,7 +34,8 @@ def typed(what: str, *, option: str, confirm: bool = False) -> str:
         click.UsageError: the input ended, and is no terminal.
     """
     try:
-        answer = click.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True)
+        with interruptible():
+            answer = click.prompt(what, hide_input=True, confirmation_prompt=confirm, err=True)
     except click.Abort:
         if sys.stdin.isatty():
             raise
@@ -38,4 +54,5 @@ def require_yes(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is there to be asked: say --yes")
-    click.confirm(question, abort=True, err=True)
+    with interruptible():
+        click.confirm(question, abort=True, err=True)

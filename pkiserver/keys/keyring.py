@@ -154,6 +154,12 @@ class KeyRing:
         entry = self._entries.get(name)
         return entry is not None and entry.trouble() is None
 
+    def require_ready(self, name: str) -> None:
+        """Raise :class:`KeyUnavailable` while a key is known to be away; nothing is asked of its token."""
+        trouble = self._entry(name).trouble()
+        if trouble is not None:
+            raise KeyUnavailable(trouble)
+
     def public_key(self, name: str) -> PublicKey:
         """A key's registered public half, also while its token is away."""
         return load_spki(self._entry(name).record.spki)

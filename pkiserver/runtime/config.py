@@ -292,6 +292,11 @@ class NodeSettings:
         return self.ldap.tls or self.https.tls
 
     @property
+    def crl_numbers(self) -> Path:
+        """Where the node keeps the CRL numbers that it has seen."""
+        return self.state_dir / "crl-numbers"
+
+    @property
     def worker_count(self) -> int:
         """How many processes serve."""
         return len(os.sched_getaffinity(0)) if self.workers == "cores" else int(self.workers)

@@ -299,7 +299,7 @@ def _assemble(
         issuer=road.issuer,
         clock=clock,
         holder=holder,
-        numbers=settings.state_dir / "crl-numbers",
+        numbers=settings.crl_numbers,
     )
     codes = EnrollCodes(database=database, audit=audit, clock=clock)
     marks = settings.approvals.marks_source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,7 @@ class Database:
         self._reactor = reactor
         self._limit = queue_limit
         self._reading = 0
+        self._writing = 0
         self._losses = 0
         self._losing = threading.Lock()
         self._closed = False
@@ -186,7 +188,22 @@ class Database:
         """
         waiting: Deferred[T] = Deferred()
         self._writer.submit(Job(work, waiting))
-        return await waiting
+        self._writing += 1
+        try:
+            return await waiting
+        finally:
+            self._writing -= 1
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether somebody waits for a write: whoever gives up waiting does not learn whether it was done."""
+        return self._writing > 0
+
+    async def written(self) -> None:
+        """Return when those who wait for a write now have been told what became of it."""
+        if self._writing:
+            with suppress(Unavailable):
+                await self.write(lambda _connection: None)  # each has its turn
 
     def counts(self) -> DatabaseCounts:
         """What has happened so far."""

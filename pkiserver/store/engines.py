@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -90,10 +94,19 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
         hide_parameters=True,
     )
 
+    path = sqlite_path(url)
+
+    def connect(dialect: Any, _record: object, arguments: Any, more: Any) -> sqlite3.Connection:
+        with _told_why(path):
+            made: sqlite3.Connection = dialect.connect(*arguments, **more)
+        return made
+
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions behind our back
         cursor = connection.cursor()
-        if _write_ahead(cursor) and not reading:
+        with _told_why(path):
+            ahead = _write_ahead(cursor)
+        if ahead and not reading:
             cursor.execute("PRAGMA busy_timeout=0")  # see _begin_to_write
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -103,9 +116,40 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()
 
+    event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", _begin_to_read if reading else _begin_to_write)
     return engine
+
+
+@contextmanager
+def _told_why(path: Path) -> Iterator[None]:
+    """Let SQLite's "unable to open database file" say which file or folder, and why."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or not (why := _why_closed(path)):
+            raise
+        told = sqlite3.OperationalError(f"{error}: {why}")
+        told.sqlite_errorcode, told.sqlite_errorname = error.sqlite_errorcode, error.sqlite_errorname
+        raise told from error
+
+
+def _why_closed(path: Path) -> str:
+    """Why a database's file cannot be read and written, or none made beside it; empty where both can be.
+
+    The file itself must not be opened: closing it would give up the locks of this process.
+    """
+    if path.is_dir():
+        return f"{path}: {os.strerror(errno.EISDIR)}"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        is_read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        return f"{path}: {os.strerror(errno.EROFS if is_read_only else errno.EACCES)}"
+    try:
+        os.close(os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        return "" if error.errno == errno.EOPNOTSUPP else f"{path.parent}: {error.strerror}"
+    return ""
 
 
 def _begin_to_read(connection: Connection) -> None:

@@ -10,6 +10,7 @@ import attrs
 import pytest
 from cryptography import x509
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from pkiserver.authority import crl as crl_module
 from pkiserver.authority.crl import Cause
@@ -19,12 +20,14 @@ from pkiserver.authority.status.offline import OfflineCrl, encode_offline, read_
 from pkiserver.authority.status.policy import CrlPolicy
 from pkiserver.foundation.errors import Defect, Rejected, Unavailable
 from pkiserver.keys.algorithms import KeyType, SignatureScheme
+from pkiserver.keys.settings import ProviderSettings
 from pkiserver.keys.signers import CrlSigner
 from pkiserver.store import leases
 from pkiserver.store.certificates import RevocationReason
 from tests.authority.crl_world import configure
 from tests.authority.status_world import HOUR, ORDER, StatusWorld, lint_crl, openssl_crl_check
 from tests.authority.world import ACTOR
+from tests.support.keys import lose_and_miss
 
 
 def number_of(crl: x509.CertificateRevocationList) -> int:
@@ -307,6 +310,28 @@ def test_a_policy_whose_lists_would_end_before_the_next_is_refused() -> None:
         CrlPolicy(interval=timedelta(hours=2), validity=timedelta(hours=2))
     with pytest.raises(ValueError, match="gather"):
         CrlPolicy(gather=timedelta(seconds=-1))
+
+
+async def test_a_key_that_is_away_costs_no_numbers_and_is_told_once(
+    at: StatusWorld, stores: tuple[ProviderSettings, ...]
+) -> None:
+    assert len(await at.status.schedule.run_due()) == 2
+    key, turn = at.issuing.current.key_name, f"crl:{at.issuing.current.id}"
+    assert key is not None
+    await lose_and_miss(at.world.keys, stores[0], key)
+    at.clock.advance(HOUR)
+    before = await at.world.database.read(lambda c: leases.get(c, turn))
+    with capturedLogs() as captured:
+        for _ in range(3):
+            assert [one.number for one in await at.status.schedule.run_due()] in ([2], [])
+            at.clock.advance(timedelta(seconds=1))
+    told = [formatEvent(event) or "" for event in captured if event["log_level"] is LogLevel.warn]
+    assert len(told) == 1
+    assert told[0].startswith("issuing: no CRL: ")
+    assert [one.authority for one in at.status.schedule.problems()] == ["issuing"]
+    numbers, _floor = await at.status.crls.last_numbers(at.issuing)
+    assert max(numbers.values()) == 1
+    assert await at.world.database.read(lambda c: leases.get(c, turn)) == before, "others may have the turn"
 
 
 @pytest.mark.parametrize("inline", [1 << 20, 0], ids=["short", "long"])

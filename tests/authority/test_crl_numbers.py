@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.crl import Cause, CrlIssuer
 from pkiserver.authority.status.points import DeltaPolicy, Partition, Point
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store import leases
 from pkiserver.store.authority.crls import Crl, CrlKind
@@ -124,6 +124,24 @@ async def test_a_list_from_the_future_is_replaced_at_once_when_the_clock_is_righ
     assert isinstance(crl, x509.CertificateRevocationList)
     assert crl.last_update_utc <= at.clock.now()
     assert await at.status.schedule.run_due() == ()
+
+
+async def test_a_machine_that_wakes_long_ago_replaces_no_list(at: StatusWorld) -> None:
+    """Its clock has lost the time: what it would issue had ended long before anybody could read it."""
+    await at.status.schedule.run_due()
+    before = await published(at, "issuing-1")
+    begun = at.clock.now()
+    at.clock.step(datetime(1970, 1, 1, tzinfo=UTC) - begun)
+    woken = at.another_process()
+    assert await woken.schedule.run_due() == ()
+    problems = {one.text for one in woken.schedule.problems() if one.authority == "issuing"}
+    assert any(text.endswith("is this machine's clock right?") for text in problems), problems
+    with pytest.raises(Unavailable, match="clock"):
+        await woken.schedule.issue_now(at.issuing, at.issuing.current, actor="tester")
+    assert await published(at, "issuing-1") == before
+    at.clock.step(begun - at.clock.now() + HOUR)
+    assert {one.number for one in await woken.schedule.run_due()} == {2}
+    assert woken.schedule.problems() == ()
 
 
 async def test_a_turn_whose_holder_died_before_the_clock_was_set_back(at: StatusWorld) -> None:

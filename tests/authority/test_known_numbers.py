@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import resource
 from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from pkiserver.authority.status import knownnumbers
 from pkiserver.authority.status.knownnumbers import KnownNumbers
+from pkiserver.runtime.health import Health
+from pkiserver.runtime.services.checks import numbers_check
+from tests.authority.status_world import StatusWorld, build
 
 ROOT, ISSUING = b"root", b"issuing"
 FULL = "full"
@@ -53,11 +59,72 @@ async def test_half_a_file_is_written_anew(tmp_path: Path, left: str) -> None:
     assert two.highest(ISSUING, FULL) == 7
 
 
-async def test_a_place_that_cannot_be_written_holds_nothing_up(tmp_path: Path) -> None:
-    one = KnownNumbers(tmp_path / "nowhere" / "numbers")
+async def test_a_place_that_cannot_be_written_holds_nothing_up_and_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "numbers"
+    one, two = KnownNumbers(file), KnownNumbers(file)
     one.note(ISSUING, FULL, 7)
     await one.share_news()
     assert one.highest(ISSUING, FULL) == 7
+    assert one.problem == f"{file}: No such file or directory"
+    file.parent.mkdir()
+    await one.share_news()
+    assert one.problem == ""
+    await two.share()
+    assert two.highest(ISSUING, FULL) == 7, "written once it could be, though nothing new was seen"
+
+
+async def test_a_process_that_stands_still_with_the_file_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knownnumbers, "LOCK_SECONDS", 0.05)
+    file = tmp_path / "numbers"
+    one = KnownNumbers(file)
+    one.note(ISSUING, FULL, 7)
+    with file.open("wb") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        await one.share_news()
+        assert one.problem == f"{file}: Resource temporarily unavailable"
+    await one.share_news()
+    assert one.problem == ""
+
+
+async def test_a_full_disk_leaves_what_the_file_had(tmp_path: Path) -> None:
+    file = tmp_path / "numbers"
+    one, two = KnownNumbers(file), KnownNumbers(file)
+    one.note(ISSUING, FULL, 7)
+    await one.share_news()
+    before, usual = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    one.note(ISSUING, FULL, 8)
+    one.note(ROOT, FULL, 8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, usual[1]))
+    try:
+        await one.share_news()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert one.problem == f"{file}: File too large"
+    assert file.read_bytes() == before
+    await two.share()
+    assert two.highest(ISSUING, FULL) == 7
+
+
+async def test_numbers_in_a_file_that_cannot_be_read_at_first_are_passed_later(at: StatusWorld, tmp_path: Path) -> None:
+    file = tmp_path / "numbers"
+    seen = KnownNumbers(file)
+    seen.note(at.issuing.subject_der, FULL, 40)
+    await seen.share()
+    file.rename(tmp_path / "away")
+    file.mkdir()
+    status = build(at.world, at.clock, "restored", numbers=file)
+    assert {one.number for one in await status.schedule.run_due()} == {1}
+    [found] = await numbers_check(status.numbers).run()
+    assert (found.health, found.text) == (Health.WARNING, f"not kept beside the database: {file}: Is a directory")
+    file.rmdir()
+    (tmp_path / "away").rename(file)
+    await status.schedule.run_due()
+    [found] = await numbers_check(status.numbers).run()
+    assert found.health is Health.OK
+    made = await status.schedule.issue_now(at.issuing, at.issuing.current, actor="tester")
+    assert made.number > 40
 
 
 async def test_each_scope_has_a_sequence_of_its_own(tmp_path: Path) -> None:

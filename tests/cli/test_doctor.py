@@ -144,12 +144,18 @@ def test_what_is_broken_is_named_with_advice(installation: Installation) -> None
     installation.folder.chmod(0o755)
     original = installation.config.read_text()
     installation.config.write_text(original.replace("https://localhost", "https://pki.example.org"))
+    numbers = installation.folder / "crl-numbers"
+    aside = numbers.rename(installation.folder / "aside")
+    numbers.mkdir()
     try:
         wrong = installation.wrong()
     finally:
         installation.config.write_text(original)
         installation.config.chmod(0o600)
         installation.folder.chmod(0o700)
+        numbers.rmdir()
+        aside.rename(numbers)
+    assert wrong["crl-numbers"]["text"] == f"{numbers}: Is a directory"
     assert "chmod go-w" in wrong["configuration"]["advice"]
     assert wrong["state_dir"]["advice"] == f"chmod 0700 {installation.folder}"
     assert "pki.example.org of public.https is not among" in wrong["tls:names"]["text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from pkcs11 import Attribute, TokenFlag
+from pkcs11 import exceptions as p11
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
@@ -24,6 +26,7 @@ from pkiserver.keys.algorithms import KeyType, spki
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.pkcs11 import publichalf
 from pkiserver.keys.pkcs11.library import lock_path, start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.token import Token
@@ -101,6 +104,47 @@ async def test_a_module_that_does_not_load(token: TokenSettings, store: Software
         assert set(found) == {"softhsm", "in-token"}
         assert found["softhsm"][0] is FaultKind.MODULE_NOT_LOADED
         assert module.name in found["softhsm"][1]
+
+
+async def test_a_token_whose_files_cannot_be_read(token: TokenSettings, store: SoftwareStoreSettings) -> None:
+    """As after a restore in another folder, or under another account: SoftHSM itself names no file."""
+    registry = await a_ring_with_keys(token, store)
+    config = token.softhsm_config
+    assert config is not None
+    tokens, aside = config.parent / "tokens", config.parent / "aside"
+    tokens.rename(aside)
+    kind, text = (await problems_of([token, store], registry))["softhsm"]
+    assert kind is FaultKind.MODULE_NOT_LOADED
+    assert text.endswith(f" ({tokens}: No such file or directory)")
+    tokens.mkdir()
+    lost = tokens / "0" / "token.object"
+    lost.parent.mkdir()
+    lost.symlink_to("nowhere")  # for root nothing is unreadable but what is not there
+    kind, text = (await problems_of([token, store], registry))["softhsm"]
+    assert kind is FaultKind.TOKEN_ABSENT
+    assert text.endswith(f" ({lost}: No such file or directory)")
+
+
+async def test_no_room_for_a_new_key_is_told(
+    token: TokenSettings, store: SoftwareStoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a real full disk, which would need a file system of its own; that SoftHSM fails so on one was tried."""
+    registry = await a_ring_with_keys(token, store)
+    config = token.softhsm_config
+    assert config is not None
+    ring = await KeyRing.open_with([token, store], registry, SystemClock())
+    try:
+
+        def refused(*_arguments: Any) -> None:
+            raise p11.FunctionFailed
+
+        usage = shutil.disk_usage(config.parent)
+        monkeypatch.setattr(publichalf, "generate", refused)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage._replace(free=4096))
+        with pytest.raises(KeyUnavailable, match=f"FunctionFailed; no room is left under {config.parent}/tokens"):
+            await ring.generate("another", P256, store=token.name, doors=[Door.CERTIFICATE])
+    finally:
+        await ring.close()
 
 
 async def test_an_absent_token(token: TokenSettings, store: SoftwareStoreSettings) -> None:

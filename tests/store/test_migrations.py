@@ -80,11 +80,14 @@ async def test_a_damaged_file_is_told_as_such_and_as_no_defect_of_ours(tmp_path:
 
 
 async def test_why_a_database_is_away_is_told_to_administrators(tmp_path: Path) -> None:
-    (tmp_path / "pki.db").mkdir()
-    with pytest.raises(Unavailable) as away:
-        await Database.open(f"sqlite:///{tmp_path / 'pki.db'}")
-    assert str(away.value) == "the database cannot do this now"
-    assert told_in_full(away.value) == "the database cannot do this now (unable to open database file)"
+    folder, nowhere = tmp_path / "pki.db", tmp_path / "nowhere"
+    folder.mkdir()
+    cases = {folder: f"{folder}: Is a directory", nowhere / "1.db": f"{nowhere}: No such file or directory"}
+    for file, why in cases.items():
+        with pytest.raises(Unavailable) as away:
+            await Database.open(f"sqlite:///{file}")
+        assert str(away.value) == "the database cannot do this now"
+        assert told_in_full(away.value) == f"the database cannot do this now (unable to open database file: {why})"
 
 
 @pytest.mark.parametrize(

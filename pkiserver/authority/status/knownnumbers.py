@@ -10,12 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
+LOCK_SECONDS = 2.0
+"""How long another process of the node may have the file; lists are issued all the same."""
 _MOST_OCTETS = 16 * 1024 * 1024
 _ANY = ""
 """Stands for whichever scope: files of earlier versions have one number for each name."""
@@ -30,13 +32,15 @@ class KnownNumbers:
 
     Args:
         file: Where they are kept; a place that cannot be written remembers nothing, which keeps no list from being
-            issued. None for a process that remembers for itself alone.
+            issued, and is told by ``problem``. None for a process that remembers for itself alone.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._known: _Numbers = {}
         self._kept: _Numbers = {}
+        self.problem = ""
+        """Why the file could not be read or written the last time; empty when it could."""
 
     def note(self, subject: bytes, scope: str, number: int) -> None:
         """A list of that scope under the name ``subject`` (DER) has this number."""
@@ -61,9 +65,11 @@ class KnownNumbers:
         """Learn what the others know, and let them know what is new here."""
         if self._file is None:
             return
-        # What is noted meanwhile is not in it, and is news the next time.
-        self._kept = await deferToThread(_merge, self._file, _higher(self._known, {}))
-        self._known = _higher(self._known, self._kept)
+        # What is noted meanwhile is not in it, and is news the next time; so is all where it cannot be written.
+        found, self.problem = await deferToThread(_merge, self._file, _higher(self._known, {}))
+        self._known = _higher(self._known, found)
+        if not self.problem:
+            self._kept = found
 
     async def share_news(self) -> None:
         """:meth:`share`, where there is something new here; for calling often."""
@@ -85,23 +91,61 @@ def _higher(one: _Numbers, other: _Numbers) -> _Numbers:
     return found
 
 
-def _merge(file: Path, known: _Numbers) -> _Numbers:
-    """Put what is known into the file, which is also the lock; what is in it then. Blocking."""
-    with suppress(OSError):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def trouble_with(file: Path) -> str:
+    """Why a file of numbers that is there can be neither read nor written; empty where it can, or is not there."""
+    try:
+        os.close(_open(file, 0))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return _told(file, error)
+    return ""
+
+
+def _open(file: Path, more: int) -> int:
+    return os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | more, 0o600)
+
+
+def _lock(descriptor: int, until: float) -> None:
+    """Lock an open file until it is closed; raises BlockingIOError where a process that stands still has it."""
+    while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _told(file: Path, error: OSError) -> str:
+    return f"{file}: {error.strerror or error}"
+
+
+def _merge(file: Path, known: _Numbers) -> tuple[_Numbers, str]:
+    """Put what is known into the file, which is also the lock; what is known with what is in it, and why that failed.
+
+    Blocking.
+    """
+    both = known
+    try:
+        descriptor = _open(file, os.O_CREAT)
+        try:
+            _lock(descriptor, time.monotonic() + LOCK_SECONDS)
             found = _read(descriptor)
             both = _higher(known, found)
             if both != found:
                 octets = json.dumps(both, sort_keys=True).encode("ascii")
+                os.posix_fallocate(descriptor, 0, len(octets))  # a full disk must not leave half of it
                 os.pwrite(descriptor, octets, 0)
                 os.ftruncate(descriptor, len(octets))
                 os.fsync(descriptor)
-            return both
         finally:
             os.close(descriptor)
-    return known
+    except OSError as error:
+        return both, _told(file, error)
+    return both, ""
 
 
 def _read(descriptor: int) -> _Numbers:

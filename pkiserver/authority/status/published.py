@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import attrs
 from sqlalchemy import Connection
@@ -14,7 +14,8 @@ from pkiserver.authority.distribution import scope_path
 from pkiserver.authority.model import Authority
 from pkiserver.authority.status.source import PublishedCertificates, PublishedCrl
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Rejected, Unavailable
+from pkiserver.outbound.dial import within
 from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.authorities import GenerationState
 from pkiserver.store.authority.crls import Crl, CrlKind
@@ -25,21 +26,36 @@ FRESH_SECONDS = 0.5
 KEPT_OCTETS = 64 * 1024 * 1024
 """Lists that are kept in memory, all together; a longer one is read for each request."""
 
+PATIENCE = 2.0
+"""Seconds that the database may take to answer before a kept list that is in force is given without it."""
+_UNCERTAIN = timedelta(seconds=30)
+"""For how long caches may keep a list of which nobody could say whether it is the newest."""
+
 _Key = tuple[int, CrlKind]
 
 
 @attrs.define
 class _Kept:
+    """A list in memory; ``certain`` where the database said, when it was ``asked`` last, that it is the newest."""
+
     crl: PublishedCrl
     asked: float
+    certain: bool = True
+    asking: bool = False
+
+    def is_in_force(self, now: datetime) -> bool:
+        return self.crl.this_update <= now < self.crl.next_update
+
+    def shown(self) -> PublishedCrl:
+        return self.crl if self.certain else attrs.evolve(self.crl, max_age=min(self.crl.max_age, _UNCERTAIN))
 
 
 class Publications:
     """The :class:`~pkiserver.authority.status.source.PublicationSource` of this server's own authorities.
 
     The newest list of a scope is kept in memory; whether there is another one now is asked at most twice a second for
-    each list. Which scopes there are is known in memory too, and asked for as often at most, so that a flood
-    of wrong paths costs nothing.
+    each list. While the database is away, what is kept is given out until its nextUpdate. Which scopes there are is
+    known in memory too, and asked for as often at most, so that a flood of wrong paths costs nothing.
     """
 
     def __init__(self, database: Database, authorities: Authorities, clock: Clock) -> None:
@@ -58,10 +74,32 @@ class Publications:
             return None
         authority, scope_id = found
         key = (scope_id, kind)
-        now = self._clock.monotonic()
         kept = self._kept.get(key)
-        if kept is not None and now - kept.asked < FRESH_SECONDS:
+        if kept is None:
+            return await self._ask(authority, key, None)
+        is_fresh = self._clock.monotonic() - kept.asked < FRESH_SECONDS
+        if is_fresh and kept.certain:
             return kept.crl
+        if not kept.is_in_force(self._clock.now()):
+            return await self._ask(authority, key, kept)
+        if is_fresh or kept.asking:
+            return kept.shown()
+        return await self._ask_briefly(authority, key, kept)
+
+    async def _ask_briefly(self, authority: Authority, key: _Key, kept: _Kept) -> PublishedCrl | None:
+        """Ask the database whether there is a newer list than this one, which is in force; it stands for no answer."""
+        away = Unavailable("the database does not answer")
+        kept.asking = True
+        try:
+            return await within(self._ask(authority, key, kept), PATIENCE, lambda: away)
+        except Unavailable:
+            kept.asked, kept.certain = self._clock.monotonic(), False
+            return kept.shown()
+        finally:
+            kept.asking = False
+
+    async def _ask(self, authority: Authority, key: _Key, kept: _Kept | None) -> PublishedCrl | None:
+        now = self._clock.monotonic()
         # A limit for caches that was changed counts at once, not from the next list on.
         current = kept is not None and kept.crl.max_age == authority.settings.crl.max_age
         have = (kept.crl.number, kept.crl.this_update) if kept is not None and current else None
@@ -72,7 +110,7 @@ class Publications:
             kept = _Kept(newest, now)
             self._keep(key, kept)
         assert kept is not None  # it is still the newest
-        kept.asked = now
+        kept.asked, kept.certain = now, True
         return kept.crl
 
     async def complete_lists(self, authority: str) -> tuple[bytes, ...]:

@@ -18,6 +18,7 @@ from pkiserver.authority.status.policy import CLOCK_STEP, CrlPolicy
 from pkiserver.authority.status.turns import StatusProblem, Turn, Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Rejected, Unavailable
+from pkiserver.keys.keyring import KeyRing
 from pkiserver.store.authority import crl_content, crl_history, crls, status
 from pkiserver.store.authority.crl_content import ChangedGroup, Range
 from pkiserver.store.authority.crl_history import CrlRecord
@@ -99,6 +100,7 @@ class CrlScheduler:
         self,
         database: Database,
         issuer: CrlIssuer,
+        keys: KeyRing,
         authorities: Authorities,
         turns: Turns,
         clock: Clock,
@@ -106,11 +108,13 @@ class CrlScheduler:
     ) -> None:
         self._database = database
         self._issuer = issuer
+        self._keys = keys
         self._authorities = authorities
         self._turns = turns
         self._clock = clock
         self._look = _Look()
         self._losses = -1
+        self._compared = False
         self._numbers = numbers
         self._problems: dict[int, StatusProblem] = {}
 
@@ -130,11 +134,17 @@ class CrlScheduler:
                 try:
                     issued += await self._look_after(authority, generation)
                 except PkiError as error:
-                    self._log.warn("{name}: no CRL: {why}", name=authority.name, why=str(error))
-                    self._problems[generation.id] = StatusProblem(authority.name, f"CRL: {error}")
+                    self._failed(authority, generation, error)
                 else:
-                    self._problems.pop(generation.id, None)
+                    if self._problems.pop(generation.id, None) is not None:
+                        self._log.info("{name}: CRLs can be issued again", name=authority.name)
         return tuple(issued)
+
+    def _failed(self, authority: Authority, generation: Generation, error: PkiError) -> None:
+        problem = StatusProblem(authority.name, f"CRL: {error}")
+        if self._problems.get(generation.id) != problem:  # it is tried again every second
+            self._log.warn("{name}: no CRL: {why}", name=authority.name, why=str(error))
+        self._problems[generation.id] = problem
 
     async def issue_now(
         self,
@@ -154,6 +164,7 @@ class CrlScheduler:
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 raise Unavailable("another process is issuing this CRL", retry_after=5)
+            self._require_able(generation)
             await self._look_again()
             wanted = {scope: (Cause.DEMAND, parts)}
             [made] = await self._issue(authority, generation, wanted, turn, actor=actor)
@@ -169,12 +180,21 @@ class CrlScheduler:
         names = self._due_ones(authority, generation, self._look)
         if not names:
             return []
+        self._require_able(generation)
         async with self._turns.turn(f"crl:{generation.id}") as turn:
             if turn is None:
                 return []
             await self._look_again()  # another process may have been here before us
             wanted = self._due_ones(authority, generation, self._look)
             return await self._issue(authority, generation, wanted, turn, actor=_ACTOR)
+
+    def _require_able(self, generation: Generation) -> None:
+        """Before the turn is taken, which a node that cannot do it leaves to others; raises :class:`Unavailable`."""
+        if generation.key_name is not None:
+            self._keys.require_ready(generation.key_name)
+        begin = generation.certificate.certificate.not_valid_before_utc
+        if self._clock.now() < begin:  # a machine that woke in 1970: what is out there is right, and stays
+            raise Unavailable(f"its certificate begins at {begin:%Y-%m-%d %H:%M:%SZ}: is this machine's clock right?")
 
     async def _issue(
         self,
@@ -204,11 +224,12 @@ class CrlScheduler:
         before = self._look
         look = await self._database.read(lambda connection: _look(connection, before))
         losses = self._database.losses
-        if losses != self._losses:  # also at first: what was known before may be more than this database knows
-            if before.known:
-                look = await self._database.read(lambda connection: _look(connection, _Look()))
+        if losses != self._losses and before.known:  # what was known before may be more than this database knows
+            look = await self._database.read(lambda connection: _look(connection, _Look()))
+        if losses != self._losses or not self._compared:
             await self._pass_lost_numbers()
             self._losses = losses
+            self._compared = not self._numbers.problem  # what others saw may be in the file, once it can be read
         self._look = look
         names = {authority.issuer_id: authority.subject_der for authority in self._authorities.list()}
         for known in look.known.values():

@@ -35,6 +35,7 @@ class StatusServices:
         responders: The periodic task that makes and renews OCSP responders; call ``run_due`` every minute.
         directory: Where the OCSP edge looks things up; call ``refresh`` after ``responders.run_due``.
         publications: Where the CRL edge looks things up.
+        numbers: The CRL numbers that this node has seen.
     """
 
     revocations: Revocations
@@ -43,6 +44,7 @@ class StatusServices:
     responders: ResponderKeeper
     directory: StatusDirectory
     publications: Publications
+    numbers: KnownNumbers
 
     def problems(self) -> tuple[StatusProblem, ...]:
         """What is not as it should be, by authority, for readiness."""
@@ -63,13 +65,15 @@ def status_services(
 ) -> StatusServices:
     """The services of one process; ``holder`` names it in leases, ``numbers`` is this node's file of CRL numbers."""
     turns = Turns(database, clock, holder)
+    known = KnownNumbers(numbers)
     crls = CrlIssuer(database, audit, keys, authorities, clock)
     directory = StatusDirectory(database, keys, authorities, clock)
     return StatusServices(
         revocations=Revocations(database, audit, clock, directory.cache.wake),
         crls=crls,
-        schedule=CrlScheduler(database, crls, authorities, turns, clock, KnownNumbers(numbers)),
+        schedule=CrlScheduler(database, crls, keys, authorities, turns, clock, known),
         responders=ResponderKeeper(OwnKeys(database, keys, authorities, preparer, issuer, turns, clock)),
         directory=directory,
         publications=Publications(database, authorities, clock),
+        numbers=known,
     )

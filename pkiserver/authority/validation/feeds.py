@@ -128,20 +128,30 @@ class FeedKeeper:
         return not state.checked <= now < state.checked + pause
 
     async def _look(self, ca: ForeignCa, *, everything: bool = False) -> int:
-        changed = 0
-        async with self._turns.turn(_turn_of(ca)) as turn:
-            if turn is None:
-                if everything:
+        if everything:
+            async with self._turns.turn(_turn_of(ca)) as turn:
+                if turn is None:
                     raise _busy(ca)
-                return 0
-            states = {one.source: one for one in await self._database.read(foreign.states) if one.authority == ca.name}
-            for gone in set(states) - {*ca.feeds, ISSUED}:
-                await self._database.write(lambda connection, gone=gone: foreign.remove(connection, ca.name, gone))  # type: ignore[misc]
-            for url in ca.feeds:
-                state = states.get(url)
-                if everything or self._due(ca, state):
-                    changed += await self._fetch(ca, url, state)
+                states = await self._states(ca)
+                return sum([await self._fetch(ca, url, states.get(url)) for url in ca.feeds])
+        changed = 0
+        for url in ca.feeds:
+            if self._due(ca, self._authorities.state(ca.name, url)):
+                # A turn each: many that never answer take longer together than any turn lasts.
+                async with self._turns.turn(_turn_of(ca)) as turn:
+                    if turn is None:
+                        break
+                    state = (await self._states(ca)).get(url)
+                    if self._due(ca, state):
+                        changed += await self._fetch(ca, url, state)
         return changed
+
+    async def _states(self, ca: ForeignCa) -> dict[str, SourceState]:
+        """What its sources gave, as the database has it; those that it has no more are forgotten."""
+        states = {one.source: one for one in await self._database.read(foreign.states) if one.authority == ca.name}
+        for gone in set(states) - {*ca.feeds, ISSUED}:
+            await self._database.write(lambda connection, gone=gone: foreign.remove(connection, ca.name, gone))  # type: ignore[misc]
+        return states
 
     async def _fetch(self, ca: ForeignCa, url: str, state: SourceState | None) -> bool:
         etag = "" if state is None or state.head is None else state.etag

@@ -16,6 +16,7 @@ from pkcs11._pkcs11 import lib as BaseLibrary  # noqa: N812
 from pkcs11.exceptions import PKCS11Error
 
 from pkiserver.keys.faults import FaultKind, KeyUnavailable
+from pkiserver.keys.pkcs11.softhsmfiles import with_reason
 from pkiserver.keys.settings import TokenSettings
 
 START_LOCK_SECONDS = 30.0
@@ -80,7 +81,7 @@ def load_library(settings: TokenSettings) -> Any:
         return (LockingLibrary if settings.os_locking else BaseLibrary)(str(settings.module))
     except PKCS11Error as error:
         what = str(error) or type(error).__name__
-        text = f"PKCS#11 module {settings.module} does not load: {what}"
+        text = with_reason(f"PKCS#11 module {settings.module} does not load: {what}", settings)
         raise KeyUnavailable.because(settings.name, FaultKind.MODULE_NOT_LOADED, text) from error
 
 

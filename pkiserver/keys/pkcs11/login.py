@@ -10,6 +10,7 @@ from pkcs11 import exceptions as p11
 from pkiserver.foundation.secret import Secret
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11.refusedpin import RefusedPin
+from pkiserver.keys.pkcs11.softhsmfiles import with_reason
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import TokenSettings
 
@@ -84,7 +85,8 @@ class TokenLogin:
         found = list(library.get_tokens(token_label=self.settings.token_label, token_serial=self._serial()))
         found = [token for token in found if TokenFlag.TOKEN_INITIALIZED in token.flags]
         if not found:
-            raise self._fault(FaultKind.TOKEN_ABSENT, f"there is no token with {self.wanted} in {self.settings.module}")
+            text = f"there is no token with {self.wanted} in {self.settings.module}"
+            raise self._fault(FaultKind.TOKEN_ABSENT, with_reason(text, self.settings))
         if len(found) > 1:
             serials = ", ".join(token.serial.decode(errors="replace") for token in found)
             text = f"{len(found)} tokens have {self.wanted} (serials {serials}): set token_serial"

@@ -18,6 +18,7 @@ from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.pkcs11.library import load_library, restart_library, start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.sessioncopy import HeldKey
+from pkiserver.keys.pkcs11.softhsmfiles import lack_of_room, with_reason
 from pkiserver.keys.settings import TokenSettings
 
 LOSSES = (
@@ -152,7 +153,8 @@ class Module:
         """Stop everybody from entering; the watchers start to get the tokens back. Any thread."""
         first = self.state is State.READY
         self.state = State.LOST
-        text = f"the token stopped answering ({type(error).__name__}); trying to get it back"
+        why = f"{type(error).__name__}; {room}" if (room := lack_of_room(self.settings)) else type(error).__name__
+        text = f"the token stopped answering ({why}); trying to get it back"
         self.loss = KeyProblem(self.settings.module.name, FaultKind.TOKEN_LOST, text)
         if first:
             self.losses += 1
@@ -191,7 +193,7 @@ class Module:
                         self._all[0].sessions[token] = session
             ready = True
         except p11.PKCS11Error as error:
-            text = f"the module does not initialise: {str(error) or type(error).__name__}"
+            text = with_reason(f"the module does not initialise: {str(error) or type(error).__name__}", self.settings)
             self.loss = KeyProblem(self.settings.module.name, FaultKind.TOKEN_LOST, text)
             raise KeyUnavailable(self.loss) from error
         except KeyUnavailable as error:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 from pkiserver.authority.authorities import Authorities
+from pkiserver.authority.status.knownnumbers import KnownNumbers
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.keys.keyring import KeyRing
@@ -105,6 +106,17 @@ def crl_check(database: Database, authorities: Authorities, clock: Clock) -> Nam
         return findings
 
     return NamedCheck("crl", run)
+
+
+def numbers_check(numbers: KnownNumbers) -> NamedCheck:
+    """Whether this node keeps the CRL numbers that it sees: lists are issued all the same."""
+
+    async def run() -> Sequence[Finding]:
+        if not numbers.problem:
+            return [Finding("crl-numbers", Health.OK, "kept beside the database")]
+        return [Finding("crl-numbers", Health.WARNING, f"not kept beside the database: {numbers.problem}")]
+
+    return NamedCheck("crl-numbers", run)
 
 
 def _next_updates(connection: Connection) -> dict[int, list[tuple[CrlScope, datetime]]]:

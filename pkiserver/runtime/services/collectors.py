@@ -37,6 +37,11 @@ class EngineMetrics(Collector):
         for outcome, count in attrs.asdict(self._engine.status.directory.cache.counts).items():
             cached.add_metric([outcome], count)
         yield cached
+        yield GaugeMetricFamily(
+            "pkiserver_crl_numbers_problem",
+            "1 where the CRL numbers that are seen cannot be kept beside the database",
+            value=bool(self._engine.status.numbers.problem),
+        )
         yield from self._authorities()
         yield from self._connectors()
         away = CounterMetricFamily(

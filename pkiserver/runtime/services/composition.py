@@ -20,6 +20,7 @@ from pkiserver.runtime.services.checks import (
     crl_check,
     database_check,
     keys_check,
+    numbers_check,
 )
 from pkiserver.runtime.services.collectors import EngineMetrics
 from pkiserver.runtime.services.crltargets import CrlTargets
@@ -89,6 +90,7 @@ async def open_application(settings: NodeSettings, worker: str) -> AsyncIterator
                 keys_check(engine.keys),
                 authorities_check(engine.authorities, lambda: [*_status_problems(engine), *scep.problems()]),
                 crl_check(engine.database, engine.authorities, engine.clock),
+                numbers_check(engine.status.numbers),
                 clock_check(engine.database, engine.clock, is_sqlite=settings.database.is_sqlite),
                 *(one.check() for one in parts),
             ),

@@ -1,4 +1,4 @@
-"""What readiness would say of keys and authorities, in the log as well, whenever it changes."""
+"""What readiness would say of keys, authorities and CRL numbers, in the log as well, whenever it changes."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ class TroubleLog:
 
 
 def troubles_of(engine: Engine) -> Iterable[Trouble]:
-    """Stores, keys and authorities that do not do what they should."""
+    """Stores, keys, authorities and the node's file of CRL numbers, where they do not do what they should."""
     for problem in engine.keys.problems():
         yield f"key:{problem.name}", problem.text
     for one in engine.authorities.problems():
         yield f"ca:{one.authority}", one.text
+    if engine.status.numbers.problem:
+        yield "crl-numbers", engine.status.numbers.problem
 
 
 def _by_text(troubles: Iterable[Trouble]) -> Iterable[tuple[str, str]]:

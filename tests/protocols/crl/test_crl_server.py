@@ -13,6 +13,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from twisted.internet.defer import Deferred, gatherResults
 
 from pkiserver.authority.lifecycle.ceremonies import KeyChoice
+from pkiserver.authority.status import published
 from pkiserver.authority.status.points import Partition, Point
 from pkiserver.authority.status.published import Publications
 from pkiserver.keys.algorithms import KeyType
@@ -103,6 +104,57 @@ def test_a_new_list_is_served_and_earlier_ones_by_their_number(server: StatusSer
     assert server.ask("GET", f"/crl/{path}/1.crl").body == first.body
     assert server.ask("GET", f"/crl/{path}/2.crl").body == second.body
     assert server.ask("GET", f"/crl/{path}/3.crl").status == 404
+
+
+def test_without_the_database_a_list_in_memory_is_served_until_its_end(server: StatusServer) -> None:
+    path = f"/crl/{server.at.issuing.current.crl_path}.crl"
+    first = server.ask("GET", path)
+    server.run(server.at.world.database.close)
+    server.at.clock.advance(timedelta(hours=1))
+    for _ in range(2):
+        later = server.ask("GET", path)
+        assert (later.status, later.body) == (200, first.body)
+        assert later.headers["cache-control"] == "max-age=30, public, no-transform, must-revalidate"
+        server.at.clock.advance(timedelta(seconds=1))
+    assert server.ask("GET", path, If_None_Match=first.headers["etag"]).status == 304
+    never_asked = f"/crl/{server.at.world.road.authorities.get('root').current.crl_path}.crl"
+    assert server.ask("GET", never_asked).status == 503
+    end = x509.load_der_x509_crl(first.body).next_update_utc
+    assert end is not None
+    server.at.clock.advance(end - server.at.clock.now())
+    assert server.ask("GET", path).status == 503
+
+
+def test_a_database_that_does_not_answer_holds_up_no_list_in_memory(
+    server: StatusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, database = f"/crl/{server.at.issuing.current.crl_path}.crl", server.at.world.database
+    first = server.ask("GET", path)
+    asked: list[Deferred[None]] = []
+
+    def hangs(_work: object) -> Deferred[None]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    monkeypatch.setattr(published, "PATIENCE", 0.2)
+    monkeypatch.setattr(database, "read", hangs)
+    server.at.clock.advance(timedelta(seconds=1))
+    assert server.ask("GET", path).body == first.body
+    assert len(asked) == 1
+    server.at.clock.advance(timedelta(seconds=1))
+
+    async def many() -> None:
+        source = server.at.status.publications
+        found = [Deferred.fromCoroutine(source.crl(server.at.issuing.current.crl_path)) for _ in range(5)]
+        assert [one.called for one in found] == [False, True, True, True, True], "one asks for all"
+        await gatherResults(found)
+
+    server.run(many)
+    assert len(asked) == 2
+    monkeypatch.undo()
+    server.at.clock.advance(timedelta(hours=1))
+    server.run(server.at.status.schedule.run_due)
+    assert number(server.ask("GET", path).body) == 2, "once it answers, the newest list is served"
 
 
 def test_lists_of_one_second_are_told_apart(server: StatusServer) -> None:

@@ -16,13 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread
 
 from pkiserver.authority.configuration import Configuration
 from pkiserver.authority.documents import Kind, read_documents
+from pkiserver.authority.status.turns import Turns
 from pkiserver.authority.validation import feeds
 from pkiserver.authority.validation.settings import ForeignAnswers, ForeignCa, LdapFeed, Unlisted, load_foreign
-from pkiserver.foundation.errors import Rejected
+from pkiserver.foundation.errors import Rejected, Unavailable
 from pkiserver.foundation.tomlfile import dump
 from tests.protocols.ocsp.foreign_site import ELSEWHERE, GOOD, ODD, REVOKED, SILENT, TRY_LATER, Other, Site, site
 from tests.support.slapd import SUFFIX, Slapd
@@ -128,6 +130,37 @@ def test_a_source_that_never_answers_delays_no_other_authority(site: Site, monke
         assert not looking.called
     finally:
         blockingCallFromThread(reactor, looking.addErrback(lambda failure: failure.trap(CancelledError)).cancel)
+
+
+def test_sources_that_hang_are_asked_by_one_process_at_a_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes with one after the other."""
+    ca = site.describe(*(f"{number}.crl" for number in range(9)))
+    world, clock, steady = site.server.at.world, site.server.at.clock, Clock()
+    authorities, importer = site.services.authorities, site.services.importer
+    first = feeds.FeedKeeper(
+        world.database, authorities, importer, Turns(world.database, clock, "first", steady), clock
+    )
+    asked: list[str] = []
+    by_both: list[str] = []
+    hanging: list[str] = []
+
+    async def fetch_list(url: str, _etag: str) -> Any:
+        by_both.extend(hanging)
+        asked.append(url)
+        if not hanging:
+            hanging.append(url)
+            for _ in range(13):
+                clock.advance(timedelta(seconds=10))
+                steady.advance(10)
+                await world.database.write(lambda _connection: None)  # behind the sign of life
+            await site.services.feeds.run_due()
+            hanging.clear()
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(feeds, "fetch_list", fetch_list)
+    site.server.run(first.run_due)
+    assert by_both == []
+    assert asked == list(ca.feeds)
 
 
 def test_a_list_that_is_refused_stays_told_and_one_that_has_ended_is_asked_for_soon(site: Site) -> None:
