@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import multiprocessing
+import re
+import socket
 import ssl
 import subprocess
 import time
@@ -14,6 +15,7 @@ from bench.support import PKISERVER, make_csrs
 from pkiserver.cli.setup.layout import Layout
 
 CONNECTIONS = 4
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
 REENROL = """
 kind = "template"
 name = "bench-renew"
@@ -146,18 +148,29 @@ def _lane(layout: Layout, csrs: list[bytes], begin: float, seconds: float, *, pa
     folder: Path = layout.directory
     context = ssl.create_default_context(cafile=str(layout.root_certificate))
     context.load_cert_chain(folder / f"{stem}.pem", folder / f"{stem}.key")
-    connection = http.client.HTTPSConnection("localhost", layout.https_port, context=context)
-    headers = {"Content-Type": "application/pkcs10"}
-    connection.connect()
-    time.sleep(max(0.0, begin - time.monotonic()))
+    head = f"POST /.well-known/est/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/pkcs10\r\n".encode()
     done = 0
-    for csr in csrs:
-        if time.monotonic() > begin + seconds:
-            return done
-        connection.request("POST", f"/.well-known/est/{path}", csr, headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {body[:300]!r}")
-        done += 1
+    with (
+        socket.create_connection(("localhost", layout.https_port)) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        time.sleep(max(0.0, begin - time.monotonic()))
+        for csr in csrs:
+            if time.monotonic() > begin + seconds:
+                return done
+            connection.sendall(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(csr), csr))
+            _take(connection)
+            done += 1
     return done
+
+
+def _take(connection: ssl.SSLSocket) -> None:
+    """Read one answer, which must be 200. The server shares the cores with whoever reads its answers: as little as is
+    needed, where Python's own client takes a tenth of what the server does."""
+    answer = connection.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    while length is not None and len(body) < int(length[1]) and (more := connection.recv(65536)):
+        body += more
+    if length is None or len(body) != int(length[1]) or not answer.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"{head[:100]!r}: {body[:300]!r}")
