@@ -55,11 +55,12 @@ class WaitingBound:
 
     def reached(self, connection: Connection, address: str) -> Full | None:
         """The bound that keeps a further request of this address out; processes may overshoot it by one each."""
-        payloads = requests.waiting(connection, self.template, _EVIDENCE)
-        if len(payloads) >= self.total:
+        count = requests.count_waiting(connection, self.template, _EVIDENCE)
+        if count >= self.total:
             return Full.TEMPLATE
-        if self.each is None or len(payloads) < self.each:
+        if self.each is None or count < self.each:
             return None
+        payloads = requests.waiting(connection, self.template, _EVIDENCE)
         here = site_of(address)
         of_address = sum(site_of(str(json.loads(one)["source"])) == here for one in payloads)
         return Full.ADDRESS if of_address >= self.each else None
