@@ -12,6 +12,7 @@ from pkiserver.authority.authorities import Issuing
 from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.extensions import Extension
 from pkiserver.authority.templates.model import DuplicateRules, SameKey
+from pkiserver.foundation.extensionvalue import value_among
 
 ANYTHING = DuplicateRules(same_key=SameKey.ALLOW)
 """No duplicate is refused: for an authority's own certificates."""
@@ -52,7 +53,4 @@ class Order:
     @property
     def sans(self) -> tuple[x509.GeneralName, ...]:
         """The alternative names among the extensions."""
-        for extension in self.extensions:
-            if isinstance(extension.value, x509.SubjectAlternativeName):
-                return tuple(extension.value)
-        return ()
+        return tuple(value_among(self.extensions, x509.SubjectAlternativeName) or ())

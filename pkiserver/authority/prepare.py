@@ -29,6 +29,7 @@ from pkiserver.authority.templates.model import SameKey, SameSubject, Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.store import certificates
 from pkiserver.store.authority import crls
 from pkiserver.store.certificates import Certificate, NewIntent, blocked_keys
@@ -299,11 +300,9 @@ class Preparer:
 
 
 def _crl_urls(extensions: Extensions) -> Iterator[str]:
-    for one in extensions:
-        if isinstance(one.value, x509.CRLDistributionPoints):
-            for point in one.value:
-                names = point.full_name or ()
-                yield from (name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
+    for point in value_among(extensions, x509.CRLDistributionPoints) or ():
+        names = point.full_name or ()
+        yield from (name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
 
 
 def _is_self_issued(order: Order) -> bool:
@@ -312,7 +311,8 @@ def _is_self_issued(order: Order) -> bool:
 
 
 def _is_ca(extensions: Extensions) -> bool:
-    return any(isinstance(one.value, x509.BasicConstraints) and one.value.ca for one in extensions)
+    constraints = value_among(extensions, x509.BasicConstraints)
+    return constraints is not None and constraints.ca
 
 
 def _same_subject(

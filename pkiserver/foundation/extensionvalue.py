@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from cryptography import x509
 
@@ -28,3 +29,12 @@ def extension_value(carrier: Extended, kind: type[T]) -> T | None:
         return carrier.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
+
+
+def value_among(extensions: Iterable[x509.Extension[Any]], kind: type[T]) -> T | None:
+    """The same of extensions that nothing carries yet."""
+    for one in extensions:
+        value = one.value
+        if type(value) is kind:  # not isinstance: the kinds are abstract classes' children, of which asking is slow
+            return value
+    return None

@@ -12,6 +12,7 @@ from pkiserver.authority.requests import Authorised
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import Template
 from pkiserver.foundation.errors import Reason, Rejected
+from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.store.names import sans_of
 
@@ -38,7 +39,7 @@ def check_request(authorities: Authorities, template: Template, asked: Authorise
 
 
 def _lines(asked: Authorised, content: CertificateContent) -> tuple[str, ...]:
-    names = next((one.value for one in content.extensions if isinstance(one.value, x509.SubjectAlternativeName)), ())
+    names = value_among(content.extensions, x509.SubjectAlternativeName) or ()
     shown = ", ".join(f"{san.kind}:{san.value}" for san in sans_of(names))
     proof = asked.request.proof
     return (
