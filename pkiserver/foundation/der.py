@@ -110,6 +110,25 @@ def tags(data: bytes, *, at_most: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def starts(data: bytes, at: int, end: int, *, at_most: int) -> list[int]:
+    """Where the elements between ``at`` and ``end`` start, and then ``end``; raises as :func:`children`.
+
+    For what is looked at for every certificate: nothing but places is kept.
+    """
+    found = [at]
+    while at < end:
+        if at + 2 > end or data[at] & 0x1F == 0x1F or data[at + 1] & 0x80:
+            at = element(data, at, end).end
+        else:
+            at += 2 + data[at + 1]
+            if at > end:
+                raise NotDer("truncated")
+        if len(found) > at_most:
+            raise NotDer("too many elements")
+        found.append(at)
+    return found
+
+
 def read_object_identifier(content: bytes) -> str:
     """The dotted form of an OBJECT IDENTIFIER's contents; raises :class:`NotDer` (X.690 section 8.19)."""
     if not content or content[-1] & 0x80 or len(content) > _MOST_OID_OCTETS:

@@ -39,6 +39,24 @@ def test_what_is_written_reads_back_in_order() -> None:
     assert [one.tag for one in found] == [der.BIT_STRING, der.UTF8_STRING, der.context(2), der.ENUMERATED]
 
 
+_HEADS = st.sampled_from(
+    [b"\x30", b"\x04\x00", b"\x02\x01\x05", b"\x04\x81\x80" + bytes(128), b"\x04\x81\x05", b"\x3f\x01"]
+)
+
+
+@given(st.lists(_HEADS | st.binary(max_size=3), max_size=7).map(b"".join), st.integers(0, 5))
+def test_where_elements_start_is_where_they_are_found(content: bytes, at_most: int) -> None:
+    data = b"before" + content + b"\x05\x00after"
+    ends = len(data) - 5
+    try:
+        found = der.children(data, der.Element(der.SEQUENCE, 0, 6, ends), at_most=at_most)
+    except der.NotDer:
+        with pytest.raises(der.NotDer):
+            der.starts(data, 6, ends, at_most=at_most)
+    else:
+        assert der.starts(data, 6, ends, at_most=at_most) == [*(one.start for one in found), ends]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -2,9 +2,10 @@
 
 pkilint's own walk asks every validator at every node whether it matches: about 5,000 calls a certificate and most of
 its time. :class:`Linter` runs the same validators in the same order, but looks up once per ASN.1 type which of them
-can match there at all; it remembers the pieces of which it has seen certificates made, and what was found in them
-(:mod:`pkiserver.authority.checks.lintpieces`); and it takes documents apart itself, so that the garbage collector
-need not.
+can match there at all; of a certificate like many before it asks only those which look at what differs
+(:mod:`pkiserver.authority.checks.lintshapes`); of any other it remembers the pieces of which it has seen certificates
+made, and what was found in them (:mod:`pkiserver.authority.checks.lintpieces`); and it takes documents apart itself,
+so that the garbage collector need not.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pkilint.validation import ValidationFindingSeverity, ValidatorContainer
 
 from pkiserver.authority.checks.lintlevel import LintLevel
 from pkiserver.authority.checks.lintpieces import Above, NotInPieces, Piece, Pieces, Watch, take_apart
+from pkiserver.authority.checks.lintshapes import Hole, Shapes
 from pkiserver.authority.templates.text import host_problem, uri_problem
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.listing import listed
@@ -137,6 +139,46 @@ class _Again:
             self.candidate.run(self.node, findings)
 
 
+@attrs.frozen
+class _Visit:
+    """The step at which a container comes to a hole of a shape, whatever is in it now."""
+
+    container: _Node
+    hole: Hole
+    candidates: tuple[_Candidate, ...]
+    watch: Watch
+
+    def run(self, findings: list[Finding]) -> None:
+        """Validate the hole's content; what is known of it is not found out again."""
+        filling = self.hole.filling
+        steps = filling.steps.get(self.container)
+        if steps is not None:
+            _repeat(steps, findings)
+        elif filling.again:
+            steps = []
+            self.watch.inside = self.hole
+            try:
+                self.container.observe(self.hole, steps, findings, self.watch)
+            finally:
+                self.watch.inside = None
+            filling.steps[self.container] = steps
+        else:
+            for one in self.candidates:
+                if one.certain or one.validator.match(self.hole):
+                    one.run(self.hole, findings)
+            for child in filling.below.values():
+                self.container.run(child, findings)
+
+
+def _repeat(steps: list[Any], findings: list[Finding]) -> None:
+    """Find again what was found, and ask again those who have to be asked."""
+    for step in steps:
+        if isinstance(step, Finding):
+            findings.append(step)
+        else:
+            step.run(findings)
+
+
 class _Node:
     """A validator container with its children looked up by ASN.1 type. Holds pkilint's objects, which are untyped."""
 
@@ -180,11 +222,7 @@ class _Node:
     def _run_piece(self, piece: Piece, findings: list[Finding], watch: Watch) -> None:
         steps = piece.steps.get(self)
         if steps is not None:
-            for step in steps:
-                if isinstance(step, Finding):
-                    findings.append(step)
-                else:
-                    step.run(findings)
+            _repeat(steps, findings)
         elif piece.again:
             steps = []
             self.observe(piece.node, steps, findings, watch)
@@ -194,7 +232,7 @@ class _Node:
 
     def observe(self, node: Any, steps: list[Any], findings: list[Finding], watch: Watch) -> None:
         """As :meth:`run`, noting in ``steps`` what every later run would find, or whom it has to ask again."""
-        for one in self._candidates(type(node.pdu)):
+        for one in self._candidates(node.pdu.__class__):  # for a node above a hole, type() would be another
             if one.path is not None and one.path != node.path:
                 continue
             watch.outside = False
@@ -210,13 +248,18 @@ class _Node:
             findings += found
             steps += [_Again(one, node)] if again else found
         for child in node.children.values():
-            if child.children or self._candidates(type(child.pdu)):
+            if isinstance(child, Hole):
+                candidates = self._candidates(child.kind)
+                here = tuple(one for one in candidates if one.path is None or one.path == child.path)
+                steps.append(_Visit(self, child, here, watch))
+                steps[-1].run(findings)
+            elif child.children or self._candidates(child.pdu.__class__):
                 self.observe(child, steps, findings, watch)
 
     def run(self, node: Any, findings: list[Finding]) -> None:
         """What ``ValidatorContainer.validate`` does: this node, then its children (which validators may add to)."""
         by_type = self._by_type
-        kind = type(node.pdu)
+        kind = node.pdu.__class__
         candidates = by_type.get(kind)
         for one in self._candidates(kind) if candidates is None else candidates:
             if one.path is not None and one.path != node.path:
@@ -228,7 +271,7 @@ class _Node:
             else:
                 _collect(one.validator.validate_wrapper(node), findings)
         for child in node.children.values():
-            if child.children or by_type.get(type(child.pdu)) != ():
+            if child.children or by_type.get(child.pdu.__class__) != ():
                 self.run(child, findings)
 
 
@@ -256,6 +299,7 @@ class Linter:
     def __init__(self) -> None:
         _remember()
         self._pieces = Pieces()
+        self._shapes = Shapes()
         self._root = _Node(
             certificate.create_pkix_certificate_validator_container(
                 certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, extension.EXTENSION_MAPPINGS),
@@ -284,6 +328,15 @@ class Linter:
 
     def _findings(self, certificate_der: bytes) -> list[Finding]:
         findings: list[Finding] = []
+        shape = self._shapes.put_together(certificate_der)
+        if shape is not None:
+            if shape.steps is not None:
+                _repeat(shape.steps, findings)
+            else:
+                steps: list[Any] = []
+                self._root.observe(shape.root, steps, findings, self._shapes.watch)
+                shape.steps = steps
+            return findings
         try:
             above = self._pieces.put_together(certificate_der)
         except NotInPieces:

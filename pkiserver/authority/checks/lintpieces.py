@@ -12,7 +12,7 @@ A certificate whose outer layout is not the one of RFC 5280 section 4.1 has no p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from pkilint.document import Document, PDUNode, decode_der
 from pkilint.pkix.certificate import RFC5280Certificate
@@ -35,8 +35,8 @@ _FIELDS = (
 _MOST_EXTENSIONS = 100
 LARGEST = 4096
 """Octets of the largest piece that is kept."""
-NEW = 64 * 1024
-PROVEN = 256 * 1024
+NEW = 32 * 1024
+PROVEN = 96 * 1024
 """Octets of the pieces that are kept after they were seen once, and more often: a serial number never comes again, an
 issuer does. Decoded, a piece takes up to 220 times its octets."""
 _plain = object.__getattribute__
@@ -47,10 +47,12 @@ class NotInPieces(Exception):
 
 
 class Watch:
-    """Whether somebody looked outside of the piece under observation."""
+    """Whether somebody looked outside of what is under observation."""
 
     def __init__(self) -> None:
         self.outside = False
+        self.inside: object = None
+        """The one hole (:mod:`pkiserver.authority.checks.lintshapes`) into which a look is none outside."""
 
 
 class _Watched(RFC5280Certificate):  # type: ignore[misc]  # pkilint is untyped
@@ -61,7 +63,7 @@ class _Watched(RFC5280Certificate):  # type: ignore[misc]  # pkilint is untyped
         return _plain(self, name)
 
 
-class _Value:
+class Value:
     """The value of a node above the pieces: its type is known, its content is decoded when somebody looks at it."""
 
     def __init__(self, kind: type, load: Callable[[], Any]) -> None:
@@ -110,7 +112,7 @@ class Above(PDUNode):  # type: ignore[misc]
         self.parent = parent
         self.path: str = name if parent is None else f"{parent.path}.{name}"
         self.kind = kind
-        self.pdu = _Value(kind, load)
+        self.pdu = Value(kind, load)
         self.below: dict[str, PDUNode] = {}
         self._watch = pieces.watch
 
@@ -133,6 +135,10 @@ class Piece:
         self.steps: dict[object, list[Any]] = {}
         node.piece = self
 
+    def take_apart(self) -> None:
+        """Free the nodes."""
+        take_apart(self.node)
+
 
 class Pieces:
     """Makes documents. The last document is gone when the next is made."""
@@ -143,8 +149,8 @@ class Pieces:
         _plain(self.document, "__dict__")["watch"] = self.watch
         self._fresh = vars(RFC5280Certificate(None, b"", "certificate"))
         self._decoded: Any = None
-        self._new = _Shelf(NEW)
-        self._proven = _Shelf(PROVEN)
+        self._new: Shelf[Piece] = Shelf(NEW)
+        self._proven: Shelf[Piece] = Shelf(PROVEN)
         schema, tbs = rfc5280.Certificate(), rfc5280.TBSCertificate()
         self._root = Above(self, "certificate", rfc5280.Certificate, None, self._whole)
         self._tbs = Above(
@@ -227,21 +233,29 @@ class Pieces:
         return piece.node
 
 
-class _Shelf:
-    """Pieces by place and octets; the one that was asked for longest ago is first."""
+class _Kept(Protocol):
+    def take_apart(self) -> None:
+        """Free its nodes."""
+
+
+_T = TypeVar("_T", bound=_Kept)
+
+
+class Shelf(Generic[_T]):
+    """What is kept, by place and octets; what was asked for longest ago is first."""
 
     def __init__(self, most: int) -> None:
-        self.pieces: dict[tuple[str, bytes], Piece] = {}
+        self.pieces: dict[tuple[object, bytes], _T] = {}
         self.octets = 0
         self._most = most
 
-    def put(self, key: tuple[str, bytes], piece: Piece) -> None:
-        """Add a piece."""
+    def put(self, key: tuple[object, bytes], piece: _T) -> None:
+        """Add one."""
         self.pieces[key] = piece
         self.octets += len(key[1])
 
-    def take(self, key: tuple[str, bytes]) -> Piece | None:
-        """The piece, which is not here any more."""
+    def take(self, key: tuple[object, bytes]) -> _T | None:
+        """That one, which is not here any more."""
         piece = self.pieces.pop(key, None)
         if piece is not None:
             self.octets -= len(key[1])
@@ -251,7 +265,7 @@ class _Shelf:
         """Forget the first ones while there is too much."""
         while self.octets > self._most:
             key = next(iter(self.pieces))
-            take_apart(self.pieces.pop(key).node)
+            self.pieces.pop(key).take_apart()
             self.octets -= len(key[1])
 
 

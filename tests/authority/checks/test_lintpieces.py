@@ -3,229 +3,85 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pkilint import loader
-from pkilint.pkix import certificate, name
-from pkilint.pkix import extension as pkilint_extension
 
-from pkiserver.authority.checks import lintpieces
-from pkiserver.authority.checks.lint import Finding, Linter, _mistaken
+from pkiserver.authority.checks import lintpieces, lintshapes
+from pkiserver.authority.checks.lint import Linter
 from pkiserver.authority.checks.lintpieces import LARGEST, PROVEN
+from tests.support.lintsamples import KEYS, NOW, SIGNERS, broken, names, sample, usage, verdict
 
-NOW = datetime(2026, 11, 21, tzinfo=UTC)
-SIGNERS: list[Any] = [ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()]
-KEYS: list[Any] = [
-    *(ec.generate_private_key(ec.SECP256R1()).public_key() for _ in range(2)),
-    ec.generate_private_key(ec.SECP384R1()).public_key(),
-    ed25519.Ed25519PrivateKey.generate().public_key(),
-    rsa.generate_private_key(65537, 1024).public_key(),
-]
 pytestmark = pytest.mark.filterwarnings("ignore:Attribute.s length must be")
 
 
-def _names() -> list[x509.Name]:
-    long = x509.NameAttribute(NameOID.COMMON_NAME, "x" * 70, _validate=False)
-    return [
-        x509.Name([]),
-        x509.Name.from_rfc4514_string("CN=Subject,O=Example,C=CH"),
-        x509.Name.from_rfc4514_string("CN=Issuing,O=Example,C=CH"),
-        x509.Name([x509.NameAttribute(NameOID.EMAIL_ADDRESS, "not a mailbox")]),
-        x509.Name([x509.NameAttribute(NameOID.EMAIL_ADDRESS, "somebody@example.com")]),
-        x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "Switzerland", _validate=False), long]),
-        x509.Name([x509.NameAttribute(NameOID.DOMAIN_COMPONENT, "under_score")]),
-        x509.Name([x509.NameAttribute(x509.ObjectIdentifier("1.2.3.4.5"), "odd")]),
-    ]
+@pytest.fixture(autouse=True)
+def _no_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for certificates whose like did not come often enough."""
+    monkeypatch.setattr(lintshapes, "MET", 10**9)
 
 
-def _usage(*bits: int) -> x509.KeyUsage:
-    wanted = [one in bits for one in range(9)]
-    return x509.KeyUsage(*wanted)
-
-
-def _values() -> list[list[x509.ExtensionType]]:
-    """Good and bad values by extension; a certificate takes at most one of each list."""
-    uri, dns, mail = x509.UniformResourceIdentifier, x509.DNSName, x509.RFC822Name
-    oid = x509.ObjectIdentifier
-    notice = x509.UserNotice(x509.NoticeReference("us", [1]), "text" * 60)
-    return [
-        [x509.BasicConstraints(True, None), x509.BasicConstraints(False, None), x509.BasicConstraints(True, 0)],
-        [_usage(0), _usage(5, 6), _usage(2, 3), _usage(4, 7), _usage(0, 1, 2, 3, 4, 5, 6, 7, 8)],
-        [
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]),
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE]),
-        ],
-        [x509.SubjectKeyIdentifier.from_public_key(KEYS[0]), x509.SubjectKeyIdentifier(b"other")],
-        [
-            x509.AuthorityKeyIdentifier(b"12345678", None, None),
-            x509.AuthorityKeyIdentifier(None, [dns("a b")], 5),
-            x509.AuthorityKeyIdentifier(None, None, None),
-        ],
-        [
-            x509.SubjectAlternativeName([dns("good.example")]),
-            x509.SubjectAlternativeName([dns("under_score.example"), mail("not a mailbox"), uri("::")]),
-            x509.SubjectAlternativeName([mail("somebody@example.com"), dns(""), uri("http://one/")]),
-            x509.SubjectAlternativeName([x509.OtherName(oid("1.3.6.1.4.1.311.20.2.3"), b"\x0c\x03a@b")]),
-            x509.SubjectAlternativeName([x509.OtherName(oid("1.3.6.1.5.5.7.8.9"), b"\x02\x01\x05")]),
-        ],
-        [
-            x509.CRLDistributionPoints([x509.DistributionPoint([uri("http://ca.example/1.crl")], None, None, None)]),
-            x509.CRLDistributionPoints([x509.DistributionPoint([uri("relative")], None, None, None)]),
-            x509.CRLDistributionPoints([x509.DistributionPoint(None, None, None, [dns("crl.example")])]),
-        ],
-        [
-            x509.AuthorityInformationAccess(
-                [x509.AccessDescription(oid("1.3.6.1.5.5.7.48.1"), uri("http://ca.example/ocsp"))]
-            ),
-            x509.AuthorityInformationAccess([x509.AccessDescription(oid("1.3.6.1.5.5.7.48.2"), uri("no uri at all"))]),
-        ],
-        [
-            x509.CertificatePolicies([x509.PolicyInformation(oid("1.2.3"), None)]),
-            x509.CertificatePolicies([x509.PolicyInformation(oid("1.2.3"), ["http://cps/", notice])]),
-            x509.CertificatePolicies([x509.PolicyInformation(oid("1.2.3"), None)] * 2),
-        ],
-        [x509.NameConstraints([dns("example")], None), x509.NameConstraints(None, [uri("example")])],
-        [x509.PolicyConstraints(0, None), x509.InhibitAnyPolicy(1), x509.IssuerAlternativeName([dns("x y")])],
-        [
-            x509.UnrecognizedExtension(oid("2.5.29.9"), b"\x30\x00"),
-            x509.UnrecognizedExtension(oid("1.3.6.1.4.1.11129.2.4.3"), b"\x05\x00"),
-            x509.UnrecognizedExtension(oid("1.3.6.1.5.5.7.1.3"), bytes.fromhex("300a300806062b06010505070b01")),
-            x509.UnrecognizedExtension(oid("1.2.3.4"), b"anything"),
-        ],
-    ]
-
-
-def _one(rng: random.Random) -> bytes:
-    backwards = rng.random() < 0.1
-    start = NOW + timedelta(days=rng.choice((0, 0, 30, 40_000)))
-    builder = x509.CertificateBuilder(
-        issuer_name=rng.choice(_names()[1:]),
-        subject_name=rng.choice(_names()),
-        public_key=rng.choice(KEYS),
-        serial_number=rng.choice((1, 2**158 + 5, 2**127 - 1)),
-    )
-    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=90))
-    for values in rng.sample(_values(), rng.randint(0, 9)):
-        builder = builder.add_extension(rng.choice(values), critical=rng.random() < 0.3)
-    signer = rng.choice(SIGNERS)
-    digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else rng.choice((hashes.SHA256(), hashes.SHA384()))
-    der = builder.sign(signer, digest).public_bytes(serialization.Encoding.DER)
-    return der.replace(b"\x17\x0d27", b"\x17\x0d21") if backwards else der
-
-
-def _broken(rng: random.Random, der: bytes) -> bytes:
-    """The certificate with one octet changed, left out or put in."""
-    at = rng.randrange(len(der))
-    match rng.randrange(4):
-        case 0:
-            return der[:at] + der[at + 1 :]
-        case 1:
-            return der[:at] + bytes((rng.randrange(256),)) + der[at:]
-        case _:
-            return der[:at] + bytes((rng.randrange(256),)) + der[at + 1 :]
-
-
-@pytest.fixture(scope="module")
-def pkilints_own() -> Any:
-    return certificate.create_pkix_certificate_validator_container(
-        certificate.create_decoding_validators(name.ATTRIBUTE_TYPE_MAPPINGS, pkilint_extension.EXTENSION_MAPPINGS),
-        [
-            certificate.create_issuer_validator_container([]),
-            certificate.create_validity_validator_container(),
-            certificate.create_subject_validator_container([]),
-            certificate.create_extensions_validator_container([]),
-            certificate.create_spki_validator_container([]),
-        ],
-    )
-
-
-def _expected(own: Any, der: bytes) -> tuple[Finding, ...]:
-    """What pkilint's own walk over the whole document finds, in its order, worst first."""
-    try:
-        root = loader.load_der_certificate(der, "certificate").root
-    except ValueError as error:
-        return (Finding(0, "itu.invalid_asn1_syntax", str(error), "certificate"),)
-    found = [
-        Finding(
-            int(one.finding.severity),
-            one.finding.code,
-            one.message or "",
-            result.node.path.removeprefix("certificate.tbsCertificate."),
-        )
-        for result in own.validate(root)
-        for one in result.finding_descriptions
-        if one.finding.severity <= 3 and not _mistaken(one.finding.code, result.node)
-    ]
-    return tuple(sorted(found, key=lambda finding: finding.severity))
-
-
-def test_the_verdict_is_that_of_pkilint_on_the_whole_certificate(pkilints_own: Any) -> None:
+def test_the_verdict_is_that_of_pkilint_on_the_whole_certificate() -> None:
     rng = random.Random(5280)
     linter = Linter()
     seen: set[str] = set()
     for _ in range(250):
-        der = _one(rng)
-        expected = _expected(pkilints_own, der)
+        der = sample(rng)
+        expected = verdict(der)
         for _ in range(3):  # seen for the first time, observed, remembered
             assert linter.findings(der) == expected
         seen.update(finding.code for finding in expected)
     assert len(seen) > 30, "the samples are bad in many ways"
 
 
-def test_a_broken_certificate_is_judged_as_pkilint_judges_it(pkilints_own: Any) -> None:
+def test_a_broken_certificate_is_judged_as_pkilint_judges_it() -> None:
     rng = random.Random(690)
     linter = Linter()
     refused = 0
     for _ in range(300):
-        whole = _one(rng)
+        whole = sample(rng)
         linter.findings(whole)
-        der = _broken(rng, whole)
-        expected = _expected(pkilints_own, der)
+        der = broken(rng, whole)
+        expected = verdict(der)
         assert linter.findings(der) == expected
         refused += bool(expected) and expected[0].severity == 0
     assert refused > 60
 
 
-def test_what_depends_on_another_piece_follows_it(pkilints_own: Any) -> None:
+def test_what_depends_on_another_piece_follows_it() -> None:
     """The same keyUsage octets at the same place, and the rest of the certificate changes."""
     linter = Linter()
     verdicts = set()
     for _ in range(4):
         for ca in (True, False):
             for key in KEYS:
-                builder = x509.CertificateBuilder(_names()[1], _names()[2], key, 7)
+                builder = x509.CertificateBuilder(names()[1], names()[2], key, 7)
                 builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=9))
-                builder = builder.add_extension(_usage(2, 5), critical=True)
+                builder = builder.add_extension(usage(2, 5), critical=True)
                 builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
                 builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(KEYS[0]), critical=False)
                 der = builder.sign(SIGNERS[0], hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-                assert linter.findings(der) == _expected(pkilints_own, der)
+                assert linter.findings(der) == verdict(der)
                 verdicts.add(linter.findings(der))
     assert len(verdicts) >= 4
 
 
-def test_what_is_remembered_is_bounded_and_what_comes_often_stays(
-    pkilints_own: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_remembered_is_bounded_and_what_comes_often_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lintpieces, "NEW", 8 * 1024)
     linter = Linter()
     new, proven = linter._pieces._new, linter._pieces._proven
-    usual = _names()[2]
+    usual = names()[2]
     for number in range(25):
-        names = x509.SubjectAlternativeName([x509.DNSName(f"host-{number}-{other}.example") for other in range(40)])
-        builder = x509.CertificateBuilder(usual, _names()[1], KEYS[0], number + 1)
+        others = x509.SubjectAlternativeName([x509.DNSName(f"host-{number}-{other}.example") for other in range(40)])
+        builder = x509.CertificateBuilder(usual, names()[1], KEYS[0], number + 1)
         builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=9))
-        builder = builder.add_extension(names, critical=False)
+        builder = builder.add_extension(others, critical=False)
         der = builder.sign(SIGNERS[1], None).public_bytes(serialization.Encoding.DER)
         found = linter.findings(der)
         if number % 10 == 0:
-            assert found == _expected(pkilints_own, der)
+            assert found == verdict(der)
         assert new.octets == sum(len(octets) for _, octets in new.pieces)
         assert new.octets <= lintpieces.NEW + LARGEST
         if number < 5:  # these names come twice, and then never again
@@ -235,26 +91,26 @@ def test_what_is_remembered_is_bounded_and_what_comes_often_stays(
     assert any(octets == usual.public_bytes() for _, octets in proven.pieces)
 
 
-def test_a_certificate_larger_than_all_that_is_kept_is_judged_like_any_other(pkilints_own: Any) -> None:
+def test_a_certificate_larger_than_all_that_is_kept_is_judged_like_any_other() -> None:
     linter = Linter()
-    builder = x509.CertificateBuilder(_names()[2], _names()[1], KEYS[0], 9)
+    builder = x509.CertificateBuilder(names()[2], names()[1], KEYS[0], 9)
     builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=9))
     for number in range(90):
         oid = x509.ObjectIdentifier(f"1.2.3.{number}")
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, b"x" * (LARGEST - 100)), critical=False)
     der = builder.sign(SIGNERS[0], hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     for _ in range(3):
-        assert linter.findings(der) == _expected(pkilints_own, der)
+        assert linter.findings(der) == verdict(der)
 
 
-def test_a_huge_piece_is_not_kept(pkilints_own: Any) -> None:
+def test_a_huge_piece_is_not_kept() -> None:
     linter = Linter()
-    names = x509.SubjectAlternativeName([x509.DNSName(f"host-{number}.example") for number in range(400)])
-    builder = x509.CertificateBuilder(_names()[2], _names()[1], KEYS[0], 9)
-    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=9)).add_extension(names, False)
+    others = x509.SubjectAlternativeName([x509.DNSName(f"host-{number}.example") for number in range(400)])
+    builder = x509.CertificateBuilder(names()[2], names()[1], KEYS[0], 9)
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=9)).add_extension(others, False)
     der = builder.sign(SIGNERS[0], hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     for _ in range(3):
-        assert linter.findings(der) == _expected(pkilints_own, der)
+        assert linter.findings(der) == verdict(der)
     kept = [octets for _, octets in (*linter._pieces._new.pieces, *linter._pieces._proven.pieces)]
     assert kept
     assert max(map(len, kept)) <= LARGEST
