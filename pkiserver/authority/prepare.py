@@ -32,7 +32,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.store import certificates
 from pkiserver.store.authority import crls
-from pkiserver.store.certificates import Certificate, NewIntent, blocked_keys
+from pkiserver.store.certificates import NewIntent, blocked_keys
 from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
 
@@ -295,8 +295,8 @@ class Preparer:
         same_subject, supersedes = _same_subject(connection, order, intent, number, renewed)
         same_key = [] if fresh else _same_key(connection, order, intent, number, renewed)
         if renewed is not None and order.revoke_renewed:
-            supersedes = (*supersedes, renewed.id)
-        return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed.id if renewed else None)
+            supersedes = (*supersedes, renewed)
+        return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed)
 
 
 def _crl_urls(extensions: Extensions) -> Iterator[str]:
@@ -316,7 +316,7 @@ def _is_ca(extensions: Extensions) -> bool:
 
 
 def _same_subject(
-    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
+    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: int | None
 ) -> tuple[list[Reason], tuple[int, ...]]:
     rule = order.duplicates.same_subject
     if rule is SameSubject.ALLOW:
@@ -324,7 +324,7 @@ def _same_subject(
     found = certificates.valid_by_subject(
         connection, intent.subject, now=intent.created, template=order.template, limit=_DUPLICATES_LOOKED_AT
     )
-    others = tuple(one.id for one in found if renewed is None or one.id != renewed.id)
+    others = tuple(one.id for one in found if one.id != renewed)
     if rule is SameSubject.SUPERSEDE:
         return [], others
     if others or certificates.under_way_like(connection, subject=intent.subject, besides=number):
@@ -332,21 +332,21 @@ def _same_subject(
     return [], ()
 
 
-def _renewed(connection: Connection, order: Order) -> Certificate | None:
+def _renewed(connection: Connection, order: Order) -> int | None:
     if order.renewal_of is None:
         return None
-    return certificates.by_fingerprint(connection, hashlib.sha256(order.renewal_of).digest())
+    return certificates.number_of(connection, hashlib.sha256(order.renewal_of).digest())
 
 
 def _same_key(
-    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: Certificate | None
+    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: int | None
 ) -> list[Reason]:
     rule = order.duplicates.same_key
     if rule is SameKey.ALLOW:
         return []
     digest = intent.spki_sha256
     found = certificates.valid_by_key(connection, digest, now=intent.created, limit=_DUPLICATES_LOOKED_AT)
-    others = [one for one in found if renewed is None or one.id != renewed.id]
+    others = [one for one in found if one.id != renewed]
     rivals = set(certificates.under_way_like(connection, spki_sha256=digest, besides=number))
     if rule is SameKey.REFUSE:
         refused, whose = bool(others or rivals), ""

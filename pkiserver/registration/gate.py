@@ -81,8 +81,7 @@ class StillStanding:
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Raises :class:`Rejected` where it has been revoked or put on hold meanwhile."""
         del certificate_id
-        found = certificates.get(connection, self.certificate_id)
-        if found is None or found.state is not CertificateState.ISSUED:
+        if certificates.state_of(connection, self.certificate_id) is not CertificateState.ISSUED:
             raise Rejected.because(Refusal.REVOKED, "the certificate to be renewed is not valid any more")
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:
@@ -301,7 +300,9 @@ class Gate:
             found = certificates.by_fingerprint(connection, fingerprint)
             if found is None:
                 return None, None, None
-            after = None if found.replaced_by is None else certificates.get(connection, found.replaced_by)
+            after = None
+            if found.replaced_by is not None and found.state is not CertificateState.ISSUED:
+                after = certificates.get(connection, found.replaced_by)
             return found, after, accounts.get(connection, found.requester)
 
         current, successor, owner = await self.database.read_to_write(look)

@@ -106,7 +106,8 @@ class Writer:
     def __init__(self, engine: Engine, deliver: Callable[[Sequence[Outcome]], None], *, limit: int) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._queue: queue.Queue[Job | None] = queue.Queue(limit)
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._limit = limit
         self._participants: tuple[Participant, ...] = ()
         self._connection: Connection | None = None
         self._closing = False
@@ -135,10 +136,9 @@ class Writer:
         """
         if self._closing:
             raise Unavailable("the database is closing")
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise Unavailable("too many writes are waiting for the database", retry_after=2) from None
+        if self._queue.qsize() >= self._limit:
+            raise Unavailable("too many writes are waiting for the database", retry_after=2)
+        self._queue.put(job)
 
     def close(self) -> None:
         """Finish what is queued, then end the thread; blocks the caller meanwhile."""
@@ -168,11 +168,8 @@ class Writer:
     def _joined(self, batch: list[Job]) -> bool:
         """Let what has been queued meanwhile into the batch; whether anything had, and there was room."""
         before = len(batch)
-        while len(batch) < BATCH_LIMIT and not self._ended:
-            try:
-                job = self._queue.get_nowait()
-            except queue.Empty:
-                break
+        while len(batch) < BATCH_LIMIT and not self._ended and not self._queue.empty():
+            job = self._queue.get()  # nobody else takes from it
             if job is None:
                 self._ended = True
             else:
