@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from pkiserver.cli.context import WORKER, Session, reactor_command
+from pkiserver.cli.context import WORKER, Session, reactor_command, sleep
 from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.outfiles import new_file
 from pkiserver.cli.selectors import MOMENT
@@ -109,7 +109,7 @@ async def tail(session: Session, *, lines: int, follow: bool) -> None:
             show(row)
         last = (rows[-1].at, rows[-1].writer_id, rows[-1].seq) if rows else (0, 0, 0)
         while follow:
-            await _sleep(POLL_SECONDS)
+            await sleep(POLL_SECONDS)
             rows = await database.read(functools.partial(newest_events, limit=LINES_AT_ONCE, after=last))
             for row in rows:
                 show(row)
@@ -151,10 +151,3 @@ def _public_keys(connection: Connection, outside: bytes | None) -> Callable[[str
         return None if record is None else load_spki(record.spki)
 
     return recorded
-
-
-async def _sleep(seconds: float) -> None:
-    from twisted.internet import reactor
-    from twisted.internet.task import deferLater
-
-    await deferLater(reactor, seconds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.context import Session, async_command
+from pkiserver.cli.context import Session, async_command, sleep
 from pkiserver.cli.options import OUT_FILE
 from pkiserver.cli.outfiles import write_file
 from pkiserver.cli.selectors import MOMENT, REASON, parse_digest, parse_hex, parse_selector, pem
@@ -247,10 +247,14 @@ async def _asked(
     return True
 
 
-def _changed(session: Session, engine: Engine, change: StatusChange, word: str) -> None:
+async def _changed(session: Session, engine: Engine, change: StatusChange, word: str) -> None:
+    """Tell of it, and end when every process knows: who asks OCSP next is not told what was."""
+    from pkiserver.authority.status.cache import TRUSTED_SECONDS
+
     after = change.after
     record = _record(after, _authority_name(engine, after))
     session.output.done(f"{word}: serial {after.serial:x}, {after.subject}", **record)
+    await sleep(TRUSTED_SECONDS)
 
 
 comment_option = click.option(
@@ -290,7 +294,7 @@ async def revoke(
         return
     order = _order(comment)
     change = await engine.status.revocations.revoke(selector, reason, order, invalidity_date=invalidity_date)
-    _changed(session, engine, change, "Revoked" if change.after.state.value == "revoked" else "On hold")
+    await _changed(session, engine, change, "Revoked" if change.after.state.value == "revoked" else "On hold")
 
 
 @group.command()
@@ -315,7 +319,7 @@ async def hold(
     if await _asked(session, engine, selector, "certificateHold", comment=comment, by=by):
         return
     change = await engine.status.revocations.hold(selector, _order(comment))
-    _changed(session, engine, change, "On hold")
+    await _changed(session, engine, change, "On hold")
 
 
 @group.command()
@@ -340,4 +344,4 @@ async def release(
     if await _asked(session, engine, selector, None, comment=comment, by=by):
         return
     change = await engine.status.revocations.release(selector, _order(comment))
-    _changed(session, engine, change, "Released")
+    await _changed(session, engine, change, "Released")

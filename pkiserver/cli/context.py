@@ -217,6 +217,14 @@ def _cancelled_by_signals(reactor: Any, work: Coroutine[Any, Any, None], progres
     return task
 
 
+async def sleep(seconds: float) -> None:
+    """Return after that time."""
+    from twisted.internet import reactor
+    from twisted.internet.task import deferLater
+
+    await deferLater(reactor, seconds)
+
+
 def reactor_command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[P, None]:
     """Decorator (below click's): the coroutine function is called as ``f(session, **options)`` on the reactor."""
 
