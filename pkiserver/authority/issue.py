@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority import certparts
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
-from pkiserver.authority.requests import IssuedCertificate, PreparedCertificate
+from pkiserver.authority.requests import Claim, IssuedCertificate, PreparedCertificate
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation import der
 from pkiserver.foundation.clock import Clock
@@ -24,7 +24,7 @@ from pkiserver.keys.algorithms import SignatureScheme
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.signers import CertificateSigner
 from pkiserver.store import certificates
-from pkiserver.store.certificates import RevocationReason
+from pkiserver.store.certificates import NewIntent, RevocationReason
 from pkiserver.store.database import Database
 
 Also = Callable[[Connection, IssuedCertificate], None]
@@ -64,6 +64,24 @@ class Issuer:
         """
         self._asked.add(certificate_id)
 
+    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...]) -> None:
+        """Give up what was prepared where nobody was told its number, if it became durable; nothing was signed.
+
+        ``claims`` can be used again.
+        """
+        now = self._clock.now()
+
+        def work(connection: Connection) -> None:
+            number = certificates.number_under_way(connection, intent.issuer_id, intent.serial)
+            if number is not None and certificates.burn(connection, number, at=now, asked=intent.asked):
+                for claim in claims:
+                    claim.give_back(connection, number)
+
+        try:
+            await self._database.write(work)
+        except PkiError as error:
+            self.log.error("serial {serial:x} is left to recovery: {why}", serial=intent.serial, why=str(error))
+
     async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
         """Sign, compare, store, audit. A prepared certificate is used once; ``also`` is written with the certificate.
 
@@ -95,7 +113,11 @@ class Issuer:
             template=prepared.template,
             warnings=prepared.warnings,
         )
-        await self._store(prepared, issued, also)
+        try:
+            await self._store(prepared, issued, also)
+        except BaseException as error:  # whoever asked may have left, and it is stored nonetheless
+            await self._give_up(prepared, error)
+            raise
         self._checkpoint(Step.STORED)
         return issued
 
@@ -144,7 +166,7 @@ class Issuer:
         await self._database.write(lambda connection: certificates.burn(connection, prepared.certificate_id, at=now))
 
     async def _give_up(self, prepared: PreparedCertificate, error: BaseException) -> None:
-        """A signature was asked for and is not to be had: the record is kept and the serial revoked."""
+        """A signature was asked for, and nothing is stored: the record is kept and the serial revoked."""
         now = self._clock.now()
         event = _issue_event(prepared, "failed", ("why", type(error).__name__))
 

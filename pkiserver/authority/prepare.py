@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 from cryptography import x509
 from sqlalchemy import Connection
+from twisted.internet.defer import CancelledError
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
@@ -28,12 +29,13 @@ from pkiserver.authority.templates.build import CertificateContent, IssuerView, 
 from pkiserver.authority.templates.model import SameKey, SameSubject, Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.store import certificates
 from pkiserver.store.authority import crls
 from pkiserver.store.certificates import NewIntent, blocked_keys
 from pkiserver.store.database import Database
+from pkiserver.store.failures import OutcomeUnknown
 from pkiserver.store.names import sans_of
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ class Asked(Protocol):
 
     def expect(self, certificate_id: int) -> None:
         """What is to be signed under this number is asked for already."""
+
+    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...]) -> None:
+        """Give up what was prepared, if it became durable; ``claims`` can be used again."""
 
 
 @attrs.frozen
@@ -195,9 +200,7 @@ class Preparer:
             self._issuer.require_key(order.issuing.key_name)
         self._checkpoint(Step.BUILT)
         await self._living()
-        number, admission = await self._database.write(
-            lambda connection: self._make_durable(connection, order, intent, claims, points)
-        )
+        number, admission = await self._write(order, intent, claims, points)
         self._announced.update(points)
         if ask:
             self._issuer.expect(number)
@@ -262,6 +265,24 @@ class Preparer:
             crl_shard=next((point.cover.shard for point in points if point.cover.shard is not None), None),
             asked=asked,
         )
+
+    async def _write(
+        self, order: Order, intent: NewIntent, claims: tuple[Claim, ...], points: tuple[DistributionPoint, ...]
+    ) -> tuple[int, _Admission]:
+        """Make it durable; where nobody learns that it is, it is taken back."""
+        waits = True
+
+        def work(connection: Connection) -> tuple[int, _Admission]:
+            if not waits:
+                raise Unavailable("whoever asked has left")
+            return self._make_durable(connection, order, intent, claims, points)
+
+        try:
+            return await self._database.write(work)
+        except (CancelledError, OutcomeUnknown):
+            waits = False
+            await self._issuer.take_back(intent, claims)
+            raise
 
     def _make_durable(
         self,

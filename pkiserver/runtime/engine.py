@@ -158,17 +158,20 @@ class Engine:
         )
         try:
             issued = await self.road.issue(prepared, also=_all_of(with_it))
-        except PkiError:
+        except Exception:  # whoever asked may have left (CancelledError)
             await self._give_back(authorised, prepared.certificate_id)
             raise
         return attrs.evolve(issued, notes=authorised.record.notes)
 
     async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
-        """No certificate was given out: what it was to be spent on it can be used again."""
+        """What was to be spent on it can be used again, unless the certificate was stored and nobody learned of it."""
         if not authorised.claims:
             return
 
         def work(connection: Connection) -> None:
+            found = certificates.get(connection, certificate_id)
+            if found is not None and found.der is not None:
+                return
             for claim in authorised.claims:
                 claim.give_back(connection, certificate_id)
 

@@ -183,7 +183,7 @@ class Database:
 
         Raises:
             Unavailable: the database cannot be reached or the queue is full. When the connection was lost during
-                commit the text says that the outcome is unknown.
+                commit it is :class:`pkiserver.store.failures.OutcomeUnknown`.
             Defect: the database refused a statement or a constraint was broken.
         """
         waiting: Deferred[T] = Deferred()

@@ -29,6 +29,10 @@ _AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detect
 _READ_ONLY = "25006"  # which psycopg takes for an error of the program
 
 
+class OutcomeUnknown(Unavailable):
+    """The connection was lost during commit: what was to be written may be there, or not."""
+
+
 class Kind(enum.Enum):
     """What may be done about an error."""
 
@@ -76,7 +80,7 @@ def as_domain_error(error: Exception, *, committing: bool = False) -> Exception:
         return error
     kind = kind_of(error)
     if committing and kind is Kind.LOST:
-        return _caused(Unavailable("the database connection was lost during commit; the outcome is unknown"), error)
+        return _caused(OutcomeUnknown("the database connection was lost during commit; the outcome is unknown"), error)
     if kind is Kind.LOST:
         return _caused(Unavailable("the database cannot be reached", retry_after=5), error)
     if kind is Kind.DAMAGED:

@@ -160,13 +160,16 @@ def store_issued(connection: Connection, intent_id: int, der: bytes, *, at: date
     return True
 
 
-def burn(connection: Connection, intent_id: int, *, at: datetime) -> bool:
-    """Give an intent up before a signature was asked for: prepared -> burnt. False where it is not PREPARED."""
+def burn(connection: Connection, intent_id: int, *, at: datetime, asked: bool = False) -> bool:
+    """Give an intent up before a signature was asked for: prepared -> burnt. False where it is not PREPARED.
+
+    ``asked``: asked -> burnt, for the one process that could have asked the key and knows that it did not.
+    """
     settled = connection.execute(
         _SETTLE,
         {
             "intent_id": intent_id,
-            "from_state": CertificateState.PREPARED.value,
+            "from_state": (CertificateState.ASKED if asked else CertificateState.PREPARED).value,
             "state": CertificateState.BURNT.value,
             "reason": None,
             "revoked_at": None,
@@ -223,6 +226,13 @@ def get_intent(connection: Connection, intent_id: int) -> Intent | None:
     """The certificate under way of that number."""
     row = connection.execute(select(certificate_intent).where(_intent.id == intent_id)).one_or_none()
     return None if row is None else intent_of(row)
+
+
+def number_under_way(connection: Connection, issuer_id: int, serial: int) -> int | None:
+    """The number of the certificate under way with that serial."""
+    query = select(_intent.id).where(_intent.issuer_id == issuer_id, _intent.serial == serial_octets(serial))
+    number: int | None = connection.execute(query).scalar_one_or_none()
+    return number
 
 
 def open_intents(
