@@ -350,7 +350,8 @@ class Gate:
             return None
         if problem := renewal.vouching_problem(template, connector):
             raise Rejected([problem])
-        return await self.identifier.connectors.current(requester, needed=template.renewal.connectors == "named")
+        needed = template.renewal.connectors == "named" and renewal.is_named(template, connector)
+        return await self.identifier.connectors.current(requester, needed=needed)
 
 
 def _waits_for(connector: str) -> str:
