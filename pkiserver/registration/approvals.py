@@ -141,7 +141,7 @@ class Approvals:
                 self._renew(connection, known, new, reasons, event)
                 return requests.get(connection, known.id) or known
             expire(connection, self.audit, now=new.created)
-            if bound is not None and (full := bound.reached(connection, request.source)) is not None:
+            if bound is not None and (full := bound.reached(connection, request.source, now=new.created)) is not None:
                 return full
             question = questions.keep(connection, request, now=new.created)
             kept = under(connection, new)

@@ -193,16 +193,23 @@ class Gate:
         self, request: EnrollmentRequest, template: Template, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         checks: tuple[str, ...] = ()
+        bound = WaitingBound.of(template.name, found.rule, exempt=self.guesses.is_exempt(request.source))
         if not await self.approvals.knows(request, found.record):
+            if bound is not None:
+                await self._require_room(bound, request.source)
             asked = Authorised(request, found.record, "to be decided")
             checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
             if template.seats.enabled:
                 checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
-        exempt = self.guesses.is_exempt(request.source)
-        bound = WaitingBound.of(template.name, found.rule, exempt=exempt)
         return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks, bound=bound)
+
+    async def _require_room(self, bound: WaitingBound, address: str) -> None:
+        """Before costly work, and in no write; raises :class:`Unavailable`, as asking would."""
+        full = await self.database.read(partial(bound.reached, address=address, now=self.clock.now()))
+        if full is not None:
+            raise self.approvals.turned_away.note(bound.template, full, address)
 
     async def _seat_checks(self, template: Template, asked: Authorised) -> tuple[str, ...]:
         """Whether the seat would take the certificate now; it may have room by the time that officers agree."""
@@ -350,7 +357,8 @@ class Gate:
             return None
         if problem := renewal.vouching_problem(template, connector):
             raise Rejected([problem])
-        return await self.identifier.connectors.current(requester, needed=template.renewal.connectors == "named")
+        needed = template.renewal.connectors == "named" and renewal.is_named(template, connector)
+        return await self.identifier.connectors.current(requester, needed=needed)
 
 
 def _waits_for(connector: str) -> str:

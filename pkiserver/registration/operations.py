@@ -20,6 +20,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.administrators import Permission
 from pkiserver.registration.operationrules import DualControl
+from pkiserver.registration.seats import SERVER
 from pkiserver.registration.standing import Needed, issuer_named, with_account
 from pkiserver.registration.votes import MOST_REASON, Matter, Person, Votes
 from pkiserver.store.database import Database
@@ -272,7 +273,7 @@ def expire(connection: Connection, audit: AuditLog, *, now: datetime) -> None:
     """Let operations past their time expire, which is audited."""
     for number, kind, what in rows.expire(connection, now=now):
         details = (("operation", kind), ("detail", what), ("change", "expired"))
-        audit.append(connection, AuditEvent(AuditKind.REQUEST, "system", f"operation {number}", details=details))
+        audit.append(connection, AuditEvent(AuditKind.REQUEST, SERVER, f"operation {number}", details=details))
 
 
 def matter_of(connection: Connection, row: OperationRow) -> Matter:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from pkiserver.store.registration import codes, onetime
+from pkiserver.store.registration import codes, onetime, scep
 
 
 def release(connection: Connection, certificate_id: int) -> None:
     """Make usable again what was spent on it; approvals come back in force when they are asked for."""
     codes.release(connection, certificate_id)
     onetime.release(connection, certificate_id)
+    scep.give_back(connection, certificate_id)

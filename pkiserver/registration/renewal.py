@@ -10,7 +10,7 @@ from datetime import datetime
 from cryptography import x509
 
 from pkiserver.authority.requests import ClientCertificateEvidence, EnrollmentRequest
-from pkiserver.authority.templates.model import KeyReuse, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, KeyReuse, Template
 from pkiserver.authority.templates.model_names import OtherWishes
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal
@@ -18,6 +18,7 @@ from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.store.certificates import Certificate, CertificateState, RevocationReason
 
 _SCEP = "scep"
+_CERTIFICATE = EvidenceKind.CLIENT_CERTIFICATE
 
 
 def shows(request: EnrollmentRequest) -> bool:
@@ -40,9 +41,20 @@ def reasons_against(
     return tuple(reasons)
 
 
+def is_named(template: Template, connector: str) -> bool:
+    """Whether a rule of the template names a connector."""
+    return any(connector in rule.connectors for rule in template.evidence)
+
+
 def vouching_problem(template: Template, connector: str) -> Reason | None:
-    """Why a connector's word does not count for renewals any more."""
-    if template.renewal.connectors == "any" or any(connector in rule.connectors for rule in template.evidence):
+    """Why a connector's word does not count for renewals any more.
+
+    Where a rule takes a certificate of this server for its holder, who was shown to another template may have come by
+    that: there no connector need be named.
+    """
+    if template.renewal.connectors == "any" or is_named(template, connector):
+        return None
+    if any(rule.all[0] is _CERTIFICATE and INTERNAL in rule.accepted_from for rule in template.evidence):
         return None
     text = f"connector {connector}, which has shown the holder, does not count for template {template.name} any more"
     return Reason(Refusal.NOT_AUTHORISED, text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime
 from enum import StrEnum
 
 import attrs
@@ -53,14 +54,17 @@ class WaitingBound:
             return None
         return cls(template, rule.waiting, None if exempt else rule.waiting_each)
 
-    def reached(self, connection: Connection, address: str) -> Full | None:
-        """The bound that keeps a further request of this address out; processes may overshoot it by one each."""
-        count = requests.count_waiting(connection, self.template, _EVIDENCE)
+    def reached(self, connection: Connection, address: str, *, now: datetime) -> Full | None:
+        """The bound that keeps a further request of this address out; processes may overshoot it by one each.
+
+        ``now``: what is past its time does not wait, whether or not that is noted already.
+        """
+        count = requests.count_waiting(connection, self.template, _EVIDENCE, now=now)
         if count >= self.total:
             return Full.TEMPLATE
         if self.each is None or count < self.each:
             return None
-        payloads = requests.waiting(connection, self.template, _EVIDENCE)
+        payloads = requests.waiting(connection, self.template, _EVIDENCE, now=now)
         here = site_of(address)
         of_address = sum(site_of(str(json.loads(one)["source"])) == here for one in payloads)
         return Full.ADDRESS if of_address >= self.each else None

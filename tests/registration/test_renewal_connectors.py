@@ -85,8 +85,8 @@ async def opened(folder: Path, connector: str, text: str, policy: str = "") -> A
         yield engine, made.der
 
 
-async def renews(engine: Engine, der: bytes) -> bool:
-    request = enrollment("people", ClientCertificateEvidence(der), renewal_of=der)
+async def renews(engine: Engine, der: bytes, template: str = "people") -> bool:
+    request = enrollment(template, ClientCertificateEvidence(der), renewal_of=der)
     try:
         made = await engine.enroll(request)
     except Rejected as error:
@@ -127,6 +127,25 @@ async def test_who_has_left_the_table_gets_nothing_by_a_certificate_either(tmp_p
             await engine.enroll(enrollment("other", shown))
         await put(engine, "crm", None)
         assert isinstance(await engine.enroll(enrollment("other", shown)), IssuedCertificate)
+
+
+async def test_who_came_by_a_certificate_of_another_template_renews_though_no_rule_names_the_connector(
+    tmp_path: Path, table: Path
+) -> None:
+    async with opened(tmp_path / "engine", "crm", crm(table)) as (engine, der):
+        rule = '[[evidence]]\nall = ["client_certificate"]\ntemplates = ["people"]\n'
+        await put(engine, "device", template_text("device", rule), "template")
+        made = await engine.enroll(enrollment("device", ClientCertificateEvidence(der)))
+        assert isinstance(made, IssuedCertificate)
+        assert await renews(engine, made.der, "device")
+        with sqlite3.connect(table) as connection:
+            connection.execute("DELETE FROM people")
+        assert not await renews(engine, made.der, "device"), "who has left renews nothing all the same"
+        await put(engine, "crm", None)
+        assert await renews(engine, made.der, "device")
+        second = '[[evidence]]\nall = ["password", "client_certificate"]\n'
+        await put(engine, "device", template_text("device", second), "template")
+        assert not await renews(engine, made.der, "device"), "nobody is let in by a certificate alone now"
 
 
 async def test_a_table_that_lacks_a_column_shuts_nobody_out_for_good(tmp_path: Path, table: Path) -> None:

@@ -113,6 +113,18 @@ async def test_who_has_shown_who_they_are_finds_room_whoever_else_waits(tmp_path
             assert isinstance(await engine.enroll(asked("either", "192.0.2.9", ALICE)), Pending)
 
 
+async def test_who_is_turned_away_costs_neither_a_check_of_the_contents_nor_a_write(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, url, FakeClock()) as engine:
+        for _ in range(2):
+            await engine.enroll(asked("open", "192.0.2.1"))
+        for work in ("pkiserver.registration.gate.check_request", "pkiserver.registration.approvals.Approvals.ask"):
+            monkeypatch.setattr(work, lambda *_, work=work, **_more: pytest.fail(work))
+        with pytest.raises(Unavailable, match="of this address"):
+            await engine.enroll(asked("open", "192.0.2.1"))
+
+
 def test_many_behind_a_proxy_are_bounded_together_only() -> None:
     one = EvidenceRule((EvidenceKind.SELF_SIGNED,), approval=True)
     assert WaitingBound.of("t", one, exempt=True) == WaitingBound("t", 1000, None)

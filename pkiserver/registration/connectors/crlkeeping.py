@@ -94,8 +94,12 @@ def _key(crl: x509.CertificateRevocationList) -> bytes | None:
 
 
 def _is_older(new: x509.CertificateRevocationList, kept: x509.CertificateRevocationList, now: datetime) -> bool:
-    """By date or by number (RFC 5280 section 5.2.3); an authority may number anew, once the old list has ended."""
-    if new.last_update_utc < kept.last_update_utc:
+    """By date or by number (RFC 5280 section 5.2.3); an authority may number anew, once the old list has ended.
+
+    A list from the future was made while the authority's clock was wrong, and is in force for nobody: its date says
+    nothing.
+    """
+    if new.last_update_utc < kept.last_update_utc <= now:
         return True
     was, is_now = _number(kept), _number(new)
     in_force = kept.next_update_utc is None or kept.next_update_utc >= now

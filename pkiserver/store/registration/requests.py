@@ -135,19 +135,19 @@ def by_fingerprint(connection: Connection, fingerprint: bytes) -> PendingRequest
     return None if row is None else _request(row)
 
 
-def waiting(connection: Connection, template: str, evidence: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Payloads of a template's pending requests whose evidence begins with one of these texts."""
-    return tuple(connection.execute(select(_c.payload).where(_waits(template, evidence))).scalars())
+def waiting(connection: Connection, template: str, evidence: tuple[str, ...], *, now: datetime) -> tuple[bytes, ...]:
+    """Payloads of a template's pending requests in their time whose evidence begins with one of these texts."""
+    return tuple(connection.execute(select(_c.payload).where(_waits(template, evidence, now))).scalars())
 
 
-def count_waiting(connection: Connection, template: str, evidence: tuple[str, ...]) -> int:
+def count_waiting(connection: Connection, template: str, evidence: tuple[str, ...], *, now: datetime) -> int:
     """How many :func:`waiting` gives; a full table is not to be read for each request that it turns away."""
-    return int(connection.execute(select(func.count()).where(_waits(template, evidence))).scalar_one())
+    return int(connection.execute(select(func.count()).where(_waits(template, evidence, now))).scalar_one())
 
 
-def _waits(template: str, evidence: tuple[str, ...]) -> ColumnElement[bool]:
+def _waits(template: str, evidence: tuple[str, ...], now: datetime) -> ColumnElement[bool]:
     begins = or_(*(_c.evidence.startswith(one, autoescape=True) for one in evidence))
-    return and_(_c.state == "pending", _c.template == template, begins)
+    return and_(_c.state == "pending", _c.template == template, _c.expires > to_micros(now), begins)
 
 
 def decide(

@@ -104,3 +104,13 @@ def test_an_authority_may_number_anew_once_its_last_list_has_ended(ca: TestCa) -
     with pytest.raises(OlderListError):
         kept.take(place, ca.crl(number=1, age=timedelta()), (ca.certificate,), now)
     kept.take(place, ca.crl(number=1, age=timedelta()), (ca.certificate,), now + timedelta(days=2))
+
+
+def test_a_list_that_was_made_while_the_clock_was_wrong_keeps_no_later_one_out(ca: TestCa) -> None:
+    place, kept = CrlSource.parse("file:/x"), KeptLists()
+    now = datetime.now(UTC)
+    kept.take(place, ca.crl(number=5, age=-timedelta(hours=20)), (ca.certificate,), now)
+    with pytest.raises(OlderListError):
+        kept.take(place, ca.crl(number=4, age=NEW), (ca.certificate,), now)
+    right = kept.take(place, ca.crl(number=6, age=timedelta()), (ca.certificate,), now)
+    assert kept.get(place) == right
