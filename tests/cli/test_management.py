@@ -111,19 +111,24 @@ def test_the_file_is_made_once_and_opens_the_api(server: Server) -> None:
     assert no_certificate.returncode != 0  # the handshake wants one
 
 
-def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: Server) -> None:
+def asking(server: Server, name: str, *options: str) -> str:
+    """The command that asks two officers for a certificate of a new key, as often as it is given."""
     layout = server.instance.layout
     password = (layout.secrets / "demo-password").read_text().strip()
     script = (
-        "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.pem -subj /CN=two"
-        " -outform DER 2>/dev/null | openssl base64 -out r.p10"
+        f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.pem -subj /CN={name}"
+        f" -outform DER 2>/dev/null | openssl base64 -out {name}.p10"
     )
     assert server.instance.shell(script, server.folder).returncode == 0
-    enroll = (
-        f"curl -sS -w '%{{http_code}}' -o answer --cacert {layout.root_certificate} --user 'demo:{password}'"
-        f" -H 'Content-Type: application/pkcs10' --data-binary @r.p10"
+    return (
+        f"curl -sS -w '%{{http_code}}' {' '.join(options)} --cacert {layout.root_certificate} --user 'demo:{password}'"
+        f" -H 'Content-Type: application/pkcs10' --data-binary @{name}.p10"
         f" {layout.https_url}/.well-known/est/two-officers/simpleenroll"
     )
+
+
+def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: Server) -> None:
+    enroll = asking(server, "two", "-o answer")
     first = server.instance.shell(enroll, server.folder)
     assert first.stdout == "202", first.stderr + (server.folder / "answer").read_text()
     [waiting] = json.loads(server.instance.cli("request", "list", "--json").stdout)
@@ -146,18 +151,7 @@ def test_two_officers_approve_one_over_rest_and_one_at_the_command_line(server: 
 
 
 def test_an_officer_denies_at_the_command_line_and_the_client_is_told_why(server: Server) -> None:
-    layout = server.instance.layout
-    password = (layout.secrets / "demo-password").read_text().strip()
-    script = (
-        "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout d.pem -subj /CN=denied"
-        " -outform DER 2>/dev/null | openssl base64 -out d.p10"
-    )
-    assert server.instance.shell(script, server.folder).returncode == 0
-    enroll = (
-        f"curl -sS -w '%{{http_code}}' --cacert {layout.root_certificate} --user 'demo:{password}'"
-        f" -H 'Content-Type: application/pkcs10' --data-binary @d.p10"
-        f" {layout.https_url}/.well-known/est/two-officers/simpleenroll"
-    )
+    enroll = asking(server, "denied")
     assert server.instance.shell(enroll, server.folder).stdout.endswith("202")
     [waiting] = json.loads(server.instance.cli("request", "list", "--json").stdout)
     number = str(waiting["number"])
