@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -150,7 +151,7 @@ class FeedKeeper:
         """What its sources gave, as the database has it; those that it has no more are forgotten."""
         states = {one.source: one for one in await self._database.read(foreign.states) if one.authority == ca.name}
         for gone in set(states) - {*ca.feeds, ISSUED}:
-            await self._database.write(lambda connection, gone=gone: foreign.remove(connection, ca.name, gone))  # type: ignore[misc]
+            await self._database.write(partial(foreign.remove, authority=ca.name, source=gone))
         return states
 
     async def _fetch(self, ca: ForeignCa, url: str, state: SourceState | None) -> bool:

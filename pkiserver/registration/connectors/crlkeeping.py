@@ -78,7 +78,7 @@ def _signed(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bo
     if crl.issuer != issuer.subject:
         return False
     try:
-        return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+        return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type] # TypeError for keys that sign nothing
     except (TypeError, ValueError, UnsupportedAlgorithm):
         return False
 
