@@ -41,8 +41,6 @@ from pkiserver.store.names import sans_of
 if TYPE_CHECKING:
     from pkiserver.authority.checks.lint import Linter
 
-_DUPLICATES_LOOKED_AT = 100
-
 Extensions = tuple[x509.Extension[x509.ExtensionType], ...]
 
 
@@ -342,13 +340,11 @@ def _same_subject(
     rule = order.duplicates.same_subject
     if rule is SameSubject.ALLOW:
         return [], ()
-    found = certificates.valid_by_subject(
-        connection, intent.subject, now=intent.created, template=order.template, limit=_DUPLICATES_LOOKED_AT
-    )
-    others = tuple(one.id for one in found if one.id != renewed)
+    found = certificates.valid_of_subject(connection, intent.subject, now=intent.created, template=order.template)
+    others = tuple(one for one in found if one != renewed)
     if rule is SameSubject.SUPERSEDE:
         return [], others
-    if others or certificates.under_way_like(connection, subject=intent.subject, besides=number):
+    if others or certificates.is_subject_under_way(connection, intent.subject, besides=number):
         return [Reason(Refusal.DUPLICATE, "a valid certificate with this subject exists already")], ()
     return [], ()
 
@@ -365,17 +361,16 @@ def _same_key(
     rule = order.duplicates.same_key
     if rule is SameKey.ALLOW:
         return []
-    digest = intent.spki_sha256
-    found = certificates.valid_by_key(connection, digest, now=intent.created, limit=_DUPLICATES_LOOKED_AT)
-    others = [one for one in found if one.id != renewed]
-    rivals = set(certificates.under_way_like(connection, spki_sha256=digest, besides=number))
-    if rule is SameKey.REFUSE:
-        refused, whose = bool(others or rivals), ""
-    else:
-        if rivals:
-            rivals -= set(certificates.under_way_like(connection, subject=intent.subject, besides=number))
-        refused, whose = bool(rivals) or any(one.subject != intent.subject for one in others), " and another subject"
-    return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")] if refused else []
+    subject, whose = (None, "") if rule is SameKey.REFUSE else (intent.subject, " and another subject")
+    in_use = certificates.key_is_in_use(
+        connection,
+        intent.spki_sha256,
+        now=intent.created,
+        besides=number,
+        renewed=renewed,
+        by_another_than=subject,
+    )
+    return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")] if in_use else []
 
 
 def _key_reasons(connection: Connection, spki: bytes) -> list[Reason]:

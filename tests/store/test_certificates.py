@@ -245,18 +245,52 @@ async def test_duplicates_are_found_among_the_valid_and_those_under_way(url: str
             return valid, certificates.insert_prepared(connection, new_intent(subject="CN=WEB, o=example"))
 
         valid, rival = await database.write(fill)
-        for found in (
-            await database.read(lambda c: certificates.valid_by_subject(c, "cn=web, o=EXAMPLE", now=NOW)),
-            await database.read(lambda c: certificates.valid_by_key(c, key, now=NOW, template="device")),
-        ):
-            assert [one.id for one in found] == [valid]
-        like = {"subject": "CN=web, O=Example", "spki_sha256": key}
-        assert await database.read(lambda c: certificates.under_way_like(c, **like)) == (rival,)
-        assert await database.read(lambda c: certificates.under_way_like(c, **like, besides=rival)) == ()
+        asked = {"now": NOW, "template": "device"}
+        assert await database.read(lambda c: certificates.valid_of_subject(c, "cn=web, o=EXAMPLE", **asked)) == (valid,)
+        found = await database.read(lambda c: certificates.valid_by_key(c, key, **asked))
+        assert [one.id for one in found] == [valid]
+        assert await database.read(lambda c: certificates.is_subject_under_way(c, "CN=web, O=Example"))
+        alone = {"besides": rival}
+        assert not await database.read(lambda c: certificates.is_subject_under_way(c, "CN=web, O=Example", **alone))
         assert not await database.read(lambda c: certificates.key_was_compromised(c, key))
         reason = RevocationReason.KEY_COMPROMISE
         await database.write(lambda c: certificates.revoke(c, valid, reason=reason, at=NOW))
         assert await database.read(lambda c: certificates.key_was_compromised(c, key))
+
+
+@pytest.mark.parametrize(
+    ("besides", "subject", "in_use"),
+    [
+        ({}, None, True),
+        ({"valid"}, None, True),
+        ({"valid", "rival"}, None, False),
+        ({}, "cn=WEB", True),
+        ({"rival"}, "cn=WEB", False),
+        ({"valid"}, "CN=rival", False),
+        ({"valid", "rival"}, "CN=someone else", False),
+    ],
+)
+async def test_a_key_is_in_use_by_what_is_valid_or_under_way_but_for_what_is_put_aside(
+    url: str, besides: set[str], subject: str | None, *, in_use: bool
+) -> None:
+    key = bytes(32)
+    async with opened(url) as database:
+
+        def fill(connection: Connection) -> dict[str, int]:
+            over = new_intent(subject="CN=other", spki_sha256=key, not_after=NOW - timedelta(days=1))
+            issue(connection, over)
+            return {
+                "valid": issue(connection, new_intent(subject="CN=web", spki_sha256=key)),
+                "rival": certificates.insert_prepared(connection, new_intent(subject="CN=rival", spki_sha256=key)),
+            }
+
+        numbers = await database.write(fill)
+        aside = {"renewed": numbers["valid"] if "valid" in besides else None}
+        aside["besides"] = numbers["rival"] if "rival" in besides else 0
+        asked = await database.read(
+            lambda c: certificates.key_is_in_use(c, key, now=NOW, by_another_than=subject, **aside)
+        )
+        assert asked is in_use
 
 
 async def test_statuses_are_told_for_settled_serials_only(url: str) -> None:

@@ -17,13 +17,11 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState, Criteria, RevocationReason
 from pkiserver.store.certificates.search import build_query
-from pkiserver.store.engines import parse_url, reading_engine, writing_engine
+from pkiserver.store.engines import parse_url, reading_engine
 from pkiserver.store.migrate import migrate
 from pkiserver.store.names import San, SanKind, folded, san_key, subject_key
-from pkiserver.store.outbox import Outbox
-from pkiserver.store.writer import Job, Writer
 from tests.support.postgres import PostgresServer
-from tests.support.stored import NOW, issue, new_intent
+from tests.support.stored import NOW, issue, new_intent, write
 
 SUBJECTS = ["CN=Web 1,O=Example", "CN=web 2,O=Example", "CN=Straße,O=Example", "CN=" + "long " * 80, "O=Other"]
 SANS = [
@@ -69,19 +67,6 @@ def fill(connection: Connection) -> list[int]:
     return numbers
 
 
-def write(url: str) -> None:
-    """Fill a database without a reactor."""
-    outcomes: list[Exception | None] = []
-    engine = writing_engine(parse_url(url))
-    writer = Writer(engine, lambda done: outcomes.extend(one.error for one in done), limit=10)
-    writer.join(Outbox())
-    writer.start()
-    writer.submit(Job(fill, None))
-    writer.close()
-    engine.dispose()
-    assert outcomes == [None]
-
-
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A filled database to read."""
@@ -91,7 +76,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         server: PostgresServer = request.getfixturevalue("postgres_server")
         url = server.new_url()
     migrate(url)
-    write(url)
+    write(url, fill)
     engine = reading_engine(parse_url(url), 1)
     yield engine
     engine.dispose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,10 @@ from sqlalchemy import Connection
 
 from pkiserver.store import certificates
 from pkiserver.store.database import Database
+from pkiserver.store.engines import parse_url, writing_engine
 from pkiserver.store.names import San, SanKind
+from pkiserver.store.outbox import Outbox
+from pkiserver.store.writer import Job, Writer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -24,6 +27,19 @@ async def opened(url: str, **options: int) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def write(url: str, work: Callable[[Connection], object]) -> None:
+    """One write without a reactor."""
+    outcomes: list[Exception | None] = []
+    engine = writing_engine(parse_url(url))
+    writer = Writer(engine, lambda done: outcomes.extend(one.error for one in done), limit=10)
+    writer.join(Outbox())
+    writer.start()
+    writer.submit(Job(work, None))
+    writer.close()
+    engine.dispose()
+    assert outcomes == [None]
 
 
 def new_serial() -> int:

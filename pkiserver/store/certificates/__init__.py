@@ -16,6 +16,8 @@ from pkiserver.store.certificates.lookups import (
     by_fingerprint,
     by_serial,
     get,
+    is_subject_under_way,
+    key_is_in_use,
     key_is_new,
     key_was_compromised,
     mark_replaced,
@@ -25,9 +27,8 @@ from pkiserver.store.certificates.lookups import (
     states_of,
     status_by_serial,
     statuses_by_serial,
-    under_way_like,
     valid_by_key,
-    valid_by_subject,
+    valid_of_subject,
 )
 from pkiserver.store.certificates.revocation import amend_reason, hold, release, revoke, revoked_for_crl
 from pkiserver.store.certificates.search import PAGE_LIMIT, Criteria, Page, search
@@ -68,6 +69,8 @@ __all__ = [
     "get_intent",
     "hold",
     "insert_prepared",
+    "is_subject_under_way",
+    "key_is_in_use",
     "key_is_new",
     "key_was_compromised",
     "mark_asked",
@@ -88,7 +91,6 @@ __all__ = [
     "status_by_serial",
     "statuses_by_serial",
     "store_issued",
-    "under_way_like",
     "valid_by_key",
-    "valid_by_subject",
+    "valid_of_subject",
 ]

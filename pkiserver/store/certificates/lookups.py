@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, or_, select, union_all, update
 
@@ -24,6 +25,8 @@ from pkiserver.store.times import to_micros
 
 _LATELY = 10_000
 """Rows that :func:`newest_serial` looks at."""
+_MOST_ALIKE = 100
+"""Certificates of one key or subject that are told."""
 _c, _i = certificate.c, certificate_intent.c
 _STATE = Ready(select(_c.state).where(_c.id == bindparam("number")))
 _NUMBER = Ready(select(_c.id).where(_c.fingerprint == bindparam("fingerprint")))
@@ -46,33 +49,48 @@ _COMPROMISED = Ready(
     select(_c.id)
     .where(
         _c.spki_sha256 == bindparam("digest"),
+        _c.revoked_at.is_not(None),  # the index over these holds few rows, however often a key was certified
         _c.state == "revoked",
         or_(*(_c.revocation_reason == int(reason) for reason in COMPROMISES)),
     )
     .limit(1)
 )
 
-_VALID = (
-    select(certificate)
-    .where(
-        or_(_c.state == CertificateState.ISSUED.value, _c.state == CertificateState.HELD.value),
-        _c.not_after >= bindparam("now"),
-    )
-    .order_by(_c.id.desc())
-    .limit(bindparam("most"))
-)
-_OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
 # Made once: these are asked for every certificate, and making a statement costs several times its execution.
-_VALID_BY_SUBJECT = tuple(Ready(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
-_VALID_BY_KEY = tuple(Ready(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
-_RIVALS = select(_i.id).where(_i.id != bindparam("own"))
-_RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
-_RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
+_IS_VALID = (
+    or_(_c.state == CertificateState.ISSUED.value, _c.state == CertificateState.HELD.value),
+    _c.not_after >= bindparam("now"),
+)
+_VALID_BY_KEY = Ready(
+    select(certificate)
+    .where(_c.spki_sha256 == bindparam("wanted"), _c.template == bindparam("template"), *_IS_VALID)
+    .order_by(_c.id.desc())
+    .limit(_MOST_ALIKE)
+)
+_VALID_OF_SUBJECT = Ready(
+    select(_c.id)
+    .where(_c.subject_key == bindparam("wanted"), _c.template == bindparam("template"), *_IS_VALID)
+    .order_by(_c.id.desc())
+    .limit(_MOST_ALIKE)
+)
+_SUBJECT_UNDER_WAY = Ready(
+    select(_i.id).where(_i.subject_key == bindparam("wanted"), _i.id != bindparam("own")).limit(1)
+)
+_OF_KEY_UNDER_WAY = select(_i.id).where(_i.spki_sha256 == bindparam("wanted"), _i.id != bindparam("own"))
 _KEY_KNOWN = Ready(
     union_all(
         select(_c.id).where(_c.spki_sha256 == bindparam("wanted")),
-        _RIVALS.where(_i.spki_sha256 == bindparam("wanted")),
+        _OF_KEY_UNDER_WAY,
         select(blocked_key.c.added).where(blocked_key.c.spki_sha256 == bindparam("wanted")),
+    ).limit(1)
+)
+_OF_KEY = select(_c.id).where(_c.spki_sha256 == bindparam("wanted"), _c.id != bindparam("renewed"), *_IS_VALID)
+_KEY_IN_USE = Ready(union_all(_OF_KEY, _OF_KEY_UNDER_WAY).limit(1))
+_KEY_OF_ANOTHER = Ready(
+    union_all(
+        # the index over keys has the subjects too: those of the same one, mostly all, are passed over within it
+        _OF_KEY.where(_c.subject_key != bindparam("subject")),
+        _OF_KEY_UNDER_WAY.where(_i.subject_key != bindparam("subject")),
     ).limit(1)
 )
 
@@ -164,39 +182,57 @@ def statuses_by_serial(
     return {serial: status for serial, status in found if status is not None}
 
 
-def valid_by_subject(
-    connection: Connection, subject: str, *, now: datetime, template: str | None = None, limit: int = 100
-) -> tuple[Certificate, ...]:
-    """Certificates of that subject (RFC 4514 text) that are issued or held and not expired, newest first."""
-    values = {"wanted": subject_key(subject), "now": to_micros(now), "most": limit, "template": template}
-    found = _VALID_BY_SUBJECT[template is not None].named(connection, values)
-    return tuple(certificate_of(row) for row in found)
+def valid_of_subject(connection: Connection, subject: str, *, now: datetime, template: str) -> tuple[int, ...]:
+    """Numbers of certificates of that template and subject (RFC 4514 text), issued or held and not expired.
+
+    The newest hundred, newest first.
+    """
+    values = {"wanted": subject_key(subject), "now": to_micros(now), "template": template}
+    return tuple(number for (number,) in _VALID_OF_SUBJECT.rows(connection, values))
 
 
 def valid_by_key(
-    connection: Connection, spki_sha256: bytes, *, now: datetime, template: str | None = None, limit: int = 100
+    connection: Connection, spki_sha256: bytes, *, now: datetime, template: str
 ) -> tuple[Certificate, ...]:
-    """Certificates of that public key that are issued or held and not expired, newest first."""
-    values = {"wanted": spki_sha256, "now": to_micros(now), "most": limit, "template": template}
-    found = _VALID_BY_KEY[template is not None].named(connection, values)
-    return tuple(certificate_of(row) for row in found)
+    """Certificates of that public key and template that are issued or held and not expired.
+
+    The newest hundred, newest first.
+    """
+    values = {"wanted": spki_sha256, "now": to_micros(now), "template": template}
+    return tuple(certificate_of(row) for row in _VALID_BY_KEY.named(connection, values))
 
 
-def under_way_like(
-    connection: Connection, *, subject: str | None = None, spki_sha256: bytes | None = None, besides: int = 0
-) -> tuple[int, ...]:
-    """Numbers of certificates under way with that subject or key (None: not looked at), but for ``besides``.
+def is_subject_under_way(connection: Connection, subject: str, *, besides: int = 0) -> bool:
+    """Whether a certificate of that subject is under way, but for ``besides``.
 
     A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
     """
-    found: set[int] = set()
-    if subject is not None:
-        rivals = _RIVALS_BY_SUBJECT.rows(connection, {"wanted": subject_key(subject), "own": besides})
-        found.update(number for (number,) in rivals)
-    if spki_sha256 is not None:
-        rivals = _RIVALS_BY_KEY.rows(connection, {"wanted": spki_sha256, "own": besides})
-        found.update(number for (number,) in rivals)
-    return tuple(sorted(found))
+    return bool(_SUBJECT_UNDER_WAY.rows(connection, {"wanted": subject_key(subject), "own": besides}))
+
+
+def key_is_in_use(
+    connection: Connection,
+    spki_sha256: bytes,
+    *,
+    now: datetime,
+    besides: int = 0,
+    renewed: int | None = None,
+    by_another_than: str | None = None,
+) -> bool:
+    """Whether a certificate of that key is valid or under way.
+
+    Args:
+        connection: inside the transaction of ``insert_prepared``, so that rivals of the same moment are seen.
+        spki_sha256: of the key.
+        now: by which certificates have expired.
+        besides: one under way that does not count.
+        renewed: one that was issued and does not count.
+        by_another_than: a subject (RFC 4514 text) whose certificates do not count.
+    """
+    values: dict[str, Any] = {"wanted": spki_sha256, "now": to_micros(now), "own": besides, "renewed": renewed or 0}
+    if by_another_than is None:
+        return bool(_KEY_IN_USE.rows(connection, values))
+    return bool(_KEY_OF_ANOTHER.rows(connection, {**values, "subject": subject_key(by_another_than)}))
 
 
 def key_is_new(connection: Connection, spki_sha256: bytes, *, besides: int = 0) -> bool:

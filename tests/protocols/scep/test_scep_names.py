@@ -14,7 +14,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import AttributeOID, NameOID
 
 from pkiserver.foundation.extensionvalue import extension_value
-from pkiserver.store.certificates import valid_by_subject
+from pkiserver.store import certificates
 from protocols.scep.errors import UNREADABLE
 from tests.protocols.scep.device import (
     BAD_CHECK,
@@ -108,9 +108,9 @@ def test_a_printable_string_may_say_more_than_it_can(scep: World) -> None:
     assert odd in octets
     made = csr.CertificationRequest({**request, "signature": wire.sign(octets)}).dump()
     assert wire.ask(PKCS_REQ, wire.envelope(made), certificate=own).granted
-    now = scep.engine.clock.now()
-    found = scep.one(scep.engine.database.read(lambda c: valid_by_subject(c, "CN=dev_x", now=now, template="device")))
-    assert [x509.load_der_x509_certificate(one.der).subject for one in found] == [name("dev_x")]
+    wanted = certificates.Criteria(subject="CN=dev_x", template="device")
+    page = scep.one(scep.engine.database.read(lambda c: certificates.search(c, wanted, limit=2)))
+    assert [x509.load_der_x509_certificate(one.der).subject for one in page.certificates] == [name("dev_x")]
 
 
 @pytest.mark.parametrize(
