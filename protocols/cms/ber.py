@@ -19,6 +19,10 @@ _BOOLEAN, _BIT_STRING, _OCTET_STRING = 0x01, 0x03, 0x04
 _STRING_TAGS = frozenset({_BIT_STRING, _OCTET_STRING, 0x0C, *range(0x12, 0x1F)})
 """Universal tags whose constructed form is a chain of segments: octet, bit and character strings, and times."""
 _CONSTRUCTED = 0x20
+_REWRITTEN_TAGS = frozenset({0, *(number | _CONSTRUCTED for number in _STRING_TAGS)})
+"""The end of contents, and what becomes primitive."""
+_FITS_NOTHING = 1 << 64
+_BOOLEANS = frozenset({0x00, 0xFF})
 _MAX_TAG_OCTETS = 5
 _MAX_LENGTH_OCTETS = 5
 
@@ -128,6 +132,50 @@ def to_der(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> bytes:
     """
     if len(data) > limits.octets:
         raise Rejected.because(Refusal.LIMIT, f"the message is larger than {limits.octets} octets")
+    return data if is_der(data, limits) else rewritten(data, limits)
+
+
+def is_der(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> bool:
+    """Whether ``data`` is one element within the limits in which :func:`rewritten` would change nothing.
+
+    As nearly all messages are, and to see it costs a fifth. What has long tags or elements of 64 KiB is not told.
+    """
+    ends, end, position, elements = [len(data)], len(data), 0, 0
+    try:
+        while True:
+            tag, length, position = data[position], data[position + 1], position + 2
+            if tag & 0x1F == 0x1F or tag in _REWRITTEN_TAGS:
+                return False
+            if length >= 0x80:
+                octets = length - 0x80
+                length, position = _long_length(data, position, octets), position + octets
+            elements += 1
+            if position + length > end or elements > limits.elements or len(ends) > limits.depth:
+                return False
+            if tag & _CONSTRUCTED:
+                end = position + length
+                ends.append(end)
+            else:
+                if tag == _BOOLEAN and length == 1 and data[position] not in _BOOLEANS:
+                    return False
+                position += length
+            while position == end and len(ends) > 1:
+                ends.pop()
+                end = ends[-1]
+            if len(ends) == 1:
+                return position == end
+    except IndexError:
+        return False
+
+
+def _long_length(data: bytes, position: int, octets: int) -> int:
+    """A length of several octets; where DER has it otherwise, or it is long, one that fits into nothing."""
+    length = int.from_bytes(data[position : position + octets], "big") if 0 < octets < 3 else 0
+    return length if length >= (0x80 if octets == 1 else 0x100) else _FITS_NOTHING
+
+
+def rewritten(data: bytes, limits: BerLimits = DEFAULT_LIMITS) -> bytes:
+    """What :func:`to_der` makes of anything that is not DER already."""
     stack = [_Frame(b"", len(data), [], None)]
     position = elements = 0
     while True:

@@ -35,6 +35,8 @@ DEFAULT_POLICY = KeyPolicy()
 _ROCA_PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103,
                 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)  # fmt: skip
 _SQUARES_MOD_64 = frozenset(n * n % 64 for n in range(64))
+_SMALL = 63 * 65 * 11
+_SQUARES_MOD_SMALL = frozenset(n * n % _SMALL for n in range(_SMALL))
 
 
 def check_key(public_key: CertificatePublicKeyTypes, policy: KeyPolicy = DEFAULT_POLICY) -> tuple[Reason, ...]:
@@ -123,10 +125,13 @@ def has_close_primes(modulus: int, rounds: int) -> bool:
     root = math.isqrt(modulus)
     if root * root == modulus:
         return True
-    for a in range(root + 1, root + 1 + rounds):
-        rest = a * a - modulus
-        if rest & 63 in _SQUARES_MOD_64 and math.isqrt(rest) ** 2 == rest:
-            return True
+    low, first = modulus & 63, (root + 1) & 63
+    for step in range(rounds):
+        # Large numbers are squared for the fifth only whose rest may be a square, and roots drawn of few of those.
+        if ((first + step) ** 2 - low) & 63 in _SQUARES_MOD_64:
+            rest = (root + 1 + step) ** 2 - modulus
+            if rest % _SMALL in _SQUARES_MOD_SMALL and math.isqrt(rest) ** 2 == rest:
+                return True
     return False
 
 

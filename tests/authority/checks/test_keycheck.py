@@ -102,6 +102,15 @@ def test_fermat_rounds_reach_beyond_the_first() -> None:
     assert has_close_primes(n, 5000)
 
 
+def test_fermat_passes_over_no_number_whose_rest_is_a_square() -> None:
+    """Of small odd numbers all are tried, with the method as the books have it."""
+    for n in range(9, 4001, 2):
+        root = math.isqrt(n)
+        rests = (a * a - n for a in range(root + 1, root + 101))
+        found = root * root == n or any(math.isqrt(rest) ** 2 == rest for rest in rests)
+        assert has_close_primes(n, 100) is found, n
+
+
 def test_every_fault_is_told_at_once() -> None:
     n = 751 * (GENERATOR.getrandbits(1001) | 1)
     reasons = check_key(rsa.RSAPublicNumbers(3, n).public_key())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pkiserver.foundation.errors import Refusal, Rejected
-from protocols.cms.ber import BerLimits, children, header, to_der
+from protocols.cms.ber import BerLimits, children, header, is_der, rewritten, to_der
 from tests.support.work import counted_work
 
 PRIMITIVE = st.tuples(st.sampled_from([0x02, 0x04, 0x0C, 0x80, 0x9E]), st.binary(max_size=300))
@@ -42,6 +42,57 @@ def encode_ber(tree: object, step: int) -> bytes:
 def test_der_comes_out_byte_for_byte(tree: object) -> None:
     der = encode_der(tree)
     assert to_der(der) == der
+
+
+@given(der_trees(), st.data())
+def test_what_is_taken_for_der_is_what_rewriting_would_make_of_it(tree: object, data: st.DataObject) -> None:
+    """One octet is changed: a tag, a length, a flag."""
+    der = bytearray(encode_der(tree))
+    assert is_der(bytes(der))
+    der[data.draw(st.integers(0, len(der) - 1))] = data.draw(
+        st.sampled_from([0, 1, 0x1F, 0x24, 0x30, 0x80, 0x81, 0x82, 0xFF])
+    )
+    changed = bytes(der)
+    if is_der(changed):
+        assert rewritten(changed) == changed
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        "3003010101",
+        "30810101ff",
+        "308200030101ff",
+        "2403040100",
+        "3080010100 0000",
+        "04810100",
+        "0101ff00",
+        "30020500 00",
+    ],
+)
+def test_what_is_not_der_is_rewritten_or_refused(octets: str) -> None:
+    assert not is_der(bytes.fromhex(octets))
+
+
+@given(st.integers(1, 50))
+def test_both_ways_have_the_same_limits(size: int) -> None:
+    nested, flat = b"", header(b"\x30", 2 * size) + b"\x05\x00" * size
+    for _ in range(size):
+        nested = header(b"\x30", len(nested)) + nested
+    for data, limits in (
+        (nested, BerLimits(depth=size)),
+        (nested, BerLimits(depth=max(1, size - 1))),
+        (flat, BerLimits(elements=size + 1)),
+        (flat, BerLimits(elements=size)),
+    ):
+        within = limits in (BerLimits(depth=size), BerLimits(elements=size + 1)) or size == 1 == limits.depth
+        assert is_der(data, limits) is within
+        if within:
+            assert rewritten(data, limits) == data
+        else:
+            with pytest.raises(Rejected) as refused:
+                to_der(data, limits)
+            assert refused.value.has(Refusal.LIMIT)
 
 
 @given(der_trees(), st.integers(1, 50))
