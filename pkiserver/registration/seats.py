@@ -65,6 +65,8 @@ class SeatClaim:
             if slot.learned == now:
                 self._event(connection, seat, f"slot {slot.number} learned device {slot.device or '(no name)'}", now)
             rows.put_slot(connection, seat.id, slot)
+        if self.rules.certificates:
+            rows.note_ended(connection, seat.id, now=now)
         rows.add_certificate(connection, seat.id, certificate_id, None if slot is None else slot.number, now)
         first = seat.first_success or now
         rows.change(connection, attrs.evolve(seat, first_success=first, last_success=now))

@@ -78,6 +78,7 @@ seat = Table(
     moment("first_success", optional=True),
     moment("last_success", optional=True),
     UniqueConstraint("template", "identity"),
+    Index("ix_seat_template", "template", "id", "archived"),
     Index("ix_seat_identity", "identity", "id"),
     Index("ix_seat_owner", "owner", "id"),
     sqlite_autoincrement=True,
@@ -103,7 +104,9 @@ seat_certificate = Table(
     number("certificate_id", key=True),
     small("slot", optional=True),
     moment("at"),
+    moment("ends", optional=True),
     Index("ix_seat_certificate_certificate", "certificate_id"),
+    Index("ix_seat_certificate_ends", "seat_id", "ends"),
 )
 
 seat_event = Table(
