@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -18,7 +19,7 @@ from pkiserver.registration.waiting import nameless_site
 from pkiserver.store import certificates, migrations
 from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.crls import Crl, CrlKind
-from pkiserver.store.certificates import RevocationReason
+from pkiserver.store.certificates import Criteria, RevocationReason
 from pkiserver.store.engines import parse_url, writing_engine
 from pkiserver.store.migrate import migrate
 from pkiserver.store.registration import codes, onetime, requests, scep, seats
@@ -70,6 +71,8 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
         only = {"id": number, "serial": key, "spki_sha256": key, "not_after": end(number), "state": state}
         return {**_CERTIFICATE, **only}
 
+    small = {"generation_id": 2, "serial": b"small", "spki_sha256": b"", "not_after": _NOW, "state": "issued"}
+
     def request(state: str, ends: int) -> dict[str, Any]:
         return {**_REQUEST, "state": state, "expires": ends, "fingerprint": os.urandom(32)}
 
@@ -78,7 +81,8 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
     code = {"template": "device", "sans": "[]", "created_by": "x", "spent_at": _NOW, **at}
     password = {"connector": "mail", "account": "alice", "tries": 0, "spent_at": _NOW, **at}
     return {
-        "certificate": map(certificate, many),
+        # an authority of one certificate, the oldest, under the template of all others
+        "certificate": [{**_CERTIFICATE, **small, "id": 0}, *map(certificate, many)],
         "seat": [{**seat, "template": name, "identity": f"{name}{n}"} for name in ("device", "rare") for n in many]
         + [{**seat, "template": "single", "identity": "alice"}],
         "seat_certificate": [{"seat_id": 1, "certificate_id": n, "at": _NOW, "ends": end(n)} for n in many],
@@ -125,6 +129,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, 
 
 
 RARE = frozenset({"single", "none"})
+SMALL = Criteria(generation_ids=frozenset({2}))
 LONG_AGO = NOW - 400 * DAY
 LIST = Crl(1, CrlKind.COMPLETE, 10**6, None, NOW + DAY, NOW + 2 * DAY, b"", 0, 0)
 ASKED: dict[str, Callable[[Connection], object]] = {
@@ -146,6 +151,8 @@ ASKED: dict[str, Callable[[Connection], object]] = {
     "a page of seats of one template": lambda c: seats.search(c, template="device", limit=10),
     "a page of seats of few templates": lambda c: seats.search(c, templates=RARE, limit=10),
     "a page of seats of large templates": lambda c: seats.search(c, templates=frozenset({"device", "rare"}), limit=10),
+    "a page of certificates of a small authority": lambda c: certificates.search(c, SMALL),
+    "a page of certificates of a template": lambda c: certificates.search(c, Criteria(template="device"), limit=10),
     "a list: those that ended": lambda c: crls.forget_before(c, 1, LONG_AGO),
     "a list: the one in force at a time": lambda c: crl_history.newest_until(c, 1, NOW - DAY),
     "a list: the oldest in force": lambda c: crl_history.oldest_in_force(c, 1, NOW + timedelta(seconds=1), 0),
@@ -180,6 +187,16 @@ def test_what_is_over_by_the_thousand_is_dealt_with_in_parts(engines: tuple[Engi
             transaction = connection.begin()
             assert part(connection) == 7
             transaction.rollback()
+
+
+def test_who_may_see_a_small_authority_finds_its_certificates(engines: tuple[Engine, Engine]) -> None:
+    with engines[1].connect() as connection:
+        page = certificates.search(connection, SMALL)
+        assert ([one.id for one in page.certificates], page.cursor) == ([0], None)
+        both = Criteria(generation_ids=frozenset({1, 2}), template="device", expires_before=NOW + timedelta(seconds=1))
+        assert certificates.search(connection, both, limit=1000).certificates[-1].id == 0
+        for other in (Criteria(template="rare"), attrs.evolve(SMALL, templates=frozenset({"rare"}))):
+            assert certificates.search(connection, other) == certificates.Page((), None)
 
 
 def test_a_seat_is_not_said_to_have_more_certificates_than_it_has(engines: tuple[Engine, Engine]) -> None:

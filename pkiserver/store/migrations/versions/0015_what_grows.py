@@ -14,6 +14,8 @@ ORDERED = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 def upgrade() -> None:
     """Add columns, fill them for the rows that there are, and index them."""
     _requests()
+    op.drop_index("ix_certificate_template", "certificate")
+    op.create_index("ix_certificate_template", "certificate", ["template", "generation_id", "id"], unique=False)
     op.create_index("ix_enroll_code_template", "enroll_code", ["template", "id"], unique=False)
     _partial("ix_enroll_code_certificate", "enroll_code", ["certificate_id"], "certificate_id IS NOT NULL")
     _scep()
