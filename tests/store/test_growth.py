@@ -16,15 +16,18 @@ from sqlalchemy import Connection, Engine
 
 from pkiserver.registration.identities import ANONYMOUS, SELF_SIGNED
 from pkiserver.registration.waiting import nameless_site
-from pkiserver.store import certificates, migrations
+from pkiserver.store import audit, certificates, migrations
 from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.crls import Crl, CrlKind
 from pkiserver.store.certificates import Criteria, RevocationReason
 from pkiserver.store.engines import parse_url, writing_engine
 from pkiserver.store.migrate import migrate
+from pkiserver.store.outbox import Feed
+from pkiserver.store.publication import addressbook
 from pkiserver.store.registration import codes, onetime, requests, scep, seats
 from pkiserver.store.registration.requests import NewRequest
 from pkiserver.store.schema.columns import metadata
+from pkiserver.store.schema.shared import feed_clock
 from pkiserver.store.times import to_micros
 from tests.support.steps import steps_of
 from tests.support.stored import NOW, issue, new_intent, opened
@@ -55,6 +58,7 @@ _REQUEST: dict[str, Any] = {
     "reasons": "[]",
     "created": _NOW,
 }
+_HASHES = ("prev_hash", "hash")
 _LIST = {"scope_id": 1, "kind": "complete", "der": b"list", "entries": 0, "status_seq": 0}
 
 
@@ -80,7 +84,19 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
     seat = {"archived": False, "metadata": "[]", "created": _NOW}
     code = {"template": "device", "sans": "[]", "created_by": "x", "spent_at": _NOW, **at}
     password = {"connector": "mail", "account": "alice", "tries": 0, "spent_at": _NOW, **at}
+    event = {
+        "writer_id": 1,
+        "actor": "x",
+        "object": "x",
+        "outcome": "ok",
+        "details": "[]",
+        "prev_hash": b"",
+        "hash": b"",
+    }
     return {
+        "audit_event": [
+            {**event, "seq": n, "at": n, "kind": "issuance" if n % 1000 else "configuration"} for n in (0, *many)
+        ],
         # an authority of one certificate, the oldest, under the template of all others
         "certificate": [{**_CERTIFICATE, **small, "id": 0}, *map(certificate, many)],
         "seat": [{**seat, "template": name, "identity": f"{name}{n}"} for name in ("device", "rare") for n in many]
@@ -96,6 +112,7 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
             for n in many
             for more in ({"created": _NOW + n, "ends": _NOW + _DAY},)
         ],
+        "addressbook_change": [{"seq": n, "address": "x"} for n in many],
         "issuer": [{"id": 1, "dn_der": b"d", "dn_text": "CN=ca", "created": _NOW}],
         "authority": [{"name": "ca", "issuer_id": 1, "config": "", "state": "", "created": _NOW}],
         "authority_generation": [
@@ -115,6 +132,8 @@ def filled(path: Path, count: int) -> Engine:
             connection.execute(metadata.tables[name].insert(), list(rows))
     with engine.begin() as connection:
         seats.note_ended(connection, 1, now=NOW)  # as the last that was issued did
+        clock = feed_clock.update().where(feed_clock.c.name == Feed.ADDRESSBOOK)
+        connection.execute(clock.values(value=count))
     return engine
 
 
@@ -153,6 +172,7 @@ ASKED: dict[str, Callable[[Connection], object]] = {
     "a page of seats of large templates": lambda c: seats.search(c, templates=frozenset({"device", "rare"}), limit=10),
     "a page of certificates of a small authority": lambda c: certificates.search(c, SMALL),
     "a page of certificates of a template": lambda c: certificates.search(c, Criteria(template="device"), limit=10),
+    "what was set, beside what was issued": lambda c: list(audit.events_of_settings(c, "configuration")),
     "a list: those that ended": lambda c: crls.forget_before(c, 1, LONG_AGO),
     "a list: the one in force at a time": lambda c: crl_history.newest_until(c, 1, NOW - DAY),
     "a list: the oldest in force": lambda c: crl_history.oldest_in_force(c, 1, NOW + timedelta(seconds=1), 0),
@@ -181,6 +201,7 @@ def test_what_is_over_by_the_thousand_is_dealt_with_in_parts(engines: tuple[Engi
         "passwords": lambda c: onetime.forget_expired(c, expired_before=later, most=7),
         "transactions": lambda c: scep.forget(c, ended_before=later, limit=7),
         "lists": lambda c: crls.forget_before(c, 1, later, most=7),
+        "addresses": lambda c: addressbook.prune_changes(c, keep=10, most=7),
     }
     for part in parts.values():
         with engines[1].connect() as connection:

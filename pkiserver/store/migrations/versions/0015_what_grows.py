@@ -20,6 +20,8 @@ def upgrade() -> None:
     _partial("ix_enroll_code_certificate", "enroll_code", ["certificate_id"], "certificate_id IS NOT NULL")
     _scep()
     _seats()
+    columns = ["kind", "at", "writer_id", "seq"]
+    _partial("ix_audit_event_settings", "audit_event", columns, "kind IN ('account', 'configuration')")
     op.create_index("ix_crl_begin", "crl", ["scope_id", "kind", "this_update", "number"], unique=False)
     op.create_index("ix_crl_end", "crl", ["scope_id", "kind", "next_update", "number", "this_update"], unique=False)
 
