@@ -162,7 +162,7 @@ def new_seat(
         rows.lock_template(connection, template)
         if rows.count(connection, template) >= rules.limit:
             raise Rejected([_full(template, rules.limit)])
-    seat, made = rows.add(connection, template, identity, owner=owner, now=now)
+    seat, made = rows.add(connection, template, identity, owner=owner, now=now, placed=bool(rules.limit))
     if made:
         for slot in first_slots(rules):
             rows.put_slot(connection, seat.id, slot)

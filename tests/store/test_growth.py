@@ -99,8 +99,12 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
         ],
         # an authority of one certificate, the oldest, under the template of all others
         "certificate": [{**_CERTIFICATE, **small, "id": 0}, *map(certificate, many)],
-        "seat": [{**seat, "template": name, "identity": f"{name}{n}"} for name in ("device", "rare") for n in many]
-        + [{**seat, "template": "single", "identity": "alice"}],
+        "seat": [
+            {**seat, "template": name, "identity": f"{name}{n}", "place": n}
+            for name in ("device", "rare")
+            for n in many
+        ]
+        + [{**seat, "template": "single", "identity": "alice", "place": 1}],
         "seat_certificate": [{"seat_id": 1, "certificate_id": n, "at": _NOW, "ends": end(n)} for n in many],
         "enroll_code": [{**code, "keyed_hash": os.urandom(32), "certificate_id": n} for n in many],
         "one_time_password": [{**password, "keyed_hash": b"", "certificate_id": n} for n in many],
@@ -155,6 +159,7 @@ ASKED: dict[str, Callable[[Connection], object]] = {
     "a request: which have expired": lambda c: requests.expire(c, now=NOW),
     "a request: who waits and shows nobody": lambda c: requests.count_nameless(c, "device", now=NOW),
     "a request: who waits at one address": lambda c: requests.count_nameless(c, "device", "192.0.2.1", now=NOW),
+    "a new seat: how many there are": lambda c: seats.count(c, "device"),
     "a seat: its valid certificates": lambda c: seats.valid_certificates(c, 1, now=NOW),
     "a seat: those that have ended": lambda c: seats.note_ended(c, 1, now=NOW),
     "a SCEP poll": lambda c: scep.newest(c, "device", "one"),
@@ -262,6 +267,25 @@ async def test_a_seats_place_is_free_once_its_certificate_is_revoked_expired_or_
         assert (await valid(), await valid(2 * DAY), await valid(-DAY)) == (3, 2, 3)
 
 
+async def test_seats_are_counted_whether_they_have_a_place_or_not_and_whether_they_are_archived(url: str) -> None:
+    async with opened(url) as database:
+
+        def fill(connection: Connection) -> list[int]:
+            counts = []
+            for number in range(6):
+                placed = number not in {2, 3}  # the template had no limit then
+                made, _ = seats.add(connection, "few", str(number), owner=None, now=NOW, placed=placed)
+                seats.add(connection, "other", str(number), owner=None, now=NOW, placed=placed)
+                if number % 2:
+                    seats.change(connection, attrs.evolve(made, archived=True))
+                counts.append(seats.count(connection, "few"))
+            seats.add(connection, "few", "0", owner=None, now=NOW, placed=True)
+            seats.change(connection, attrs.evolve(made, archived=False))
+            return [*counts, seats.count(connection, "few"), seats.count(connection, "none")]
+
+        assert await database.write(fill) == [1, 1, 2, 2, 3, 3, 4, 0]
+
+
 async def test_pages_of_few_templates_hold_what_is_theirs_newest_first(url: str) -> None:
     async with opened(url) as database:
 
@@ -304,6 +328,9 @@ def test_an_upgrade_tells_when_what_it_finds_ends(empty_url: str) -> None:
         for statement in _AN_OLD_SERVER:
             connection.exec_driver_sql(statement)
         command.upgrade(config, "head")
+        assert [seats.count(connection, name) for name in ("device", "user")] == [2, 1]
+        places = "SELECT place FROM seat ORDER BY id"
+        assert connection.exec_driver_sql(places).scalars().all() == [1, 1, 2, 3]
         assert connection.exec_driver_sql("SELECT ends FROM seat_certificate").scalars().all() == [70]
         ends = "SELECT ends FROM scep_transaction ORDER BY transaction_id"
         assert connection.exec_driver_sql(ends).scalars().all() == [70, 80, 9]
@@ -317,6 +344,16 @@ _AN_OLD_SERVER = (
     """INSERT INTO certificate (id, issuer_id, generation_id, serial, state, subject, subject_key, sans, not_before,
        not_after, template, requester, protocol, request_id, spki_sha256, created, settled)
        VALUES (1, 1, 1, '1', 'issued', 's', 's', '[]', 1, 70, 'device', 'r', 'est', 'q', 'k', 1, 1)""",
+    *(
+        f"""INSERT INTO seat (template, identity, archived, metadata, created)
+            VALUES ('{template}', '{identity}', {archived}, '[]', 1)"""
+        for template, identity, archived in (
+            ("device", 1, False),
+            ("user", 1, False),
+            ("device", 2, True),
+            ("device", 3, False),
+        )
+    ),
     "INSERT INTO seat_certificate (seat_id, certificate_id, at) VALUES (1, 1, 1)",
     *(
         f"""INSERT INTO enrollment_request

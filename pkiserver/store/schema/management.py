@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import Index, Table, UniqueConstraint
 
-from pkiserver.store.schema.columns import flag, metadata, moment, number, octets, ordered, row_number, small, text
+from pkiserver.store.schema.columns import (
+    flag,
+    metadata,
+    moment,
+    number,
+    octets,
+    ordered,
+    partial_index,
+    row_number,
+    small,
+    text,
+)
 
 administrator = Table(
     "administrator",
@@ -78,7 +89,10 @@ seat = Table(
     moment("first_success", optional=True),
     moment("last_success", optional=True),
     UniqueConstraint("template", "identity"),
-    Index("ix_seat_template", "template", "id", "archived"),
+    number("place", optional=True),
+    Index("ix_seat_template", "template", "id"),
+    Index("ix_seat_place", "template", "place"),
+    partial_index("ix_seat_archived", "template", where="archived"),
     Index("ix_seat_identity", "identity", "id"),
     Index("ix_seat_owner", "owner", "id"),
     sqlite_autoincrement=True,

@@ -61,7 +61,14 @@ def _scep() -> None:
 
 
 def _seats() -> None:
-    op.create_index("ix_seat_template", "seat", ["template", "id", "archived"], unique=False)
+    op.add_column("seat", sa.Column("place", sa.BigInteger(), nullable=True))
+    op.execute(
+        "UPDATE seat SET place = places.place FROM (SELECT id, row_number()"
+        " OVER (PARTITION BY template ORDER BY id) AS place FROM seat) AS places WHERE places.id = seat.id"
+    )
+    op.create_index("ix_seat_template", "seat", ["template", "id"], unique=False)
+    op.create_index("ix_seat_place", "seat", ["template", "place"], unique=False)
+    _partial("ix_seat_archived", "seat", ["template"], "archived")
     op.add_column("seat_certificate", sa.Column("ends", sa.BigInteger(), nullable=True))
     op.execute(
         "UPDATE seat_certificate SET ends = COALESCE("
