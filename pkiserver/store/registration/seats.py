@@ -247,10 +247,11 @@ def valid_certificates(connection: Connection, seat_id: int, *, now: datetime, b
 
     Those that the seat had before cost nothing: see :func:`note_ended`.
     """
-    states = select(certificate_table.c.state).where(certificate_table.c.id == _c.certificate_id).scalar_subquery()
-    not_over = select(_c.certificate_id, states).where(_c.seat_id == seat_id, _c.ends > to_micros(now))
-    found = connection.execute(not_over).all()  # without a state: it is being made
-    return sum(number != besides and state in (None, "issued", "held") for number, state in found)
+    made = certificate_table.c
+    query = select(_c.certificate_id, made.state).where(_c.seat_id == seat_id, _c.ends > to_micros(now))
+    # by one statement, in which one that is being made has no state: between two it could be stored, and be in neither
+    found = connection.execute(query.outerjoin_from(seat_certificate, certificate_table, made.id == _c.certificate_id))
+    return sum(number != besides and state in {None, "issued", "held"} for number, state in found)
 
 
 def note_ended(connection: Connection, seat_id: int, *, now: datetime) -> None:
