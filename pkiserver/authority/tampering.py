@@ -65,7 +65,7 @@ def alterations(connection: Connection) -> tuple[Alteration, ...]:
 def _said(connection: Connection) -> dict[str, _Said]:
     """The last word of the audit log on each object."""
     said: dict[str, _Said] = {}
-    for row in audit_rows.events_of_kind(connection, "configuration"):
+    for row in audit_rows.events_of_settings(connection, "configuration"):
         details = details_of(row)
         told = details.get(DIGEST)
         if told is None and row.object.startswith(_AUTHORITY) and row.object in said:

@@ -46,7 +46,7 @@ def standing_digest(row: AdministratorRow, fingerprints: Iterable[bytes]) -> str
 def administrator_alterations(connection: Connection) -> tuple[Alteration, ...]:
     """Every administrator who is not what the audit log says; reads all its events about accounts."""
     said: dict[str, tuple[str | None, str]] = {}
-    for event in audit_rows.events_of_kind(connection, "account"):
+    for event in audit_rows.events_of_settings(connection, "account"):
         if not event.object.startswith(_OBJECT):
             continue
         details = details_of(event)

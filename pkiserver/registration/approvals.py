@@ -21,11 +21,11 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.foundation.framing import framed
 from pkiserver.registration.connectors import questions
-from pkiserver.registration.connectors.questions import Kept
+from pkiserver.registration.requestends import expire, question_of, tell_refused, with_question
 from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
-from pkiserver.registration.seats import SERVER, identity_of
+from pkiserver.registration.seats import identity_of
 from pkiserver.registration.votes import Person, Votes
-from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound
+from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound, nameless_site
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
@@ -36,9 +36,10 @@ from pkiserver.store.registration.votes import VoteRow
 
 CONNECTOR_PREFIX = "connector "
 """Of a connector that has decided: it is asked anew each time, and knows no template."""
-_QUESTION = "question"
 DEFAULT_RULE = EvidenceRule(all=(EvidenceKind.OPERATOR,), approval=True)
 """One approval, by anybody who may."""
+_EXPIRED_BY_ONE = 100
+"""Requests that one who asks lets expire, besides their own."""
 RETRY_AFTER = 60
 """Seconds after which a client is told to ask again (RFC 7030 section 4.2.3)."""
 
@@ -140,13 +141,15 @@ class Approvals:
                 self._revive(connection, known)
                 self._renew(connection, known, new, reasons, event)
                 return requests.get(connection, known.id) or known
-            expire(connection, self.audit, now=new.created)
+            if known is not None:  # or it would be taken for the one that is asked for now
+                expire(connection, self.audit, now=new.created, number=known.id)
+            expire(connection, self.audit, now=new.created, most=_EXPIRED_BY_ONE)
             if bound is not None and (full := bound.reached(connection, request.source, now=new.created)) is not None:
                 return full
             question = questions.keep(connection, request, now=new.created)
             kept = under(connection, new)
             if question is not None:
-                kept = attrs.evolve(kept, payload=_with(kept.payload, question))
+                kept = attrs.evolve(kept, payload=with_question(kept.payload, question))
             opened = requests.open_request(connection, kept, reasons=reasons)
             self.audit.append(connection, attrs.evolve(event, object=f"request {opened.id}"))
             return opened
@@ -234,7 +237,7 @@ class Approvals:
                 told = (reason,) if reason else ()
                 requests.decide(connection, number, approved=tally.approved, by=person.actor, at=now, reasons=told)
             if tally.denied:
-                _tell_refused(connection, number, found.payload, f"denied{f': {reason}' if reason else ''}")
+                tell_refused(connection, number, found.payload, f"denied{f': {reason}' if reason else ''}")
             self.audit.append(connection, _voted(found, person, approved, reason, f"{tally.approvals}/{tally.needed}"))
             return requests.get(connection, number) or found
 
@@ -272,6 +275,7 @@ class Approvals:
             needed=rule.approvals,
             approvers=rule.approvers,
             checks=checks,
+            nameless_site=nameless_site(record.name, request.source),
         )
 
     def _renew(
@@ -287,7 +291,7 @@ class Approvals:
         if known.state in {RequestState.PENDING, RequestState.APPROVED} and is_outdated(connection, known):
             question, again = question_of(known.payload), under(connection, new, known)
             if question is not None:
-                again = attrs.evolve(again, payload=_with(again.payload, question))
+                again = attrs.evolve(again, payload=with_question(again.payload, question))
             requests.ask_again(connection, known.id, again, reasons=reasons)
             why = "the template was changed"
         elif known.state is RequestState.APPROVED and self._has_lapsed(connection, known):
@@ -339,38 +343,6 @@ def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) 
 def _subject(request: EnrollmentRequest) -> str:
     """The subject that is asked for, as people read it."""
     return "" if request.wishes.subject is None else request.wishes.subject.rfc4514_string()
-
-
-def question_of(payload: bytes) -> Kept | None:
-    """The question behind the challenge that a request came with, where a service is to be told of the end."""
-    found = json.loads(payload).get(_QUESTION)
-    return found if isinstance(found, dict) else None
-
-
-def expire(connection: Connection, audit: AuditLog, *, now: datetime) -> None:
-    """Let requests past their time expire, which is audited; who gave out their challenges is told."""
-    for number, payload in requests.expire(connection, now=now):
-        details = (("change", "expired"), ("subject", str(json.loads(payload)["subject"])))
-        audit.append(connection, AuditEvent(AuditKind.REQUEST, SERVER, f"request {number}", details=details))
-        _tell_refused(connection, number, payload, "its time was over before it was decided and fetched")
-
-
-def drop_question(connection: Connection, number: int) -> None:
-    """The service behind a request's challenge has been told of the end: what it was asked is not kept longer."""
-    found = requests.get(connection, number)
-    if found is not None and question_of(found.payload) is not None:
-        rest = {name: value for name, value in json.loads(found.payload).items() if name != _QUESTION}
-        requests.replace_payload(connection, number, json.dumps(rest).encode())
-
-
-def _tell_refused(connection: Connection, number: int, payload: bytes, why: str) -> None:
-    if (question := question_of(payload)) is not None:
-        questions.tell_refused(connection, question, why)
-        drop_question(connection, number)
-
-
-def _with(payload: bytes, question: Kept) -> bytes:
-    return json.dumps({**json.loads(payload), _QUESTION: question}).encode()
 
 
 def still_answers(connection: Connection, known: PendingRequest, now: datetime) -> bool:

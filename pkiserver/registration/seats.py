@@ -65,6 +65,8 @@ class SeatClaim:
             if slot.learned == now:
                 self._event(connection, seat, f"slot {slot.number} learned device {slot.device or '(no name)'}", now)
             rows.put_slot(connection, seat.id, slot)
+        if self.rules.certificates:
+            rows.note_ended(connection, seat.id, now=now)
         rows.add_certificate(connection, seat.id, certificate_id, None if slot is None else slot.number, now)
         first = seat.first_success or now
         rows.change(connection, attrs.evolve(seat, first_success=first, last_success=now))
@@ -160,7 +162,7 @@ def new_seat(
         rows.lock_template(connection, template)
         if rows.count(connection, template) >= rules.limit:
             raise Rejected([_full(template, rules.limit)])
-    seat, made = rows.add(connection, template, identity, owner=owner, now=now)
+    seat, made = rows.add(connection, template, identity, owner=owner, now=now, placed=bool(rules.limit))
     if made:
         for slot in first_slots(rules):
             rows.put_slot(connection, seat.id, slot)

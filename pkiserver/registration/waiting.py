@@ -5,7 +5,6 @@ What shows somebody is not counted here: an account, a code or a device can be s
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import datetime
 from enum import StrEnum
@@ -25,7 +24,6 @@ RETRY_AFTER = 600
 """Seconds: officers do not decide sooner."""
 _TELL_EVERY = 60.0
 _NAMELESS = frozenset({EvidenceKind.ANONYMOUS, EvidenceKind.SELF_SIGNED})
-_EVIDENCE = (f"{ANONYMOUS} by ", SELF_SIGNED)
 _log = Logger(namespace="pkiserver.requests")
 
 
@@ -59,15 +57,17 @@ class WaitingBound:
 
         ``now``: what is past its time does not wait, whether or not that is noted already.
         """
-        count = requests.count_waiting(connection, self.template, _EVIDENCE, now=now)
-        if count >= self.total:
+        if requests.count_nameless(connection, self.template, now=now) >= self.total:
             return Full.TEMPLATE
-        if self.each is None or count < self.each:
+        if self.each is None:
             return None
-        payloads = requests.waiting(connection, self.template, _EVIDENCE, now=now)
-        here = site_of(address)
-        of_address = sum(site_of(str(json.loads(one)["source"])) == here for one in payloads)
+        of_address = requests.count_nameless(connection, self.template, site_of(address), now=now)
         return Full.ADDRESS if of_address >= self.each else None
+
+
+def nameless_site(requester: str, address: str) -> str | None:
+    """What counts as the one address of a request that shows nobody; None where it shows somebody."""
+    return site_of(address) if requester == ANONYMOUS or requester.startswith(SELF_SIGNED) else None
 
 
 class TurnedAway:

@@ -24,6 +24,7 @@ from pkiserver.registration.approvals import Approvals, Pending
 from pkiserver.registration.operations import OperationKind
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.services import upkeep
 from pkiserver.runtime.services.upkeep import clean
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.database import Database
@@ -90,6 +91,42 @@ async def test_what_ended_long_ago_is_forgotten_with_its_votes_by_one_process(tm
         assert [one.number for one in await engine.operations.list_page()] == [2]
         count = select(func.count()).select_from(approval_vote)
         assert await engine.database.read(lambda connection: connection.execute(count).scalar_one()) == 0
+
+
+async def test_what_is_over_is_cleaned_up_in_parts_and_all_of_it(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "AT_ONCE", 2)
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        for _ in range(5):
+            _, code = await engine.codes.create(
+                template="code", subject=None, sans=(), lifetime=timedelta(days=1), by="admin:bob"
+            )
+            await engine.enroll(enrollment("code", CodeEvidence(code)))
+        clock.advance(timedelta(days=100))
+        await clean(engine, Turns(engine.database, clock, "mine"))
+        states = [one.state for one in await engine.approvals.list_page(state=None)]
+        assert states == [RequestState.EXPIRED] * 5
+        assert await engine.codes.list_page() == ()
+
+
+async def test_who_asks_again_does_not_wait_for_all_that_expired_before(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pkiserver.registration.approvals._EXPIRED_BY_ONE", 1)
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        asked = [enrollment("brief", ALICE) for _ in range(3)]
+        for request in asked:
+            await engine.enroll(request)
+            clock.advance(timedelta(minutes=1))
+        clock.advance(timedelta(days=60))
+        again = await engine.enroll(asked[-1])
+        assert isinstance(again, Pending)
+        assert again.request_number == 4
+        states = [one.state for one in await engine.approvals.list_page(state=None)]
+        assert states == [RequestState.PENDING, RequestState.EXPIRED, RequestState.PENDING, RequestState.EXPIRED]
 
 
 async def refusals(engine: Engine, number: int, by: str | Person, *, approved: bool = True) -> set[Refusal]:

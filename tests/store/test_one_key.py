@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pkiserver.store import certificates
 from pkiserver.store.certificates import RevocationReason
 from pkiserver.store.engines import parse_url, reading_engine
 from pkiserver.store.migrate import migrate
+from tests.support.steps import steps_of
 from tests.support.stored import NOW, issue, new_intent, write
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -39,22 +39,8 @@ def fill(connection: Connection) -> None:
 
 def steps(connection: Connection, ask: Callable[[bytes], object]) -> tuple[int, int]:
     """Steps of SQLite's machine for the key that was certified twice, and for the other."""
-    driver = connection.connection.dbapi_connection
-    assert isinstance(driver, sqlite3.Connection)
-    taken = []
-    for key in (OTHER, KEY):
-        count = 0
-
-        def step() -> int:
-            nonlocal count
-            count += 1
-            return 0
-
-        driver.set_progress_handler(step, 1)
-        ask(key)
-        driver.set_progress_handler(None, 1)
-        taken.append(count)
-    return taken[0], taken[1]
+    few, many = (steps_of(connection, lambda _, key=key: ask(key)) for key in (OTHER, KEY))
+    return few, many
 
 
 def test_whether_it_was_compromised_or_known_takes_as_many_steps(engine: Engine) -> None:

@@ -20,12 +20,13 @@ from pkiserver.authority.requests import Authorised, ChallengeEvidence, Enrollme
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
-from pkiserver.registration.approvals import ApprovalClaim, drop_question, question_of
+from pkiserver.registration.approvals import ApprovalClaim
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.connectors.bearing import ConnectorBearer, note_failure
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, Issued, Refused
 from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.questions import Kept
+from pkiserver.registration.requestends import drop_question, question_of
 from pkiserver.store import certificates
 from pkiserver.store.database import Database
 from pkiserver.store.publication import outward

@@ -41,6 +41,8 @@ from protocols.web.values import Route
 _PROTOCOL = "ldap"
 _FRESH_SECONDS = 0.5
 """For how long the lists of an authority are shown without asking for newer ones."""
+_PRUNED_AT_ONCE = 10_000
+"""Changes that one write forgets: all others wait until it ends."""
 _LOGIN = """
 name = "addressbook"
 issuer = "none"
@@ -250,7 +252,8 @@ class AddressBookService:
         self.book.refresh()
 
     async def _prune(self) -> None:
-        def prune(connection: Connection) -> None:
-            rows.prune_changes(connection)
+        def prune(connection: Connection) -> int:
+            return rows.prune_changes(connection, most=_PRUNED_AT_ONCE)
 
-        await self._engine.database.write(prune)
+        while await self._engine.database.write(prune) >= _PRUNED_AT_ONCE:
+            pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -10,7 +12,7 @@ from pkiserver.authority.lifecycle.certify import Actor
 from pkiserver.authority.model import Generation
 from pkiserver.authority.status.turns import Turn, Turns
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.registration import approvals, operations
+from pkiserver.registration import operations, requestends
 from pkiserver.registration.guesses import MOST_ROWS
 from pkiserver.runtime.engine import Engine
 from pkiserver.store import outbox
@@ -23,6 +25,8 @@ KEEP_SPENT_CODES = timedelta(days=90)
 """After their end; the audit log knows about them for longer."""
 KEEP_ENDED = timedelta(days=400)
 """Requests and operations, with their votes, after the end of their time: clients may ask again for what was issued."""
+AT_ONCE = 1000
+"""Rows that one write removes or changes: all others wait until it ends."""
 KEEP_ONE_TIME = timedelta(hours=2)
 """One-time passwords after their end: as long as they count for how many an account was sent."""
 
@@ -63,20 +67,30 @@ async def clean(engine: Engine, turns: Turns) -> None:
     """
     now = engine.clock.now()
 
-    def work(connection: Connection, turn: Turn) -> None:
+    steps: tuple[Callable[[Connection], int], ...] = (
+        lambda c: requestends.expire(c, engine.audit, now=now, most=AT_ONCE),
+        lambda c: requests.forget_ended(c, ended_before=now - KEEP_ENDED, most=AT_ONCE),
+        lambda c: operation_rows.forget_ended(c, ended_before=now - KEEP_ENDED, most=AT_ONCE),
+        lambda c: codes.forget_expired(c, expired_before=now - KEEP_SPENT_CODES, most=AT_ONCE),
+        lambda c: onetime.forget_expired(c, expired_before=now - KEEP_ONE_TIME, most=AT_ONCE),
+    )
+
+    def at_once(connection: Connection, turn: Turn) -> None:
         turn.guard(connection)
-        approvals.expire(connection, engine.audit, now=now)
         operations.expire(connection, engine.audit, now=now)
-        requests.forget_ended(connection, ended_before=now - KEEP_ENDED)
-        operation_rows.forget_ended(connection, ended_before=now - KEEP_ENDED)
-        codes.forget_expired(connection, expired_before=now - KEEP_SPENT_CODES)
-        onetime.forget_expired(connection, expired_before=now - KEEP_ONE_TIME)
         guesses.forget(connection, now=now, keep=MOST_ROWS)
 
+    def some(connection: Connection, turn: Turn, step: Callable[[Connection], int]) -> int:
+        turn.guard(connection)
+        return step(connection)
+
     async with turns.turn("upkeep") as turn:
-        if turn is not None:
-            mine = turn
-            await engine.database.write(lambda connection: work(connection, mine))
+        if turn is None:
+            return
+        await engine.database.write(partial(at_once, turn=turn))
+        for step in steps:
+            while await engine.database.write(partial(some, turn=turn, step=step)) >= AT_ONCE:
+                pass
 
 
 async def retire_ended(engine: Engine, turns: Turns) -> None:

@@ -106,7 +106,7 @@ def changed(
     """
     last = (
         select(_s.serial, func.max(_s.at).label("at"))
-        .where(_s.seq > seq, _s.issuer_id == issuer_id)
+        .where(_s.seq > seq, _s.issuer_id == issuer_id, _s.generation_id.in_(scope.generations))
         .group_by(_s.serial)
         .subquery()
     )
@@ -135,7 +135,13 @@ def first_change(connection: Connection, issuer_id: int, scope: Range, seq: int)
     query = (
         select(_s.seq, _s.at)
         .join(certificate, and_(_c.serial == _s.serial, _c.issuer_id == _s.issuer_id))
-        .where(_s.seq > seq, _s.issuer_id == issuer_id, _c.generation_id.in_(scope.generations), *_cover(scope.cover))
+        .where(
+            _s.seq > seq,
+            _s.issuer_id == issuer_id,
+            _s.generation_id.in_(scope.generations),
+            _c.generation_id.in_(scope.generations),
+            *_cover(scope.cover),
+        )
         .order_by(_s.seq)
         .limit(1)
     )

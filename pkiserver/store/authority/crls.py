@@ -219,19 +219,20 @@ def latest_number(connection: Connection, scope_id: int, kind: CrlKind = CrlKind
     return connection.execute(query).scalar()
 
 
-def forget_before(connection: Connection, scope_id: int, moment: datetime) -> int:
-    """Remove CRLs whose nextUpdate passed before a time, but for the newest of each kind; how many."""
+def forget_before(connection: Connection, scope_id: int, moment: datetime, *, most: int = 100) -> int:
+    """Remove CRLs whose nextUpdate passed before a time, but for the newest of each kind; how many.
+
+    At most ``most`` of each kind, those that ended first.
+    """
     removed = 0
     for kind in CrlKind:
         newest = latest_number(connection, scope_id, kind)
         if newest is not None:
-            change = delete(crl).where(
-                crl.c.scope_id == scope_id,
-                crl.c.kind == kind.value,
-                crl.c.number < newest,
-                crl.c.next_update < to_micros(moment),
-            )
-            removed += connection.execute(change).rowcount
+            mine = (crl.c.scope_id == scope_id, crl.c.kind == kind.value)
+            ended = (*mine, crl.c.next_update < to_micros(moment), text("+crl.number < :newest"))
+            query = select(crl.c.number).where(*ended).order_by(crl.c.next_update).limit(most)
+            numbers = connection.execute(query, {"newest": newest}).scalars().all()
+            removed += connection.execute(delete(crl).where(*mine, crl.c.number.in_(numbers))).rowcount
     return removed
 
 

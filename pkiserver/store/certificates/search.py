@@ -3,6 +3,9 @@
 One criterion drives: the most selective one that is given, in the order of :func:`_driver`; the others filter its
 rows. Pages run from the newest certificate to the oldest, but for an expiry window (soonest first) and a prefix (by
 name). A cursor says where the last page ended; certificates that come meanwhile shift nothing.
+
+Where authority or template drives, those of each key generation under each template are a range of one index; a page is
+put together from the newest of each.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from sqlalchemy import (
     Select,
     TextClause,
     UnaryExpression,
+    bindparam,
     literal,
     select,
     text,
@@ -32,12 +36,23 @@ from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.store.certificates.rows import certificate_of
 from pkiserver.store.certificates.values import UNDER_WAY, Certificate, CertificateState, serial_octets
 from pkiserver.store.names import San, bounded, folded, san_key, subject_key
+from pkiserver.store.ready import Ready
 from pkiserver.store.schema.certificates import certificate, certificate_san
 from pkiserver.store.times import to_micros
 
 PAGE_LIMIT = 1000
 _RARE = frozenset({CertificateState.BURNT, CertificateState.HELD})
 _FIRST_CHARACTER_AFTER_ALL = "\U0010ffff"
+
+
+_c = certificate.c
+_NEXT_TEMPLATE = Ready(select(_c.template).where(_c.template > bindparam("after")).order_by(_c.template).limit(1))
+_NEXT_GENERATION = Ready(
+    select(_c.generation_id)
+    .where(_c.template == bindparam("template"), _c.generation_id > bindparam("after"))
+    .order_by(_c.generation_id)
+    .limit(1)
+)
 
 
 @attrs.frozen
@@ -103,26 +118,67 @@ def search(connection: Connection, criteria: Criteria, *, limit: int = 50, curso
     """
     if not 1 <= limit <= PAGE_LIMIT:
         raise Rejected.because(Refusal.LIMIT, f"a page holds 1 to {PAGE_LIMIT} certificates")
-    rows: list[Any] = []
-    for one in _template_by_template(criteria):
-        query, driver = build_query(connection, one, limit + 1, cursor)
-        found = connection.execute(query).all()
-        rows = sorted((*rows, *found), key=lambda row: -row.id) if rows else list(found)
-    more = len(rows) > limit
-    rows = rows[:limit]
-    following = _cursor(driver, rows[-1]) if more else None
-    return Page(tuple(certificate_of(row) for row in rows), following)
+    driver = _driver(criteria)
+    parts = _parts(connection, criteria, driver)
+    if parts is None:
+        query, _ = build_query(connection, criteria, limit + 1, cursor)
+    else:
+        driver = _by_number("template")
+        query = _newest_of(connection, parts, limit + 1, None if cursor is None else _after(driver, cursor))
+    rows = connection.execute(query).all()
+    following = _cursor(driver, rows[limit - 1]) if len(rows) > limit else None
+    return Page(tuple(certificate_of(row) for row in rows[:limit]), following)
 
 
-def _template_by_template(criteria: Criteria) -> tuple[Criteria, ...]:
-    """The searches whose rows together are those wanted: where nothing else drives, one for each template in scope.
+def _parts(connection: Connection, wanted: Criteria, driver: _Driver) -> list[Criteria] | None:
+    """The searches whose rows together are those wanted, none in two: each of one key generation under one template.
 
-    They run from the newest certificate to the oldest, each along the index of its template, so that somebody who may
-    see few certificates does not wait for all the others to be looked at.
+    Each runs along the index, so that somebody who may see few certificates does not wait for all the others to be
+    looked at. None where something else drives, or everything is wanted.
     """
-    if criteria.templates and _driver(criteria).name == "all":
-        return tuple(attrs.evolve(criteria, template=name, templates=None) for name in sorted(criteria.templates))
-    return (criteria,)
+    given = (wanted.template, wanted.templates, wanted.generation_ids)
+    if driver.name not in {"all", "template"} or all(one is None for one in given):
+        return None
+    if wanted.template is not None:
+        names = [wanted.template] if wanted.templates is None or wanted.template in wanted.templates else []
+    else:
+        names = _templates(connection) if wanted.templates is None else sorted(wanted.templates)
+    return [
+        attrs.evolve(wanted, template=name, templates=None, generation_ids=frozenset({generation}))
+        for name in names
+        for generation in _generations(connection, name)
+        if wanted.generation_ids is None or generation in wanted.generation_ids
+    ]
+
+
+def _newest_of(
+    connection: Connection, parts: list[Criteria], rows: int, after: ColumnElement[bool] | None
+) -> Select[tuple[object, ...]]:
+    """The statement for the newest certificates of all parts together."""
+    number = certificate.c.id
+    found: list[int] = []
+    for one in parts:
+        query, _ = build_query(connection, one, rows, None)
+        if after is not None:
+            query = query.where(after)
+        found += connection.execute(query.with_only_columns(number)).scalars()
+    return select(certificate).where(number.in_(sorted(found)[-rows:])).order_by(number.desc())
+
+
+def _templates(connection: Connection) -> list[str]:
+    """The templates of which there is a certificate; one index probe for each."""
+    found: list[str] = []
+    while rows := _NEXT_TEMPLATE.rows(connection, {"after": found[-1] if found else ""}):
+        found.append(rows[0][0])
+    return found
+
+
+def _generations(connection: Connection, template: str) -> list[int]:
+    """The key generations that signed certificates of a template; one index probe for each."""
+    found: list[int] = []
+    while rows := _NEXT_GENERATION.rows(connection, {"template": template, "after": found[-1] if found else -1}):
+        found.append(rows[0][0])
+    return found
 
 
 def build_query(
@@ -133,8 +189,6 @@ def build_query(
     Raises:
         Rejected: UNSUPPORTED, for a state of certificates under way; MALFORMED, for a cursor of another search.
     """
-    if criteria.state in UNDER_WAY:
-        raise Rejected.because(Refusal.UNSUPPORTED, "certificates under way are listed, not searched")
     driver = _driver(criteria)
     query = select(certificate, driver.key.label("order_key")) if driver.key is not None else select(certificate)
     query = query.select_from(driver.source).where(*driver.conditions)
@@ -147,6 +201,8 @@ def build_query(
 
 def _driver(wanted: Criteria) -> _Driver:
     """The first that applies, from the criterion that leaves fewest rows to the one that leaves most."""
+    if wanted.state in UNDER_WAY:
+        raise Rejected.because(Refusal.UNSUPPORTED, "certificates under way are listed, not searched")
     for choose in (_exact_driver, _prefix_driver, _broad_driver):
         driver = choose(wanted)
         if driver is not None:
@@ -190,8 +246,14 @@ def _broad_driver(wanted: Criteria) -> _Driver | None:
     if wanted.expires_from is not None or wanted.expires_before is not None:
         return _Driver("expires", _window(wanted, c.not_after), certificate, c.not_after, c.id)
     if wanted.template is not None:
-        return _by_number("template", c.template == wanted.template)
+        # of one generation: a range of the index, in order
+        one = (c.generation_id == min(wanted.generation_ids or ()),) if _of_one_generation(wanted) else ()
+        return _by_number("template", c.template == wanted.template, *one)
     return None
+
+
+def _of_one_generation(wanted: Criteria) -> bool:
+    return wanted.generation_ids is not None and len(wanted.generation_ids) == 1
 
 
 def _by_number(name: str, *conditions: ColumnElement[bool] | TextClause) -> _Driver:
@@ -236,7 +298,7 @@ def _filters(wanted: Criteria, driver: str, *, sqlite: bool) -> list[ColumnEleme
     filters = [column(name) == value for name, value in simple.items() if value is not None and name != driver]
     if wanted.templates is not None:
         filters.append(column("template").in_(sorted(wanted.templates)))
-    if wanted.generation_ids is not None:
+    if wanted.generation_ids is not None and not (driver == "template" and _of_one_generation(wanted)):
         filters.append(column("generation_id").in_(sorted(wanted.generation_ids)))
     if wanted.subject is not None and driver != "subject":
         filters.append(column("subject_key") == subject_key(wanted.subject))

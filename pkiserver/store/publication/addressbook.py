@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, insert, select, text, union, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, insert, select, text, union, update
 
 from pkiserver.foundation import der
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -348,10 +348,15 @@ def addresses_of_status_changes(connection: Connection, after: int, last: int) -
     return tuple(value for (value,) in _CHANGED_ADDRESSES.rows(connection, {"after": after, "last": last}))
 
 
-def prune_changes(connection: Connection, *, keep: int = 10_000) -> int:
-    """Forget changes that every process has long read; a process that has not clears its cache instead."""
-    oldest = current(connection, Feed.ADDRESSBOOK) - keep
-    return connection.execute(delete(addressbook_change).where(addressbook_change.c.seq <= oldest)).rowcount
+def prune_changes(connection: Connection, *, keep: int = 10_000, most: int = 10_000) -> int:
+    """Forget up to ``most`` changes that every process has long read; a process that has not clears its cache instead.
+
+    Says how many there were.
+    """
+    seq = addressbook_change.c.seq
+    first = connection.execute(select(func.min(seq))).scalar() or 0
+    last = min(current(connection, Feed.ADDRESSBOOK) - keep, first + most - 1)
+    return connection.execute(delete(addressbook_change).where(seq <= last)).rowcount
 
 
 def certificate_of(row: Row[*tuple[Any, ...]]) -> BookCertificate:

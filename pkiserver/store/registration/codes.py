@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
 
 from pkiserver.store.names import San, sans_from_text, sans_to_text
+from pkiserver.store.newest import newest_of
 from pkiserver.store.ready import Ready
 from pkiserver.store.schema.registration import enroll_code
 from pkiserver.store.times import from_micros, optional_time, to_micros
@@ -112,11 +113,11 @@ def list_page(
     templates: frozenset[str] | None = None,
 ) -> tuple[Code, ...]:
     """Up to ``limit`` codes of these templates (None: all), newest first; those with numbers below ``before``."""
-    query = select(enroll_code).order_by(_c.id.desc()).limit(limit)
+    since = true() if before is None else _c.id < before
     if templates is not None:
-        query = query.where(_c.template.in_(sorted(templates)))
-    if before is not None:
-        query = query.where(_c.id < before)
+        parts = (and_(_c.template == name, since) for name in templates)
+        return tuple(_code(row) for row in newest_of(connection, _c.id, parts, limit))
+    query = select(enroll_code).where(since).order_by(_c.id.desc()).limit(limit)
     return tuple(_code(row) for row in connection.execute(query))
 
 
@@ -125,9 +126,10 @@ def revoke_code(connection: Connection, code_id: int) -> bool:
     return connection.execute(delete(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None))).rowcount == 1
 
 
-def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
-    """Remove codes that expired before a time, whether spent or not; how many."""
-    return connection.execute(delete(enroll_code).where(_c.expires < to_micros(expired_before))).rowcount
+def forget_expired(connection: Connection, *, expired_before: datetime, most: int = 1000) -> int:
+    """Remove up to ``most`` codes that expired before a time, whether spent or not; how many."""
+    some = select(_c.id).where(_c.expires < to_micros(expired_before)).order_by(_c.expires).limit(most)
+    return connection.execute(delete(enroll_code).where(_c.id.in_(some))).rowcount
 
 
 def _code(row: Any) -> Code:

@@ -87,6 +87,7 @@ def release(connection: Connection, certificate_id: int) -> None:
     connection.execute(change.values(spent_at=None, certificate_id=None))
 
 
-def forget_expired(connection: Connection, *, expired_before: datetime) -> int:
-    """Remove those that expired before a time; how many."""
-    return connection.execute(delete(one_time_password).where(_c.expires < to_micros(expired_before))).rowcount
+def forget_expired(connection: Connection, *, expired_before: datetime, most: int = 1000) -> int:
+    """Remove up to ``most`` that expired before a time; how many."""
+    some = select(_c.id).where(_c.expires < to_micros(expired_before)).order_by(_c.expires).limit(most)
+    return connection.execute(delete(one_time_password).where(_c.id.in_(some))).rowcount

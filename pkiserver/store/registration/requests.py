@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, select, text, true, update
 
 from pkiserver.store.names import printable
+from pkiserver.store.newest import newest_of
 from pkiserver.store.registration import votes
 from pkiserver.store.schema.registration import enrollment_request
 from pkiserver.store.times import from_micros, optional_time, to_micros
@@ -32,7 +33,8 @@ class NewRequest:
 
     ``fingerprint`` is the same whenever the same client asks for the same thing, so that a poll finds its request.
     ``needed`` approvals are wanted, from members of one of the groups ``approvers``; empty means anybody who may
-    decide. ``checks`` are what was found when it came, a line each.
+    decide. ``checks`` are what was found when it came, a line each. ``nameless_site`` is whence it came, where it shows
+    nobody.
     """
 
     template: str
@@ -46,6 +48,7 @@ class NewRequest:
     needed: int = 1
     approvers: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    nameless_site: str | None = None
 
 
 @attrs.frozen
@@ -75,11 +78,15 @@ _c = enrollment_request.c
 _INSERT = text(
     "INSERT INTO enrollment_request"
     " (template, csr, spki, payload, state, evidence, reasons, created, expires, fingerprint,"
-    " needed, approvers, checks)"
+    " needed, approvers, checks, nameless_site)"
     " VALUES (:template, :csr, :spki, :payload, 'pending', :evidence, :reasons, :created, :expires, :fingerprint,"
-    " :needed, :approvers, :checks)"
+    " :needed, :approvers, :checks, :nameless_site)"
     " ON CONFLICT (fingerprint) WHERE state = 'pending' DO NOTHING"
 )
+# written out, not bound: a partial index serves only where the engine can see that its predicate holds
+_OPEN = text("enrollment_request.state NOT IN ('denied', 'expired', 'issued')")
+_ENDED = text("enrollment_request.state NOT IN ('pending', 'approved')")
+_NAMELESS = text("enrollment_request.state = 'pending' AND enrollment_request.nameless_site IS NOT NULL")
 _NEWEST = select(enrollment_request).where(_c.fingerprint == bindparam("digest")).order_by(_c.id.desc()).limit(1)
 _SETTLE = (
     update(enrollment_request)
@@ -110,6 +117,7 @@ def open_request(connection: Connection, new: NewRequest, *, reasons: tuple[str,
             "needed": new.needed,
             "approvers": json.dumps(new.approvers),
             "checks": json.dumps([printable(line) for line in new.checks]),
+            "nameless_site": new.nameless_site,
         },
     )
     found = by_fingerprint(connection, new.fingerprint)
@@ -135,19 +143,15 @@ def by_fingerprint(connection: Connection, fingerprint: bytes) -> PendingRequest
     return None if row is None else _request(row)
 
 
-def waiting(connection: Connection, template: str, evidence: tuple[str, ...], *, now: datetime) -> tuple[bytes, ...]:
-    """Payloads of a template's pending requests in their time whose evidence begins with one of these texts."""
-    return tuple(connection.execute(select(_c.payload).where(_waits(template, evidence, now))).scalars())
+def count_nameless(connection: Connection, template: str, site: str | None = None, *, now: datetime) -> int:
+    """How many requests of a template wait in their time that show nobody; those from one site, where it is given.
 
-
-def count_waiting(connection: Connection, template: str, evidence: tuple[str, ...], *, now: datetime) -> int:
-    """How many :func:`waiting` gives; a full table is not to be read for each request that it turns away."""
-    return int(connection.execute(select(func.count()).where(_waits(template, evidence, now))).scalar_one())
-
-
-def _waits(template: str, evidence: tuple[str, ...], now: datetime) -> ColumnElement[bool]:
-    begins = or_(*(_c.evidence.startswith(one, autoescape=True) for one in evidence))
-    return and_(_c.state == "pending", _c.template == template, _c.expires > to_micros(now), begins)
+    From an index alone: what others have waiting is not read for each request that is let in or turned away.
+    """
+    query = select(func.count()).select_from(enrollment_request).where(_NAMELESS, _c.template == template)
+    if site is not None:
+        query = query.where(_c.nameless_site == site)
+    return int(connection.execute(query.where(_c.expires > to_micros(now))).scalar_one())
 
 
 def decide(
@@ -192,6 +196,7 @@ def ask_again(connection: Connection, request_id: int, new: NewRequest, *, reaso
         "needed": new.needed,
         "approvers": json.dumps(new.approvers),
         "checks": json.dumps([printable(line) for line in new.checks]),
+        "nameless_site": new.nameless_site,
         "decided_by": None,
         "decided_at": None,
     }
@@ -213,9 +218,16 @@ def give_back(connection: Connection, request_id: int, certificate_id: int) -> b
     return connection.execute(change.values(state="approved", certificate_id=None)).rowcount == 1
 
 
-def expire(connection: Connection, *, now: datetime) -> tuple[tuple[int, bytes], ...]:
-    """Let pending and approved requests past their time expire; their numbers and payloads."""
-    change = update(enrollment_request).where(_c.state.in_(("pending", "approved")), _c.expires <= to_micros(now))
+def expire(
+    connection: Connection, *, now: datetime, most: int = 1000, number: int | None = None
+) -> tuple[tuple[int, bytes], ...]:
+    """Let pending and approved requests past their time expire; their numbers and payloads.
+
+    Up to ``most``, those that are past it for longest; or the one of that ``number``, if it is such a one.
+    """
+    past = (_OPEN, _c.expires <= to_micros(now))
+    some = select(_c.id).where(*past).order_by(_c.expires).limit(most)
+    change = update(enrollment_request).where(_c.id.in_(some) if number is None else _c.id == number, *past)
     ended = connection.execute(change.values(state="expired").returning(_c.id, _c.payload))
     return tuple((row.id, row.payload) for row in ended)
 
@@ -231,10 +243,8 @@ def forget_ended(connection: Connection, *, ended_before: datetime, most: int = 
     The newest row stays whatever it is, so that no number is ever given out again. Returns how many were removed.
     """
     newest = select(func.max(_c.id)).scalar_subquery()
-    ended = select(_c.id).where(
-        _c.state.in_(("denied", "expired", "issued")), _c.expires < to_micros(ended_before), _c.id < newest
-    )
-    numbers = tuple(connection.execute(ended.order_by(_c.id).limit(most)).scalars())
+    ended = select(_c.id).where(_ENDED, _c.expires < to_micros(ended_before), _c.id < newest)
+    numbers = tuple(connection.execute(ended.order_by(_c.expires).limit(most)).scalars())
     votes.forget(connection, "request", numbers)
     connection.execute(delete(enrollment_request).where(_c.id.in_(numbers)))
     return len(numbers)
@@ -252,13 +262,14 @@ def list_page(
 
     Those of ``templates`` only, where it is given.
     """
-    query = select(enrollment_request).order_by(_c.id.desc()).limit(limit)
+    since = true() if before is None else _c.id < before
+    if templates is not None:
+        states = [one.value for one in (RequestState if state is None else (state,))]
+        parts = (and_(_c.template == name, _c.state == one, since) for name in templates for one in states)
+        return tuple(_request(row) for row in newest_of(connection, _c.id, parts, limit))
+    query = select(enrollment_request).where(since).order_by(_c.id.desc()).limit(limit)
     if state is not None:
         query = query.where(_c.state == state.value)
-    if before is not None:
-        query = query.where(_c.id < before)
-    if templates is not None:
-        query = query.where(_c.template.in_(sorted(templates)))
     return tuple(_request(row) for row in connection.execute(query))
 
 

@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, bindparam, delete, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from pkiserver.store.ready import Ready
-from pkiserver.store.schema.certificates import certificate
 from pkiserver.store.schema.registration import enrollment_request, scep_transaction
 from pkiserver.store.times import from_micros, to_micros
 
@@ -83,21 +82,29 @@ _BY_KEY = Ready(
         _c.kind == bindparam("kind"),
     )
 )
-_NEWEST = Ready(
+_NEWEST_RENEWAL = Ready(
     select(scep_transaction)
-    .where(_c.template == bindparam("template"), _c.transaction_id == bindparam("transaction_id"))
+    .where(
+        _c.template == bindparam("template"),
+        _c.transaction_id == bindparam("transaction_id"),
+        text("scep_transaction.kind <> ''"),  # written out, so that the engine sees that the partial index serves
+    )
     .order_by(_c.created.desc(), _c.kind.desc())
     .limit(1)
 )
 _PUT = Ready(
     text(
         "INSERT INTO scep_transaction (template, transaction_id, kind, spki_sha256, signer_sha256, asks,"
-        " request_number, certificate_id, payload, created)"
+        " request_number, certificate_id, payload, created, ends)"
         " VALUES (:template, :transaction_id, :kind, :spki, :signer, :asks,"
-        " :number, :certificate, :payload, :created)"
+        " :number, :certificate, :payload, :created, COALESCE("
+        "(SELECT not_after FROM certificate_intent WHERE id = :certificate),"
+        " (SELECT not_after FROM certificate WHERE id = :certificate),"
+        " (SELECT expires FROM enrollment_request WHERE id = :number), :created))"
         " ON CONFLICT (template, transaction_id, kind) DO UPDATE SET spki_sha256 = excluded.spki_sha256,"
         " signer_sha256 = excluded.signer_sha256, asks = excluded.asks, request_number = excluded.request_number,"
-        " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created"
+        " certificate_id = excluded.certificate_id, payload = excluded.payload, created = excluded.created,"
+        " ends = excluded.ends"
         " WHERE (scep_transaction.certificate_id IS NULL AND (scep_transaction.spki_sha256 = excluded.spki_sha256"
         " OR scep_transaction.request_number = :undecided))"
         " OR scep_transaction.certificate_id = :over"
@@ -113,8 +120,11 @@ def get(connection: Connection, key: TransactionKey) -> Transaction | None:
 
 def newest(connection: Connection, template: str, transaction_id: str) -> Transaction | None:
     """The newest transaction of that ID, of whatever kind: what a poll means."""
-    row = _NEWEST.one(connection, {"template": template, "transaction_id": transaction_id})
-    return None if row is None else _transaction(row)
+    key = TransactionKey(template, transaction_id)
+    first = _BY_KEY.one(connection, attrs.asdict(key))
+    renewal = _NEWEST_RENEWAL.one(connection, {"template": template, "transaction_id": transaction_id})
+    found = [row for row in (first, renewal) if row is not None]
+    return _transaction(max(found, key=lambda row: (row.created, row.kind))) if found else None
 
 
 def put_pending(
@@ -149,7 +159,9 @@ def give_back(connection: Connection, certificate_id: int) -> None:
     """The certificate did not come to be: the transaction waits again, or never was."""
     mine = _c.certificate_id == certificate_id
     connection.execute(delete(scep_transaction).where(mine, _c.request_number.is_(None)))
-    connection.execute(update(scep_transaction).where(mine).values(certificate_id=None))
+    ends = select(enrollment_request.c.expires).where(enrollment_request.c.id == _c.request_number)
+    again = {"certificate_id": None, "ends": func.coalesce(ends.scalar_subquery(), _c.created)}
+    connection.execute(update(scep_transaction).where(mine).values(**again))
 
 
 def forget(connection: Connection, *, ended_before: datetime, limit: int) -> int:
@@ -157,17 +169,9 @@ def forget(connection: Connection, *, ended_before: datetime, limit: int) -> int
 
     They end with their certificate; those that brought none with the time in which officers could decide.
     """
-    before = to_micros(ended_before)
-    ended = select(certificate.c.id).where(certificate.c.not_after < before)
-    asked = enrollment_request.c
-    waiting = select(asked.id).where(asked.state.in_(("pending", "approved")), asked.expires >= before)
     keys = (_c.template, _c.transaction_id, _c.kind)
-    old = select(*keys).where(
-        _c.created < before,
-        _c.certificate_id.in_(ended)
-        | (_c.certificate_id.is_(None) & (_c.request_number.is_(None) | _c.request_number.not_in(waiting))),
-    )
-    rows = connection.execute(old.order_by(_c.created).limit(limit)).all()
+    old = select(*keys).where(_c.ends < to_micros(ended_before)).order_by(_c.ends)
+    rows = connection.execute(old.limit(limit)).all()
     for row in rows:
         key = (_c.template == row.template, _c.transaction_id == row.transaction_id, _c.kind == row.kind)
         connection.execute(delete(scep_transaction).where(*key))

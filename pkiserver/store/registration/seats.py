@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Row, and_, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, text, update
 
 from pkiserver.store.names import printable
+from pkiserver.store.newest import newest_of
 from pkiserver.store.schema.authorities import config_object
 from pkiserver.store.schema.certificates import certificate as certificate_table
 from pkiserver.store.schema.certificates import certificate_intent
@@ -77,15 +78,22 @@ class SeatEvent:
 
 
 _ADD = text(
-    "INSERT INTO seat (template, identity, archived, owner, metadata, created)"
-    " VALUES (:template, :identity, :archived, :owner, :metadata, :created)"
+    "INSERT INTO seat (template, identity, archived, owner, metadata, created, place)"
+    " VALUES (:template, :identity, :archived, :owner, :metadata, :created,"
+    " CASE WHEN :placed THEN (SELECT COALESCE(MAX(place), 0) + 1 FROM seat WHERE template = :template) END)"
     " ON CONFLICT (template, identity) DO NOTHING"
 )
 _s, _l, _c, _e = seat.c, seat_slot.c, seat_certificate.c, seat_event.c
 
 
-def add(connection: Connection, template: str, identity: str, *, owner: str | None, now: datetime) -> tuple[Seat, bool]:
-    """The seat of that template and identity, made where there is none; and whether it was made."""
+def add(
+    connection: Connection, template: str, identity: str, *, owner: str | None, now: datetime, placed: bool = False
+) -> tuple[Seat, bool]:
+    """The seat of that template and identity, made where there is none; and whether it was made.
+
+    ``placed``: it gets the next place under its template, by which :func:`count` need not look at it; only behind
+    :func:`lock_template`.
+    """
     values = {
         "template": template,
         "identity": identity,
@@ -93,6 +101,7 @@ def add(connection: Connection, template: str, identity: str, *, owner: str | No
         "owner": owner,
         "metadata": "[]",
         "created": to_micros(now),
+        "placed": placed,
     }
     made = connection.execute(_ADD, values).rowcount == 1
     found = find(connection, template, identity)
@@ -155,9 +164,12 @@ def lock_template(connection: Connection, template: str) -> None:
 
 
 def count(connection: Connection, template: str) -> int:
-    """Seats of a template that are not archived."""
-    query = select(func.count()).select_from(seat).where(_s.template == template, _s.archived.is_(False))
-    return int(connection.execute(query).scalar_one())
+    """Seats of a template that are not archived; no seat is ever removed, so the last place tells most of them."""
+    last = select(func.max(_s.place)).where(_s.template == template).scalar_subquery()
+    number = select(func.count()).where(_s.template == template)
+    unplaced = number.where(_s.place.is_(None)).scalar_subquery()
+    archived = number.where(text("seat.archived")).scalar_subquery()
+    return int(connection.execute(select(func.coalesce(last, 0) + unplaced - archived)).scalar_one())
 
 
 def search(
@@ -174,14 +186,16 @@ def search(
 
     Those of ``templates`` only, where it is given.
     """
-    query = select(seat).order_by(_s.id.desc()).limit(limit)
-    if templates is not None:
-        query = query.where(_s.template.in_(sorted(templates)))
-    for column, value in ((_s.template, template), (_s.identity, identity), (_s.owner, owner)):
-        if value is not None:
-            query = query.where(column == value)
+    given = [column == value for column, value in ((_s.identity, identity), (_s.owner, owner)) if value is not None]
     if before is not None:
-        query = query.where(_s.id < before)
+        given.append(_s.id < before)
+    names = templates
+    if template is not None:
+        names = frozenset({template}) if templates is None else templates & {template}
+    if names is not None:
+        parts = (and_(_s.template == name, *given) for name in names)
+        return tuple(_seat(row) for row in newest_of(connection, _s.id, parts, limit))
+    query = select(seat).where(*given).order_by(_s.id.desc()).limit(limit)
     return tuple(_seat(row) for row in connection.execute(query))
 
 
@@ -209,7 +223,7 @@ def put_slot(connection: Connection, seat_id: int, changed: Slot) -> None:
 def add_certificate(connection: Connection, seat_id: int, certificate_id: int, slot: int | None, now: datetime) -> None:
     """Note that a certificate belongs to a seat."""
     values = {"seat_id": seat_id, "certificate_id": certificate_id, "slot": slot, "at": to_micros(now)}
-    connection.execute(insert(seat_certificate).values(**values))
+    connection.execute(insert(seat_certificate).values(**values, ends=_end_of(certificate_id)))
 
 
 def remove_certificate(connection: Connection, seat_id: int, certificate_id: int) -> None:
@@ -229,19 +243,33 @@ def certificates(
 
 
 def valid_certificates(connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None) -> int:
-    """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made."""
-    valid = and_(
-        certificate_table.c.state.in_(("issued", "held")),
-        certificate_table.c.not_after > to_micros(now),
+    """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made.
+
+    Those that the seat had before cost nothing: see :func:`note_ended`.
+    """
+    made = certificate_table.c
+    query = select(_c.certificate_id, made.state).where(_c.seat_id == seat_id, _c.ends > to_micros(now))
+    # by one statement, in which one that is being made has no state: between two it could be stored, and be in neither
+    found = connection.execute(query.outerjoin_from(seat_certificate, certificate_table, made.id == _c.certificate_id))
+    return sum(number != besides and state in {None, "issued", "held"} for number, state in found)
+
+
+def note_ended(connection: Connection, seat_id: int, *, now: datetime) -> None:
+    """Note on those of a seat's certificates that were revoked, or never came to be, that they have ended."""
+    over = select(certificate_table.c.id).where(
+        certificate_table.c.id == _c.certificate_id, certificate_table.c.state.in_(("revoked", "burnt"))
     )
-    settled = select(func.count()).select_from(
-        seat_certificate.join(certificate_table, and_(certificate_table.c.id == _c.certificate_id, valid))
+    ended = update(seat_certificate).where(_c.seat_id == seat_id, _c.ends > to_micros(now), over.exists())
+    connection.execute(ended.values(ends=to_micros(now)))
+
+
+def _end_of(certificate_id: int) -> ColumnElement[int]:
+    """The end of a certificate that is being made or was."""
+    ends = (
+        select(table.c.not_after).where(table.c.id == certificate_id).scalar_subquery()
+        for table in (certificate_intent, certificate_table)
     )
-    coming = select(func.count()).select_from(
-        seat_certificate.join(certificate_intent, certificate_intent.c.id == _c.certificate_id)
-    )
-    where = [_c.seat_id == seat_id] if besides is None else [_c.seat_id == seat_id, _c.certificate_id != besides]
-    return sum(int(connection.execute(query.where(*where)).scalar_one()) for query in (settled, coming))
+    return func.coalesce(*ends)
 
 
 def add_event(connection: Connection, seat_id: int, *, actor: str, what: str, now: datetime) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Index, Table
 
-from pkiserver.store.schema.columns import metadata, moment, number, octets, row_number, text
+from pkiserver.store.schema.columns import metadata, moment, number, octets, partial_index, row_number, text
 
 audit_writer = Table(
     "audit_writer",
@@ -34,6 +34,9 @@ audit_event = Table(
     octets("prev_hash"),
     octets("hash"),
     Index("ix_audit_event_at", "at", "writer_id", "seq"),
+    partial_index(
+        "ix_audit_event_settings", "kind", "at", "writer_id", "seq", where="kind IN ('account', 'configuration')"
+    ),
 )
 
 audit_checkpoint = Table(

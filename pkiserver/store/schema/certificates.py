@@ -91,7 +91,7 @@ certificate = Table(
     Index("uq_certificate_fingerprint", "fingerprint", unique=True),
     Index("ix_certificate_subject", "subject_key", "id"),
     Index("ix_certificate_spki", "spki_sha256", "id", "subject_key"),
-    Index("ix_certificate_template", "template", "id"),
+    Index("ix_certificate_template", "template", "generation_id", "id"),
     Index("ix_certificate_requester", "requester", "id"),
     Index("ix_certificate_expiry", "not_after", "id"),
     partial_index("ix_certificate_exceptional", "state", "id", where="state <> 'issued'"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Table, UniqueConstraint
+from sqlalchemy import Index, Table, UniqueConstraint
 
 from pkiserver.store.schema.columns import (
     flag,
@@ -54,6 +54,8 @@ crl = Table(
     octets("der"),
     number("entries"),
     number("status_seq"),
+    Index("ix_crl_begin", "scope_id", "kind", "this_update", "number"),
+    Index("ix_crl_end", "scope_id", "kind", "next_update", "number", "this_update"),
 )
 
 crl_delivery = Table(

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import Index, Table, UniqueConstraint
 
-from pkiserver.store.schema.columns import flag, metadata, moment, number, octets, ordered, row_number, small, text
+from pkiserver.store.schema.columns import (
+    flag,
+    metadata,
+    moment,
+    number,
+    octets,
+    ordered,
+    partial_index,
+    row_number,
+    small,
+    text,
+)
 
 administrator = Table(
     "administrator",
@@ -78,6 +89,10 @@ seat = Table(
     moment("first_success", optional=True),
     moment("last_success", optional=True),
     UniqueConstraint("template", "identity"),
+    number("place", optional=True),
+    Index("ix_seat_template", "template", "id"),
+    Index("ix_seat_place", "template", "place"),
+    partial_index("ix_seat_archived", "template", where="archived"),
     Index("ix_seat_identity", "identity", "id"),
     Index("ix_seat_owner", "owner", "id"),
     sqlite_autoincrement=True,
@@ -103,7 +118,9 @@ seat_certificate = Table(
     number("certificate_id", key=True),
     small("slot", optional=True),
     moment("at"),
+    moment("ends", optional=True),
     Index("ix_seat_certificate_certificate", "certificate_id"),
+    Index("ix_seat_certificate_ends", "seat_id", "ends"),
 )
 
 seat_event = Table(

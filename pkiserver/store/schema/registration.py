@@ -41,6 +41,8 @@ enroll_code = Table(
     number("certificate_id", optional=True),
     text("created_by"),
     moment("created"),
+    Index("ix_enroll_code_template", "template", "id"),
+    partial_index("ix_enroll_code_certificate", "certificate_id", where="certificate_id IS NOT NULL"),
 )
 
 enrollment_request = Table(
@@ -63,9 +65,20 @@ enrollment_request = Table(
     small("needed", optional=True),
     text("approvers", optional=True),
     text("checks", optional=True),
+    ordered("nameless_site", optional=True),
     Index("ix_enrollment_request_state", "state", "id"),
     Index("ix_enrollment_request_fingerprint", "fingerprint", "id"),
+    Index("ix_enrollment_request_template", "template", "state", "id"),
     partial_index("uq_enrollment_request_open", "fingerprint", where="state = 'pending'", unique=True),
+    partial_index("ix_enrollment_request_open", "expires", where="state NOT IN ('denied', 'expired', 'issued')"),
+    partial_index("ix_enrollment_request_ended", "expires", where="state NOT IN ('pending', 'approved')"),
+    partial_index(
+        "ix_enrollment_request_nameless",
+        "template",
+        "nameless_site",
+        "expires",
+        where="state = 'pending' AND nameless_site IS NOT NULL",
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -81,5 +94,7 @@ scep_transaction = Table(
     number("request_number", optional=True),
     number("certificate_id", index=True, optional=True),
     octets("payload"),
-    moment("created", index=True),
+    moment("created"),
+    moment("ends", index=True, optional=True),
+    partial_index("ix_scep_transaction_renewals", "template", "transaction_id", "created", where="kind <> ''"),
 )
