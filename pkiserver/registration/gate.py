@@ -49,6 +49,7 @@ from pkiserver.registration.identities import (
     connector_of,
     record_attributes,
 )
+from pkiserver.registration.renewed import StillStanding
 from pkiserver.registration.requestmatter import is_outdated
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.registration.waiting import WaitingBound
@@ -70,22 +71,6 @@ class Templates(Protocol):
 Decision = Authorised | Pending | AlreadyIssued
 _GUESSABLE = (PasswordEvidence, CodeEvidence, ChallengeEvidence)
 _GUESSED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE, EvidenceKind.SHARED_SECRET})
-
-
-@attrs.frozen
-class StillStanding:
-    """The certificate to be renewed, looked at again in the transaction that makes its successor durable."""
-
-    certificate_id: int
-
-    def take(self, connection: Connection, certificate_id: int) -> None:
-        """Raises :class:`Rejected` where it has been revoked or put on hold meanwhile."""
-        del certificate_id
-        if certificates.state_of(connection, self.certificate_id) is not CertificateState.ISSUED:
-            raise Rejected.because(Refusal.REVOKED, "the certificate to be renewed is not valid any more")
-
-    def give_back(self, connection: Connection, certificate_id: int) -> None:
-        """Nothing was spent."""
 
 
 @attrs.frozen
@@ -321,7 +306,7 @@ class Gate:
                 return AlreadyIssued(successor.id)
             raise Rejected(reasons)
         assert current is not None
-        claims = (StillStanding(current.id),)
+        claims = (StillStanding(current.id, alone=template.renewal.revoke_old),)
         record = await self._renewed_record(template, current, owner)
         return Authorised(request, record, "renewal with the current certificate", claims)
 
