@@ -30,10 +30,9 @@ from pkiserver.registration.approvals import (
     Approvals,
     DeniedBefore,
     Pending,
-    request_fingerprint,
     still_answers,
 )
-from pkiserver.registration.checks import check_request
+from pkiserver.registration.checks import check_request, content_to_be
 from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
@@ -50,7 +49,7 @@ from pkiserver.registration.identities import (
     record_attributes,
 )
 from pkiserver.registration.renewed import StillStanding
-from pkiserver.registration.requestmatter import is_outdated
+from pkiserver.registration.requestmatter import is_outdated, request_fingerprint
 from pkiserver.registration.seats import SeatClaim, identity_of
 from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
@@ -178,17 +177,25 @@ class Gate:
         self, request: EnrollmentRequest, template: Template, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         checks: tuple[str, ...] = ()
+        asked = Authorised(request, found.record, "to be decided")
         bound = WaitingBound.of(template.name, found.rule, exempt=self.guesses.is_exempt(request.source))
         if not await self.approvals.knows(request, found.record):
             if bound is not None:
                 await self._require_room(bound, request.source)
-            asked = Authorised(request, found.record, "to be decided")
             checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
             if template.seats.enabled:
                 checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
-        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks, bound=bound)
+        return await self.approvals.ask(
+            request,
+            found.record,
+            found.rule,
+            reasons=(why,),
+            checks=checks,
+            bound=bound,
+            seat=self._seat_identity(template, asked),
+        )
 
     async def _require_room(self, bound: WaitingBound, address: str) -> None:
         """Before costly work, and in no write; raises :class:`Unavailable`, as asking would."""
@@ -204,9 +211,13 @@ class Gate:
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
-        identity = identity_of(decision.request, decision.record)
+        identity = self._seat_identity(template, decision)
         device = decision.request.device
         return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
+
+    def _seat_identity(self, template: Template, decision: Authorised) -> str:
+        now = self.clock.now()
+        return identity_of(decision.record, lambda: content_to_be(self.identifier.authorities, template, decision, now))
 
     async def _fetched(self, request: EnrollmentRequest) -> AlreadyIssued | None:
         """What the very same request brought after an approval: its enrolment code is spent on that certificate."""

@@ -17,6 +17,8 @@ USERID = "userid"
 ANONYMOUS = "anonymous"
 CODE_PREFIX = "enroll-code:"
 SELF_SIGNED = "self-signed:"
+CHALLENGE_PREFIX = "challenge:"
+OPERATOR_PREFIX = "operator:"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 

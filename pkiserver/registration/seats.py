@@ -14,13 +14,22 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import Device, EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.requests import Device, RegistrationRecord
+from pkiserver.authority.templates.build import CertificateContent
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.identities import (
+    ANONYMOUS,
+    CHALLENGE_PREFIX,
+    CODE_PREFIX,
+    OPERATOR_PREFIX,
+    SELF_SIGNED,
+)
 from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store.database import Database
+from pkiserver.store.names import sans_of
 from pkiserver.store.registration import seats as rows
 from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
 
@@ -28,15 +37,24 @@ SERVER = "system"
 MOST_METADATA = 64
 MOST_TEXT = 1024
 MOST_OWNER = 256
-_NAMELESS = ("enroll-code:", "challenge:", "self-signed:", "anonymous")
+_NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED, OPERATOR_PREFIX)
+"""What shows nobody by name, or somebody who asks for others."""
 
 
-def identity_of(request: EnrollmentRequest, record: RegistrationRecord) -> str:
-    """Whose seat it is: the account, or the subject where the evidence shows nobody by name."""
-    if not record.name.startswith(_NAMELESS):
+def identity_of(record: RegistrationRecord, content: Callable[[], CertificateContent]) -> str:
+    """Whose seat it is: the account; where the evidence shows nobody by name, whom the certificate is for.
+
+    That is its subject, or else its alternative names, and not what the request says: in how many ways can one ask for
+    the same. ``content`` tells what the certificate would say, and is asked only then.
+    """
+    if record.name != ANONYMOUS and not record.name.startswith(_NAMELESS):
         return record.name
-    subject = record.subject if record.subject is not None else request.wishes.subject
-    return (subject.rfc4514_string() if subject is not None else "") or record.name
+    try:
+        found = content()
+    except Rejected:
+        return record.name  # there will be no certificate
+    names = sorted(f"{san.kind}:{san.value}" for san in sans_of(found.sans))
+    return found.subject.rfc4514_string() or ", ".join(names)
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
-from pkiserver.registration.identities import CODE_PREFIX, SELF_SIGNED
+from pkiserver.registration.identities import CHALLENGE_PREFIX, CODE_PREFIX, OPERATOR_PREFIX, SELF_SIGNED
 from pkiserver.store import secrets as server_secrets
 from pkiserver.store.registration import votes as rows
 from pkiserver.store.registration.votes import VoteRow
@@ -28,8 +28,8 @@ from pkiserver.store.times import to_micros
 KEY_NAME = "approval-marks"
 MOST_REASON = 1000
 """Characters of the reason that a voter gives."""
-_PREFIXES = ("admin:", "cli:", "operator:")
-_NAMELESS = (CODE_PREFIX, "challenge:", SELF_SIGNED)
+_PREFIXES = ("admin:", "cli:", OPERATOR_PREFIX)
+_NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED)
 """What shows nobody by name."""
 
 

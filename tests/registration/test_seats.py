@@ -17,6 +17,7 @@ from pkiserver.authority.requests import (
     Device,
     EnrollmentRequest,
     IssuedCertificate,
+    OperatorEvidence,
     PasswordEvidence,
 )
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
@@ -41,6 +42,8 @@ TEXTS = {
     "decided": template_text("decided", APPROVED, "[seats]\nenabled = true\nlimit = 1\ncertificates = 1\n"),
     "known": template_text("known", PASSWORD, "[seats]\nenabled = true\nlearn = false\n"),
 }
+FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
+CODES = '[[evidence]]\nall = ["code"]\n'
 GOOD = Secret("a long password")
 NOW = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
 
@@ -53,6 +56,16 @@ async def with_accounts(engine: Engine, *names: str) -> None:
 def asked(template: str, account: str, device: Device | None = None) -> EnrollmentRequest:
     request = enrollment(template, PasswordEvidence(account, GOOD), name=account)
     return attrs.evolve(request, device=device)
+
+
+async def with_code(engine: Engine, name: str, hosts: tuple[str, ...] = ()) -> EnrollmentRequest:
+    """A request with a fresh code that is bound to nobody."""
+    _, code = await engine.codes.create(template="few", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester")
+    return enrollment("few", CodeEvidence(code), name=name, hosts=hosts)
+
+
+def without_subject(request: EnrollmentRequest) -> EnrollmentRequest:
+    return attrs.evolve(request, wishes=attrs.evolve(request.wishes, subject=None))
 
 
 async def refused(engine: Engine, request: EnrollmentRequest) -> set[Refusal]:
@@ -117,17 +130,53 @@ async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: 
 
 async def test_a_subject_too_long_for_a_seat_is_refused_and_not_put_off(tmp_path: Path, url: str) -> None:
     """PostgreSQL's index takes no such identity: the client was told to come again, for ever."""
-    ignoring = template_text(
-        "few", '[[evidence]]\nall = ["code"]\n', '[seats]\nenabled = true\n[subject]\nothers = "ignore"\n'
-    )
-    async with engine_with(tmp_path, {"few": ignoring}, url=url) as engine:
-        units = "".join(f",OU={sha256(bytes([number])).hexdigest()}" for number in range(60))
+    units = '[[subject.parts]]\nattribute = "organizational_unit"\nfrom = "request"\nmax = 20\n'
+    long = template_text("few", CODES, f"[seats]\nenabled = true\n{units}")
+    async with engine_with(tmp_path, {"few": long}, url=url) as engine:
+        units = "".join(f",OU={sha256(bytes([number])).hexdigest()}" for number in range(20))
         _, code = await engine.codes.create(
             template="few", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
         )
         assert await refused(engine, enrollment("few", CodeEvidence(code), name=f"x{units}")) == {Refusal.LIMIT}
         assert await engine.seats.search() == ()
         assert isinstance(await engine.enroll(enrollment("few", CodeEvidence(code), name="x")), IssuedCertificate)
+
+
+@pytest.mark.parametrize("others", ["refuse", "ignore"])
+async def test_who_shows_no_name_gets_no_second_seat_by_asking_in_other_words(
+    tmp_path: Path, url: str, others: str
+) -> None:
+    """What counts is whom the certificate is for, not what the request says beside that."""
+    text = template_text(
+        "few", CODES, f'[seats]\nenabled = true\ncertificates = 1\n[subject]\nothers = "{others}"\n{FIXED}'
+    )
+    async with engine_with(tmp_path, {"few": text}, url=url) as engine:
+        assert isinstance(await engine.enroll(await with_code(engine, "printer")), IssuedCertificate)
+        for name in ("printer", "printer,O=Example", "printer,O=EXAMPLE", *(["printer,OU=x"] * (others == "ignore"))):
+            assert await refused(engine, await with_code(engine, name)) == {Refusal.LIMIT}, name
+        [seat] = await engine.seats.search()
+        assert seat.identity == "CN=printer,O=Example"
+
+
+async def test_devices_without_a_subject_have_a_seat_each(tmp_path: Path) -> None:
+    text = template_text("few", CODES, "[seats]\nenabled = true\ncertificates = 1\n[sans]\nmin = 1\n").replace(
+        "required = true\n[[sans", "[[sans"
+    )
+    async with engine_with(tmp_path, {"few": text}) as engine:
+        for host in ("a.example.org", "b.example.org"):
+            request, other = [await with_code(engine, "x", hosts=(host,)) for _ in range(2)]
+            assert isinstance(await engine.enroll(without_subject(request)), IssuedCertificate)
+            assert await refused(engine, without_subject(other)) == {Refusal.LIMIT}
+        assert {one.identity for one in await engine.seats.search()} == {"dns:a.example.org", "dns:b.example.org"}
+
+
+async def test_what_an_operator_enrols_is_in_the_devices_seat_and_not_the_operators(tmp_path: Path) -> None:
+    text = template_text("few", '[[evidence]]\nall = ["operator"]\n', "[seats]\nenabled = true\ncertificates = 1\n")
+    async with engine_with(tmp_path, {"few": text}) as engine:
+        for name in ("one", "two"):
+            made = await engine.enroll(enrollment("few", OperatorEvidence("root"), name=name, protocol="cli"))
+            assert isinstance(made, IssuedCertificate)
+        assert {one.identity for one in await engine.seats.search()} == {"CN=one", "CN=two"}
 
 
 async def test_a_seat_is_taken_back_within_the_limit_only(tmp_path: Path, url: str) -> None:

@@ -31,11 +31,13 @@ from tests.support.engines import engine_with, enrollment, template_text
 PASSWORD = '[[evidence]]\nall = ["password"]\napproval = true\n'
 TWO = f'{PASSWORD}approvals = 2\napprovers = ["officers"]\napproval_lifetime = "1h"\n'
 CODE = '[[evidence]]\nall = ["code"]\napproval = true\n'
+FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
 TEXTS = {
     "one": template_text("one", PASSWORD),
     "two": template_text("two", TWO),
     "code": template_text("code", CODE),
     "seated": template_text("seated", PASSWORD, "[seats]\nenabled = true\n"),
+    "device": template_text("device", CODE, f"[seats]\nenabled = true\n{FIXED}"),
 }
 GOOD = Secret("a long password")
 OFFICERS = frozenset({"officers"})
@@ -161,6 +163,22 @@ async def test_row_29_the_makers_second_certificate_and_the_owner_of_the_device_
         made = await engine.operations.ask(OperationKind.RECOVER_KEY, "key", ask, reason="x", by=maker)
         with pytest.raises(Rejected, match="their own"):
             await engine.operations.decide(made.number, approved=True, by=other)
+
+
+@pytest.mark.parametrize("name", ["printer", "printer,O=Example", "printer,O=EXAMPLE"])
+async def test_row_29_the_owner_of_a_device_decides_nothing_in_whatever_words_it_asks(
+    tmp_path: Path, name: str
+) -> None:
+    async with opened(tmp_path, f"sqlite:///{tmp_path / 'db'}") as engine:
+        owner = await officer(engine, "rj-one", account="r.jones")
+        await engine.seats.create("device", "CN=printer,O=Example", owner="r.jones", by="tester")
+        _, code = await engine.codes.create(
+            template="device", subject=None, sans=(), lifetime=timedelta(days=1), by="admin:carol"
+        )
+        waiting = await engine.enroll(enrollment("device", CodeEvidence(code), name=name))
+        assert isinstance(waiting, Pending)
+        assert await refused(engine, waiting.request_number, owner) == {Refusal.NOT_AUTHORISED}
+        assert await vote(engine, waiting.request_number, "bob") is RequestState.APPROVED
 
 
 async def test_row_29_an_officer_who_gives_the_seat_away_still_decides_nothing(tmp_path: Path) -> None:
