@@ -36,7 +36,7 @@ from pkiserver.registration.identities import (
     SELF_SIGNED,
     Findings,
     Identity,
-    account_is_gone,
+    account_problem,
     connector_of,
     record_attributes,
 )
@@ -191,10 +191,8 @@ class Identifier:
         problem = client_certificate_problem(found, self.clock.now())
         if problem is not None or found is None:
             return Reason(Refusal.NOT_AUTHENTICATED, problem or "the client certificate was not issued here")
-        if owner is not None and owner.disabled:
-            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is disabled")
-        if account_is_gone(found.requester, owner):
-            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is gone")
+        if (behind := account_problem(found, owner)) is not None:
+            return Reason(Refusal.NOT_AUTHORISED, f"the account behind the client certificate is {behind}")
         generation = self.authorities.generation(found.generation_id)
         return Identity(
             EvidenceKind.CLIENT_CERTIFICATE,

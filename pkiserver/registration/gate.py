@@ -44,7 +44,7 @@ from pkiserver.registration.identities import (
     CODE_PREFIX,
     USERID,
     Findings,
-    account_is_gone,
+    account_problem,
     connector_of,
     record_attributes,
 )
@@ -327,10 +327,8 @@ class Gate:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
         old = decoded(current.der)
-        if owner is not None and owner.disabled:
-            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
-        if account_is_gone(current.requester, owner):
-            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
+        if (problem := account_problem(current, owner)) is not None:
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"the account behind the certificate is {problem}")
         found = await self._holder_today(template, current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import attrs
 from cryptography import x509
 
@@ -10,6 +12,7 @@ from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.registration.connectors.values import Challenge
+from pkiserver.store.certificates import Certificate
 from pkiserver.store.registration.accounts import Account
 
 # the attribute with the plain name of a user, wherever they are kept
@@ -19,6 +22,8 @@ CODE_PREFIX = "enroll-code:"
 SELF_SIGNED = "self-signed:"
 CHALLENGE_PREFIX = "challenge:"
 OPERATOR_PREFIX = "operator:"
+_CLOCKS_APART = timedelta(hours=1)
+"""By so much two nodes' clocks may differ, or one be put back, before a holder is taken for a namesake."""
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -54,12 +59,17 @@ def connector_of(requester: str) -> str | None:
     return None if not colon or name in RESERVED else name
 
 
-def account_is_gone(requester: str, account: Account | None) -> bool:
-    """Whether a certificate's requester was an account of this server that is not there any more.
+def account_problem(certificate: Certificate, account: Account | None) -> str | None:
+    """Why a certificate does not show the account that it was issued to; None where it does, or was issued to none.
 
-    Requesters of other kinds have a colon in their names (``operator:``, ``enroll-code:``, those of connectors).
+    Requesters that are no accounts of this server have a colon in their names (``operator:``, ``enroll-code:``, those
+    of connectors). An account that was made after the certificate is a namesake's.
     """
-    return account is None and ":" not in requester and requester != ANONYMOUS
+    if account is None:
+        return "gone" if ":" not in certificate.requester and certificate.requester != ANONYMOUS else None
+    if account.created > certificate.created + _CLOCKS_APART:
+        return "gone, and another has its name"
+    return "disabled" if account.disabled else None
 
 
 def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:
