@@ -38,7 +38,7 @@ MOST_METADATA = 64
 MOST_TEXT = 1024
 MOST_OWNER = 256
 _NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED, OPERATOR_PREFIX)
-"""What shows nobody by name, or somebody who asks for others."""
+"""Requesters that are nobody's names, or of somebody who asks for others, as certificates have them."""
 
 
 def identity_of(record: RegistrationRecord, content: Callable[[], CertificateContent]) -> str:
@@ -47,7 +47,7 @@ def identity_of(record: RegistrationRecord, content: Callable[[], CertificateCon
     That is its subject, or else its alternative names, and not what the request says: in how many ways can one ask for
     the same. ``content`` tells what the certificate would say, and is asked only then.
     """
-    if record.name != ANONYMOUS and not record.name.startswith(_NAMELESS):
+    if not (record.nameless or record.name == ANONYMOUS or record.name.startswith(_NAMELESS)):
         return record.name
     try:
         found = content()
