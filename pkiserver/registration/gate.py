@@ -18,7 +18,8 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     RegistrationRecord,
 )
-from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.build import CertificateContent
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, SameSubject, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
@@ -50,7 +51,7 @@ from pkiserver.registration.identities import (
 )
 from pkiserver.registration.renewed import StillStanding
 from pkiserver.registration.requestmatter import is_outdated, request_fingerprint
-from pkiserver.registration.seats import SeatClaim, identity_of
+from pkiserver.registration.seats import SeatClaim, identity_of, is_nameless
 from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
@@ -194,7 +195,7 @@ class Gate:
             reasons=(why,),
             checks=checks,
             bound=bound,
-            seat=self._seat_identity(template, asked),
+            seat=identity_of(found.record, self._content(template, asked)),
         )
 
     async def _require_room(self, bound: WaitingBound, address: str) -> None:
@@ -211,13 +212,24 @@ class Gate:
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
-        identity = self._seat_identity(template, decision)
-        device = decision.request.device
-        return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
+        supersedes = template.duplicates.same_subject is SameSubject.SUPERSEDE
+        content = self._content(template, decision) if supersedes or is_nameless(decision.record) else None
+        return SeatClaim(
+            template.name,
+            template.seats,
+            identity_of(decision.record, content),
+            decision.request.device,
+            renewed,
+            self.clock,
+            content.subject.rfc4514_string() if supersedes and content is not None else None,
+        )
 
-    def _seat_identity(self, template: Template, decision: Authorised) -> str:
-        now = self.clock.now()
-        return identity_of(decision.record, lambda: content_to_be(self.identifier.authorities, template, decision, now))
+    def _content(self, template: Template, decision: Authorised) -> CertificateContent | None:
+        """What the certificate would say; None where it is refused, with every reason, when it is to be made."""
+        try:
+            return content_to_be(self.identifier.authorities, template, decision, self.clock.now())
+        except Rejected:
+            return None
 
     async def _fetched(self, request: EnrollmentRequest) -> AlreadyIssued | None:
         """What the very same request brought after an approval: its enrolment code is spent on that certificate."""

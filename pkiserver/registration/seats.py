@@ -41,27 +41,29 @@ _NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED, OPERATOR_PREFIX)
 """Requesters that are nobody's names, or of somebody who asks for others, as certificates have them."""
 
 
-def identity_of(record: RegistrationRecord, content: Callable[[], CertificateContent]) -> str:
+def is_nameless(record: RegistrationRecord) -> bool:
+    """Whether a seat cannot go by whoever asks."""
+    return record.nameless or record.name == ANONYMOUS or record.name.startswith(_NAMELESS)
+
+
+def identity_of(record: RegistrationRecord, content: CertificateContent | None) -> str:
     """Whose seat it is: the account; where the evidence shows nobody by name, whom the certificate is for.
 
     That is its subject, or else its alternative names, and not what the request says: in how many ways can one ask for
-    the same. ``content`` tells what the certificate would say, and is asked only then.
+    the same. ``content`` is what the certificate would say; None where there will be none.
     """
-    if not (record.nameless or record.name == ANONYMOUS or record.name.startswith(_NAMELESS)):
+    if content is None or not is_nameless(record):
         return record.name
-    try:
-        found = content()
-    except Rejected:
-        return record.name  # there will be no certificate
-    names = sorted(f"{san.kind}:{san.value}" for san in sans_of(found.sans))
-    return found.subject.rfc4514_string() or ", ".join(names)
+    names = sorted(f"{san.kind}:{san.value}" for san in sans_of(content.sans))
+    return content.subject.rfc4514_string() or ", ".join(names)
 
 
 @attrs.frozen
 class SeatClaim:
     """A place for a certificate in a seat, taken with the certificate's intent.
 
-    ``renewed`` is the number of the certificate that is renewed, whose seat it then is.
+    ``renewed`` is the number of the certificate that is renewed, whose seat it then is; ``superseded`` the subject
+    whose certificates are revoked when this one is stored, if the template says so.
     """
 
     template: str
@@ -70,6 +72,7 @@ class SeatClaim:
     device: Device | None
     renewed: int | None
     clock: Clock
+    superseded: str | None = None
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Find or make the seat, and admit; raises :class:`Rejected` with every reason."""
@@ -105,7 +108,7 @@ class SeatClaim:
         if seat.archived:
             reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
         if self.rules.certificates:
-            valid = rows.valid_certificates(connection, seat.id, now=now, besides=self.renewed)
+            valid = rows.valid_certificates(connection, seat.id, now=now, besides=self.renewed, subject=self.superseded)
             if valid >= self.rules.certificates:
                 text = f"the seat has {valid} valid certificate(s), and the template allows {self.rules.certificates}"
                 reasons.append(Reason(Refusal.LIMIT, text))

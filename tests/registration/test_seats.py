@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
 from pkiserver.registration.slots import choose, device_reasons
 from pkiserver.runtime.engine import Engine
+from pkiserver.store import certificates
+from pkiserver.store.certificates import CertificateState
 from pkiserver.store.registration.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
@@ -222,6 +225,33 @@ async def test_a_renewal_of_what_counts_no_more_takes_no_place_beside_another(tm
         ]
         assert await refused(engine, shown[0]) == {Refusal.LIMIT}
         assert isinstance(await engine.enroll(shown[1]), IssuedCertificate)
+
+
+async def test_what_is_superseded_leaves_its_place_in_the_seat(tmp_path: Path, url: str) -> None:
+    """A device that has lost its key enrols anew: the template says that the old certificate is revoked then."""
+    text = template_text(
+        "few", PASSWORD, '[seats]\nenabled = true\ncertificates = 1\n[duplicates]\nsame_subject = "supersede"\n'
+    )
+    async with engine_with(tmp_path, {"few": text}, url=url) as engine:
+        await with_accounts(engine, "alice")
+        for _ in range(2):
+            assert isinstance(await engine.enroll(asked("few", "alice")), IssuedCertificate)
+        # the one that it supersedes is of another subject: it stays, and so does its place
+        assert await refused(engine, attrs.evolve(asked("few", "alice"), wishes=asked("few", "bob").wishes)) == {
+            Refusal.LIMIT
+        }
+        tries = [Deferred.fromCoroutine(engine.enroll(asked("few", "alice"))) for _ in range(4)]
+        results = await DeferredList(tries, consumeErrors=True)
+        for fine, failure in results:
+            assert fine or failure.value.has(Refusal.LIMIT)
+        [seat] = await engine.seats.search()
+        kept = (await engine.seats.detail(seat.id)).certificates
+        states = [
+            await engine.database.read(partial(certificates.state_of, certificate_id=one.certificate_id))
+            for one in kept
+        ]
+        assert states.count(CertificateState.ISSUED) == 1
+        assert states[0] is CertificateState.ISSUED
 
 
 async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> None:

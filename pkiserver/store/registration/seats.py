@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from sqlalchemy import Connection, Row, and_, func, insert, select, text, update
 
-from pkiserver.store.names import printable
+from pkiserver.store.names import printable, subject_key
 from pkiserver.store.schema.authorities import config_object
 from pkiserver.store.schema.certificates import certificate as certificate_table
 from pkiserver.store.schema.certificates import certificate_intent
@@ -228,12 +228,19 @@ def certificates(
     return tuple(SeatCertificate(row.certificate_id, row.slot, from_micros(row.at)) for row in rows)
 
 
-def valid_certificates(connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None) -> int:
-    """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made."""
+def valid_certificates(
+    connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None, subject: str | None = None
+) -> int:
+    """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made.
+
+    Those of ``subject`` (RFC 4514 text) that are made are not counted.
+    """
     valid = and_(
         certificate_table.c.state.in_(("issued", "held")),
         certificate_table.c.not_after > to_micros(now),
     )
+    if subject is not None:
+        valid = and_(valid, certificate_table.c.subject_key != subject_key(subject))
     settled = select(func.count()).select_from(
         seat_certificate.join(certificate_table, and_(certificate_table.c.id == _c.certificate_id, valid))
     )
