@@ -69,8 +69,9 @@ _OF_TEMPLATE = _VALID.where(_c.template == bindparam("template"))
 _VALID_BY_SUBJECT = tuple(Ready(query.where(_c.subject_key == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
 _VALID_BY_KEY = tuple(Ready(query.where(_c.spki_sha256 == bindparam("wanted"))) for query in (_VALID, _OF_TEMPLATE))
 _RIVALS = select(_i.id).where(_i.id != bindparam("own"))
-_RIVALS_BY_SUBJECT = Ready(_RIVALS.where(_i.subject_key == bindparam("wanted")))
-_RIVALS_BY_KEY = Ready(_RIVALS.where(_i.spki_sha256 == bindparam("wanted")))
+_ALIKE = (_RIVALS, _RIVALS.where(_i.template == bindparam("template")))
+_RIVALS_BY_SUBJECT = tuple(Ready(query.where(_i.subject_key == bindparam("wanted"))) for query in _ALIKE)
+_RIVALS_BY_KEY = tuple(Ready(query.where(_i.spki_sha256 == bindparam("wanted"))) for query in _ALIKE)
 _KEY_KNOWN = Ready(
     union_all(
         select(_c.id).where(_c.spki_sha256 == bindparam("wanted")),
@@ -186,18 +187,27 @@ def valid_by_key(
 
 
 def under_way_like(
-    connection: Connection, *, subject: str | None = None, spki_sha256: bytes | None = None, besides: int = 0
+    connection: Connection,
+    *,
+    subject: str | None = None,
+    spki_sha256: bytes | None = None,
+    template: str | None = None,
+    besides: int = 0,
 ) -> tuple[int, ...]:
     """Numbers of certificates under way with that subject or key (None: not looked at), but for ``besides``.
+
+    With ``template`` those of that template only.
 
     A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
     """
     found: set[int] = set()
     if subject is not None:
-        rivals = _RIVALS_BY_SUBJECT.rows(connection, {"wanted": subject_key(subject), "own": besides})
+        values = {"wanted": subject_key(subject), "own": besides, "template": template}
+        rivals = _RIVALS_BY_SUBJECT[template is not None].rows(connection, values)
         found.update(number for (number,) in rivals)
     if spki_sha256 is not None:
-        rivals = _RIVALS_BY_KEY.rows(connection, {"wanted": spki_sha256, "own": besides})
+        values = {"wanted": spki_sha256, "own": besides, "template": template}
+        rivals = _RIVALS_BY_KEY[template is not None].rows(connection, values)
         found.update(number for (number,) in rivals)
     return tuple(sorted(found))
 
