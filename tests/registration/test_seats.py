@@ -26,7 +26,7 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
 from pkiserver.registration.slots import choose, device_reasons
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.registration.seats import Slot, SlotMode
@@ -118,6 +118,20 @@ async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> No
         for fine, failure in results:
             assert fine or failure.value.has(Refusal.LIMIT)
         assert len(await engine.seats.search(template="few")) == 2
+
+
+async def test_limits_hold_when_two_processes_are_asked_at_once(tmp_path: Path, url: str) -> None:
+    rules = "[seats]\nenabled = true\ncertificates = 2\n"
+    async with (
+        engine_with(tmp_path, {"few": template_text("few", PASSWORD, rules)}, url=url) as one,
+        open_engine(one.settings, worker="1") as two,
+    ):
+        for number in range(12):
+            await with_accounts(one, name := f"user-{number}")
+            tries = [Deferred.fromCoroutine(engine.enroll(asked("few", name))) for engine in (one, two) * 4]
+            results = await DeferredList(tries, consumeErrors=True)
+            assert all(fine or failure.value.has(Refusal.LIMIT) for fine, failure in results)
+            assert sum(fine for fine, _ in results) == 2
 
 
 async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: str) -> None:

@@ -248,7 +248,9 @@ def valid_certificates(
         seat_certificate.join(certificate_intent, certificate_intent.c.id == _c.certificate_id)
     )
     where = [_c.seat_id == seat_id] if besides is None else [_c.seat_id == seat_id, _c.certificate_id != besides]
-    return sum(int(connection.execute(query.where(*where)).scalar_one()) for query in (settled, coming))
+    # by one statement: between two a certificate could be stored, and be seen by neither
+    both = settled.where(*where).scalar_subquery() + coming.where(*where).scalar_subquery()
+    return int(connection.execute(select(both)).scalar_one())
 
 
 def add_event(connection: Connection, seat_id: int, *, actor: str, what: str, now: datetime) -> None:
