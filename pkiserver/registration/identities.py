@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import attrs
 from cryptography import x509
 
 from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
+from pkiserver.foundation.clock import CLOCKS_APART
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.registration.connectors.values import Challenge
@@ -22,8 +21,6 @@ CODE_PREFIX = "enroll-code:"
 SELF_SIGNED = "self-signed:"
 CHALLENGE_PREFIX = "challenge:"
 OPERATOR_PREFIX = "operator:"
-_CLOCKS_APART = timedelta(hours=1)
-"""By so much two nodes' clocks may differ, or one be put back, before a holder is taken for a namesake."""
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -67,7 +64,7 @@ def account_problem(certificate: Certificate, account: Account | None) -> str | 
     """
     if account is None:
         return "gone" if ":" not in certificate.requester and certificate.requester != ANONYMOUS else None
-    if account.created > certificate.created + _CLOCKS_APART:
+    if account.created > certificate.created + CLOCKS_APART:
         return "gone, and another has its name"
     return "disabled" if account.disabled else None
 

@@ -35,6 +35,7 @@ FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = 
 TEXTS = {
     "one": template_text("one", PASSWORD),
     "two": template_text("two", TWO),
+    "long": template_text("long", TWO.replace("1h", "7d")),
     "code": template_text("code", CODE),
     "seated": template_text("seated", PASSWORD, "[seats]\nenabled = true\n"),
     "device": template_text("device", CODE, f"[seats]\nenabled = true\n{FIXED}"),
@@ -251,6 +252,25 @@ async def test_an_approval_whose_voter_was_removed_before_the_client_came_waits_
         # what has been issued is not undone by it
         await engine.administrators.delete("dave", by="tester")
         assert isinstance(await engine.enroll(request), IssuedCertificate)
+
+
+async def test_who_has_a_removed_administrators_name_later_has_not_voted_nor_asked(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        request, number = await asked(engine, "long")
+        made = await engine.operations.ask(
+            OperationKind.RECOVER_KEY, "key", {"detail": "a key"}, reason="x", by=await officer(engine, "erin")
+        )
+        await vote(engine, number, "bob")
+        clock.advance(timedelta(days=1))
+        for name in ("bob", "erin"):
+            await engine.administrators.delete(name, by="tester")
+            await officer(engine, name)
+        assert await vote(engine, number, "carol") is RequestState.PENDING, "the other bob agreed, and is gone"
+        assert await vote(engine, number, "dave") is RequestState.APPROVED
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+        with pytest.raises(Rejected, match="another administrator by now"):
+            await engine.operations.decide(made.number, approved=True, by=Person("admin:carol"))
 
 
 async def test_a_request_whose_time_ends_between_two_votes_is_over(tmp_path: Path, url: str) -> None:
