@@ -324,40 +324,6 @@ def test_the_request_template_is_as_rfc_9908_writes_it() -> None:
     ]  # fmt: skip
 
 
-NEEDS = """
-name = "t"
-issuer = "i"
-keys = ["ec-p256"]
-[validity]
-duration = "1d"
-[subject]
-required = ["common_name", "organization"]
-[[subject.parts]]
-attribute = "organization"
-from = "fixed"
-value = "Example"
-[[subject.parts]]
-attribute = "common_name"
-"""
-
-
-@pytest.mark.parametrize(
-    ("part", "asked"),
-    [
-        ('from = "request"\n', "commonName"),
-        ('from = "request"\ndefault = "{record.name}"\n', None),
-        ('from = "san"\nsans = ["dns"]\n[[sans.parts]]\nkind = "dns"\nfrom = "request"\n', "Subject Alternative Name"),
-        ('from = "san"\nsans = ["dns"]\n[[sans.parts]]\nkind = "dns"\nfrom = "record"\n', None),
-    ],
-)
-def test_csr_attributes_ask_for_what_the_whole_subject_must_have(part: str, asked: str | None) -> None:
-    """``[subject] required`` is enforced as ``required`` of a part is: a client that was not told is refused."""
-    printed = asn1parse(encode_csr_attributes(load(Template, NEEDS + part, "t")))
-    assert "organizationName" not in printed, "the template gives it"
-    for name in ("commonName", "Subject Alternative Name"):
-        assert (name in printed) == (name == asked), name
-
-
 def test_csr_attributes_match_the_vector_of_rfc_7030_where_they_say_the_same() -> None:
     """RFC 9908 section 5.5: challengePassword, ecPublicKey with secp384r1, serialNumber, ecdsaWithSHA384."""
     text = """
