@@ -15,6 +15,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError
 
+from pkiserver.authority import duplicates
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checkpoints import Checkpoint, Step, go_on
 from pkiserver.authority.checks.keycheck import check_key
@@ -26,14 +27,14 @@ from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, IssuerView, build_content
-from pkiserver.authority.templates.model import SameKey, SameSubject, Template
+from pkiserver.authority.templates.model import Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.store import certificates
 from pkiserver.store.authority import crls
-from pkiserver.store.certificates import NewIntent, blocked_keys
+from pkiserver.store.certificates import NewIntent
 from pkiserver.store.database import Database
 from pkiserver.store.failures import OutcomeUnknown
 from pkiserver.store.names import sans_of
@@ -136,7 +137,7 @@ class Preparer:
             order = self._order(template, authorised)
         except Rejected as error:
             blocked = await self._database.read(
-                lambda connection: _key_reasons(connection, spki_der(request.public_key))
+                lambda connection: duplicates.key_reasons(connection, spki_der(request.public_key))
             )
             raise Rejected((*error.reasons, *key_reasons, *blocked)) from None
         standing = IssuerStanding(order.issuing.authority, order.issuing.chain)
@@ -297,7 +298,7 @@ class Preparer:
                     connection, point.issuer_id, point.generation_id, point.scope, point.cover, announced=True
                 )
         number = certificates.insert_prepared(connection, intent)
-        # Asked after the insert, so that of two rivals of the same moment the later one sees the earlier.
+        duplicates.take_turn(connection, order, intent, number)
         admission = self._admit(connection, order, intent, number)
         if admission.reasons:
             raise Rejected(admission.reasons)
@@ -307,12 +308,12 @@ class Preparer:
 
     def _admit(self, connection: Connection, order: Order, intent: NewIntent, number: int) -> _Admission:
         fresh = certificates.key_is_new(connection, intent.spki_sha256, besides=number)
-        reasons = [] if order.own_key or fresh else _blocked_reasons(connection, intent.spki_sha256)
+        reasons = [] if order.own_key or fresh else duplicates.blocked_reasons(connection, intent.spki_sha256)
         if self._authorities.is_own_key(intent.spki_sha256) and not order.own_key:
             reasons.append(Reason(Refusal.BAD_KEY, "the key is a certification authority's own"))
-        renewed = _renewed(connection, order)
-        same_subject, supersedes = _same_subject(connection, order, intent, number, renewed)
-        same_key = [] if fresh else _same_key(connection, order, intent, number, renewed)
+        renewed = duplicates.renewed_by(connection, order)
+        same_subject, supersedes = duplicates.same_subject(connection, order, intent, number, renewed)
+        same_key = [] if fresh else duplicates.same_key(connection, order, intent, number, renewed)
         if renewed is not None and order.revoke_renewed:
             supersedes = (*supersedes, renewed)
         return _Admission((*reasons, *same_subject, *same_key), supersedes, renewed)
@@ -332,54 +333,3 @@ def _is_self_issued(order: Order) -> bool:
 def _is_ca(extensions: Extensions) -> bool:
     constraints = value_among(extensions, x509.BasicConstraints)
     return constraints is not None and constraints.ca
-
-
-def _same_subject(
-    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: int | None
-) -> tuple[list[Reason], tuple[int, ...]]:
-    rule = order.duplicates.same_subject
-    if rule is SameSubject.ALLOW:
-        return [], ()
-    found = certificates.valid_of_subject(connection, intent.subject, now=intent.created, template=order.template)
-    others = tuple(one for one in found if one != renewed)
-    if rule is SameSubject.SUPERSEDE:
-        return [], others
-    if others or certificates.is_subject_under_way(connection, intent.subject, besides=number):
-        return [Reason(Refusal.DUPLICATE, "a valid certificate with this subject exists already")], ()
-    return [], ()
-
-
-def _renewed(connection: Connection, order: Order) -> int | None:
-    if order.renewal_of is None:
-        return None
-    return certificates.number_of(connection, hashlib.sha256(order.renewal_of).digest())
-
-
-def _same_key(
-    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: int | None
-) -> list[Reason]:
-    rule = order.duplicates.same_key
-    if rule is SameKey.ALLOW:
-        return []
-    subject, whose = (None, "") if rule is SameKey.REFUSE else (intent.subject, " and another subject")
-    in_use = certificates.key_is_in_use(
-        connection,
-        intent.spki_sha256,
-        now=intent.created,
-        besides=number,
-        renewed=renewed,
-        by_another_than=subject,
-    )
-    return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")] if in_use else []
-
-
-def _key_reasons(connection: Connection, spki: bytes) -> list[Reason]:
-    return _blocked_reasons(connection, hashlib.sha256(spki).digest())
-
-
-def _blocked_reasons(connection: Connection, spki_sha256: bytes) -> list[Reason]:
-    if blocked_keys.get(connection, spki_sha256) is not None:
-        return [Reason(Refusal.BAD_KEY, "the key is on this server's list of blocked keys")]
-    if certificates.key_was_compromised(connection, spki_sha256):
-        return [Reason(Refusal.BAD_KEY, "a certificate of this key was revoked here for key compromise")]
-    return []

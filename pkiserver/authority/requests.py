@@ -198,7 +198,8 @@ class EnrollmentRequest:
 class RegistrationRecord:
     """Who it is, as the gate found. ``subject`` and ``sans``, where given, replace what the client wished.
 
-    ``notes`` are for the person, such as that the password expires soon.
+    ``notes`` are for the person, such as that the password expires soon. ``nameless``: the evidence showed nobody by
+    name, and ``name`` may be no more than what the request asks for.
     """
 
     name: str
@@ -207,6 +208,7 @@ class RegistrationRecord:
     subject: x509.Name | None = None
     sans: tuple[x509.GeneralName, ...] | None = None
     notes: tuple[str, ...] = ()
+    nameless: bool = False
 
     def attribute(self, key: str) -> str | None:
         """The first value of a registration attribute, or None."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Protocol
+
+CLOCKS_APART = timedelta(hours=1)
+"""By so much two nodes' clocks may differ, or one be put back, before somebody is taken for a namesake made later."""
 
 
 class Clock(Protocol):

@@ -6,24 +6,20 @@ How many officers of which group must agree, and for how long a request waits, i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import datetime
 
 import attrs
-from cryptography import x509
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import EnrollmentRequest, ProofKind, RegistrationRecord
+from pkiserver.authority.requests import EnrollmentRequest, RegistrationRecord
 from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
-from pkiserver.foundation.framing import framed
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.requestends import expire, question_of, tell_refused, with_question
-from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, under
-from pkiserver.registration.seats import identity_of
+from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, request_fingerprint, under
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound, nameless_site
 from pkiserver.store import certificates
@@ -111,6 +107,7 @@ class Approvals:
         reasons: tuple[str, ...] = (),
         checks: tuple[str, ...] = (),
         bound: WaitingBound | None = None,
+        seat: str = "",
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         """What became of this request: nothing yet (it is kept now), a certificate, or an approval to be used.
 
@@ -121,12 +118,13 @@ class Approvals:
             reasons: Why it waits, for the officers.
             checks: What was found about it, a line each, for the officers.
             bound: How many such requests may wait; None: however many.
+            seat: Whose seat the certificate would be in; empty: the requester's.
 
         Raises:
             DeniedBefore: an officer denied it, with the officer's reasons.
             Unavailable: there is no room for it among those that wait.
         """
-        new = self._new(request, record, rule, checks)
+        new = self._new(request, record, rule, checks, seat)
         event = AuditEvent(
             kind=AuditKind.REQUEST,
             actor=record.name,
@@ -252,7 +250,12 @@ class Approvals:
                 raise
 
     def _new(
-        self, request: EnrollmentRequest, record: RegistrationRecord, rule: EvidenceRule, checks: tuple[str, ...]
+        self,
+        request: EnrollmentRequest,
+        record: RegistrationRecord,
+        rule: EvidenceRule,
+        checks: tuple[str, ...],
+        seat: str,
     ) -> NewRequest:
         now = self.clock.now()
         payload = {
@@ -261,7 +264,7 @@ class Approvals:
             "source": request.source,
             "subject": _subject(request),
             "transaction": request.transaction_id,
-            SEAT: identity_of(request, record),
+            SEAT: seat or record.name,
         }
         return NewRequest(
             template=request.template,
@@ -320,24 +323,6 @@ class Approvals:
 def unknown_request(number: int) -> Rejected:
     """There is no request of that number, or none that whoever asks may know of."""
     return Rejected.because(Refusal.UNKNOWN_REQUEST, f"there is no request {number}")
-
-
-def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) -> bytes:
-    """The same octets whenever the same requester asks for the same thing: SHA-256 over length-prefixed parts.
-
-    What is asked for counts, not the PKCS#10 octets: a client that links its request to the TLS connection signs it
-    anew for each attempt (RFC 7030 section 4.2.3). A key that the server makes is another each time: it does not count.
-    """
-    wishes = request.wishes
-    texts = (request.template, request.protocol, record.name, request.transaction_id or "", str(wishes.not_after))
-    parts = (
-        *(text.encode() for text in texts),
-        b"" if request.proof.kind is ProofKind.GENERATED_HERE else request.spki,
-        b"" if wishes.subject is None else wishes.subject.public_bytes(),
-        x509.SubjectAlternativeName(wishes.sans).public_bytes(),
-        *(octets for one in wishes.extensions for octets in (one.oid.encode(), one.value)),
-    )
-    return hashlib.sha256(framed(parts)).digest()
 
 
 def _subject(request: EnrollmentRequest) -> str:

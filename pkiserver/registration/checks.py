@@ -28,14 +28,18 @@ def check_request(authorities: Authorities, template: Template, asked: Authorise
     reasons: list[Reason] = list(check_key(asked.request.public_key))
     content = None
     try:
-        authority = authorities.get(template.issuer)
-        view = authorities.view(authority, authority.current)
-        content = build_content(template, asked, view, now)
+        content = content_to_be(authorities, template, asked, now)
     except Rejected as error:
         reasons = [*error.reasons, *reasons]
     if reasons or content is None:
         raise Rejected(reasons)
     return _lines(asked, content)
+
+
+def content_to_be(authorities: Authorities, template: Template, asked: Authorised, now: datetime) -> CertificateContent:
+    """What the certificate would say, were it made now; raises :class:`Rejected` with the template's reasons."""
+    authority = authorities.get(template.issuer)
+    return build_content(template, asked, authorities.view(authority, authority.current), now)
 
 
 def _lines(asked: Authorised, content: CertificateContent) -> tuple[str, ...]:

@@ -30,11 +30,13 @@ from pkiserver.registration.connectors.library import Connectors
 from pkiserver.registration.connectors.values import Challenge, Denied
 from pkiserver.registration.identities import (
     ANONYMOUS,
+    CHALLENGE_PREFIX,
     CODE_PREFIX,
+    OPERATOR_PREFIX,
     SELF_SIGNED,
     Findings,
     Identity,
-    account_is_gone,
+    account_problem,
     connector_of,
     record_attributes,
 )
@@ -48,7 +50,6 @@ from pkiserver.store.registration.accounts import Account
 MAX_NAME = 256
 WRONG_CODE = Reason(Refusal.NOT_AUTHENTICATED, "the enrolment code is not valid")
 _ANONYMOUS = Identity(EvidenceKind.ANONYMOUS, ANONYMOUS)
-_CHALLENGE = "challenge:"
 
 
 @attrs.frozen
@@ -111,7 +112,7 @@ class Identifier:
             case CodeEvidence():
                 return await self._code(template.name, piece.code)
             case OperatorEvidence():
-                return Identity(EvidenceKind.OPERATOR, f"operator:{piece.name}")
+                return Identity(EvidenceKind.OPERATOR, f"{OPERATOR_PREFIX}{piece.name}")
             case _:
                 return await self._of_a_message(template, piece)
 
@@ -156,7 +157,7 @@ class Identifier:
         right = await self.hasher.verify(template.scep.static_challenge or None, challenge)
         if not right:
             return WRONG_CHALLENGE
-        return Identity(EvidenceKind.SHARED_SECRET, f"{_CHALLENGE}{template.name}")
+        return Identity(EvidenceKind.SHARED_SECRET, f"{CHALLENGE_PREFIX}{template.name}")
 
     async def _resumed(self, template: Template, requester: str) -> Identity | Reason:
         """Who was shown when the request came; a code must still be unspent and in time."""
@@ -164,7 +165,7 @@ class Identifier:
             return _granted(template.name, await self.codes.find_number(int(requester.removeprefix(CODE_PREFIX))))
         if requester.startswith(SELF_SIGNED):
             return Identity(EvidenceKind.SELF_SIGNED, requester)
-        if requester == f"{_CHALLENGE}{template.name}" and template.scep.static_challenge:
+        if requester == f"{CHALLENGE_PREFIX}{template.name}" and template.scep.static_challenge:
             return Identity(EvidenceKind.SHARED_SECRET, requester)
         return Reason(Refusal.NOT_AUTHENTICATED, "send the whole request again: its evidence is not kept")
 
@@ -190,10 +191,8 @@ class Identifier:
         problem = client_certificate_problem(found, self.clock.now())
         if problem is not None or found is None:
             return Reason(Refusal.NOT_AUTHENTICATED, problem or "the client certificate was not issued here")
-        if owner is not None and owner.disabled:
-            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is disabled")
-        if account_is_gone(found.requester, owner):
-            return Reason(Refusal.NOT_AUTHORISED, "the account behind the client certificate is gone")
+        if (behind := account_problem(found, owner)) is not None:
+            return Reason(Refusal.NOT_AUTHORISED, f"the account behind the client certificate is {behind}")
         generation = self.authorities.generation(found.generation_id)
         return Identity(
             EvidenceKind.CLIENT_CERTIFICATE,

@@ -18,7 +18,8 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     RegistrationRecord,
 )
-from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
+from pkiserver.authority.templates.build import CertificateContent
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, SameSubject, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.decoded import decoded
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
@@ -30,10 +31,9 @@ from pkiserver.registration.approvals import (
     Approvals,
     DeniedBefore,
     Pending,
-    request_fingerprint,
     still_answers,
 )
-from pkiserver.registration.checks import check_request
+from pkiserver.registration.checks import check_request, content_to_be
 from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
@@ -45,12 +45,13 @@ from pkiserver.registration.identities import (
     CODE_PREFIX,
     USERID,
     Findings,
-    account_is_gone,
+    account_problem,
     connector_of,
     record_attributes,
 )
-from pkiserver.registration.requestmatter import is_outdated
-from pkiserver.registration.seats import SeatClaim, identity_of
+from pkiserver.registration.renewed import StillStanding
+from pkiserver.registration.requestmatter import is_outdated, request_fingerprint
+from pkiserver.registration.seats import SeatClaim, identity_of, is_nameless
 from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
@@ -70,22 +71,6 @@ class Templates(Protocol):
 Decision = Authorised | Pending | AlreadyIssued
 _GUESSABLE = (PasswordEvidence, CodeEvidence, ChallengeEvidence)
 _GUESSED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE, EvidenceKind.SHARED_SECRET})
-
-
-@attrs.frozen
-class StillStanding:
-    """The certificate to be renewed, looked at again in the transaction that makes its successor durable."""
-
-    certificate_id: int
-
-    def take(self, connection: Connection, certificate_id: int) -> None:
-        """Raises :class:`Rejected` where it has been revoked or put on hold meanwhile."""
-        del certificate_id
-        if certificates.state_of(connection, self.certificate_id) is not CertificateState.ISSUED:
-            raise Rejected.because(Refusal.REVOKED, "the certificate to be renewed is not valid any more")
-
-    def give_back(self, connection: Connection, certificate_id: int) -> None:
-        """Nothing was spent."""
 
 
 @attrs.frozen
@@ -193,17 +178,25 @@ class Gate:
         self, request: EnrollmentRequest, template: Template, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim:
         checks: tuple[str, ...] = ()
+        asked = Authorised(request, found.record, "to be decided")
         bound = WaitingBound.of(template.name, found.rule, exempt=self.guesses.is_exempt(request.source))
         if not await self.approvals.knows(request, found.record):
             if bound is not None:
                 await self._require_room(bound, request.source)
-            asked = Authorised(request, found.record, "to be decided")
             checks = check_request(self.identifier.authorities, template, asked, self.clock.now())
             if template.seats.enabled:
                 checks += await self._seat_checks(template, asked)
         group = f" of {' or '.join(found.rule.approvers)}" if found.rule.approvers else ""
         why = f"rule {'+'.join(found.rule.all)} wants {found.rule.approvals} approval(s){group}"
-        return await self.approvals.ask(request, found.record, found.rule, reasons=(why,), checks=checks, bound=bound)
+        return await self.approvals.ask(
+            request,
+            found.record,
+            found.rule,
+            reasons=(why,),
+            checks=checks,
+            bound=bound,
+            seat=identity_of(found.record, self._content(template, asked)),
+        )
 
     async def _require_room(self, bound: WaitingBound, address: str) -> None:
         """Before costly work, and in no write; raises :class:`Unavailable`, as asking would."""
@@ -219,9 +212,24 @@ class Gate:
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
-        identity = identity_of(decision.request, decision.record)
-        device = decision.request.device
-        return SeatClaim(template.name, template.seats, identity, device, renewed, self.clock)
+        supersedes = template.duplicates.same_subject is SameSubject.SUPERSEDE
+        content = self._content(template, decision) if supersedes or is_nameless(decision.record) else None
+        return SeatClaim(
+            template.name,
+            template.seats,
+            identity_of(decision.record, content),
+            decision.request.device,
+            renewed,
+            self.clock,
+            content.subject.rfc4514_string() if supersedes and content is not None else None,
+        )
+
+    def _content(self, template: Template, decision: Authorised) -> CertificateContent | None:
+        """What the certificate would say; None where it is refused, with every reason, when it is to be made."""
+        try:
+            return content_to_be(self.identifier.authorities, template, decision, self.clock.now())
+        except Rejected:
+            return None
 
     async def _fetched(self, request: EnrollmentRequest) -> AlreadyIssued | None:
         """What the very same request brought after an approval: its enrolment code is spent on that certificate."""
@@ -321,7 +329,7 @@ class Gate:
                 return AlreadyIssued(successor.id)
             raise Rejected(reasons)
         assert current is not None
-        claims = (StillStanding(current.id),)
+        claims = (StillStanding(current.id, alone=template.renewal.revoke_old),)
         record = await self._renewed_record(template, current, owner)
         return Authorised(request, record, "renewal with the current certificate", claims)
 
@@ -331,10 +339,8 @@ class Gate:
         """Who the holder of the current certificate is today; its subject and names are kept."""
         assert current.der is not None
         old = decoded(current.der)
-        if owner is not None and owner.disabled:
-            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is disabled")
-        if account_is_gone(current.requester, owner):
-            raise Rejected.because(Refusal.NOT_AUTHORISED, "the account behind the certificate is gone")
+        if (problem := account_problem(current, owner)) is not None:
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"the account behind the certificate is {problem}")
         found = await self._holder_today(template, current.requester) if owner is None else None
         if isinstance(found, Denied):
             text = "the holder of the certificate is not entitled any more where they are kept"

@@ -7,9 +7,11 @@ from cryptography import x509
 
 from pkiserver.authority.requests import Claim
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind
+from pkiserver.foundation.clock import CLOCKS_APART
 from pkiserver.foundation.errors import Reason, Unavailable
 from pkiserver.registration.connectors.settings import RESERVED
 from pkiserver.registration.connectors.values import Challenge
+from pkiserver.store.certificates import Certificate
 from pkiserver.store.registration.accounts import Account
 
 # the attribute with the plain name of a user, wherever they are kept
@@ -17,6 +19,8 @@ USERID = "userid"
 ANONYMOUS = "anonymous"
 CODE_PREFIX = "enroll-code:"
 SELF_SIGNED = "self-signed:"
+CHALLENGE_PREFIX = "challenge:"
+OPERATOR_PREFIX = "operator:"
 _CONNECTED = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE, EvidenceKind.SHARED_SECRET})
 
 
@@ -52,12 +56,17 @@ def connector_of(requester: str) -> str | None:
     return None if not colon or name in RESERVED else name
 
 
-def account_is_gone(requester: str, account: Account | None) -> bool:
-    """Whether a certificate's requester was an account of this server that is not there any more.
+def account_problem(certificate: Certificate, account: Account | None) -> str | None:
+    """Why a certificate does not show the account that it was issued to; None where it does, or was issued to none.
 
-    Requesters of other kinds have a colon in their names (``operator:``, ``enroll-code:``, those of connectors).
+    Requesters that are no accounts of this server have a colon in their names (``operator:``, ``enroll-code:``, those
+    of connectors). An account that was made after the certificate is a namesake's.
     """
-    return account is None and ":" not in requester and requester != ANONYMOUS
+    if account is None:
+        return "gone" if ":" not in certificate.requester and certificate.requester != ANONYMOUS else None
+    if account.created > certificate.created + CLOCKS_APART:
+        return "gone, and another has its name"
+    return "disabled" if account.disabled else None
 
 
 def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:

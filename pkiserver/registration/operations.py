@@ -251,7 +251,7 @@ class Operations:
         """Raises :class:`Rejected` where whoever asks may not: with nobody behind it, one person would do it alone."""
         kind = OperationKind(row.kind)
         permission = Permission.CONFIGURE if kind in _CONFIGURING else Permission.ASK_OPERATIONS
-        if (why := _needed(row, permission).reason_against(connection, row.requested_by)) is not None:
+        if (why := _needed(row, permission).reason_against(connection, row.requested_by, row.created)) is not None:
             raise Rejected.because(Refusal.NOT_AUTHORISED, f"it is not for {row.requested_by} to ask: {why}")
 
     def _note(

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from cryptography import x509
 from sqlalchemy import Connection
 
+from pkiserver.authority.requests import EnrollmentRequest, ProofKind, RegistrationRecord
 from pkiserver.foundation.framing import framed
 from pkiserver.registration.administrators import Permission
 from pkiserver.registration.identities import CODE_PREFIX
@@ -92,3 +94,21 @@ def _owners(connection: Connection, template: str, noted: Mapping[str, Any]) -> 
 def requester_of(request: PendingRequest) -> str:
     """Who asked."""
     return str(json.loads(request.payload)["requester"])
+
+
+def request_fingerprint(request: EnrollmentRequest, record: RegistrationRecord) -> bytes:
+    """The same octets whenever the same requester asks for the same thing: SHA-256 over length-prefixed parts.
+
+    What is asked for counts, not the PKCS#10 octets: a client that links its request to the TLS connection signs it
+    anew for each attempt (RFC 7030 section 4.2.3). A key that the server makes is another each time: it does not count.
+    """
+    wishes = request.wishes
+    texts = (request.template, request.protocol, record.name, request.transaction_id or "", str(wishes.not_after))
+    parts = (
+        *(text.encode() for text in texts),
+        b"" if request.proof.kind is ProofKind.GENERATED_HERE else request.spki,
+        b"" if wishes.subject is None else wishes.subject.public_bytes(),
+        x509.SubjectAlternativeName(wishes.sans).public_bytes(),
+        *(octets for one in wishes.extensions for octets in (one.oid.encode(), one.value)),
+    )
+    return hashlib.sha256(framed(parts)).digest()

@@ -9,6 +9,9 @@ from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Evidence
 from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.registration.identities import USERID, Findings, Identity
 
+_BY_NAME = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE})
+"""Evidence that shows somebody by name; what else there is is a challenge, or an operator who asks for others."""
+
 
 @attrs.frozen
 class Match:
@@ -28,6 +31,7 @@ class Match:
             subject=next((one.subject for one in self.identities if one.subject is not None), None),
             sans=next((one.sans for one in self.identities if one.sans is not None), None),
             notes=tuple(note for one in self.identities for note in one.notes),
+            nameless=first.kind not in _BY_NAME,
         )
 
     def _attributes(self) -> tuple[tuple[str, str], ...]:

@@ -14,13 +14,22 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import Device, EnrollmentRequest, RegistrationRecord
+from pkiserver.authority.requests import Device, RegistrationRecord
+from pkiserver.authority.templates.build import CertificateContent
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.registration.identities import (
+    ANONYMOUS,
+    CHALLENGE_PREFIX,
+    CODE_PREFIX,
+    OPERATOR_PREFIX,
+    SELF_SIGNED,
+)
 from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store.database import Database
+from pkiserver.store.names import sans_of
 from pkiserver.store.registration import seats as rows
 from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
 
@@ -28,22 +37,33 @@ SERVER = "system"
 MOST_METADATA = 64
 MOST_TEXT = 1024
 MOST_OWNER = 256
-_NAMELESS = ("enroll-code:", "challenge:", "self-signed:", "anonymous")
+_NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED, OPERATOR_PREFIX)
+"""Requesters that are nobody's names, or of somebody who asks for others, as certificates have them."""
 
 
-def identity_of(request: EnrollmentRequest, record: RegistrationRecord) -> str:
-    """Whose seat it is: the account, or the subject where the evidence shows nobody by name."""
-    if not record.name.startswith(_NAMELESS):
+def is_nameless(record: RegistrationRecord) -> bool:
+    """Whether a seat cannot go by whoever asks."""
+    return record.nameless or record.name == ANONYMOUS or record.name.startswith(_NAMELESS)
+
+
+def identity_of(record: RegistrationRecord, content: CertificateContent | None) -> str:
+    """Whose seat it is: the account; where the evidence shows nobody by name, whom the certificate is for.
+
+    That is its subject, or else its alternative names, and not what the request says: in how many ways can one ask for
+    the same. ``content`` is what the certificate would say; None where there will be none.
+    """
+    if content is None or not is_nameless(record):
         return record.name
-    subject = record.subject if record.subject is not None else request.wishes.subject
-    return (subject.rfc4514_string() if subject is not None else "") or record.name
+    names = sorted(f"{san.kind}:{san.value}" for san in sans_of(content.sans))
+    return content.subject.rfc4514_string() or ", ".join(names)
 
 
 @attrs.frozen
 class SeatClaim:
     """A place for a certificate in a seat, taken with the certificate's intent.
 
-    ``renewed`` is the number of the certificate that is renewed, whose seat it then is.
+    ``renewed`` is the number of the certificate that is renewed, whose seat it then is; ``superseded`` the subject
+    whose certificates are revoked when this one is stored, if the template says so.
     """
 
     template: str
@@ -52,6 +72,7 @@ class SeatClaim:
     device: Device | None
     renewed: int | None
     clock: Clock
+    superseded: str | None = None
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Find or make the seat, and admit; raises :class:`Rejected` with every reason."""
@@ -89,7 +110,7 @@ class SeatClaim:
         if seat.archived:
             reasons.append(Reason(Refusal.NOT_AUTHORISED, "the seat is archived"))
         if self.rules.certificates:
-            valid = rows.valid_certificates(connection, seat.id, now=now, besides=self.renewed)
+            valid = rows.valid_certificates(connection, seat.id, now=now, besides=self.renewed, subject=self.superseded)
             if valid >= self.rules.certificates:
                 text = f"the seat has {valid} valid certificate(s), and the template allows {self.rules.certificates}"
                 reasons.append(Reason(Refusal.LIMIT, text))

@@ -7,10 +7,12 @@ scope or group between vote and decision has agreed to nothing.
 from __future__ import annotations
 
 import tomllib
+from datetime import datetime
 
 import attrs
 from sqlalchemy import Connection
 
+from pkiserver.foundation.clock import CLOCKS_APART
 from pkiserver.foundation.tomlfile import parse
 from pkiserver.registration.administrators import Administrator, Permission, administrator_of
 from pkiserver.store.authority import templates
@@ -37,16 +39,19 @@ class Needed:
     whole: bool = False
     groups: tuple[str, ...] = ()
 
-    def reason_against(self, connection: Connection, actor: str) -> str | None:
-        """Why it is not for that actor; None where it is.
+    def reason_against(self, connection: Connection, actor: str, at: datetime) -> str | None:
+        """Why what an actor did at a time was not theirs to do, as things are now; None where it was.
 
-        Only administrators are looked at: who has the machine's command line needs no role.
+        An administrator who was made after that has only the name of whoever did it. Only administrators are looked at:
+        who has the machine's command line needs no role.
         """
         if not actor.startswith(ADMIN):
             return None
         row = rows.get(connection, actor.removeprefix(ADMIN))
         if row is None or row.disabled:
             return f"{actor} is no administrator any more"
+        if row.created > at + CLOCKS_APART:
+            return f"{actor} is another administrator by now"
         who = administrator_of(row)
         if not who.may(self.permission):
             return f"{', '.join(sorted(who.roles))} does not permit {self.permission}"

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.framing import framed
 from pkiserver.foundation.secret import Secret
-from pkiserver.registration.identities import CODE_PREFIX, SELF_SIGNED
+from pkiserver.registration.identities import CHALLENGE_PREFIX, CODE_PREFIX, OPERATOR_PREFIX, SELF_SIGNED
 from pkiserver.store import secrets as server_secrets
 from pkiserver.store.registration import votes as rows
 from pkiserver.store.registration.votes import VoteRow
@@ -28,8 +28,8 @@ from pkiserver.store.times import to_micros
 KEY_NAME = "approval-marks"
 MOST_REASON = 1000
 """Characters of the reason that a voter gives."""
-_PREFIXES = ("admin:", "cli:", "operator:")
-_NAMELESS = (CODE_PREFIX, "challenge:", SELF_SIGNED)
+_PREFIXES = ("admin:", "cli:", OPERATOR_PREFIX)
+_NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED)
 """What shows nobody by name."""
 
 
@@ -69,8 +69,8 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _everybody(connection: Connection, actor: str) -> str | None:
-    del connection, actor
+def _everybody(connection: Connection, actor: str, at: datetime) -> str | None:
+    del connection, actor, at
     return None
 
 
@@ -109,7 +109,7 @@ class Person:
 class Matter:
     """What is voted on. ``digest`` stands for all of it; ``asked_by`` are the names of whoever asked.
 
-    ``against`` tells why an actor may not vote on it, as things are in the transaction; None: they may.
+    ``against`` tells why what an actor votes at a time does not count as things are in the transaction; None: it does.
     """
 
     kind: str
@@ -118,7 +118,7 @@ class Matter:
     needed: int
     approvers: tuple[str, ...]
     asked_by: frozenset[str]
-    against: Callable[[Connection, str], str | None] = _everybody
+    against: Callable[[Connection, str, datetime], str | None] = _everybody
 
 
 @attrs.frozen
@@ -156,7 +156,7 @@ class Votes:
                 Their role or scope does not let them, whichever way they came.
         """
         reasons = _reasons_against(matter, by, reason)
-        if not reasons and (why := matter.against(connection, by.actor)) is not None:
+        if not reasons and (why := matter.against(connection, by.actor, at)) is not None:
             reasons.append(Reason(Refusal.NOT_AUTHORISED, why))
         earlier = rows.votes_on(connection, matter.kind, matter.number)
         if any(may_be_one(by.names, _names_of(vote)) for vote in earlier):
@@ -182,7 +182,7 @@ class Votes:
                 text = f"a vote on {matter.kind} {matter.number} was changed in the database: it does not count"
                 raise Rejected.because(Refusal.NOT_AUTHORISED, text)
             denied = denied or not vote.approved
-            if vote.approved and vote.actor is not None and matter.against(connection, vote.actor) is not None:
+            if vote.approved and vote.actor is not None and matter.against(connection, vote.actor, vote.at) is not None:
                 lapsed += 1
             else:
                 approvals += vote.approved

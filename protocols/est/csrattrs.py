@@ -13,7 +13,7 @@ from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from pkiserver.authority.templates.model import Template
-from pkiserver.authority.templates.model_names import SubjectPart
+from pkiserver.authority.templates.model_names import Source, SubjectPart
 from pkiserver.keys.algorithms import KeyFamily, KeyType
 from protocols.cms.ber import header
 from protocols.cms.messages import AlgorithmIdentifier, algorithm, octets, set_tlv, tlv
@@ -77,13 +77,24 @@ def encode_csr_attributes(template: Template) -> bytes:
 
 def _wished(template: Template) -> tuple[SubjectPart, ...]:
     """The parts of the subject that must come from the client."""
-    return tuple(part for part in template.subject.parts if part.required and part.source.uses_request)
+    return tuple(part for part in template.subject.parts if part.source.uses_request and _is_needed(template, part))
+
+
+def _is_needed(template: Template, part: SubjectPart) -> bool:
+    """Whether the subject lacks something without it: said of the part, or of its attribute, which no other gives."""
+    if part.required or part.attribute not in template.subject.required:
+        return part.required
+    others = (one for one in template.subject.parts if one.attribute is part.attribute)
+    return part.default is None and not any(one.source is Source.FIXED for one in others)
 
 
 def _wants_names(template: Template) -> bool:
-    """Whether the client has to name itself in a subjectAltName."""
+    """Whether the client has to name itself in a subjectAltName, if only for its subject to be taken from there."""
     from_client = [part for part in template.sans.parts if part.source.uses_request]
-    return bool(from_client) and (template.sans.min > 0 or any(part.min > 0 for part in from_client))
+    copied = [part for part in template.subject.parts if part.source is Source.SAN and _is_needed(template, part)]
+    given = {part.kind for part in template.sans.parts if not part.source.uses_request}
+    needed = any(given.isdisjoint(part.sans) for part in copied)
+    return bool(from_client) and (template.sans.min > 0 or needed or any(part.min > 0 for part in from_client))
 
 
 def _request_template(template: Template, key: KeyType | None) -> list[bytes]:

@@ -153,7 +153,7 @@ class ScepService:
 
     async def _settle(self, ask: _Ask) -> Outcome:
         """One certificate for one transaction, whoever brings it about."""
-        refusal: Rejected | None = None
+        refusal: Rejected | Unavailable | None = None
         for _ in range(_PATIENCE):
             standing = await self._engine.transactions.find(ask.new.key)
             step = self._step(ask, standing)
@@ -166,7 +166,7 @@ class ScepService:
                 raise refusal  # nobody else brought it about either
             try:
                 return await self._issue(ask, standing)
-            except Rejected as error:
+            except (Rejected, Unavailable) as error:
                 # Another copy of this message may have been faster: then its certificate is the answer.
                 refusal = error
         return None

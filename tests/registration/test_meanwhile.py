@@ -32,6 +32,7 @@ from pkiserver.store.registration.requests import RequestState
 from pkiserver.store.schema.audit import audit_event
 from pkiserver.store.schema.authorities import config_object
 from pkiserver.store.schema.registration import enroll_code
+from tests.support.clock import FakeClock
 from tests.support.engines import ACTOR, engine_with, enrollment, template_text
 
 PASSWORD = '[[evidence]]\nall = ["password"]\ngroups = ["staff"]\napproval = true\n'
@@ -43,13 +44,14 @@ TEXTS = {
     "certified": template_text("certified", CERTIFICATE),
 }
 GOOD = Secret("a long password")
+STAFF = frozenset({"staff"})
 ALICE = PasswordEvidence("alice", GOOD)
 
 
 @asynccontextmanager
-async def opened(folder: Path, url: str | None = None) -> AsyncIterator[Engine]:
-    async with engine_with(folder, TEXTS, url=url) as engine:
-        await engine.accounts.create("alice", GOOD, groups=frozenset({"staff"}), by="tester")
+async def opened(folder: Path, url: str | None = None, clock: FakeClock | None = None) -> AsyncIterator[Engine]:
+    async with engine_with(folder, TEXTS, url=url, clock=clock) as engine:
+        await engine.accounts.create("alice", GOOD, groups=STAFF, by="tester")
         yield engine
 
 
@@ -269,3 +271,21 @@ async def test_a_certificate_is_not_renewed_for_an_account_that_is_gone(
         assert await refused(engine, enrollment("code", own, renewal_of=made.der)) == {Refusal.NOT_AUTHORISED}
         shown = enrollment("certified", own)
         assert Refusal.NOT_AUTHORISED in await refused(engine, shown)
+
+
+async def test_a_certificate_shows_nobody_to_whom_the_name_of_its_account_was_given_later(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, clock=clock) as engine:
+        made = await engine.enroll(enrollment("code", ALICE))
+        assert isinstance(made, IssuedCertificate)
+        clock.advance(timedelta(days=7))
+        await engine.accounts.delete("alice", by="tester")
+        await engine.accounts.create("alice", GOOD, groups=STAFF, by="tester")
+        own = ClientCertificateEvidence(made.der)
+        assert await refused(engine, enrollment("code", own, renewal_of=made.der)) == {Refusal.NOT_AUTHORISED}
+        assert Refusal.NOT_AUTHORISED in await refused(engine, enrollment("certified", own))
+        # whose name it is now has certificates of their own
+        new = await engine.enroll(enrollment("code", ALICE))
+        assert isinstance(new, IssuedCertificate)
+        theirs = enrollment("code", ClientCertificateEvidence(new.der), renewal_of=new.der)
+        assert isinstance(await engine.enroll(theirs), IssuedCertificate)

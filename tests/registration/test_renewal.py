@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.authority.requests import (
     Authorised,
@@ -16,7 +17,7 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
 )
 from pkiserver.authority.revocation import ByCertificate, Order
-from pkiserver.foundation.errors import Refusal, Rejected
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.runtime.engine import Engine
 from pkiserver.store.certificates import RevocationReason
@@ -98,3 +99,24 @@ async def test_anchor_7_a_certificate_that_is_revoked_while_its_renewal_is_made_
         with pytest.raises(Rejected) as caught:
             await engine.road.prepare(decision)
         assert {one.code for one in caught.value.reasons} <= {Refusal.REVOKED, Refusal.BAD_KEY}
+
+
+async def test_of_many_renewals_at_once_that_replace_a_certificate_one_brings_another(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        old = await first(engine, "once")
+        keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(8)]
+        tries = [Deferred.fromCoroutine(engine.enroll(again("once", old, key))) for key in keys]
+        results = await DeferredList(tries, consumeErrors=True)
+        assert sum(fine for fine, _ in results) == 1
+        for fine, failure in results:
+            # too late, or to come again, which is too late then
+            assert fine or failure.check(Unavailable) or failure.value.has(Refusal.REVOKED), failure
+        # whose answer was lost meanwhile asks again
+        [key] = [key for key, (fine, _) in zip(keys, results, strict=True) if fine]
+        [made] = [answer for fine, answer in results if fine]
+        repeated = await engine.enroll(again("once", old, key))
+        assert isinstance(repeated, IssuedCertificate)
+        assert repeated.der == made.der
+        # and the next renewal finds nothing in its way
+        assert isinstance(await engine.enroll(again("once", made.der, keys[0])), IssuedCertificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from pkiserver.authority.requests import (
     Device,
     EnrollmentRequest,
     IssuedCertificate,
+    OperatorEvidence,
     PasswordEvidence,
 )
-from pkiserver.foundation.errors import Reason, Refusal, Rejected
+from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.approvals import Pending
 from pkiserver.registration.codes import parse_subject
 from pkiserver.registration.slots import choose, device_reasons
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
+from pkiserver.store import certificates
+from pkiserver.store.certificates import CertificateState
 from pkiserver.store.registration.seats import Slot, SlotMode
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
@@ -41,6 +45,8 @@ TEXTS = {
     "decided": template_text("decided", APPROVED, "[seats]\nenabled = true\nlimit = 1\ncertificates = 1\n"),
     "known": template_text("known", PASSWORD, "[seats]\nenabled = true\nlearn = false\n"),
 }
+FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
+CODES = '[[evidence]]\nall = ["code"]\n'
 GOOD = Secret("a long password")
 NOW = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
 
@@ -53,6 +59,16 @@ async def with_accounts(engine: Engine, *names: str) -> None:
 def asked(template: str, account: str, device: Device | None = None) -> EnrollmentRequest:
     request = enrollment(template, PasswordEvidence(account, GOOD), name=account)
     return attrs.evolve(request, device=device)
+
+
+async def with_code(engine: Engine, name: str, hosts: tuple[str, ...] = ()) -> EnrollmentRequest:
+    """A request with a fresh code that is bound to nobody."""
+    _, code = await engine.codes.create(template="few", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester")
+    return enrollment("few", CodeEvidence(code), name=name, hosts=hosts)
+
+
+def without_subject(request: EnrollmentRequest) -> EnrollmentRequest:
+    return attrs.evolve(request, wishes=attrs.evolve(request.wishes, subject=None))
 
 
 async def refused(engine: Engine, request: EnrollmentRequest) -> set[Refusal]:
@@ -104,6 +120,20 @@ async def test_limits_hold_when_many_ask_at_once(tmp_path: Path, url: str) -> No
         assert len(await engine.seats.search(template="few")) == 2
 
 
+async def test_limits_hold_when_two_processes_are_asked_at_once(tmp_path: Path, url: str) -> None:
+    rules = "[seats]\nenabled = true\ncertificates = 2\n"
+    async with (
+        engine_with(tmp_path, {"few": template_text("few", PASSWORD, rules)}, url=url) as one,
+        open_engine(one.settings, worker="1") as two,
+    ):
+        for number in range(12):
+            await with_accounts(one, name := f"user-{number}")
+            tries = [Deferred.fromCoroutine(engine.enroll(asked("few", name))) for engine in (one, two) * 4]
+            results = await DeferredList(tries, consumeErrors=True)
+            assert all(fine or failure.value.has(Refusal.LIMIT) for fine, failure in results)
+            assert sum(fine for fine, _ in results) == 2
+
+
 async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: str) -> None:
     async with engine_with(tmp_path, TEXTS, url=url) as engine:
         await with_accounts(engine, "alice")
@@ -117,17 +147,53 @@ async def test_one_identity_has_a_seat_under_each_template(tmp_path: Path, url: 
 
 async def test_a_subject_too_long_for_a_seat_is_refused_and_not_put_off(tmp_path: Path, url: str) -> None:
     """PostgreSQL's index takes no such identity: the client was told to come again, for ever."""
-    ignoring = template_text(
-        "few", '[[evidence]]\nall = ["code"]\n', '[seats]\nenabled = true\n[subject]\nothers = "ignore"\n'
-    )
-    async with engine_with(tmp_path, {"few": ignoring}, url=url) as engine:
-        units = "".join(f",OU={sha256(bytes([number])).hexdigest()}" for number in range(60))
+    units = '[[subject.parts]]\nattribute = "organizational_unit"\nfrom = "request"\nmax = 20\n'
+    long = template_text("few", CODES, f"[seats]\nenabled = true\n{units}")
+    async with engine_with(tmp_path, {"few": long}, url=url) as engine:
+        units = "".join(f",OU={sha256(bytes([number])).hexdigest()}" for number in range(20))
         _, code = await engine.codes.create(
             template="few", subject=None, sans=(), lifetime=timedelta(hours=1), by="tester"
         )
         assert await refused(engine, enrollment("few", CodeEvidence(code), name=f"x{units}")) == {Refusal.LIMIT}
         assert await engine.seats.search() == ()
         assert isinstance(await engine.enroll(enrollment("few", CodeEvidence(code), name="x")), IssuedCertificate)
+
+
+@pytest.mark.parametrize("others", ["refuse", "ignore"])
+async def test_who_shows_no_name_gets_no_second_seat_by_asking_in_other_words(
+    tmp_path: Path, url: str, others: str
+) -> None:
+    """What counts is whom the certificate is for, not what the request says beside that."""
+    text = template_text(
+        "few", CODES, f'[seats]\nenabled = true\ncertificates = 1\n[subject]\nothers = "{others}"\n{FIXED}'
+    )
+    async with engine_with(tmp_path, {"few": text}, url=url) as engine:
+        assert isinstance(await engine.enroll(await with_code(engine, "printer")), IssuedCertificate)
+        for name in ("printer", "printer,O=Example", "printer,O=EXAMPLE", *(["printer,OU=x"] * (others == "ignore"))):
+            assert await refused(engine, await with_code(engine, name)) == {Refusal.LIMIT}, name
+        [seat] = await engine.seats.search()
+        assert seat.identity == "CN=printer,O=Example"
+
+
+async def test_devices_without_a_subject_have_a_seat_each(tmp_path: Path) -> None:
+    text = template_text("few", CODES, "[seats]\nenabled = true\ncertificates = 1\n[sans]\nmin = 1\n").replace(
+        "required = true\n[[sans", "[[sans"
+    )
+    async with engine_with(tmp_path, {"few": text}) as engine:
+        for host in ("a.example.org", "b.example.org"):
+            request, other = [await with_code(engine, "x", hosts=(host,)) for _ in range(2)]
+            assert isinstance(await engine.enroll(without_subject(request)), IssuedCertificate)
+            assert await refused(engine, without_subject(other)) == {Refusal.LIMIT}
+        assert {one.identity for one in await engine.seats.search()} == {"dns:a.example.org", "dns:b.example.org"}
+
+
+async def test_what_an_operator_enrols_is_in_the_devices_seat_and_not_the_operators(tmp_path: Path) -> None:
+    text = template_text("few", '[[evidence]]\nall = ["operator"]\n', "[seats]\nenabled = true\ncertificates = 1\n")
+    async with engine_with(tmp_path, {"few": text}) as engine:
+        for name in ("one", "two"):
+            made = await engine.enroll(enrollment("few", OperatorEvidence("root"), name=name, protocol="cli"))
+            assert isinstance(made, IssuedCertificate)
+        assert {one.identity for one in await engine.seats.search()} == {"CN=one", "CN=two"}
 
 
 async def test_a_seat_is_taken_back_within_the_limit_only(tmp_path: Path, url: str) -> None:
@@ -173,6 +239,32 @@ async def test_a_renewal_of_what_counts_no_more_takes_no_place_beside_another(tm
         ]
         assert await refused(engine, shown[0]) == {Refusal.LIMIT}
         assert isinstance(await engine.enroll(shown[1]), IssuedCertificate)
+
+
+async def test_what_is_superseded_leaves_its_place_in_the_seat(tmp_path: Path, url: str) -> None:
+    """A device that has lost its key enrols anew: the template says that the old certificate is revoked then."""
+    text = template_text(
+        "few", PASSWORD, '[seats]\nenabled = true\ncertificates = 1\n[duplicates]\nsame_subject = "supersede"\n'
+    )
+    async with engine_with(tmp_path, {"few": text}, url=url) as engine:
+        await with_accounts(engine, "alice")
+        for _ in range(2):
+            assert isinstance(await engine.enroll(asked("few", "alice")), IssuedCertificate)
+        # the one that it supersedes is of another subject: it stays, and so does its place
+        assert await refused(engine, attrs.evolve(asked("few", "alice"), wishes=asked("few", "bob").wishes)) == {
+            Refusal.LIMIT
+        }
+        tries = [Deferred.fromCoroutine(engine.enroll(asked("few", "alice"))) for _ in range(4)]
+        results = await DeferredList(tries, consumeErrors=True)
+        assert all(fine or failure.check(Unavailable) for fine, failure in results)  # while another is being made
+        [seat] = await engine.seats.search()
+        kept = (await engine.seats.detail(seat.id)).certificates
+        states = [
+            await engine.database.read(partial(certificates.state_of, certificate_id=one.certificate_id))
+            for one in kept
+        ]
+        assert states.count(CertificateState.ISSUED) == 1
+        assert states[0] is CertificateState.ISSUED
 
 
 async def test_seats_that_are_not_learned_are_made_by_hand(tmp_path: Path) -> None:

@@ -31,11 +31,14 @@ from tests.support.engines import engine_with, enrollment, template_text
 PASSWORD = '[[evidence]]\nall = ["password"]\napproval = true\n'
 TWO = f'{PASSWORD}approvals = 2\napprovers = ["officers"]\napproval_lifetime = "1h"\n'
 CODE = '[[evidence]]\nall = ["code"]\napproval = true\n'
+FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
 TEXTS = {
     "one": template_text("one", PASSWORD),
     "two": template_text("two", TWO),
+    "long": template_text("long", TWO.replace("1h", "7d")),
     "code": template_text("code", CODE),
     "seated": template_text("seated", PASSWORD, "[seats]\nenabled = true\n"),
+    "device": template_text("device", CODE, f"[seats]\nenabled = true\n{FIXED}"),
 }
 GOOD = Secret("a long password")
 OFFICERS = frozenset({"officers"})
@@ -163,6 +166,22 @@ async def test_row_29_the_makers_second_certificate_and_the_owner_of_the_device_
             await engine.operations.decide(made.number, approved=True, by=other)
 
 
+@pytest.mark.parametrize("name", ["printer", "printer,O=Example", "printer,O=EXAMPLE"])
+async def test_row_29_the_owner_of_a_device_decides_nothing_in_whatever_words_it_asks(
+    tmp_path: Path, name: str
+) -> None:
+    async with opened(tmp_path, f"sqlite:///{tmp_path / 'db'}") as engine:
+        owner = await officer(engine, "rj-one", account="r.jones")
+        await engine.seats.create("device", "CN=printer,O=Example", owner="r.jones", by="tester")
+        _, code = await engine.codes.create(
+            template="device", subject=None, sans=(), lifetime=timedelta(days=1), by="admin:carol"
+        )
+        waiting = await engine.enroll(enrollment("device", CodeEvidence(code), name=name))
+        assert isinstance(waiting, Pending)
+        assert await refused(engine, waiting.request_number, owner) == {Refusal.NOT_AUTHORISED}
+        assert await vote(engine, waiting.request_number, "bob") is RequestState.APPROVED
+
+
 async def test_row_29_an_officer_who_gives_the_seat_away_still_decides_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path, f"sqlite:///{tmp_path / 'db'}") as engine:
         owner = await officer(engine, "rj-one", account="r.jones")
@@ -233,6 +252,25 @@ async def test_an_approval_whose_voter_was_removed_before_the_client_came_waits_
         # what has been issued is not undone by it
         await engine.administrators.delete("dave", by="tester")
         assert isinstance(await engine.enroll(request), IssuedCertificate)
+
+
+async def test_who_has_a_removed_administrators_name_later_has_not_voted_nor_asked(tmp_path: Path, url: str) -> None:
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        request, number = await asked(engine, "long")
+        made = await engine.operations.ask(
+            OperationKind.RECOVER_KEY, "key", {"detail": "a key"}, reason="x", by=await officer(engine, "erin")
+        )
+        await vote(engine, number, "bob")
+        clock.advance(timedelta(days=1))
+        for name in ("bob", "erin"):
+            await engine.administrators.delete(name, by="tester")
+            await officer(engine, name)
+        assert await vote(engine, number, "carol") is RequestState.PENDING, "the other bob agreed, and is gone"
+        assert await vote(engine, number, "dave") is RequestState.APPROVED
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+        with pytest.raises(Rejected, match="another administrator by now"):
+            await engine.operations.decide(made.number, approved=True, by=Person("admin:carol"))
 
 
 async def test_a_request_whose_time_ends_between_two_votes_is_over(tmp_path: Path, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection
@@ -249,9 +250,10 @@ async def test_duplicates_are_found_among_the_valid_and_those_under_way(url: str
         assert await database.read(lambda c: certificates.valid_of_subject(c, "cn=web, o=EXAMPLE", **asked)) == (valid,)
         found = await database.read(lambda c: certificates.valid_by_key(c, key, **asked))
         assert [one.id for one in found] == [valid]
-        assert await database.read(lambda c: certificates.is_subject_under_way(c, "CN=web, O=Example"))
-        alone = {"besides": rival}
-        assert not await database.read(lambda c: certificates.is_subject_under_way(c, "CN=web, O=Example", **alone))
+        for template, besides, under_way in (("device", 0, True), ("device", rival, False), ("server", 0, False)):
+            like = {"template": template, "besides": besides}
+            found = await database.read(partial(certificates.is_subject_under_way, subject="CN=web, O=Example", **like))
+            assert found is under_way
         assert not await database.read(lambda c: certificates.key_was_compromised(c, key))
         reason = RevocationReason.KEY_COMPROMISE
         await database.write(lambda c: certificates.revoke(c, valid, reason=reason, at=NOW))

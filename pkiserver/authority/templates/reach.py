@@ -21,6 +21,11 @@ _CARRIES = {
     ),
 }
 """What clients of a protocol can show; of protocols that are not here nothing is said."""
+_ONE_PLACE = (
+    frozenset({EvidenceKind.PASSWORD, EvidenceKind.CODE}),
+    frozenset({EvidenceKind.SHARED_SECRET, EvidenceKind.CODE}),
+)
+"""What travels where the other would: HTTP Basic's password, SCEP's challengePassword."""
 _IN_GROUPS = frozenset({EvidenceKind.PASSWORD, EvidenceKind.CLIENT_CERTIFICATE})
 """What shows somebody whose groups are known."""
 
@@ -36,10 +41,11 @@ def unreachable(template: Template) -> Iterable[str]:
 
 
 def _met(template: Template, rule: EvidenceRule, carried: frozenset[EvidenceKind]) -> bool:
-    if not set(rule.all) <= carried:
+    wanted = set(rule.all)
+    if not wanted <= carried or any(both <= wanted for both in _ONE_PLACE):
         return False
     asks_service = any(name != INTERNAL for name in rule.accepted_from)
-    if rule.groups and not (asks_service or _IN_GROUPS & set(rule.all)):
+    if rule.groups and not (asks_service or _IN_GROUPS & wanted):
         return False  # a code and a challenge are in no group
     # the only challenge that this server knows by itself is the template's static one
     return EvidenceKind.SHARED_SECRET not in rule.all or asks_service or bool(template.scep.static_challenge)

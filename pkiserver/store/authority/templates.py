@@ -17,6 +17,14 @@ from pkiserver.store.times import from_micros, to_micros
 TEMPLATE = "template"
 """The kind of certificate templates."""
 
+_TURN = (
+    select(config_object.c.name)
+    .where(config_object.c.kind == TEMPLATE)
+    .order_by(config_object.c.name)
+    .limit(1)
+    .with_for_update(key_share=True)
+)
+
 
 @attrs.frozen
 class ConfigObject:
@@ -87,6 +95,15 @@ def list_kinds(connection: Connection) -> tuple[str, ...]:
     """The kinds of which there is an object."""
     rows = connection.execute(select(config_object.c.kind).distinct().order_by(config_object.c.kind))
     return tuple(row[0] for row in rows)
+
+
+def take_turn(connection: Connection) -> None:
+    """Inside a write: wait until no other process is in one that has taken its turn here, and let the others wait.
+
+    What they have written can be seen then. It is one turn for all templates: who waited for several, in whatever
+    order, would wait for each other.
+    """
+    connection.execute(_TURN)
 
 
 def _refuse_changed(kind: str, name: str) -> NoReturn:

@@ -45,6 +45,9 @@ _REPLACE = Ready(
     .where(_c.id == bindparam("number"), _c.replaced_by.is_(None))
     .values(replaced_by=bindparam("successor"))
 )
+_SUCCESSOR = Ready(select(_c.replaced_by).where(_c.id == bindparam("number")).with_for_update())
+_SUCCEED = Ready(update(certificate).where(_c.id == bindparam("number")).values(replaced_by=bindparam("successor")))
+_UNDER_WAY = Ready(select(_i.id).where(_i.id == bindparam("number")))
 _COMPROMISED = Ready(
     select(_c.id)
     .where(
@@ -74,7 +77,9 @@ _VALID_OF_SUBJECT = Ready(
     .limit(_MOST_ALIKE)
 )
 _SUBJECT_UNDER_WAY = Ready(
-    select(_i.id).where(_i.subject_key == bindparam("wanted"), _i.id != bindparam("own")).limit(1)
+    select(_i.id)
+    .where(_i.subject_key == bindparam("wanted"), _i.template == bindparam("template"), _i.id != bindparam("own"))
+    .limit(1)
 )
 _OF_KEY_UNDER_WAY = select(_i.id).where(_i.spki_sha256 == bindparam("wanted"), _i.id != bindparam("own"))
 _KEY_KNOWN = Ready(
@@ -202,12 +207,13 @@ def valid_by_key(
     return tuple(certificate_of(row) for row in _VALID_BY_KEY.named(connection, values))
 
 
-def is_subject_under_way(connection: Connection, subject: str, *, besides: int = 0) -> bool:
-    """Whether a certificate of that subject is under way, but for ``besides``.
+def is_subject_under_way(connection: Connection, subject: str, *, template: str, besides: int = 0) -> bool:
+    """Whether a certificate of that template and subject is under way, but for ``besides``.
 
     A duplicate policy that asks in the transaction of ``insert_prepared`` sees rivals of the same moment as well.
     """
-    return bool(_SUBJECT_UNDER_WAY.rows(connection, {"wanted": subject_key(subject), "own": besides}))
+    values = {"wanted": subject_key(subject), "template": template, "own": besides}
+    return bool(_SUBJECT_UNDER_WAY.rows(connection, values))
 
 
 def key_is_in_use(
@@ -251,6 +257,25 @@ def key_was_compromised(connection: Connection, spki_sha256: bytes) -> bool:
 def mark_replaced(connection: Connection, certificate_id: int, successor_id: int) -> bool:
     """Note that a certificate was renewed by another; the first successor stays. Whether it was this one."""
     return _REPLACE.count(connection, {"number": certificate_id, "successor": successor_id}) == 1
+
+
+def reserve_successor(connection: Connection, certificate_id: int, successor_id: int) -> bool:
+    """Note that a certificate is being renewed by another; False where one is being made already.
+
+    Inside a write: until its commit no other process changes the row.
+    """
+    # by two statements: what the first waited for is seen by the second
+    rows = _SUCCESSOR.rows(connection, {"number": certificate_id})
+    if rows and rows[0][0] is not None and _UNDER_WAY.rows(connection, {"number": rows[0][0]}):
+        return False
+    _SUCCEED.count(connection, {"number": certificate_id, "successor": successor_id})
+    return True
+
+
+def forget_successor(connection: Connection, certificate_id: int, successor_id: int) -> None:
+    """The successor that was reserved never came to be."""
+    mine = update(certificate).where(_c.id == certificate_id, _c.replaced_by == successor_id)
+    connection.execute(mine.values(replaced_by=None))
 
 
 def _one(connection: Connection, query: Ready, **values: object) -> Certificate | None:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, text, update
 
-from pkiserver.store.names import printable
+from pkiserver.store.names import printable, subject_key
 from pkiserver.store.newest import newest_of
 from pkiserver.store.schema.authorities import config_object
 from pkiserver.store.schema.certificates import certificate as certificate_table
@@ -242,16 +242,26 @@ def certificates(
     return tuple(SeatCertificate(row.certificate_id, row.slot, from_micros(row.at)) for row in rows)
 
 
-def valid_certificates(connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None) -> int:
+def valid_certificates(
+    connection: Connection, seat_id: int, *, now: datetime, besides: int | None = None, subject: str | None = None
+) -> int:
     """How many certificates of a seat, ``besides`` one, are valid, on hold, or being made.
 
-    Those that the seat had before cost nothing: see :func:`note_ended`.
+    Those of ``subject`` (RFC 4514 text) that are made are not counted. Those that the seat had before cost nothing: see
+    :func:`note_ended`.
     """
     made = certificate_table.c
-    query = select(_c.certificate_id, made.state).where(_c.seat_id == seat_id, _c.ends > to_micros(now))
+    valid = select(_c.certificate_id, made.state, made.subject_key).where(
+        _c.seat_id == seat_id, _c.ends > to_micros(now)
+    )
     # by one statement, in which one that is being made has no state: between two it could be stored, and be in neither
-    found = connection.execute(query.outerjoin_from(seat_certificate, certificate_table, made.id == _c.certificate_id))
-    return sum(number != besides and state in {None, "issued", "held"} for number, state in found)
+    found = connection.execute(valid.outerjoin_from(seat_certificate, certificate_table, made.id == _c.certificate_id))
+    apart = None if subject is None else subject_key(subject)
+    return sum(
+        one.state is None or (one.state in {"issued", "held"} and (apart is None or one.subject_key != apart))
+        for one in found
+        if one.certificate_id != besides
+    )
 
 
 def note_ended(connection: Connection, seat_id: int, *, now: datetime) -> None:

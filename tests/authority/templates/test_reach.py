@@ -35,7 +35,10 @@ HASH = f'static_challenge = "{COST}${SALT}$gLzfF+jQFL8rgR+naywkGFQ7/BGy7bBM35xUD
         ("scep", 'all = ["password"]', "", ["scep"]),
         ("est,scep", 'all = ["password"]', "", ["scep"]),
         ("est,scep", 'all = ["code"]', "", []),
-        ("est,scep", 'all = ["code", "password"]', "", ["scep"]),
+        # HTTP Basic carries one of them, and so does the challengePassword
+        ("est,scep", 'all = ["code", "password"]', "", ["est", "scep"]),
+        ("scep", 'all = ["code", "shared_secret"]', HASH, ["scep"]),
+        ("est,scep", 'all = ["code", "client_certificate"]', "", []),
         ("est,scep", 'all = ["self_signed"]\napproval = true', "", ["est"]),
         ("scep", 'all = ["shared_secret"]', "", ["scep"]),
         ("scep", 'all = ["shared_secret"]', HASH, []),

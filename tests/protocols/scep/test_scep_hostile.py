@@ -32,7 +32,7 @@ from tests.protocols.scep.device import (
     Device,
     attribute,
 )
-from tests.protocols.scep.support import World, set_state
+from tests.protocols.scep.support import World, enrolled, set_state
 
 
 def issued(scep: World) -> int:
@@ -115,6 +115,15 @@ def parallel(device: Device, messages: list[bytes]) -> list[bytes]:
 
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(post, files))
+
+
+def test_copies_of_one_renewal_that_revokes_the_old_certificate_all_get_the_new_one(scep: World) -> None:
+    device, old = enrolled(scep, "copied", "fresh-key")
+    device.use(old)
+    device.new_key("second")
+    message = device.message(RENEWAL_REQ, device.envelope(device.csr(key="second")))
+    answers = [device.read(body) for body in parallel(device, [message] * 16)]
+    assert len({made for answer in answers for made in device.certificates(answer)}) == 1
 
 
 def test_anchor_3_fifty_uses_of_one_code_bring_one_certificate(scep: World) -> None:

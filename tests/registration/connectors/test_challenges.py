@@ -38,10 +38,12 @@ from tests.support.webhook import SECRET, Webhook
 reactor: Any = _reactor
 RULE = '[[evidence]]\nall = ["shared_secret"]\nconnectors = ["mdm"]\n'
 STATIC = '[[evidence]]\nall = ["shared_secret"]\n'
+FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
 TEXTS = {
     "phones": template_text("phones", RULE),
     "slow": template_text("slow", RULE + 'approval = true\napproval_lifetime = "1h"\n'),
     "other": template_text("other", STATIC),
+    "seated": template_text("seated", RULE, f"[seats]\nenabled = true\ncertificates = 1\n{FIXED}"),
     "both": template_text("both", RULE.replace('"shared_secret"', '"shared_secret", "client_certificate"')),
 }
 
@@ -264,5 +266,21 @@ async def test_a_webhook_validates_a_challenge_with_its_request(
             assert sent.subject == x509.load_der_x509_certificate(made.der).subject
             assert (sent.is_signature_valid, question["template"], question["transaction"]) == (True, "phones", "T-1")
             assert await refusals(engine, asked("phone-1", "wrong")) == {Refusal.NOT_AUTHENTICATED}
+    finally:
+        hook.close()
+
+
+async def test_a_challenges_seat_goes_by_the_certificates_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service shows nobody by name: what a request says beside the subject is no second seat."""
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    hook = Webhook(lambda _: {"decision": "yes"})
+    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
+    try:
+        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
+            assert isinstance(await engine.enroll(asked("phone", "right", "seated")), IssuedCertificate)
+            assert await refusals(engine, asked("phone,O=Example", "right", "seated")) == {Refusal.LIMIT}
+            assert [one.identity for one in await engine.seats.search()] == ["CN=phone,O=Example"]
     finally:
         hook.close()
