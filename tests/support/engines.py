@@ -55,18 +55,26 @@ usages = ["client_auth"]
 """
 
 
+def engine_settings(folder: Path, url: str | None = None) -> NodeSettings:
+    """A node whose database (SQLite in the folder, where no other is named) and software key store are in a folder."""
+    cheap = PasswordSettings(memory_kib=8192, passes=1)
+    return NodeSettings(
+        database=DatabaseSettings(url=url or f"sqlite:///{folder / 'db'}"),
+        state_dir=folder,
+        key_store=(software_store(folder),),
+        node="test",
+        passwords=cheap,
+    )
+
+
 @asynccontextmanager
 async def engine_with(
     folder: Path, texts: dict[str, str], *, url: str | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Engine]:
     """An engine with a root, an issuing CA and the given templates (name to TOML)."""
-    database = url or f"sqlite:///{folder / 'db'}"
-    migrate(database)
-    store = software_store(folder)
-    cheap = PasswordSettings(memory_kib=8192, passes=1)
-    settings = NodeSettings(
-        database=DatabaseSettings(url=database), state_dir=folder, key_store=(store,), node="test", passwords=cheap
-    )
+    settings = engine_settings(folder, url)
+    migrate(settings.database.url)
+    store = settings.key_store[0]
     async with open_engine(settings, clock=clock) as engine:
         now = engine.clock.now()
         publication = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
