@@ -23,6 +23,13 @@ StoreRegistry.add = add
 from pkiserver.cli.main import main; main()
 """
 """A command that is killed between making a key in its store and registering it."""
+FULL = """
+import collections, resource, shutil
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+shutil.disk_usage = lambda _path: collections.namedtuple("Usage", "free")(0)
+from pkiserver.cli.main import main; main()
+"""
+"""A command on a disk that takes nothing more and says so, like a full one."""
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +142,10 @@ def test_a_key_that_a_killed_process_left_can_be_taken_over(config: Path) -> Non
         assert "is no key that is in no record" in run(config, "key", "delete", location, "--yes", code=1)
         run(config, "key", "test", f"found-{store}")
         run(config, "key", "delete", f"found-{store}", "--yes")
+
+
+def test_a_full_disk_is_told_where_it_keeps_the_database_from_being_opened(config: Path) -> None:
+    command = [sys.executable, "-c", FULL, "key", "list", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert f"(disk I/O error: no room is left under {config.parent})" in done.stderr
