@@ -37,9 +37,10 @@ from tests.protocols.scep.device import (
     SUCCESS,
     Device,
 )
-from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SETTINGS, World, authority, listening, template, world
+from tests.protocols.scep.support import SCEP_CA_DOORS, World, authority, listening, template, world
 from tests.protocols.scep.test_scep_walk import identifier
 from tests.support.clock import FakeClock
+from tests.support.engines import ACTOR, SETTINGS
 from tests.support.keys import lose_and_miss
 
 
