@@ -145,7 +145,9 @@ class Issuer:
         event = _issue_event(prepared, "ok")
 
         def store(connection: Connection) -> bool:
-            if not certificates.store_issued(connection, prepared.certificate_id, issued.der, at=now):
+            if not certificates.store_issued(
+                connection, prepared.certificate_id, issued.der, serial=issued.serial, at=now
+            ):
                 return False
             for old in prepared.supersedes:
                 certificates.revoke(connection, old, reason=RevocationReason.SUPERSEDED, at=now)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
-from pkiserver.foundation.errors import PkiError, Refusal, Rejected
+from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
 from pkiserver.store import certificates, leases
 from pkiserver.store.certificates import CertificateState, Intent
 from pkiserver.store.database import Database
@@ -64,35 +64,50 @@ class Recovery:
         self._clock = clock
         self._holder = holder
         self._loop: LoopingCall | None = None
+        self._is_known = False
         self.trouble = ""
         """Why the last sign of life could not be written; empty when it could."""
 
-    async def start(self) -> Settled:
-        """The first sign of life and the first settling; both are then repeated every :data:`BEAT` until :meth:`stop`.
+    async def start(self) -> None:
+        """Give a sign of life and settle, now and then every :data:`BEAT` until :meth:`stop`.
+
+        Where the database takes nothing now (its disk is full), :attr:`trouble` says so: who only reads can be served.
+        """
+        try:
+            await self._begin()
+        except Unavailable as error:
+            self._tell(error)
+        self._go_on()
+
+    async def begin(self) -> None:
+        """:meth:`start`, where that has not succeeded: whoever makes a certificate must be known to be alive.
 
         Raises:
-            Unavailable: the database is away.
+            Unavailable: the database is away, or takes nothing.
         """
+        if not self._is_known:
+            await self._begin()
+            self._go_on()
+
+    async def _begin(self) -> None:
         await self.beat()
-        settled = await self.settle()
+        await self.settle()
+
+    def _go_on(self) -> None:
         if self._loop is None:
             self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.give_sign()))
             self._loop.start(BEAT.total_seconds(), now=False)
-        return settled
 
-    async def begin(self) -> None:
-        """:meth:`start`, where that has not happened: whoever makes a certificate must be known to be alive."""
-        if self._loop is None:
-            await self.start()
+    def _tell(self, error: PkiError) -> None:
+        self.trouble = told_in_full(error)
+        self.log.warn("no sign of life could be given: {why}", why=self.trouble)
 
     async def give_sign(self) -> None:
         """What is repeated; keeps in :attr:`trouble` why it did not succeed."""
         try:
-            await self.beat()
-            await self.settle()
+            await self._begin()
         except PkiError as error:  # the database will be back; meanwhile nothing is issued either
-            self.trouble = told_in_full(error)
-            self.log.warn("no sign of life could be given: {why}", why=self.trouble)
+            self._tell(error)
         else:
             self.trouble = ""
 
@@ -103,6 +118,7 @@ class Recovery:
         await self._database.write(
             lambda connection: leases.acquire(connection, name, self._holder, now=now, lasting=LEASE)
         )
+        self._is_known = True
 
     async def stop(self) -> None:
         """The last sign of life, if there was a first: what this process left open may be settled by others at once.

@@ -89,9 +89,9 @@ class Road:
 
         Else that begins with the first certificate. Call ``recovery.stop()`` at the end, before the database is closed.
         """
+        await self.authorities.refresh()
         if serving:
             await self.recovery.start()
-        await self.authorities.refresh()
 
     async def prepare(self, authorised: Authorised, *, ask: bool = False) -> PreparedCertificate:
         """See :meth:`pkiserver.authority.prepare.Preparer.prepare`."""

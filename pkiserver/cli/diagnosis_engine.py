@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
 
 CA_WARNING = timedelta(days=30)
+_MOST_NAMES = 5
 
 
 async def check_engine(engine: Engine) -> AsyncIterator[Result]:
     """Everything that the engine can say about itself."""
     yield await _check_database(engine)
-    for result in _check_keys(engine):
+    async for result in _check_keys(engine):
         yield result
     for result in _check_objects(engine):
         yield result
@@ -62,12 +63,31 @@ async def _check_database(engine: Engine) -> Result:
     return good("database", "answers, can be written, and its schema is this program's")
 
 
-def _check_keys(engine: Engine) -> Iterator[Result]:
+async def _check_keys(engine: Engine) -> AsyncIterator[Result]:
     problems = engine.keys.problems()
     for problem in problems:
         yield bad(f"key:{problem.name}", problem.text, "see `pkiserver hsm info` and `pkiserver key show`")
     if not problems:
         yield good("keys", f"{len(engine.keys.list())} keys in {len(engine.keys.stores)} store(s), all usable")
+    async for result in _check_unregistered(engine):
+        yield result
+
+
+async def _check_unregistered(engine: Engine) -> AsyncIterator[Result]:
+    """What processes left in the stores that were killed between making a key and registering it."""
+    try:
+        found = await engine.keys.unregistered.find()
+    except PkiError as error:
+        yield bad("keys:unregistered", told_in_full(error), "see `pkiserver key list --unregistered`")
+        return
+    for store in dict.fromkeys(one.store for one in found):
+        names = [one.name for one in found if one.store == store]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        text = f"{len(names)} in no record: {', '.join(names[:_MOST_NAMES])}{more}"
+        advice = (
+            "`pkiserver key list --unregistered`; adopt or delete what is not another installation's (docs/keys.md)"
+        )
+        yield warning(f"keys:{store}", text, advice)
 
 
 def _check_objects(engine: Engine) -> Iterator[Result]:

@@ -181,10 +181,19 @@ def _password(data: bytes, source: str | None) -> Secret | None:
 
 
 @group.command("list")
+@click.option("--unregistered", is_flag=True, help="Those in the stores that are in no record instead.")
 @async_command
-async def list_(session: Session, engine: Engine) -> None:
+async def list_(session: Session, engine: Engine, unregistered: bool) -> None:
     """Every key, what it is bound to, and whether it can sign now."""
-    session.output.table([_row(info) for info in engine.keys.list()], empty="no keys")
+    if not unregistered:
+        session.output.table([_row(info) for info in engine.keys.list()], empty="no keys")
+        return
+    found = await engine.keys.unregistered.find()
+    rows = [{"store": one.store, "name": one.name, "parts": one.parts, "location": one.location} for one in found]
+    session.output.table(rows, empty="every key in the stores is in a record")
+    for problem in engine.keys.problems():
+        if problem.name in engine.keys.stores:
+            session.output.note(f"not looked into: {problem}")
 
 
 @group.command()
@@ -236,15 +245,31 @@ def _require_unused(engine: Engine, name: str) -> None:
                 raise Rejected.because(Refusal.CONFLICT, f"{text}: {advice}")
 
 
+async def _destroy_unregistered(session: Session, engine: Engine, location: str, *, yes: bool) -> None:
+    from pkiserver.cli.voting import who
+
+    require_yes(f"Destroy {location}, which another installation or program may use?", yes=yes)
+    gone = await engine.keys.unregistered.destroy(location, actor=who())
+    session.output.done(f"key {gone.name} destroyed in {gone.store}", name=gone.name, destroyed=True)
+
+
 @group.command()
 @name_argument
 @click.option("--keep-object", is_flag=True, help="Forget the key here, but leave it in its token or file.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @async_command
 async def delete(session: Session, engine: Engine, name: str, keep_object: bool, yes: bool) -> None:
-    """Destroy a key. Nothing brings it back: what it signed can no longer be renewed, revoked or decrypted with it."""
+    """Destroy a key. Nothing brings it back: what it signed can no longer be renewed, revoked or decrypted with it.
+
+    A location that `key list --unregistered` shows, instead of a name, destroys a key that is in no record.
+    """
     from pkiserver.cli.voting import who
 
+    if name.startswith(("pkcs11:", "file:")):
+        if keep_object:
+            raise click.UsageError("--keep-object goes with a key's name: here there is nothing else to forget")
+        await _destroy_unregistered(session, engine, name, yes=yes)
+        return
     info = engine.keys.show(name)
     _require_unused(engine, name)
     what = "Forget" if keep_object else "Destroy"

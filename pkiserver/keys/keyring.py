@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,17 +21,17 @@ from pkiserver.keys.measure import BenchResult, KeyTest, bench
 from pkiserver.keys.opener import EnvelopeOpener
 from pkiserver.keys.pkcs11.token import TokenInfo
 from pkiserver.keys.providers import Provider, Providers, executor_of
-from pkiserver.keys.records import KeyInfo, KeyRecord, KeyRegistry
+from pkiserver.keys.records import KeyInfo, KeyRecord, KeyRegistry, require_key_name
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.keys.software import load_pkcs8
 from pkiserver.keys.structures import TST_INFO_OID
+from pkiserver.keys.unregistered import Unregistered
 
 if TYPE_CHECKING:
     from pkiserver.audit import AuditLog
     from pkiserver.store.database import Database
 
 S = TypeVar("S")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SYSTEM = "system"
 
 
@@ -168,6 +167,11 @@ class KeyRing:
     def stores(self) -> tuple[str, ...]:
         """The names of the configured key stores."""
         return self._providers.names
+
+    @property
+    def unregistered(self) -> Unregistered:
+        """The keys in the stores that no record names."""
+        return Unregistered(self._providers, self._registry)
 
     async def tokens(self) -> tuple[TokenInfo, ...]:
         """Each configured token as it is now."""
@@ -364,9 +368,7 @@ class KeyRing:
 
     def _check_new(self, name: str, doors: Iterable[Door]) -> frozenset[Door]:
         bound = frozenset(doors)
-        if not _NAME.fullmatch(name):
-            text = f"{name!r} is not a key name: 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"
-            raise Rejected.because(Refusal.CONFIGURATION, text)
+        require_key_name(name)
         if name in self._entries or name in self._making:
             raise Rejected.because(Refusal.CONFLICT, f"there is a key {name!r} already")
         if not bound:

@@ -103,6 +103,11 @@ class Providers:
         """The names of all configured stores."""
         return (*self._by_name, *self._dead)
 
+    @property
+    def open_stores(self) -> tuple[Provider, ...]:
+        """All that did open, by configuration's order."""
+        return tuple(self._by_name.values())
+
     async def open_key(self, name: str, uri: str, spki: bytes) -> tuple[Provider, KeyHandle]:
         """The registered key; raises :class:`KeyUnavailable` where it cannot even be waited for."""
         provider = self.for_uri(name, uri)

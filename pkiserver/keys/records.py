@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
 import attrs
 
+from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import KeyProblem
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+NO_RECORD = ", of which no record of that name tells: see `pkiserver key list --unregistered`"
+"""What is added where a store has a key already under a name that is free."""
+
+
+def is_key_name(name: str) -> bool:
+    """Whether a key can have this name here."""
+    return _NAME.fullmatch(name) is not None
+
+
+def require_key_name(name: str) -> None:
+    """Raise :class:`Rejected` (CONFIGURATION) where a key cannot have this name."""
+    if not is_key_name(name):
+        text = f"{name!r} is not a key name: 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+        raise Rejected.because(Refusal.CONFIGURATION, text)
+
+
+@attrs.frozen
+class KeyObject:
+    """A key as it lies in a store, of the form that keys made here have. ``parts``: which halves of it are there."""
+
+    name: str
+    location: str
+    parts: tuple[str, ...]
 
 
 @attrs.frozen

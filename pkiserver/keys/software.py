@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -18,6 +19,7 @@ from pkiserver.keys.doors import Door
 from pkiserver.keys.executor import Executor
 from pkiserver.keys.faults import FaultKind, KeyProblem, KeyUnavailable
 from pkiserver.keys.handle import KeyHandle
+from pkiserver.keys.records import NO_RECORD, KeyObject, is_key_name
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import SoftwareStoreSettings
 
@@ -206,13 +208,27 @@ class SoftwareStore:
         try:
             os.link(draft, path)  # unlike a rename this never replaces a key that is there
         except FileExistsError as error:
-            raise Rejected.because(Refusal.CONFLICT, f"there is a key file {path} already") from error
+            raise Rejected.because(Refusal.CONFLICT, f"there is a key file {path} already{NO_RECORD}") from error
         finally:
             draft.unlink()
         folder = os.open(directory, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
         return file_uri(path), private.public_key()
+
+    def key_objects(self) -> tuple[KeyObject, ...]:
+        """Every key file in the directory, by name; blocking."""
+        try:
+            files = sorted(self.settings.directory.absolute().glob("*.p8"))
+        except OSError as error:
+            text = f"{self.settings.directory} cannot be read: {error.strerror}"
+            raise KeyUnavailable.because(self.name, FaultKind.KEY_UNUSABLE, text) from error
+        return tuple(KeyObject(one.stem, file_uri(one), ("private",)) for one in files if is_key_name(one.stem))
+
+    def besides(self, objects: Iterable[KeyObject], uris: Iterable[str]) -> list[KeyObject]:
+        """Those that none of these locations means."""
+        known = {file_path(uri) for uri in uris if self.serves(uri)}
+        return [one for one in objects if file_path(one.location) not in known]
 
     def destroy(self, uri: str) -> None:
         """Delete the key file, if it is there; blocking."""

@@ -243,15 +243,15 @@ async def open_engine(
         settings: The node's.
         worker: Which of the node's processes this is, for the audit log.
         clock: The system's unless another is given.
-        serving: Whether to be there for others from the start. Who only looks leaves no trace in the database, and can
-            look at one that cannot be written.
+        serving: Whether to be there for others from the start, as far as the database can be written; who only looks
+            leaves no trace in it.
 
     Raises:
         Rejected: the settings or what the database holds forbid it.
         Unavailable: the database is away.
     """
     time = clock or SystemClock()
-    database = await Database.open(settings.database.full_url(), readers=settings.database.readers, writing=serving)
+    database = await Database.open(settings.database.full_url(), readers=settings.database.readers, writing=False)
     try:
         audit = AuditLog(database, node=settings.node, worker=worker, clock=time)
         if serving:

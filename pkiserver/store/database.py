@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from twisted.python.threadpool import ThreadPool
 
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
-from pkiserver.store.failures import Kind, as_domain_error, kind_of
+from pkiserver.store.failures import Kind, as_domain_error, is_read_only, kind_of
 from pkiserver.store.migrate import require_current
 from pkiserver.store.outbox import Outbox
 from pkiserver.store.writer import Job, Outcome, Participant, Writer
@@ -56,10 +57,11 @@ class Database:
         self._closed = False
         self._read_engine: Engine = reading_engine(url, readers + 1)
         self._read_connections: list[Connection] = []
+        self._renewed = 0
         self._write_engine: Engine = writing_engine(url)
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="store-readers")
         self._ahead = ThreadPool(minthreads=0, maxthreads=1, name="store-ahead")
-        self._writer = Writer(self._write_engine, self._outcomes, limit=queue_limit)
+        self._writer = Writer(self._write_engine, self._outcomes, limit=queue_limit, outdated=self._outdated)
         self._writer.join(Outbox())
 
     @classmethod
@@ -256,6 +258,7 @@ class Database:
 
     def _read_once(self, work: Callable[[Connection], T]) -> T:
         # handed from read to read: going through the engine's pool costs as much as looking up one row
+        renewed = self._renewed
         connection = self._idle() or self._read_engine.connect()
         try:
             value = work(connection)
@@ -263,7 +266,11 @@ class Database:
         except BaseException:
             connection.close()  # the pool makes it usable again, or throws it away
             raise
-        self._read_connections.append(connection)
+        if renewed != self._renewed:
+            connection.invalidate()
+            connection.close()
+        else:
+            self._read_connections.append(connection)
         return value
 
     def _idle(self) -> Connection | None:
@@ -275,6 +282,19 @@ class Database:
     def _forget_connections(self) -> None:
         while (connection := self._idle()) is not None:
             connection.close()
+
+    def _outdated(self, error: Exception) -> bool:
+        """Whether a file that was opened while it could only be read can be written now; on the writer thread.
+
+        SQLite opens what it cannot write for reading, and shares what it knows of the file between all connections of
+        a process: those that read must end before one that writes is opened.
+        """
+        if self.file is None or not is_read_only(error) or not os.access(self.file, os.W_OK, effective_ids=True):
+            return False
+        self._renewed += 1
+        self._forget_connections()
+        self._read_engine.dispose()
+        return True
 
     def _outcomes(self, outcomes: Sequence[Outcome]) -> None:
         self._reactor.callFromThread(_deliver, outcomes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -23,6 +24,8 @@ BUSY_TIMEOUT = 10.0
 _LOOK_AGAIN = (0.0003, 0.0009)
 """Seconds between two looks whether another process's transaction is over, at least and at most."""
 _BEGIN_TO_WRITE = "BEGIN IMMEDIATE"
+_LOG_INDEX = 32 * 1024
+"""Octets that SQLite makes beside the file before it reads anything of it."""
 _LOCKED_PAUSE = 0.02
 """Seconds between two looks at a file that another process is turning to its write-ahead log."""
 CONNECT_TIMEOUT = 5
@@ -124,11 +127,13 @@ def _sqlite(url: URL, *, size: int, reading: bool) -> Engine:
 
 @contextmanager
 def _told_why(path: Path) -> Iterator[None]:
-    """Let SQLite's "unable to open database file" say which file or folder, and why."""
+    """Let SQLite's "unable to open database file" and "disk I/O error" say which file or folder, and why."""
+    looks = {sqlite3.SQLITE_CANTOPEN: _why_closed, sqlite3.SQLITE_IOERR: _lack_of_room}
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or not (why := _why_closed(path)):
+        look = looks.get(error.sqlite_errorcode & 0xFF)
+        if look is None or not (why := look(path)):
             raise
         told = sqlite3.OperationalError(f"{error}: {why}")
         told.sqlite_errorcode, told.sqlite_errorname = error.sqlite_errorcode, error.sqlite_errorname
@@ -149,6 +154,14 @@ def _why_closed(path: Path) -> str:
         os.close(os.open(path.parent, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
     except OSError as error:
         return "" if error.errno == errno.EOPNOTSUPP else f"{path.parent}: {error.strerror}"
+    return ""
+
+
+def _lack_of_room(path: Path) -> str:
+    """That no room is left for the index of the write-ahead log, where that is so; empty elsewhere."""
+    with suppress(OSError):
+        if shutil.disk_usage(path.parent).free < _LOG_INDEX:
+            return f"no room is left under {path.parent}"
     return ""
 
 

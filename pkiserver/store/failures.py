@@ -69,6 +69,12 @@ def kind_of(error: BaseException) -> Kind:
     return Kind.AWAY if code in _SQLITE_AWAY else Kind.OWN
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether SQLite could not write because the file was opened for reading only."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY
+
+
 def as_domain_error(error: Exception, *, committing: bool = False) -> Exception:
     """The error that a caller of the database sees: never one of the driver's.
 

@@ -101,11 +101,22 @@ def require_writing(connection: Connection) -> None:
 
 
 class Writer:
-    """The thread, its queue and its connection. Knows no reactor: outcomes go to ``deliver`` on the writer thread."""
+    """The thread, its queue and its connection. Knows no reactor: outcomes go to ``deliver`` on the writer thread.
 
-    def __init__(self, engine: Engine, deliver: Callable[[Sequence[Outcome]], None], *, limit: int) -> None:
+    ``outdated`` is asked of what an error says of the connection whether a new one would not meet it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        deliver: Callable[[Sequence[Outcome]], None],
+        *,
+        limit: int,
+        outdated: Callable[[Exception], bool] = lambda _error: False,
+    ) -> None:
         self._engine = engine
         self._deliver = deliver
+        self._outdated = outdated
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._limit = limit
         self._participants: tuple[Participant, ...] = ()
@@ -217,11 +228,17 @@ class Writer:
                     attempt += 1
                     self.counts.retries += 1
                     time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - spreads retries, guards nothing
-                elif kind is Kind.LOST and not reconnected and not getattr(failure, "committing", False):
+                elif not reconnected and self._is_worth_another(kind, failure):
                     reconnected = True
                     self.counts.reconnects += 1
                 else:
                     raise
+
+    def _is_worth_another(self, kind: Kind, failure: _WorkFailed | _CommitFailed) -> bool:
+        """Whether a new connection may do what this one did not."""
+        if kind is Kind.LOST:
+            return not getattr(failure, "committing", False)
+        return kind is Kind.AWAY and self._outdated(failure.error)
 
     def _transact(self, jobs: list[Job], *, growing: bool) -> list[Outcome]:
         """One transaction; where it is ``growing``, jobs that are queued before its commit are done in it as well."""

@@ -115,10 +115,10 @@ class Exchange:
         """Refuse an old algorithm that the template has not switched on; log and count one that it has, once."""
         if algorithm is None or algorithm in self._allowed:
             return
+        refusal = self.template.refusal_of(algorithm)
+        if refusal is not None:
+            raise Rejected((refusal,))
         name = self.template.name
-        if algorithm not in self.template.scep.legacy:
-            text = f"{algorithm.value.upper()} is not accepted for template {name}"
-            raise Rejected.because(Refusal.BAD_ALGORITHM, text)
         self._allowed.add(algorithm)
         self.metrics.legacy(name, algorithm)
         self._log.warn(

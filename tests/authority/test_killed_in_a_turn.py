@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +24,7 @@ from tests.authority.crash_child import write_stores
 from tests.authority.turn_child import do
 from tests.authority.world import World, open_world
 from tests.support.clock import FakeClock
-from tests.support.forked import ROOT
+from tests.support.forked import completed
 
 pytestmark = pytest.mark.crash
 MOST = 30
@@ -36,11 +34,8 @@ Count = Callable[[World], Any]
 
 def _killed(database: Path, stores: Path, work: str, transactions: int) -> bool:
     """Do the work in a process that is killed after so many transactions; False where it had come to its end."""
-    command = ["-m", "tests.authority.turn_child", f"sqlite:///{database}", stores, work, str(transactions)]
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": "."}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = (f"sqlite:///{database}", str(stores), work, str(transactions))
+    done = completed(command, dict(os.environ), 60, module="tests.authority.turn_child")
     assert done.returncode in {0, -signal.SIGKILL}, done.stderr
     return done.returncode != 0
 

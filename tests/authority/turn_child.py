@@ -1,4 +1,4 @@
-"""A process that is killed in its turn: ``python -m tests.authority.turn_child URL STORES WORK TRANSACTIONS``.
+"""A process that is killed in its turn: ``URL STORES WORK TRANSACTIONS``.
 
 WORK is what one process does for all; it is killed after so many transactions, as by a lack of memory, and ends by
 itself where the work has fewer.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
@@ -53,10 +52,7 @@ async def run(url: str, stores: Path, work: str, transactions: int) -> None:
     await world.close()
 
 
-def main(_reactor: Any) -> Deferred[None]:
+def main() -> None:
+    """A module to be run in a forked process."""
     url, stores, work, transactions = sys.argv[1:]
-    return Deferred.fromCoroutine(run(url, Path(stores), work, int(transactions)))
-
-
-if __name__ == "__main__":
-    react(main)
+    react(lambda _reactor: Deferred.fromCoroutine(run(url, Path(stores), work, int(transactions))))

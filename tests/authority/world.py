@@ -40,33 +40,13 @@ from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.settings import ProviderSettings
 from pkiserver.store.authority import templates
 from pkiserver.store.database import Database
+from tests.support.devicetemplates import device_template
 
 ACTOR = Actor("tester", "test-1")
 SETTINGS = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
-TEMPLATE = """
-name = "device"
-issuer = "issuing"
-keys = ["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "ed25519", "ml-dsa-65"]
-protocols = ["internal", "est"]
-
-[validity]
-duration = "90d"
-
-[[subject.parts]]
-attribute = "common_name"
-from = "request"
-required = true
-
-[[sans.parts]]
-kind = "dns"
-from = "request"
-
-[key_usage]
-usages = ["digital_signature"]
-
-[extended_key_usage]
-usages = ["client_auth"]
-"""
+TEMPLATE = device_template(
+    keys=("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "ed25519", "ml-dsa-65"), protocols=("internal", "est")
+)
 
 
 @attrs.frozen

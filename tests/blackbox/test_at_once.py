@@ -27,34 +27,21 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 from cryptography.x509.oid import NameOID
 
 from tests.protocols.scep.device import CERT_POLL, PENDING, PKCS_REQ, PKI_STATUS, SUCCESS, Device
+from tests.support.devicetemplates import device_template
 from tests.support.instance import Instance
 
 pytestmark = [pytest.mark.blackbox, pytest.mark.postgresql]
 ENGINES = ["postgresql", "sqlite"] if os.environ.get("PKISERVER_TEST_FULL") else ["postgresql"]
-TEMPLATE = """
-kind = "template"
-name = "{name}"
-issuer = "issuing"
-keys = ["rsa-2048", "ec-p256"]
-protocols = ["scep", "est"]
-[validity]
-duration = "90d"
-{rules}
-[subject]
-others = "ignore"
-[[subject.parts]]
-attribute = "common_name"
-from = "request"
-required = true
-[key_usage]
-usages = ["digital_signature"]
-[extended_key_usage]
-usages = ["client_auth"]
-"""
 RULES = {
     "at-once": '[[evidence]]\nall = ["code"]\n[[evidence]]\nall = ["password"]\n',
     "at-once-decided": '[[evidence]]\nall = ["code"]\napproval = true\n',
 }
+
+
+def template(name: str, rules: str) -> str:
+    keys, protocols = ("rsa-2048", "ec-p256"), ("scep", "est")
+    head = f'kind = "template"\n{rules}[subject]\nothers = "ignore"'
+    return device_template(name, keys=keys, protocols=protocols, hosts=False, head=head)
 
 
 @attrs.frozen
@@ -142,7 +129,7 @@ def prepared(instance: Instance, folder: Path) -> Site:
     files = []
     for name, rules in RULES.items():
         file = folder / f"{name}.toml"
-        file.write_text(TEMPLATE.format(name=name, rules=rules))
+        file.write_text(template(name, rules))
         files.append(str(file))
     instance.cli("apply", *files, "--yes")
     return Site(instance, folder, officer(instance, folder), officer(instance, folder))

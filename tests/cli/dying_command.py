@@ -1,4 +1,4 @@
-"""A ``pkiserver`` command that is killed after its n-th transaction: ``-m tests.cli.dying_command N ARGUMENT...``.
+"""A ``pkiserver`` command that is killed after its n-th transaction: ``N ARGUMENT...``.
 
 What is killed is the process, as by a lack of memory: nothing is tidied up. It ends by itself where it has fewer
 transactions.
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from pkiserver.cli.main import main
+from pkiserver.cli import main as cli
 from pkiserver.store.database import Database
 
 T = TypeVar("T")
@@ -35,7 +35,8 @@ def die_after(transactions: int) -> None:
     Database.write = write  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command; a module to be run in a forked process."""
     die_after(int(sys.argv[1]))
     sys.argv = ["pkiserver", *sys.argv[2:]]
-    main()
+    cli.main()

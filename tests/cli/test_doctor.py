@@ -209,7 +209,7 @@ def test_a_lost_key_of_a_time_stamping_unit_is_told_with_what_to_do(installation
     assert len(stamp()) < 200, "a refusal: the server finds out by trying"
     assert "`pkiserver timestamp unit renew demo`" in installation.wrong()["node:tsa:demo"]["text"]
     subprocess.run([*command, "timestamp", "unit", "renew", "demo"], check=True, timeout=60, capture_output=True)
-    subprocess.run([*command, "key", "delete", "--keep-object", "--yes", key], check=True, timeout=60)
+    subprocess.run([*command, "key", "delete", "--yes", key], check=True, timeout=60)
     wait_until_green(installation)
     assert len(stamp()) > 200
 

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 
 from tests.support.commands import configured, run, run_json
 from tests.support.engines import template_text
-from tests.support.forked import ROOT
+from tests.support.forked import completed
 from tests.support.keys import software_store
 
 pytestmark = pytest.mark.crash
@@ -48,16 +46,8 @@ class Node:
 
     def dying(self, transactions: int, *arguments: str) -> int:
         """Run a command that is killed after so many transactions; its exit code."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.cli.dying_command", str(transactions), *arguments, "--config", self.config],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": "."},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        command = (str(transactions), *arguments, "--config", str(self.config))
+        done = completed(command, dict(os.environ), 60, module="tests.cli.dying_command")
         assert done.returncode in {0, -signal.SIGKILL}, done.stdout + done.stderr
         return done.returncode
 

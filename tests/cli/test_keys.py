@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,22 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.software import generate_private_key
 from tests.support.commands import configured, run, run_json
 from tests.support.keys import softhsm_token, software_store
+
+KILLED = """
+import os, signal
+from pkiserver.keys.registry import StoreRegistry
+async def add(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+StoreRegistry.add = add
+from pkiserver.cli.main import main; main()
+"""
+"""A command that is killed between making a key in its store and registering it."""
+FULL = """
+import collections, resource, shutil
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+shutil.disk_usage = lambda _path: collections.namedtuple("Usage", "free")(0)
+from pkiserver.cli.main import main; main()
+"""
+"""A command on a disk that takes nothing more and says so, like a full one."""
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +97,55 @@ def test_tokens_are_described(config: Path) -> None:
     (token,) = run_json(config, "hsm", "info", "--mechanisms")
     assert token["state"] == "ready"
     assert "ECDSA" in token["mechanisms"]
+
+
+def _killed(config: Path, *arguments: str) -> None:
+    command = [sys.executable, "-c", KILLED, *arguments, "--config", str(config)]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == -signal.SIGKILL
+
+
+def _unregistered(config: Path) -> dict[str, dict[str, object]]:
+    return {row["name"]: row for row in run_json(config, "key", "list", "--unregistered")}
+
+
+def _doctor(config: Path) -> dict[str, str]:
+    return {row["name"]: row["text"] for row in run_json(config, "doctor")["results"]}
+
+
+@pytest.mark.crash
+def test_a_key_that_a_killed_process_left_is_shown_and_can_be_removed(config: Path) -> None:
+    assert _unregistered(config) == {}
+    create = ("ca", "create", "broken-off", "--subject", "CN=Broken Off", "--key-store")
+    _killed(config, *create, "softhsm")
+    told = run(config, *create, "softhsm", code=1)
+    assert "a key with the label 'broken-off-1' already, of which no record of that name tells" in told
+    (left,) = _unregistered(config).values()
+    assert (left["store"], left["name"], left["parts"]) == ("softhsm", "broken-off-1", ["private", "public"])
+    assert "1 in no record: broken-off-1" in _doctor(config)["keys:softhsm"]
+    assert "destroyed in softhsm" in run(config, "key", "delete", left["location"], "--yes")
+    assert "not registered" in run(config, "audit", "tail")
+    assert _unregistered(config) == {}
+    assert "keys:softhsm" not in _doctor(config)
+    run(config, *create, "softhsm")
+
+
+@pytest.mark.crash
+def test_a_key_that_a_killed_process_left_can_be_taken_over(config: Path) -> None:
+    for store in ("softhsm", "software"):
+        generate = ("key", "generate", f"left-{store}", "--doors", "crl", "--store", store)
+        _killed(config, *generate)
+        assert "--unregistered" in run(config, *generate, code=1)
+        location = _unregistered(config)[f"left-{store}"]["location"]
+        run(config, "key", "adopt", f"found-{store}", location, "--doors", "crl")
+        assert _unregistered(config) == {}
+        # only what the list shows is destroyed by its location
+        assert "is no key that is in no record" in run(config, "key", "delete", location, "--yes", code=1)
+        run(config, "key", "test", f"found-{store}")
+        run(config, "key", "delete", f"found-{store}", "--yes")
+
+
+def test_a_full_disk_is_told_where_it_keeps_the_database_from_being_opened(config: Path) -> None:
+    command = [sys.executable, "-c", FULL, "key", "list", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert f"(disk I/O error: no room is left under {config.parent})" in done.stderr

@@ -188,3 +188,15 @@ def test_template_test_reads_the_names_that_scep_would_read(config: Path, tmp_pa
     way = ("template", "test", tmp_path / "old.csr", "--template", tmp_path / "old.toml", "--protocol")
     assert run_json(config, *way, "scep")["subject"] == "CN=Müller"
     assert "neither ASCII nor UTF-8" in run(config, *way, "est", code=1)
+
+
+def test_template_test_lets_in_the_old_digests_that_scep_would_let_in(config: Path, tmp_path: Path) -> None:
+    command = "openssl req -new -newkey rsa:2048 -nodes -keyout k -subj /CN=old -sha1 -out old.csr"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    text = (READY / "device.toml").read_text()
+    way = ("template", "test", tmp_path / "old.csr", "--template", tmp_path / "old.toml", "--protocol")
+    for legacy, told in (("sha1", ""), ("md5", "SHA1 is not accepted for template device")):
+        (tmp_path / "old.toml").write_text(f'{text}\n[scep]\nlegacy = ["{legacy}"]\n')
+        assert told in run(config, *way, "scep", code=1 if told else 0)
+    (tmp_path / "old.toml").write_text(f'{text}\n[scep]\nlegacy = ["sha1"]\n')
+    assert "signed over SHA1 is not accepted" in run(config, *way, "est", code=1)

@@ -32,7 +32,7 @@ from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.token import Token
 from pkiserver.keys.settings import SoftwareStoreSettings, TokenSettings
 from pkiserver.keys.software import generate_private_key
-from tests.support.keys import MemoryRegistry, softhsm_token, software_store
+from tests.support.keys import MemoryRegistry, pkcs11_tool, softhsm_token, software_store
 
 P256 = KeyType.parse("ec-p256")
 
@@ -52,10 +52,7 @@ def mode(path: Path) -> int:
 
 
 def change_pin(token: TokenSettings, pin: str, new: str) -> None:
-    command = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login"]
-    environment = os.environ | {"SOFTHSM2_CONF": str(token.softhsm_config)}
-    change = ["--pin", pin, "--change-pin", "--new-pin", new]
-    subprocess.run([*command, *change], env=environment, check=True, capture_output=True)
+    pkcs11_tool(token, "--change-pin", "--new-pin", new, pin=pin)
 
 
 async def a_ring_with_keys(token: TokenSettings, store: SoftwareStoreSettings) -> MemoryRegistry:

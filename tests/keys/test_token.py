@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.keys.softhsm import create_token
 from pkiserver.keys.software import generate_private_key
 from pkiserver.keys.uri import Pkcs11Uri
-from tests.support.keys import MemoryRegistry, softhsm_token, software_store
+from tests.support.keys import MemoryRegistry, pkcs11_tool, softhsm_token, software_store
 
 P256 = KeyType.parse("ec-p256")
 
@@ -38,21 +36,6 @@ P256 = KeyType.parse("ec-p256")
 @pytest.fixture
 def token(tmp_path: Path) -> TokenSettings:
     return softhsm_token(tmp_path)
-
-
-def pkcs11_tool(token: TokenSettings, *arguments: str) -> str:
-    pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
-    label = str(token.token_label)
-    done = subprocess.run(
-        ["pkcs11-tool", "--module", str(token.module), "--token-label", label, "--login", "--pin", pin, *arguments],
-        env={**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr + " (apt-get install opensc)"
-    return done.stdout
 
 
 class Rings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import attrs
@@ -13,7 +11,7 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.keyring import KeyRing
 from pkiserver.keys.settings import TokenSettings
-from tests.support.keys import MemoryRegistry, softhsm_token
+from tests.support.keys import MemoryRegistry, pkcs11_tool, softhsm_token
 
 
 class OtherProcess:
@@ -21,18 +19,14 @@ class OtherProcess:
 
     def __init__(self, token: TokenSettings, folder: Path) -> None:
         self._folder = folder
-        self._environment = {**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)}
-        pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
-        self._command = ["pkcs11-tool", "--module", str(token.module), "--token-label", "test", "--pin", pin]
+        self._token = token
 
     def make_key(self, label: str) -> bytes:
         """Make a P-256 key; its SubjectPublicKeyInfo, DER."""
-        self._run("--login", "--keypairgen", "--key-type", "EC:prime256v1", "--label", label, "--id", "01")
-        self._run("--read-object", "--type", "pubkey", "--label", label, "--output-file", str(self._folder / label))
+        pkcs11_tool(self._token, "--keypairgen", "--key-type", "EC:prime256v1", "--label", label, "--id", "01")
+        whole = ("--type", "pubkey", "--label", label, "--output-file", self._folder / label)
+        pkcs11_tool(self._token, "--read-object", *whole)
         return (self._folder / label).read_bytes()
-
-    def _run(self, *arguments: str) -> None:
-        subprocess.run([*self._command, *arguments], env=self._environment, check=True, capture_output=True, timeout=60)
 
 
 def object_files(token: TokenSettings) -> set[Path]:

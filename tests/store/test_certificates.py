@@ -27,7 +27,9 @@ async def test_the_road_keeps_what_was_prepared_and_what_was_signed(url: str) ->
         assert await database.write(lambda c: certificates.mark_asked(c, number))
         (under_way,) = await database.read(certificates.open_intents)
         assert (under_way.id, under_way.state, under_way.tbs) == (number, CertificateState.ASKED, intent.tbs)
-        assert await database.write(lambda c: certificates.store_issued(c, number, b"signed", at=NOW))
+        assert await database.write(
+            lambda c: certificates.store_issued(c, number, b"signed", serial=intent.serial, at=NOW)
+        )
         found = await database.read(lambda c: certificates.by_fingerprint(c, hashlib.sha256(b"signed").digest()))
         assert found is not None
         assert found == await database.read(lambda c: certificates.by_serial(c, 1, intent.serial))
@@ -43,21 +45,35 @@ async def test_no_step_is_taken_twice_or_skipped(url: str) -> None:
     async with opened(url) as database:
 
         def steps(connection: Connection) -> list[bool]:
-            number = certificates.insert_prepared(connection, new_intent())
+            serial = new_serial()
+            number = certificates.insert_prepared(connection, new_intent(serial=serial))
             return [
-                certificates.store_issued(connection, number, b"x", at=NOW),
+                certificates.store_issued(connection, number, b"x", serial=serial, at=NOW),
                 certificates.settle_asked(connection, number, at=NOW),
                 certificates.mark_asked(connection, number),
                 certificates.mark_asked(connection, number),
                 certificates.burn(connection, number, at=NOW),
-                certificates.store_issued(connection, number, b"x", at=NOW),
-                certificates.store_issued(connection, number, b"y", at=NOW),
+                certificates.store_issued(connection, number, b"x", serial=new_serial(), at=NOW),
+                certificates.store_issued(connection, number, b"x", serial=serial, at=NOW),
+                certificates.store_issued(connection, number, b"y", serial=serial, at=NOW),
                 certificates.mark_asked(connection, number),
                 certificates.release(connection, number, at=NOW),
             ]
 
         taken = await database.write(steps)
-        assert taken == [False, False, True, False, False, True, False, False, False]
+        assert taken == [False, False, True, False, False, False, True, False, False, False]
+
+
+async def test_a_row_that_has_the_number_of_another_certificate_does_not_get_it(url: str) -> None:
+    """A standby that took over without the last transactions gives their numbers out again."""
+    lost, newer = new_intent(), new_intent()
+    async with opened(url) as database:
+        number = await database.write(lambda c: certificates.insert_prepared(c, newer))
+        assert await database.write(lambda c: certificates.mark_asked(c, number))
+        stored = partial(certificates.store_issued, intent_id=number, der=b"signed", at=NOW)
+        assert not await database.write(lambda c: stored(c, serial=lost.serial))
+        assert await database.read(lambda c: certificates.by_serial(c, 1, newer.serial)) is None
+        assert await database.write(lambda c: stored(c, serial=newer.serial))
 
 
 @pytest.mark.parametrize("settle", ["issued", "burnt", "revoked", "prepared"])
@@ -71,7 +87,7 @@ async def test_a_serial_is_used_once_for_an_issuer(url: str, settle: str) -> Non
         elif settle != "prepared":
             assert certificates.mark_asked(connection, number)
             if settle == "issued":
-                assert certificates.store_issued(connection, number, b"x", at=NOW)
+                assert certificates.store_issued(connection, number, b"x", serial=serial, at=NOW)
             else:
                 assert certificates.settle_asked(connection, number, at=NOW)
 
@@ -325,14 +341,15 @@ async def test_a_key_is_new_until_anything_is_known_of_it(url: str, how: str) ->
             blocked_keys.add_many(connection, [key], why="weak", now=NOW)
             assert not certificates.key_is_new(connection, key)
             return
-        number = certificates.insert_prepared(connection, new_intent(spki_sha256=key))
+        intent = new_intent(spki_sha256=key)
+        number = certificates.insert_prepared(connection, intent)
         assert certificates.key_is_new(connection, key, besides=number), "its own intent does not count"
         assert not certificates.key_is_new(connection, key)
         if how == "burnt":
             assert certificates.burn(connection, number, at=NOW)
         elif how == "issued":
             assert certificates.mark_asked(connection, number)
-            assert certificates.store_issued(connection, number, b"x", at=NOW)
+            assert certificates.store_issued(connection, number, b"x", serial=intent.serial, at=NOW)
 
     async with opened(url) as database:
         await database.write(work)

@@ -20,7 +20,8 @@ async def road(database: Database, request_id: str) -> None:
     intent = attrs.evolve(new_intent(holder=request_id), request_id=request_id)
     number = await database.write(lambda c: certificates.insert_prepared(c, intent))
     assert await database.write(lambda c: certificates.mark_asked(c, number))
-    assert await database.write(lambda c: certificates.store_issued(c, number, os.urandom(500), at=NOW))
+    der = os.urandom(500)
+    assert await database.write(lambda c: certificates.store_issued(c, number, der, serial=intent.serial, at=NOW))
     os.write(1, f"{request_id}\n".encode())
 
 

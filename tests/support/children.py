@@ -17,10 +17,14 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 60
 
 
-def start(module: str, *arguments: object) -> subprocess.Popen[str]:
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+"""A command that runs another as root whom the modes of files bind like everybody."""
+
+
+def start(module: str, *arguments: object, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Start a module of the tests, ``tests.store.writing_child``; its standard input and output are pipes of text."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [*by, sys.executable, "-m", module, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -23,36 +23,55 @@ from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store.authority import templates
 from pkiserver.store.migrate import migrate
+from tests.support.devicetemplates import device_template
 from tests.support.keys import software_store
 
 ACTOR = Actor("tester", "test")
+SETTINGS = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
 
 
 def template_text(name: str, evidence: str, more: str = "") -> str:
     """A device template whose common name and host names come from the request."""
-    return f"""
-name = "{name}"
-issuer = "issuing"
-keys = ["ec-p256"]
-protocols = ["est", "cli"]
-{more}
-[validity]
-duration = "90d"
-[renewal]
-window = "120d"
-{evidence}
-[[subject.parts]]
-attribute = "common_name"
-from = "request"
-required = true
-[[sans.parts]]
-kind = "dns"
-from = "request"
-[key_usage]
-usages = ["digital_signature"]
-[extended_key_usage]
-usages = ["client_auth"]
-"""
+    head = f'{more}\n[renewal]\nwindow = "120d"\n{evidence}'
+    return device_template(name, protocols=("est", "cli"), head=head)
+
+
+def engine_settings(folder: Path, url: str | None = None) -> NodeSettings:
+    """A node whose database (SQLite in the folder, where no other is named) and software key store are in a folder."""
+    cheap = PasswordSettings(memory_kib=8192, passes=1)
+    return NodeSettings(
+        database=DatabaseSettings(url=url or f"sqlite:///{folder / 'db'}"),
+        state_dir=folder,
+        key_store=(software_store(folder),),
+        node="test",
+        passwords=cheap,
+    )
+
+
+async def put_authority(engine: Engine, new: NewAuthority, issuer: str | None) -> None:
+    """Create a root, or an authority below one that is there."""
+    if issuer is None:
+        await engine.road.ceremonies.create_root(new, ACTOR)
+    else:
+        await engine.road.ceremonies.create_subordinate(new, ACTOR, issuer=issuer)
+
+
+async def put_templates(engine: Engine, texts: dict[str, str]) -> None:
+    """Templates (name to TOML) into the database, all of which must be usable."""
+    now = engine.clock.now()
+    for name, text in texts.items():
+        await engine.database.write(lambda c, n=name, t=text: templates.put(c, n, t, now=now, expected=None))
+    await engine.refresh()
+    assert engine.templates.problems() == ()
+
+
+async def fill(engine: Engine, store: str, texts: dict[str, str], *, subject: str = "CN={},O=Example") -> None:
+    """A root, an issuing CA with P-256 keys in ``store``, and templates (name to TOML)."""
+    for name, issuer in (("root", None), ("issuing", "root")):
+        key = KeyChoice(key_type=KeyType.parse("ec-p256"), store=store)
+        new = NewAuthority(name, parse_name(subject.format(name)), CaProfile(), key, SETTINGS)
+        await put_authority(engine, new, issuer)
+    await put_templates(engine, texts)
 
 
 @asynccontextmanager
@@ -60,29 +79,11 @@ async def engine_with(
     folder: Path, texts: dict[str, str], *, url: str | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Engine]:
     """An engine with a root, an issuing CA and the given templates (name to TOML)."""
-    database = url or f"sqlite:///{folder / 'db'}"
-    migrate(database)
-    store = software_store(folder)
-    cheap = PasswordSettings(memory_kib=8192, passes=1)
-    settings = NodeSettings(
-        database=DatabaseSettings(url=database), state_dir=folder, key_store=(store,), node="test", passwords=cheap
-    )
+    settings = engine_settings(folder, url)
+    migrate(settings.database.url)
+    store = settings.key_store[0]
     async with open_engine(settings, clock=clock) as engine:
-        now = engine.clock.now()
-        publication = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
-        for name, issuer in (("root", None), ("issuing", "root")):
-            key = KeyChoice(key_type=KeyType.parse("ec-p256"), store=store.name)
-            new = NewAuthority(name, parse_name(f"CN={name},O=Example"), CaProfile(), key, publication)
-            if issuer is None:
-                await engine.road.ceremonies.create_root(new, ACTOR)
-            else:
-                await engine.road.ceremonies.create_subordinate(new, ACTOR, issuer=issuer)
-        for name, text in texts.items():
-            await engine.database.write(
-                lambda connection, n=name, t=text: templates.put(connection, n, t, now=now, expected=None)
-            )
-        await engine.refresh()
-        assert engine.templates.problems() == ()
+        await fill(engine, store.name, texts)
         yield engine
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import importlib
 import json
 import os
 import signal
@@ -25,10 +26,13 @@ REQUEST_BYTES = 100_000
 
 
 def completed(
-    arguments: tuple[str, ...], environment: dict[str, str], seconds: int
+    arguments: tuple[str, ...], environment: dict[str, str], seconds: int, *, module: str = "pkiserver.cli.main"
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, in the checkout; one that takes longer than ``seconds`` is ended by SIGALRM."""
-    request = {"arguments": arguments, "environment": environment, "seconds": seconds}
+    """Run one command to its end, in the checkout; one that takes longer than ``seconds`` is ended by SIGALRM.
+
+    ``module``: whose ``main`` the command is.
+    """
+    request = {"arguments": arguments, "environment": environment, "seconds": seconds, "module": module}
     answers, told = socket.socketpair()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, answers:
         with told:
@@ -103,9 +107,8 @@ def _run(request: dict[str, Any], out: int, err: int) -> NoReturn:
     os.environ.update(request["environment"])
     _own_reactor()
     sys.argv = ["pkiserver", *request["arguments"]]
-    from pkiserver.cli.main import main
-
-    main()
+    importlib.import_module(request["module"]).main()
+    sys.exit(0)
 
 
 def _own_reactor() -> None:

@@ -78,8 +78,20 @@ async def lose_and_miss(keys: KeyRing, token: ProviderSettings, name: str) -> No
 def lose(token: ProviderSettings, name: str) -> None:
     """Delete a private key behind the server's back."""
     assert isinstance(token, TokenSettings)
-    pin = Path(token.pin_source.removeprefix("file:")).read_text().strip()
-    tool = ["pkcs11-tool", "--module", token.module, "--token-label", str(token.token_label), "--login", "--pin", pin]
-    environment = {**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)}
-    delete = [*tool, "--delete-object", "--type", "privkey", "--label", name]
-    subprocess.run(delete, env=environment, check=True, capture_output=True)
+    pkcs11_tool(token, "--delete-object", "--type", "privkey", "--label", name)
+
+
+def pkcs11_tool(token: TokenSettings, *arguments: object, pin: str | None = None) -> str:
+    """What OpenSC's tool prints, logged in to a SoftHSM token (by default with its own PIN), as another process."""
+    pin = pin or Path(token.pin_source.removeprefix("file:")).read_text().strip()
+    login = ("--module", token.module, "--token-label", token.token_label, "--login", "--pin", pin)
+    done = subprocess.run(
+        ["pkcs11-tool", *map(str, (*login, *arguments))],
+        env={**os.environ, "SOFTHSM2_CONF": str(token.softhsm_config)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr + " (apt-get install opensc)"
+    return done.stdout

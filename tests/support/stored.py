@@ -83,7 +83,8 @@ def new_intent(
 
 def issue(connection: Connection, intent: certificates.NewIntent | None = None, der: bytes | None = None) -> int:
     """Take a certificate down the whole road in one transaction; returns its number."""
-    number = certificates.insert_prepared(connection, intent or new_intent())
+    intent = intent or new_intent()
+    number = certificates.insert_prepared(connection, intent)
     assert certificates.mark_asked(connection, number)
-    assert certificates.store_issued(connection, number, der or os.urandom(300), at=NOW)
+    assert certificates.store_issued(connection, number, der or os.urandom(300), serial=intent.serial, at=NOW)
     return number

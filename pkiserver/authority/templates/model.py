@@ -27,6 +27,7 @@ from pkiserver.authority.templates.model_names import SanRules, SubjectRules
 from pkiserver.authority.templates.model_registration import MOST_APPROVALS, MOST_WAITING, SeatRules
 from pkiserver.authority.templates.values import Oid
 from pkiserver.foundation.bounds import SITE_NAME
+from pkiserver.foundation.errors import Reason, Refusal
 from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyType
 
@@ -345,6 +346,12 @@ class Template:
     def allows(self, protocol: str) -> bool:
         """Whether requests may come by this protocol."""
         return protocol in self.protocols
+
+    def refusal_of(self, algorithm: LegacyAlgorithm) -> Reason | None:
+        """Why an old algorithm is not accepted by SCEP; None where it is."""
+        if algorithm in self.scep.legacy:
+            return None
+        return Reason(Refusal.BAD_ALGORITHM, f"{algorithm.value.upper()} is not accepted for template {self.name}")
 
     def serves(self, protocol: str) -> bool:
         """Whether it is in use now, and requests may come by this protocol."""

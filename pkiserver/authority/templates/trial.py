@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from pkiserver.authority.extensions import Extension
 from pkiserver.authority.requests import Authorised, EnrollmentRequest, RegistrationRecord
 from pkiserver.authority.tbs import build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, build_content
-from pkiserver.authority.templates.model import Template
+from pkiserver.authority.templates.model import LegacyAlgorithm, Template
 from pkiserver.authority.templates.usages import NAME_OF_USAGE, Usage
 from pkiserver.foundation.errors import Reason, Rejected
 
@@ -64,7 +65,7 @@ def try_request(
         request_id="trial",
         csr=request.der,
     )
-    reasons = check_key(request.public_key)
+    reasons = (*_old_digest(template, request), *check_key(request.public_key))
     try:
         content = build_content(template, Authorised(asked, record, "trial"), view, now)
         draft = build_draft(
@@ -83,6 +84,14 @@ def try_request(
 
     refused, warnings = Linter().check(draft.sample, template.lint)
     return Trial(describe(content), (*reasons, *refused), content.ignored, warnings)
+
+
+def _old_digest(template: Template, request: ParsedRequest) -> Iterable[Reason]:
+    """Only SCEP may take such requests; those of other protocols are refused as they are read."""
+    if request.old_digest is not None:
+        refusal = template.refusal_of(LegacyAlgorithm(request.old_digest.value))
+        if refusal is not None:
+            yield refusal
 
 
 def describe(content: CertificateContent) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pkiserver.keys.faults import FaultKind, KeyUnavailable
 from pkiserver.keys.pkcs11 import publichalf
 from pkiserver.keys.pkcs11.library import start_lock
 from pkiserver.keys.pkcs11.login import TokenLogin
-from pkiserver.keys.pkcs11.module import Lane, Module
+from pkiserver.keys.pkcs11.module import LOSSES, Lane, Module
 from pkiserver.keys.uri import Pkcs11Uri
 
 _UNSETTLED = (p11.ObjectHandleInvalid, p11.GeneralError)
@@ -54,6 +54,28 @@ class TokenSearch:
         terms = {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: private[Attribute.ID]}
         beside = self._objects(lane, terms if terms[Attribute.ID] else terms_of(uri, ObjectClass.PUBLIC_KEY))
         return [key for key in map(publichalf.read_public, beside) if key is not None]
+
+    def keys(self, lane: Lane) -> dict[tuple[str, bytes], tuple[str, ...]]:
+        """Label and CKA_ID of every key in the token, and which halves are there. In the module.
+
+        Raises:
+            KeyUnavailable: a fault of the token.
+        """
+        if self.login.problem is not None:
+            raise KeyUnavailable(self.login.problem)
+        found: dict[tuple[str, bytes], tuple[str, ...]] = {}
+        for part, kind in (("private", ObjectClass.PRIVATE_KEY), ("public", ObjectClass.PUBLIC_KEY)):
+            for thing in self._objects(lane, {Attribute.CLASS: kind, Attribute.TOKEN: True}):
+                try:
+                    key = (str(thing[Attribute.LABEL]), bytes(thing[Attribute.ID]))
+                except p11.ObjectHandleInvalid:
+                    continue  # another process deleted it at this moment
+                except LOSSES:
+                    raise
+                except p11.PKCS11Error:
+                    continue  # it has no label or no ID, as keys that are made here have
+                found[key] = tuple(dict.fromkeys((*found.get(key, ()), part)))
+        return found
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold back this server's other processes while keys are made, deleted or looked for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -18,8 +19,12 @@ from pkiserver.keys.pkcs11.key import TokenKey
 from pkiserver.keys.pkcs11.login import TokenLogin
 from pkiserver.keys.pkcs11.module import LOSSES, Module
 from pkiserver.keys.pkcs11.search import TokenSearch, terms_of
+from pkiserver.keys.records import NO_RECORD, KeyObject, is_key_name
 from pkiserver.keys.settings import InPlace, TokenSettings
 from pkiserver.keys.uri import Pkcs11Uri
+
+ID_OCTETS = 16
+"""Of the CKA_ID of a key that is made or imported here: random octets."""
 
 
 class Token:
@@ -108,7 +113,7 @@ class Token:
             session = self._writable()
             try:
                 self._require_free(session, label)
-                key_id = secrets.token_bytes(16)
+                key_id = secrets.token_bytes(ID_OCTETS)
                 public, private = publichalf.generate(session, key_type, label, key_id, doors)
                 return self._born(public, private, label, key_id)
             except LOSSES:
@@ -131,7 +136,7 @@ class Token:
 
     def keep(self, label: str, private: PrivateKey, doors: frozenset[Door]) -> tuple[str, PublicKey]:
         """Put a key made elsewhere into the token: its location and public half; blocking. Raises :class:`Rejected`."""
-        key_id = secrets.token_bytes(16)
+        key_id = secrets.token_bytes(ID_OCTETS)
         try:
             public_template, private_template = publichalf.import_templates(private, label, key_id, doors)
         except ValueError as error:
@@ -150,6 +155,30 @@ class Token:
             finally:
                 session.close()
         return self._location(label, key_id), private.public_key()
+
+    def key_objects(self) -> tuple[KeyObject, ...]:
+        """Every key in the token of the form of those that are made here, by name; blocking.
+
+        Raises:
+            KeyUnavailable: the token is away.
+        """
+        with self.module.entered() as lane:
+            found = self._search.keys(lane)
+        ours = (key for key in found if is_key_name(key[0]) and len(key[1]) == ID_OCTETS)
+        return tuple(
+            KeyObject(label, self._location(label, key_id), found[label, key_id]) for label, key_id in sorted(ours)
+        )
+
+    def besides(self, objects: Iterable[KeyObject], uris: Iterable[str]) -> list[KeyObject]:
+        """Those that none of these locations means."""
+        wanted = [Pkcs11Uri.parse(uri) for uri in uris if self.serves(uri)]
+        known = {(one.object, one.id) for one in wanted}
+
+        def is_known(thing: KeyObject) -> bool:
+            at = Pkcs11Uri.parse(thing.location)
+            return not known.isdisjoint({(at.object, at.id), (at.object, None), (None, at.id)})
+
+        return [one for one in objects if not is_known(one)]
 
     def destroy(self, uri: str) -> None:
         """Delete the objects at ``uri``, private and public; blocking. Nothing there is no error."""
@@ -176,7 +205,7 @@ class Token:
     def _require_free(self, session: Any, label: str) -> None:
         for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
             if list(session.get_objects({Attribute.CLASS: kind, Attribute.TOKEN: True, Attribute.LABEL: label})):
-                text = f"token {self.name} has a key with the label {label!r} already"
+                text = f"token {self.name} has a key with the label {label!r} already{NO_RECORD}"
                 raise Rejected.because(Refusal.CONFLICT, text)
 
     def _writable(self) -> Any:

@@ -166,9 +166,16 @@ class ScepPort:
         return NextAuthority(chain, profile, signer)
 
     def _predecessor(self, authority: Authority) -> Generation | None:
-        """The newest generation before the current one whose key is here and may sign messages."""
+        """The newest generation before the current one whose key is here and may sign messages.
+
+        Once its certificate has ended no client can believe it, and none needs the next CA's "to be used when the
+        current CA certificate expires" (RFC 8894 section 4.7.1) any more: GetCACert has it.
+        """
+        now = self.clock.now()
         for one in sorted(authority.generations, key=lambda each: -each.number):
             if one.state is not GenerationState.PREVIOUS or one.key_name is None or one.ca is None:
+                continue
+            if one.ca.not_after < now:
                 continue
             try:
                 if Door.CMS in self.engine.keys.show(one.key_name).record.doors:

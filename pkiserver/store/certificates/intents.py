@@ -73,7 +73,11 @@ _STORE = Ready(
             bindparam("der", type_=_certificate.der.type),
             bindparam("fingerprint", type_=_certificate.fingerprint.type),
             bindparam("settled", type_=_certificate.settled.type),
-        ).where(_intent.id == bindparam("intent_id"), _intent.state == CertificateState.ASKED.value),
+        ).where(
+            _intent.id == bindparam("intent_id"),
+            _intent.state == CertificateState.ASKED.value,
+            _intent.serial == bindparam("serial"),
+        ),
     )
 )
 _SETTLE = (
@@ -146,10 +150,15 @@ def mark_asked(connection: Connection, intent_id: int) -> bool:
     return _ASK.count(connection, {"intent_id": intent_id}) == 1
 
 
-def store_issued(connection: Connection, intent_id: int, der: bytes, *, at: datetime) -> bool:
-    """Keep the signed certificate: asked -> issued. False where the intent is not ASKED any more."""
+def store_issued(connection: Connection, intent_id: int, der: bytes, *, serial: int, at: datetime) -> bool:
+    """Keep the signed certificate: asked -> issued.
+
+    False where the intent is not ASKED any more, or is another certificate's by its serial: a database that was
+    brought back to an earlier state under a running process gives numbers out again.
+    """
     values = {
         "intent_id": intent_id,
+        "serial": serial_octets(serial),
         "der": der,
         "fingerprint": hashlib.sha256(der).digest(),
         "settled": to_micros(at),

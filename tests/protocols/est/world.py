@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -11,47 +10,17 @@ from typing import Any
 import attrs
 import pytest
 
-from pkiserver.authority.lifecycle.ceremonies import KeyChoice, NewAuthority
-from pkiserver.authority.lifecycle.certify import Actor
-from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
-from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.secret import Secret
-from pkiserver.keys.algorithms import KeyType
 from pkiserver.runtime.config import DatabaseSettings, NodeSettings
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.runtime.services.estport import EstPort
-from pkiserver.store.authority import templates
 from pkiserver.store.migrate import migrate
 from protocols.est.ports import EstSettings
 from tests.protocols.est.support import Site, listener_identity, serve
+from tests.support.devicetemplates import device_template
+from tests.support.engines import fill
 from tests.support.keys import softhsm_token
 
-ACTOR = Actor("tester", "walk")
-PUBLICATION = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
-DEVICE = """
-name = "device"
-issuer = "issuing"
-keys = ["ec-p256", "rsa-2048"]
-protocols = ["est"]
-{more}
-[validity]
-duration = "90d"
-[renewal]
-window = "{window}"
-[[subject.parts]]
-attribute = "common_name"
-from = "request"
-required = true
-[[sans.parts]]
-kind = "dns"
-from = "request"
-[key_usage]
-usages = ["digital_signature"]
-[extended_key_usage]
-usages = ["client_auth"]
-[est]
-server_keygen = true
-"""
 RULES = """
 [[evidence]]
 all = ["password"]
@@ -78,7 +47,10 @@ all = ["password", "client_certificate"]
 
 
 def text(name: str, rules: str, window: str = "120d") -> str:
-    return DEVICE.format(more="", window=window).replace('"device"', f'"{name}"', 1) + rules
+    """The TOML of a device template."""
+    renewal = f'[renewal]\nwindow = "{window}"\n'
+    keys = ("ec-p256", "rsa-2048")
+    return device_template(name, keys=keys, head=renewal, more=f"[est]\nserver_keygen = true\n{rules}")
 
 
 @attrs.frozen
@@ -104,35 +76,21 @@ def world(tmp_path_factory: pytest.TempPathFactory, on_reactor: Callable[[Any], 
     opened: AbstractAsyncContextManager[Engine] = open_engine(settings)
     engine: Engine = on_reactor(opened.__aenter__)
 
-    async def fill() -> None:
-        start = engine.clock.now()
-        for name, issuer in (("root", None), ("issuing", "root")):
-            key = KeyChoice(name=f"{name}-{secrets.token_hex(4)}", key_type=KeyType.parse("ec-p256"), store=token.name)
-            new = NewAuthority(name, parse_name(f"CN=Walk {name},O=Example,C=CH"), CaProfile(), key, PUBLICATION)
-            if issuer is None:
-                await engine.road.ceremonies.create_root(new, ACTOR)
-            else:
-                await engine.road.ceremonies.create_subordinate(new, ACTOR, issuer=issuer)
-        for name, rules, window in (
-            ("device", RULES, "120d"),
-            ("approved", APPROVED, "120d"),
-            ("both", BOTH, "120d"),
-            ("crowded", CROWDED, "120d"),
-            ("early", RULES, "1d"),
-            ("agreeing", RULES, "120d"),
-        ):
-            toml = text(name, rules, window)
-            if name == "agreeing":
-                toml = toml.replace('"digital_signature"', '"digital_signature", "key_agreement"')
-                toml = toml.replace('"ec-p256", "rsa-2048"', '"ec-p256"')
-
-            await engine.database.write(lambda c, n=name, t=toml: templates.put(c, n, t, now=start, expected=None))
-        await engine.refresh()
-        assert engine.templates.problems() == ()
+    async def begin() -> None:
+        agreeing = text("agreeing", RULES).replace('"digital_signature"', '"digital_signature", "key_agreement"')
+        texts = {
+            "device": text("device", RULES),
+            "approved": text("approved", APPROVED),
+            "both": text("both", BOTH),
+            "crowded": text("crowded", CROWDED),
+            "early": text("early", RULES, "1d"),
+            "agreeing": agreeing.replace('"ec-p256", "rsa-2048"', '"ec-p256"'),
+        }
+        await fill(engine, token.name, texts, subject="CN=Walk {},O=Example,C=CH")
         for name, groups in (("me", {"devices"}), ("stranger", set())):
             await engine.accounts.create(name, Secret("a long password"), groups=frozenset(groups), by="tester")
 
-    on_reactor(fill)
+    on_reactor(begin)
     identity, ca = listener_identity()
     (folder / "ca.crt").write_bytes(ca)
     settings_of_est = EstSettings(default_template="device")

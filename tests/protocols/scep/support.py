@@ -17,9 +17,7 @@ from sqlalchemy import update
 from twisted.internet import reactor as _reactor
 
 from pkiserver.authority.lifecycle.ceremonies import CA_DOORS, KeyChoice, NewAuthority
-from pkiserver.authority.lifecycle.certify import Actor
 from pkiserver.authority.lifecycle.profile import CaProfile, parse_name
-from pkiserver.authority.settings import AuthoritySettings, Publication
 from pkiserver.foundation.clock import SystemClock
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
@@ -38,39 +36,12 @@ from protocols.web.factory import HttpServerFactory
 from protocols.web.limits import WebLimits
 from protocols.web.router import Router
 from tests.protocols.scep.device import Device
+from tests.support.devicetemplates import device_template
+from tests.support.engines import SETTINGS, put_authority, put_templates
 from tests.support.keys import softhsm_token
 
 reactor: Any = _reactor
-ACTOR = Actor("tester", "scep")
 SCEP_CA_DOORS = CA_DOORS | {Door.OPEN}
-SETTINGS = AuthoritySettings(publication=Publication(base_url="http://pki.example"))
-
-TEMPLATE = """
-name = "{name}"
-issuer = "{issuer}"
-keys = ["rsa-2048", "ec-p256", "ed25519"]
-protocols = ["scep"]
-lint = "fatal"
-[validity]
-duration = "90d"
-{renewal}
-[subject]
-others = "ignore"
-[[subject.parts]]
-attribute = "common_name"
-from = "request"
-required = true
-[[sans.parts]]
-kind = "dns"
-from = "request"
-[key_usage]
-usages = ["digital_signature", "key_encipherment"]
-[extended_key_usage]
-usages = ["client_auth"]
-{rules}
-[scep]
-{scep}
-"""
 CODE = '[[evidence]]\nall = ["code"]\n'
 APPROVED = '[[evidence]]\nall = ["self_signed"]\napproval = true\n'
 STATIC = '[[evidence]]\nall = ["shared_secret"]\n'
@@ -81,7 +52,16 @@ def template(
     name: str, rules: str = CODE, *, issuer: str = "issuing", scep: str = "", renewal: str = RENEWAL
 ) -> tuple[str, str]:
     """A template's name and its TOML."""
-    return name, TEMPLATE.format(name=name, issuer=issuer, rules=rules, scep=scep, renewal=renewal)
+    text = device_template(
+        name,
+        issuer=issuer,
+        keys=("rsa-2048", "ec-p256", "ed25519"),
+        protocols=("scep",),
+        usages=("digital_signature", "key_encipherment"),
+        head=f'lint = "fatal"\n{renewal}[subject]\nothers = "ignore"',
+        more=f"{rules}\n[scep]\n{scep}",
+    )
+    return name, text
 
 
 @attrs.frozen
@@ -142,10 +122,7 @@ async def authority(engine: Engine, name: str, issuer: str | None, kind: str, st
     key = KeyChoice(name=f"{name}-{secrets.token_hex(4)}", key_type=KeyType.parse(kind), store=store, doors=doors)
     settings = attrs.evolve(SETTINGS, **more)
     new = NewAuthority(name, parse_name(f"CN=SCEP {name},O=Example,C=CH"), CaProfile(), key, settings)
-    if issuer is None:
-        await engine.road.ceremonies.create_root(new, ACTOR)
-    else:
-        await engine.road.ceremonies.create_subordinate(new, ACTOR, issuer=issuer)
+    await put_authority(engine, new, issuer)
 
 
 @contextlib.contextmanager
@@ -188,11 +165,7 @@ def world(folder: Path, on_reactor: Any, texts: dict[str, str], authorities: Any
         await authority(engine, "issuing", "root", "ec-p256", token.name)
         for call in authorities or ():
             await call(engine, token.name)
-        now = engine.clock.now()
-        for name, text in texts.items():
-            await engine.database.write(lambda c, n=name, t=text: templates.put(c, n, t, now=now, expected=None))
-        await engine.refresh()
-        assert engine.templates.problems() == ()
+        await put_templates(engine, texts)
 
     on_reactor(fill)
     port, metrics = ScepPort(engine), ScepMetrics()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -36,8 +37,10 @@ from tests.protocols.scep.device import (
     SUCCESS,
     Device,
 )
-from tests.protocols.scep.support import ACTOR, SCEP_CA_DOORS, SETTINGS, World, authority, listening, template, world
+from tests.protocols.scep.support import SCEP_CA_DOORS, World, authority, listening, template, world
 from tests.protocols.scep.test_scep_walk import identifier
+from tests.support.clock import FakeClock
+from tests.support.engines import ACTOR, SETTINGS
 from tests.support.keys import lose_and_miss
 
 
@@ -129,6 +132,16 @@ def test_the_next_ca_certificate_is_vouched_for_by_the_key_before_it(scep: World
     assert later.ca()[0] != before[0]
     assert later.ca()[1:] == [coming[0], *before[2:]]
     assert later.enroll(scep.code("by-rekeyed")).status == SUCCESS
+    # It is there for whoever holds the old certificate to the last second of that, and no longer.
+    clock = FakeClock(old.not_valid_after_utc)
+    port = ScepPort(attrs.evolve(scep.engine, clock=clock))
+    with listening(port, ScepSettings(), ScepMetrics(), scep.run) as number:
+        url = f"http://127.0.0.1:{number}/scep/by-rekeyed?operation="
+        assert b"GetNextCACert" in scep.curl(f"{url}GetCACaps")
+        scep.curl(f"{url}GetNextCACert")
+        clock.advance(timedelta(seconds=1))
+        assert b"GetNextCACert" not in scep.curl(f"{url}GetCACaps")
+        scep.curl(f"{url}GetNextCACert", status=404)
 
 
 def test_another_process_opens_what_is_for_a_registration_authority_that_was_made_a_moment_ago(scep: World) -> None:
