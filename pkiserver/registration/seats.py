@@ -28,6 +28,7 @@ from pkiserver.registration.identities import (
     SELF_SIGNED,
 )
 from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
+from pkiserver.store.authority import templates
 from pkiserver.store.database import Database
 from pkiserver.store.names import sans_of
 from pkiserver.store.registration import seats as rows
@@ -180,7 +181,7 @@ def new_seat(
         Rejected: LIMIT.
     """
     if rules.limit:
-        rows.lock_template(connection, template)
+        templates.take_turn(connection)
         if rows.count(connection, template) >= rules.limit:
             raise Rejected([_full(template, rules.limit)])
     seat, made = rows.add(connection, template, identity, owner=owner, now=now, placed=bool(rules.limit))
@@ -308,7 +309,7 @@ class Seats:
 
         def change(connection: Connection, seat: Seat) -> Seat:
             if seat.archived and archived is False and limit:
-                rows.lock_template(connection, seat.template)
+                templates.take_turn(connection)
                 if rows.count(connection, seat.template) >= limit:
                     raise Rejected([_full(seat.template, limit)])
             return attrs.evolve(seat, **new)

@@ -70,3 +70,24 @@ async def test_the_same_subject_under_two_templates_at_once_is_no_duplicate(tmp_
         requests = [enrollment(name, OperatorEvidence("root"), name="alice", protocol="cli") for name in texts]
         results = await DeferredList([Deferred.fromCoroutine(engine.enroll(one)) for one in requests])
         assert all(isinstance(answer, IssuedCertificate) for _, answer in results)
+
+
+async def test_processes_that_take_turns_for_several_templates_never_wait_for_each_other(
+    tmp_path: Path, url: str
+) -> None:
+    """PostgreSQL ends such a wait after a second, by undoing all that one of them was writing."""
+    seats = "[seats]\nenabled = true\nlimit = 1000\n"
+    rules = {"seats": seats, "alone": '[duplicates]\nsame_subject = "refuse"\n', "other": seats}
+    texts = {name: template_text(name, OPERATOR, more) for name, more in rules.items()}
+    async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
+        for number in range(ROUNDS):
+            tries = [
+                Deferred.fromCoroutine(
+                    engine.enroll(enrollment(name, OperatorEvidence("root"), name=f"{which}-{number}", protocol="cli"))
+                )
+                for which, engine, order in (("one", one, texts), ("two", two, reversed(texts)))
+                for name in order
+            ]
+            results = await DeferredList(tries, consumeErrors=True)
+            assert all(fine for fine, _ in results), results
+        assert (one.database.counts().retries, two.database.counts().retries) == (0, 0)

@@ -100,8 +100,9 @@ def list_kinds(connection: Connection) -> tuple[str, ...]:
 def take_turn(connection: Connection) -> None:
     """Inside a write: wait until no other process is in one that has taken its turn here, and let the others wait.
 
-    What they have written can be seen then. It is one turn for all templates: who waited for several, in whatever
-    order, would wait for each other.
+    What they have written can be seen then. It is one turn for all templates, and for all that templates limit: a
+    transaction holds the work of many requests, and those who waited for several turns, in whatever order, would wait
+    for each other.
     """
     connection.execute(_TURN)
 

@@ -12,7 +12,6 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, selec
 
 from pkiserver.store.names import printable, subject_key
 from pkiserver.store.newest import newest_of
-from pkiserver.store.schema.authorities import config_object
 from pkiserver.store.schema.certificates import certificate as certificate_table
 from pkiserver.store.schema.certificates import certificate_intent
 from pkiserver.store.schema.management import seat, seat_certificate, seat_event, seat_slot
@@ -91,8 +90,8 @@ def add(
 ) -> tuple[Seat, bool]:
     """The seat of that template and identity, made where there is none; and whether it was made.
 
-    ``placed``: it gets the next place under its template, by which :func:`count` need not look at it; only behind
-    :func:`lock_template`.
+    ``placed``: it gets the next place under its template, by which :func:`count` need not look at it; only in a turn
+    (:func:`pkiserver.store.authority.templates.take_turn`).
     """
     values = {
         "template": template,
@@ -155,12 +154,6 @@ def change(connection: Connection, changed: Seat) -> bool:
         )
     )
     return connection.execute(statement).rowcount == 1
-
-
-def lock_template(connection: Connection, template: str) -> None:
-    """Let nobody else add a seat to the template until this write ends."""
-    c = config_object.c
-    connection.execute(select(c.name).where(c.kind == "template", c.name == template).with_for_update())
 
 
 def count(connection: Connection, template: str) -> int:
