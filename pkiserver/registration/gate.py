@@ -51,7 +51,8 @@ from pkiserver.registration.identities import (
 )
 from pkiserver.registration.renewed import StillStanding
 from pkiserver.registration.requestmatter import is_outdated, request_fingerprint
-from pkiserver.registration.seats import SeatClaim, identity_of, is_nameless
+from pkiserver.registration.seatidentity import identity_of, is_nameless
+from pkiserver.registration.seats import SeatClaim
 from pkiserver.registration.waiting import WaitingBound
 from pkiserver.store import certificates
 from pkiserver.store.certificates import Certificate, CertificateState
@@ -195,7 +196,7 @@ class Gate:
             reasons=(why,),
             checks=checks,
             bound=bound,
-            seat=identity_of(found.record, self._content(template, asked)),
+            seat=self._seat(template, asked).identity,
         )
 
     async def _require_room(self, bound: WaitingBound, address: str) -> None:
@@ -213,11 +214,12 @@ class Gate:
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
         supersedes = template.duplicates.same_subject is SameSubject.SUPERSEDE
-        content = self._content(template, decision) if supersedes or is_nameless(decision.record) else None
+        nameless = is_nameless(template, decision.record)
+        content = self._content(template, decision) if supersedes or nameless else None
         return SeatClaim(
             template.name,
             template.seats,
-            identity_of(decision.record, content),
+            identity_of(decision.record, content if nameless else None),
             decision.request.device,
             renewed,
             self.clock,

@@ -14,23 +14,14 @@ import attrs
 from sqlalchemy import Connection
 
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
-from pkiserver.authority.requests import Device, RegistrationRecord
-from pkiserver.authority.templates.build import CertificateContent
+from pkiserver.authority.requests import Device
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.authority.templates.model_registration import MOST_SLOTS, SeatRules
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
-from pkiserver.registration.identities import (
-    ANONYMOUS,
-    CHALLENGE_PREFIX,
-    CODE_PREFIX,
-    OPERATOR_PREFIX,
-    SELF_SIGNED,
-)
 from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store.authority import templates
 from pkiserver.store.database import Database
-from pkiserver.store.names import sans_of
 from pkiserver.store.registration import seats as rows
 from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
 
@@ -38,25 +29,6 @@ SERVER = "system"
 MOST_METADATA = 64
 MOST_TEXT = 1024
 MOST_OWNER = 256
-_NAMELESS = (CODE_PREFIX, CHALLENGE_PREFIX, SELF_SIGNED, OPERATOR_PREFIX)
-"""Requesters that are nobody's names, or of somebody who asks for others, as certificates have them."""
-
-
-def is_nameless(record: RegistrationRecord) -> bool:
-    """Whether a seat cannot go by whoever asks."""
-    return record.nameless or record.name == ANONYMOUS or record.name.startswith(_NAMELESS)
-
-
-def identity_of(record: RegistrationRecord, content: CertificateContent | None) -> str:
-    """Whose seat it is: the account; where the evidence shows nobody by name, whom the certificate is for.
-
-    That is its subject, or else its alternative names, and not what the request says: in how many ways can one ask for
-    the same. ``content`` is what the certificate would say; None where there will be none.
-    """
-    if content is None or not is_nameless(record):
-        return record.name
-    names = sorted(f"{san.kind}:{san.value}" for san in sans_of(content.sans))
-    return content.subject.rfc4514_string() or ", ".join(names)
 
 
 @attrs.frozen

@@ -187,6 +187,18 @@ async def test_devices_without_a_subject_have_a_seat_each(tmp_path: Path) -> Non
         assert {one.identity for one in await engine.seats.search()} == {"dns:a.example.org", "dns:b.example.org"}
 
 
+async def test_a_device_without_a_subject_may_have_more_names_than_an_index_takes(tmp_path: Path, url: str) -> None:
+    text = template_text("few", CODES, "[seats]\nenabled = true\ncertificates = 1\n[sans]\nmin = 1\n").replace(
+        "required = true\n[[sans", "[[sans"
+    )
+    async with engine_with(tmp_path, {"few": text}, url=url) as engine:
+        for last in "ab":
+            hosts = tuple(f"host-{number}.{'x' * 60}.{last}.example.org" for number in range(16))
+            request, other = [await with_code(engine, "x", hosts=hosts) for _ in range(2)]
+            assert isinstance(await engine.enroll(without_subject(request)), IssuedCertificate)
+            assert await refused(engine, without_subject(other)) == {Refusal.LIMIT}
+
+
 async def test_what_an_operator_enrols_is_in_the_devices_seat_and_not_the_operators(tmp_path: Path) -> None:
     text = template_text("few", '[[evidence]]\nall = ["operator"]\n', "[seats]\nenabled = true\ncertificates = 1\n")
     async with engine_with(tmp_path, {"few": text}) as engine:

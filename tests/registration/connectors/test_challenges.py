@@ -20,7 +20,13 @@ from twisted.internet.task import deferLater
 
 from pkiserver.authority.csr import parse_request
 from pkiserver.authority.lifecycle.profile import parse_name
-from pkiserver.authority.requests import ChallengeEvidence, EnrollmentRequest, IssuedCertificate, ResumedEvidence
+from pkiserver.authority.requests import (
+    ChallengeEvidence,
+    ClientCertificateEvidence,
+    EnrollmentRequest,
+    IssuedCertificate,
+    ResumedEvidence,
+)
 from pkiserver.authority.status.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
@@ -39,11 +45,13 @@ reactor: Any = _reactor
 RULE = '[[evidence]]\nall = ["shared_secret"]\nconnectors = ["mdm"]\n'
 STATIC = '[[evidence]]\nall = ["shared_secret"]\n'
 FIXED = '[[subject.parts]]\nattribute = "organization"\nfrom = "fixed"\nvalue = "Example"\n'
+CHALLENGE_OR_CERTIFICATE = RULE + '[[evidence]]\nall = ["client_certificate"]\n'
 TEXTS = {
     "phones": template_text("phones", RULE),
     "slow": template_text("slow", RULE + 'approval = true\napproval_lifetime = "1h"\n'),
     "other": template_text("other", STATIC),
     "seated": template_text("seated", RULE, f"[seats]\nenabled = true\ncertificates = 1\n{FIXED}"),
+    "later": template_text("later", CHALLENGE_OR_CERTIFICATE),
     "both": template_text("both", RULE.replace('"shared_secret"', '"shared_secret", "client_certificate"')),
 }
 
@@ -284,3 +292,35 @@ async def test_a_challenges_seat_goes_by_the_certificates_subject(
             assert [one.identity for one in await engine.seats.search()] == ["CN=phone,O=Example"]
     finally:
         hook.close()
+
+
+async def test_who_renews_what_a_challenge_brought_has_the_seat_of_who_shows_a_challenge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates from before the template had seats, and those that are shown for another, are in none yet."""
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    hook = Webhook(lambda _: {"decision": "yes"})
+    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
+    try:
+        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
+            names = ("renews", "enrols")
+            old = [(await issued(engine, asked(name, "right", "later"))).der for name in names]
+            known = await engine.database.read(lambda c: templates.get(c, "later"))
+            assert known is not None
+            seated = template_text("later", CHALLENGE_OR_CERTIFICATE, "[seats]\nenabled = true\ncertificates = 1\n")
+            now = engine.clock.now()
+            await engine.database.write(lambda c: templates.put(c, "later", seated, now=now, expected=known.revision))
+            await engine.refresh()
+            for name, der, renewed in zip(names, old, (old[0], None), strict=True):
+                shown = ClientCertificateEvidence(der)
+                await issued(engine, enrollment("later", shown, name=name, renewal_of=renewed))
+                assert await refusals(engine, asked(name, "right", "later")) == {Refusal.LIMIT}
+            assert {one.identity for one in await engine.seats.search()} == {"CN=renews", "CN=enrols"}
+    finally:
+        hook.close()
+
+
+async def issued(engine: Engine, request: EnrollmentRequest) -> IssuedCertificate:
+    made = await engine.enroll(request)
+    assert isinstance(made, IssuedCertificate)
+    return made
