@@ -43,8 +43,11 @@ class Issuer:
         keys: KeyRing,
         audit: AuditLog,
         clock: Clock,
+        left: Callable[[int], None],
         checkpoint: Checkpoint = go_on,
     ) -> None:
+        """``left`` is told the serial number of what could not be given up, as the database was away."""
+        self._left = left
         self._database = database
         self._keys = keys
         self._audit = audit
@@ -80,6 +83,7 @@ class Issuer:
         try:
             await self._database.write(work)
         except PkiError as error:
+            self._left(intent.serial)
             self.log.error("serial {serial:x} is left to recovery: {why}", serial=intent.serial, why=str(error))
 
     async def issue(self, prepared: PreparedCertificate, *, also: Also | None = None) -> IssuedCertificate:
@@ -179,6 +183,7 @@ class Issuer:
         try:
             await self._database.write(settle)
         except PkiError as second:  # recovery will settle it; the first error is the one to tell
+            self._left(prepared.serial)
             self.log.error("intent {id} is left to recovery: {why}", id=prepared.certificate_id, why=str(second))
 
 

@@ -51,7 +51,7 @@ Released = Callable[[Connection, int], None]
 
 
 class Recovery:
-    """Gives signs of life for this process, and settles what others left."""
+    """Gives signs of life for this process, and settles what others left, or it could not end itself."""
 
     log = Logger()
 
@@ -65,6 +65,7 @@ class Recovery:
         self._holder = holder
         self._loop: LoopingCall | None = None
         self._is_known = False
+        self._left: set[int] = set()
         self.trouble = ""
         """Why the last sign of life could not be written; empty when it could."""
 
@@ -141,13 +142,20 @@ class Recovery:
         except PkiError as error:
             self.log.warn("no last sign of life could be given: {why}", why=told_in_full(error))
 
+    def take_over(self, serial: int) -> None:
+        """Settle an intent of this process with the next ones: what it was made for has ended, and could not say so."""
+        self._left.add(serial)
+
     async def settle(self) -> Settled:
         """Settle every open intent whose holder is dead; at start, and then with each :meth:`beat`.
+
+        Those of this process that were left to it too.
 
         Raises:
             Unavailable: the database is away.
         """
         burnt = kept = 0
+        left = frozenset(self._left)
         while found := await self._database.read(self._abandoned):
             before = burnt + kept
             for intent in found:
@@ -156,6 +164,7 @@ class Recovery:
                     kept += intent.state is CertificateState.ASKED
             if burnt + kept == before:  # another process was quicker with all of them
                 break
+        self._left -= left
         now = self._clock.now()
         await self._database.write(
             lambda connection: leases.forget(connection, lease_name(""), expired_before=now - _FORGET)
@@ -171,7 +180,7 @@ class Recovery:
         for intent in certificates.open_intents(connection, limit=_AT_ONCE):
             if intent.holder not in alive:
                 alive[intent.holder] = _is_alive(connection, intent.holder, now)
-            if not alive[intent.holder]:
+            if not alive[intent.holder] or intent.serial in self._left:
                 found.append(intent)
         return tuple(found)
 

@@ -57,7 +57,9 @@ class Road:
         step = checkpoint or from_environment()
         authorities = Authorities(database)
         recovery = Recovery(database=database, audit=audit, clock=clock, holder=holder, released=released)
-        issuer = Issuer(database=database, keys=keys, audit=audit, clock=clock, checkpoint=step)
+        issuer = Issuer(
+            database=database, keys=keys, audit=audit, clock=clock, left=recovery.take_over, checkpoint=step
+        )
         preparer = Preparer(
             database=database,
             authorities=authorities,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +11,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import Deferred, DeferredList
 
-from pkiserver.authority.requests import IssuedCertificate, OperatorEvidence
+from pkiserver.authority.requests import Authorised, IssuedCertificate, OperatorEvidence
 from pkiserver.foundation.errors import Refusal, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
-from pkiserver.store import certificates
+from pkiserver.store import certificates, engines
 from tests.support.engines import engine_with, enrollment, template_text
 
 OPERATOR = '[[evidence]]\nall = ["operator"]\n'
+SEATS = "[seats]\nenabled = true\ncertificates = 1\n"
 ROUNDS = 10
 
 
@@ -91,3 +94,25 @@ async def test_processes_that_take_turns_for_several_templates_never_wait_for_ea
             results = await DeferredList(tries, consumeErrors=True)
             assert all(fine for fine, _ in results), results
         assert (one.database.counts().retries, two.database.counts().retries) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "rules", ['[duplicates]\nsame_subject = "supersede"\n', '[duplicates]\nsame_subject = "refuse"\n', SEATS]
+)
+async def test_what_was_being_made_as_the_database_went_away_stands_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    """It counted as being made for as long as the process lived: who asked again was told to come again, for ever."""
+    monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.05)
+    shown = OperatorEvidence("root")
+    async with engine_with(tmp_path, {"one": template_text("one", OPERATOR, rules)}) as engine:
+        decision = await engine.gate.decide(enrollment("one", shown, protocol="cli"))
+        assert isinstance(decision, Authorised)
+        prepared = await engine.road.prepare(decision, ask=True)
+        with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable):
+                await engine.road.issue(prepared)
+            other.execute("ROLLBACK")
+        await engine.road.recovery.give_sign()
+        assert isinstance(await engine.enroll(enrollment("one", shown, protocol="cli")), IssuedCertificate)
