@@ -302,3 +302,14 @@ async def test_tokens_describe_themselves(token: TokenSettings, rings: Rings) ->
     assert info.problem is None
     assert "ECDSA" in info.mechanisms
     assert "SoftHSM" in info.library
+
+
+async def test_keys_of_other_programs_do_not_hide_those_that_are_in_no_record(
+    token: TokenSettings, rings: Rings
+) -> None:
+    """A label of PKCS#11 is UTF-8, and tokens keep what they are given."""
+    for label, key_id in (("caf\udce9", "01" * 16), ("left", "02" * 16), ("short-id", "03")):
+        pkcs11_tool(token, "--keypairgen", "--key-type", "EC:prime256v1", "--label", label, "--id", key_id)
+    ring = await rings([token])
+    await ring.generate("ours", P256, store="softhsm", doors=[Door.CERTIFICATE])
+    assert [one.name for one in await ring.unregistered.find()] == ["left"]

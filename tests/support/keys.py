@@ -91,6 +91,7 @@ def pkcs11_tool(token: TokenSettings, *arguments: object, pin: str | None = None
         check=False,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=60,
     )
     assert done.returncode == 0, done.stderr + " (apt-get install opensc)"

@@ -72,8 +72,8 @@ class TokenSearch:
                     continue  # another process deleted it at this moment
                 except LOSSES:
                     raise
-                except p11.PKCS11Error:
-                    continue  # it has no label or no ID, as keys that are made here have
+                except (p11.PKCS11Error, UnicodeDecodeError):
+                    continue  # it has no label (of UTF-8) or no ID, as keys that are made here have
                 found[key] = tuple(dict.fromkeys((*found.get(key, ()), part)))
         return found
 
