@@ -38,6 +38,7 @@ def template_text(name: str, evidence: str, more: str = "") -> str:
 
 def engine_settings(folder: Path, url: str | None = None) -> NodeSettings:
     """A node whose database (SQLite in the folder, where no other is named) and software key store are in a folder."""
+    folder.mkdir(exist_ok=True)
     cheap = PasswordSettings(memory_kib=8192, passes=1)
     return NodeSettings(
         database=DatabaseSettings(url=url or f"sqlite:///{folder / 'db'}"),
