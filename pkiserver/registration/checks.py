@@ -1,4 +1,4 @@
-"""What officers are shown about a request before they decide: what it would bring, as far as can be known by then."""
+"""What is looked at before anybody decides: what a request would bring, as far as can be known by then."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cryptography import x509
 
 from pkiserver.authority.authorities import Authorities
 from pkiserver.authority.checks.keycheck import check_key
-from pkiserver.authority.requests import Authorised
+from pkiserver.authority.requests import Authorised, EnrollmentRequest
 from pkiserver.authority.templates.build import CertificateContent, build_content
 from pkiserver.authority.templates.model import Template
-from pkiserver.foundation.errors import Reason, Rejected
+from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.extensionvalue import value_among
 from pkiserver.keys.algorithms import KeyType
 from pkiserver.store.names import sans_of
@@ -53,3 +53,17 @@ def _lines(asked: Authorised, content: CertificateContent) -> tuple[str, ...]:
         f"validity: until {content.not_after:%Y-%m-%d %H:%M:%SZ} if it were issued now",
         *(f"left out: {text}" for text in content.ignored),
     )
+
+
+def general_reasons(template: Template, request: EnrollmentRequest) -> list[Reason]:
+    """What stands against a request whoever asks."""
+    reasons = []
+    if not template.enabled:
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, f"template {template.name} is switched off"))
+    if not template.allows(request.protocol):
+        text = f"template {template.name} does not allow {request.protocol}"
+        reasons.append(Reason(Refusal.NOT_AUTHORISED, text))
+    if not request.proof.verified:
+        text = "possession of the private key was not proved"
+        reasons.append(Reason(Refusal.BAD_PROOF, text))
+    return reasons

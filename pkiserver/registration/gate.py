@@ -33,7 +33,7 @@ from pkiserver.registration.approvals import (
     Pending,
     still_answers,
 )
-from pkiserver.registration.checks import check_request, content_to_be
+from pkiserver.registration.checks import check_request, content_to_be, general_reasons
 from pkiserver.registration.codes import CodeClaim
 from pkiserver.registration.connectors.asking import EXPIRED
 from pkiserver.registration.connectors.questions import told_to
@@ -93,7 +93,7 @@ class Gate:
             Unavailable: the decision needs something that is away, or there were too many wrong guesses.
         """
         template = self.templates.get(request.template)
-        reasons = _general_reasons(template, request)
+        reasons = general_reasons(template, request)
         if reasons:
             raise Rejected(reasons)
         decision = await self._decide(request, template)
@@ -164,10 +164,11 @@ class Gate:
             if waits is not None and isinstance(answer, ApprovalClaim):
                 return Pending(answer.request_number, waits.retry_after)
         elif waits is not None:
-            answer = await self.approvals.ask(request, found.record, reasons=(_waits_for(waits.connector),))
+            seat = self._seat_to_be(request, template, found)
+            answer = await self.approvals.ask(request, found.record, reasons=(_waits_for(waits.connector),), seat=seat)
             if isinstance(answer, Pending):
                 return Pending(answer.request_number, waits.retry_after)
-        elif (settled := await self._settled(request, found)) is not None:
+        elif (settled := await self._settled(request, template, found)) is not None:
             answer = settled
         else:
             return Authorised(request, found.record, "rule " + "+".join(found.rule.all), claims)
@@ -196,7 +197,7 @@ class Gate:
             reasons=(why,),
             checks=checks,
             bound=bound,
-            seat=self._seat(template, asked).identity,
+            seat=self._seat_to_be(request, template, found),
         )
 
     async def _require_room(self, bound: WaitingBound, address: str) -> None:
@@ -210,6 +211,10 @@ class Gate:
         reasons = await self.database.read(self._seat(template, asked).reasons_against)
         found = tuple(f"seat: would be refused as things are: {one.text}" for one in reasons)
         return found or ("seat: would take it",)
+
+    def _seat_to_be(self, request: EnrollmentRequest, template: Template, found: rules.Match) -> str:
+        """Whose seat it would be in: its owner does not decide the request."""
+        return self._seat(template, Authorised(request, found.record, "to be decided")).identity
 
     def _seat(self, template: Template, decision: Authorised) -> SeatClaim:
         renewed = next((one.certificate_id for one in decision.claims if isinstance(one, StillStanding)), None)
@@ -251,7 +256,7 @@ class Gate:
         return known if known is not None and still_answers(connection, known, self.clock.now()) else None
 
     async def _settled(
-        self, request: EnrollmentRequest, found: rules.Match
+        self, request: EnrollmentRequest, template: Template, found: rules.Match
     ) -> Pending | AlreadyIssued | ApprovalClaim | None:
         """The request that waited for nothing but a connector which now says yes; None where there is none."""
         connector = next((one.connector for one in found.identities if one.connector != INTERNAL), None)
@@ -272,7 +277,8 @@ class Gate:
         anew = outdated and known.state in {RequestState.PENDING, RequestState.APPROVED}
         if anew:
             # put anew under the template as it is now, for the connector that has just been asked again
-            await self.approvals.ask(request, found.record, reasons=waited)
+            seat = self._seat_to_be(request, template, found)
+            await self.approvals.ask(request, found.record, reasons=waited, seat=seat)
         if anew or known.state is RequestState.PENDING:
             await self.approvals.decide(known.id, approved=True, by=f"{CONNECTOR_PREFIX}{connector}", reason=decided[0])
         return await self.approvals.ask(request, found.record)
@@ -381,16 +387,3 @@ def _refusal(reasons: tuple[Reason, ...], findings: Findings) -> Rejected | Unav
         text = "; ".join(dict.fromkeys(one.text for one in findings.away))
         return Unavailable(text, retry_after=max(one.retry_after for one in findings.away))
     return Rejected(reasons)
-
-
-def _general_reasons(template: Template, request: EnrollmentRequest) -> list[Reason]:
-    reasons = []
-    if not template.enabled:
-        reasons.append(Reason(Refusal.NOT_AUTHORISED, f"template {template.name} is switched off"))
-    if not template.allows(request.protocol):
-        text = f"template {template.name} does not allow {request.protocol}"
-        reasons.append(Reason(Refusal.NOT_AUTHORISED, text))
-    if not request.proof.verified:
-        text = "possession of the private key was not proved"
-        reasons.append(Reason(Refusal.BAD_PROOF, text))
-    return reasons

@@ -320,6 +320,25 @@ async def test_who_renews_what_a_challenge_brought_has_the_seat_of_who_shows_a_c
         hook.close()
 
 
+async def test_the_owner_of_a_seat_decides_nothing_for_it_in_place_of_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    hook = Webhook(lambda _: {"decision": "pending", "retry_after": 60})
+    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
+    try:
+        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
+            await engine.seats.create("seated", "CN=phone,O=Example", owner="rita", by="tester")
+            waiting = await engine.enroll(asked("phone", "right", "seated"))
+            assert isinstance(waiting, Pending)
+            with pytest.raises(Rejected) as caught:
+                await engine.approvals.decide(waiting.request_number, approved=True, by="cli:rita")
+            assert caught.value.has(Refusal.NOT_AUTHORISED)
+            await engine.approvals.decide(waiting.request_number, approved=True, by="cli:bob")
+    finally:
+        hook.close()
+
+
 async def issued(engine: Engine, request: EnrollmentRequest) -> IssuedCertificate:
     made = await engine.enroll(request)
     assert isinstance(made, IssuedCertificate)
