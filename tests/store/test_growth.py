@@ -19,7 +19,7 @@ from pkiserver.registration.waiting import nameless_site
 from pkiserver.store import audit, certificates, migrations
 from pkiserver.store.authority import crl_history, crls
 from pkiserver.store.authority.crls import Crl, CrlKind
-from pkiserver.store.certificates import Criteria, RevocationReason
+from pkiserver.store.certificates import CertificateState, Criteria, RevocationReason
 from pkiserver.store.engines import parse_url, writing_engine
 from pkiserver.store.migrate import migrate
 from pkiserver.store.outbox import Feed
@@ -155,6 +155,21 @@ RARE = frozenset({"single", "none"})
 SMALL = Criteria(generation_ids=frozenset({2}))
 LONG_AGO = NOW - 400 * DAY
 LIST = Crl(1, CrlKind.COMPLETE, 10**6, None, NOW + DAY, NOW + 2 * DAY, b"", 0, 0)
+HARDLY = {
+    "a requester": Criteria(requester="alice", template="rare"),
+    "a subject": Criteria(subject="CN=x", requester="bob"),
+    "all": Criteria(issuer_id=9),
+    "a template": Criteria(template="device", issuer_id=9),
+    "a time": Criteria(expires_from=LONG_AGO, template="rare"),
+    "a beginning": Criteria(subject_prefix="cn=", template="rare"),
+    "the revoked": Criteria(state=CertificateState.REVOKED, template="rare"),
+}
+
+
+def few_of(wanted: Criteria) -> Callable[[Connection], object]:
+    return lambda c: certificates.search(c, wanted, limit=2, most=10)
+
+
 ASKED: dict[str, Callable[[Connection], object]] = {
     "a request: which have expired": lambda c: requests.expire(c, now=NOW),
     "a request: who waits and shows nobody": lambda c: requests.count_nameless(c, "device", now=NOW),
@@ -177,6 +192,7 @@ ASKED: dict[str, Callable[[Connection], object]] = {
     "a page of seats of large templates": lambda c: seats.search(c, templates=frozenset({"device", "rare"}), limit=10),
     "a page of certificates of a small authority": lambda c: certificates.search(c, SMALL),
     "a page of certificates of a template": lambda c: certificates.search(c, Criteria(template="device"), limit=10),
+    **{f"a page of certificates of {name}, few of them wanted": few_of(one) for name, one in HARDLY.items()},
     "what was set, beside what was issued": lambda c: list(audit.events_of_settings(c, "configuration")),
     "a list: those that ended": lambda c: crls.forget_before(c, 1, LONG_AGO),
     "a list: the one in force at a time": lambda c: crl_history.newest_until(c, 1, NOW - DAY),
