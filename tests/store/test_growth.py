@@ -76,6 +76,7 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
         return {**_CERTIFICATE, **only}
 
     task = {"version": 1, "attempts": 0}
+    queues = (("quiet", _NOW + _DAY, None), ("away", _NOW - 1, None), ("picky", _NOW + _DAY, "no"))
     small = {"generation_id": 2, "serial": b"small", "spki_sha256": b"", "not_after": _NOW, "state": "issued"}
 
     def request(state: str, ends: int) -> dict[str, Any]:
@@ -118,13 +119,9 @@ def rows_of(count: int) -> dict[str, Iterable[dict[str, Any]]]:
             for more in ({"created": _NOW + n, "ends": _NOW + _DAY},)
         ],
         "outward_task": [
-            {**task, "target": target, "subject": f"s{n}", "due": due, "problem": problem}
+            {**task, "target": f"directory/{name}", "subject": f"s{n}", "due": due, "problem": why}
             for n in many
-            for target, due, problem in (
-                ("directory/quiet", _NOW + _DAY, None),
-                ("directory/away", _NOW - 1, None),
-                ("directory/picky", _NOW + _DAY, "no"),
-            )
+            for name, due, why in queues
         ],
         "addressbook_change": [{"seq": n, "address": "x"} for n in many],
         "issuer": [{"id": 1, "dn_der": b"d", "dn_text": "CN=ca", "created": _NOW}],
