@@ -47,7 +47,7 @@ async def _people(engine: Engine, address: str) -> tuple[Person, ...]:
     rules = {one.template.name: one.template.publication for one in engine.templates.list()}
     published = {name: one for name, one in rules.items() if one.addressbook}
     key, now = address_key(address), engine.clock.now()
-    return await engine.database.read(lambda connection: read_people(connection, key, published.get, now))
+    return await engine.database.read(lambda connection: read_people(connection, key, published, now))
 
 
 @group.command()

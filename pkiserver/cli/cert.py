@@ -83,9 +83,7 @@ certificate_argument = click.argument("selected", metavar="CERTIFICATE")
 async def _page(session: Session, engine: Engine, criteria: Criteria, limit: int, after: str | None) -> None:
     from pkiserver.store import certificates
 
-    page = await engine.database.read(
-        lambda connection: certificates.search(connection, criteria, limit=limit, cursor=after)
-    )
+    page = await certificates.search_on(engine.database.read, criteria, limit=limit, cursor=after)
     session.output.table([_row(one) for one in page.certificates], empty="no certificates")
     if page.cursor is not None:
         session.output.note(f"More: --after {page.cursor}")

@@ -169,7 +169,7 @@ class AddressBook(Generic[T]):
 
         def work(connection: Connection) -> tuple[tuple[int, int], dict[str, tuple[Person, ...]]]:
             latest = _latest(connection)
-            return latest, {one: people.read_people(connection, one, rules.get, now) for one in batch}
+            return latest, {one: people.read_people(connection, one, rules, now) for one in batch}
 
         latest, read = await self._database.read(work)
         entries = {address: tuple(self._render(one) for one in found) for address, found in read.items()}
@@ -184,7 +184,7 @@ class AddressBook(Generic[T]):
         """The address keys of entries under a name; raises :class:`Unavailable`."""
         rules, now = self._rules, self._clock.now()
         return await self._database.read(
-            lambda connection: people.read_addresses(connection, wanted, rules.get, now, limit)
+            lambda connection: people.read_addresses(connection, wanted, rules, now, limit)
         )
 
     async def by_serial(self, issuer_id: int, serial: int) -> tuple[T, ...]:
@@ -197,7 +197,7 @@ class AddressBook(Generic[T]):
 
         def work(connection: Connection) -> Person | None:
             row = rows.certificate_by_serial(connection, issuer_id, octets)
-            return people.read_certificate(connection, row, rules.get, now)
+            return people.read_certificate(connection, row, rules, now)
 
         found = await self._database.read(work)
         return () if found is None else (self._render(found),)
@@ -206,7 +206,7 @@ class AddressBook(Generic[T]):
         """Certificates (DER) under a hash of RFC 4387; raises :class:`Unavailable`."""
         rules, now = self._rules, self._clock.now()
         return await self._database.read(
-            lambda connection: people.read_by_key(connection, kind, value, rules_of=rules.get, now=now, limit=limit)
+            lambda connection: people.read_by_key(connection, kind, value, rules=rules, now=now, limit=limit)
         )
 
     def _keep(self, address: str, entries: tuple[T, ...], until: datetime) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import attrs
@@ -13,11 +14,16 @@ from pkiserver.authority.templates.model import PublicationRules
 from pkiserver.publication.certificate import addresses_of, can_encrypt, key_family, subject_names
 from pkiserver.publication.values import NameKind, NamePrefix, Person
 from pkiserver.store.publication import addressbook as rows
+from pkiserver.store.publication import addressbook_lookups as lookups
 from pkiserver.store.publication import addressbook_smime
 from pkiserver.store.publication.addressbook import BookCertificate, Contact, address_key
 
-RulesOf = Callable[[str], PublicationRules | None]
-"""The rules of a template that publishes; None for one that does not."""
+Rules = Mapping[str, PublicationRules]
+"""The rules of each template that publishes, by its name."""
+MOST_OF_ONE_ADDRESS = 64
+"""Certificates of one address that are shown, the newest."""
+_MOST_LOOKED_AT = 2048
+"""Certificates of one address, in force and of templates that publish, among which those are looked for."""
 _FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
@@ -28,12 +34,11 @@ class _Parsed:
     rules: PublicationRules
 
 
-def read_people(connection: Connection, address: str, rules_of: RulesOf, now: datetime) -> tuple[Person, ...]:
+def read_people(connection: Connection, address: str, rules: Rules, now: datetime) -> tuple[Person, ...]:
     """The entries of an address key: a person's, a contact's, both or none. The same statements whoever it is."""
-    found = rows.certificates_of(connection, address, now=now)
+    parsed = _shown(connection, address, rules, now)
     smime = addressbook_smime.smime_message(connection, address, now=now)
     contacts = rows.contacts_by(connection, NameKind.MAIL.value, address, exact=True, limit=1)
-    parsed = [one for row in found if (one := _parse(row, rules_of)) is not None]
     mails = _mails(address, parsed)
     out = rows.opted_out(connection, [address, *map(address_key, mails)])
     people = [_contact(one, address, now) for one in contacts]
@@ -44,25 +49,22 @@ def read_people(connection: Connection, address: str, rules_of: RulesOf, now: da
 
 
 def read_addresses(
-    connection: Connection, wanted: NamePrefix, rules_of: RulesOf, now: datetime, limit: int
+    connection: Connection, wanted: NamePrefix, rules: Rules, now: datetime, limit: int
 ) -> tuple[str, ...]:
     """Address keys of the entries under a name or the beginning of one, at most ``limit``."""
     if wanted.kind is NameKind.MAIL:
-        found = list(rows.addresses_beginning(connection, wanted.value, now=now, limit=limit))
+        found = lookups.addresses_beginning(connection, wanted.value, templates=rules, now=now, limit=limit)
     else:
-        named = rows.addresses_named(
-            connection, wanted.kind.value, wanted.value, exact=wanted.exact, now=now, limit=4 * limit
+        found = lookups.addresses_named(
+            connection, wanted.kind.value, wanted.value, exact=wanted.exact, templates=rules, now=now, limit=4 * limit
         )
-        found = [address for address, template in named if rules_of(template) is not None]
     contacts = rows.contacts_by(connection, wanted.kind.value, wanted.value, exact=wanted.exact, limit=limit)
     return tuple(dict.fromkeys([*found, *(one.address for one in contacts)]))[:limit]
 
 
-def read_certificate(
-    connection: Connection, row: BookCertificate | None, rules_of: RulesOf, now: datetime
-) -> Person | None:
+def read_certificate(connection: Connection, row: BookCertificate | None, rules: Rules, now: datetime) -> Person | None:
     """The entry that holds exactly this certificate, where it may be shown; also one of the past, with ``history``."""
-    if row is None or (parsed := _parse(row, rules_of)) is None:
+    if row is None or (parsed := _parse(row, rules)) is None:
         return None
     in_force = row.state == "issued" and row.not_after >= now
     mails = addresses_of(row, parsed.certificate)
@@ -76,20 +78,34 @@ def read_certificate(
 
 
 def read_by_key(
-    connection: Connection, kind: NameKind, value: str, *, rules_of: RulesOf, now: datetime, limit: int
+    connection: Connection, kind: NameKind, value: str, *, rules: Rules, now: datetime, limit: int
 ) -> tuple[bytes, ...]:
     """Certificates under one of the hashes of RFC 4387, those that may be shown."""
-    found = rows.certificates_by_key(connection, kind.value, value, limit=limit)
-    people = (read_certificate(connection, one, rules_of, now) for one in found)
+    past = [name for name, one in rules.items() if one.history]
+    found = lookups.certificates_by_key(connection, kind.value, value, templates=rules, past=past, now=now, limit=limit)
+    people = (read_certificate(connection, one, rules, now) for one in found)
     return tuple(der for one in people if one is not None for der in one.certificates)
 
 
-def _parse(row: BookCertificate, rules_of: RulesOf) -> _Parsed | None:
-    rules = rules_of(row.template)
-    if rules is None:
+def _shown(connection: Connection, address: str, rules: Rules, now: datetime) -> list[_Parsed]:
+    """An address's certificates in force that mail can be encrypted to, the newest first."""
+    found: list[_Parsed] = []
+    in_force = lookups.certificates_of(connection, address, templates=rules, now=now)
+    for row in itertools.islice(in_force, _MOST_LOOKED_AT):
+        one = _parse(row, rules)
+        if one is not None:
+            found.append(one)
+            if len(found) == MOST_OF_ONE_ADDRESS:
+                break
+    return sorted(found, key=lambda one: -one.row.id)
+
+
+def _parse(row: BookCertificate, rules: Rules) -> _Parsed | None:
+    own = rules.get(row.template)
+    if own is None:
         return None
     certificate = x509.load_der_x509_certificate(row.der)
-    return _Parsed(row, certificate, rules) if can_encrypt(certificate) else None
+    return _Parsed(row, certificate, own) if can_encrypt(certificate) else None
 
 
 def _mails(address: str, parsed: Iterable[_Parsed]) -> tuple[str, ...]:

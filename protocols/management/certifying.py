@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import string
 from datetime import datetime
+from functools import partial
 
 import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Connection
 
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.authority.status.values import parse_reason, reason_name
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.administrators import Permission
 from pkiserver.store import certificates
-from pkiserver.store.certificates import Certificate, CertificateState, Criteria, Page
+from pkiserver.store.certificates import Certificate, CertificateState, Criteria
 from pkiserver.store.names import San, SanKind
 from protocols.management import views
 from protocols.management.calls import Ask, Call, Nothing
@@ -39,7 +39,7 @@ class CertificateQuery:
     state: CertificateState | None = None
     expires_from: datetime | None = None
     expires_before: datetime | None = None
-    cursor: str | None = text(None, most=1024)
+    cursor: str | None = text(None, most=1536)
     limit: int = whole(50, least=1, most=1000)
 
 
@@ -47,16 +47,18 @@ async def search(ask: Ask[CertificateQuery, Nothing]) -> views.CertificateList:
     """A page of certificates in the caller's scope that meet all that is given.
 
     `name` and `name_prefix` are KIND:VALUE, such as dns:a.b; `serial` and `fingerprint` are hexadecimal. Certificates
-    under way (`prepared`, `asked`) are not searched.
+    under way (`prepared`, `asked`) are not searched. A page can be short, or empty, while `cursor` is not null: so many
+    certificates were looked at of which few meet all that is given. The search has ended where `cursor` is null.
     """
     query = ask.query
     # The scope is part of the search: pages, cursors and their lengths tell nothing of what is outside.
     criteria = attrs.evolve(_criteria(query), templates=ask.who.templates or None, generation_ids=ask.generations)
 
-    def look(connection: Connection) -> Page:
-        return certificates.search(connection, criteria, limit=query.limit, cursor=query.cursor)
-
-    page = await ask.engine.database.read(look)
+    look = partial(certificates.search, criteria=criteria, limit=query.limit, cursor=query.cursor)
+    if criteria.templates is None and criteria.generation_ids is None:
+        page = await ask.engine.database.read(look)
+    else:  # where a short page ends may be with a certificate outside
+        page = await certificates.search_on(ask.engine.database.read, criteria, limit=query.limit, cursor=query.cursor)
     shown = tuple(view for view in (_view(ask, one) for one in page.certificates) if view is not None)
     return views.CertificateList(shown, page.cursor)
 

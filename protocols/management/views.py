@@ -146,7 +146,7 @@ class CertificateDetail:
 
 @attrs.frozen
 class CertificateList:
-    """A page of certificates; `cursor` leads on."""
+    """A page of certificates; `cursor` leads on, also from a page that is short or empty; null after the last."""
 
     items: tuple[CertificateView, ...]
     cursor: str | None

@@ -135,7 +135,7 @@ class Entries:
     ) -> Wanted:
         rules, now = rules_for(self.templates, self.directory.templates), self.clock.now()
         return await self.database.read(
-            lambda connection: read_wanted(connection, addresses, held, held_smime, rules_of=rules, now=now)
+            lambda connection: read_wanted(connection, addresses, held, held_smime, rules=rules, now=now)
         )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from pkiserver.authority.templates.library import TemplateLibrary
 from pkiserver.publication import people
 from pkiserver.publication.certificate import can_encrypt
-from pkiserver.publication.people import RulesOf
+from pkiserver.publication.people import Rules
 from pkiserver.store import certificates
 
 
@@ -33,14 +33,13 @@ class Wanted:
     until: datetime | None = None
 
 
-def rules_for(templates: TemplateLibrary, chosen: tuple[str, ...]) -> RulesOf:
+def rules_for(templates: TemplateLibrary, chosen: tuple[str, ...]) -> Rules:
     """The publication rules by template name, of the templates that a directory is given."""
-    rules = {
+    return {
         one.template.name: one.template.publication
         for one in templates.list()
         if one.template.publication.addressbook and (not chosen or one.template.name in chosen)
     }
-    return rules.get
 
 
 def read_wanted(
@@ -49,14 +48,14 @@ def read_wanted(
     held: tuple[bytes, ...],
     held_smime: tuple[bytes, ...],
     *,
-    rules_of: RulesOf,
+    rules: Rules,
     now: datetime,
 ) -> Wanted:
     """For an entry with these address keys that holds these values."""
     found = [
         person
         for address in dict.fromkeys(addresses)
-        for person in people.read_people(connection, address, rules_of, now)
+        for person in people.read_people(connection, address, rules, now)
         if not person.is_contact
     ]
     shown = tuple(dict.fromkeys(der for person in found for der in person.certificates))

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from pkiserver.runtime.health import Finding, Health, NamedCheck, is_ready, run_checks
 from pkiserver.runtime.metrics import CONTENT_TYPE, merge, own_metrics
+from protocols.web.errors import plain
 from protocols.web.values import Method, Request, Response, Route
 
 reactor: Any = _reactor
@@ -24,6 +25,8 @@ _GET = frozenset({Method.GET})
 PEER_SECONDS = 2.0
 """A worker that does not show its counts by then is left out of the answer."""
 PEER_OCTETS = 4 * 1024 * 1024
+STARTING_OCTETS = 1024 * 1024
+"""The largest body of a request that is told to come again later."""
 JSON = "application/json"
 
 
@@ -97,6 +100,15 @@ class Management:
             else:
                 _log.warn("worker {peer} did not show its metrics: {why}", peer=name, why=answer.getErrorMessage())
         return Response(200, merge(texts).encode(), CONTENT_TYPE)
+
+
+def waiting_routes(seconds: float) -> list[Route]:
+    """What is answered, whatever is asked, by a server that waits for its database: to come again later."""
+
+    async def later(_request: Request) -> Response:
+        return plain(503, "the server is starting; try again later", headers=(("Retry-After", f"{seconds:.0f}"),))
+
+    return [Route("starting", "/", frozenset(Method), later, prefix=True, max_body=STARTING_OCTETS, quiet=True)]
 
 
 class _Answer(Protocol):

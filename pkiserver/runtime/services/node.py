@@ -26,7 +26,7 @@ from pkiserver.runtime.services.exits import EXIT_CONFIGURATION, EXIT_SOFTWARE, 
 from pkiserver.runtime.services.handover import web_limits
 from pkiserver.runtime.services.jobs import Jobs
 from pkiserver.runtime.services.listeners import ApiListener, HttpListener, LdapListener
-from pkiserver.runtime.services.management import Management
+from pkiserver.runtime.services.management import Management, waiting_routes
 from pkiserver.runtime.services.reload import Reloader
 from pkiserver.runtime.services.tlsfiles import TlsFiles
 from pkiserver.runtime.signals import on_hangup
@@ -143,6 +143,7 @@ class NodeService(MultiService):
         self._web_metrics = WebMetrics()
         self._latency = LatencyService()
         self._registry = new_registry((self._web_metrics, self._latency.collector))
+        self._is_alone = not worker.peers
         self._management = Management(worker.name, self._registry, worker.peers)
         self._engine = EngineService(settings, worker.name, open_application)
         self._jobs = Jobs()
@@ -194,6 +195,9 @@ class NodeService(MultiService):
 
     def _waiting(self, why: str) -> None:
         self._management.starting = why
+        if self._is_alone:  # beside others, who may serve, it would take their connections
+            for name in ("http", "https"):
+                self._listeners[name].listen(waiting_routes(LONGEST_PAUSE))
         _log.warn("not ready: {why}; trying again", why=why)
 
     async def _start(self) -> None:

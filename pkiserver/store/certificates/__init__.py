@@ -32,8 +32,9 @@ from pkiserver.store.certificates.lookups import (
     valid_by_key,
     valid_of_subject,
 )
+from pkiserver.store.certificates.queries import Criteria
 from pkiserver.store.certificates.revocation import amend_reason, hold, release, revoke, revoked_for_crl
-from pkiserver.store.certificates.search import PAGE_LIMIT, Criteria, Page, search
+from pkiserver.store.certificates.search import PAGE_LIMIT, Page, search, search_on
 from pkiserver.store.certificates.values import (
     COMPROMISES,
     FINAL_REASONS,
@@ -87,6 +88,7 @@ __all__ = [
     "revoke",
     "revoked_for_crl",
     "search",
+    "search_on",
     "serial_number",
     "serial_octets",
     "settle_asked",

@@ -26,8 +26,6 @@ from pkiserver.store.schema.addressbook import (
 from pkiserver.store.schema.certificates import certificate, certificate_san, status_change
 from pkiserver.store.times import from_micros, to_micros
 
-MOST_OF_ONE_ADDRESS = 64
-"""Valid certificates of one address that are looked at, newest first."""
 _AFTER_ALL = "\U0010ffff"
 
 _c, _s, _k, _ck = certificate.c, certificate_san.c, addressbook_key.c, addressbook_contact_key.c
@@ -44,34 +42,6 @@ COLUMNS = (
     _c.state,
 )
 CURRENT = (_c.state == "issued", _c.not_after >= bindparam("now"), _c.der.is_not(None))
-_BY_ADDRESS = (
-    select(*COLUMNS)
-    .select_from(certificate_san.join(certificate, _c.id == _s.certificate_id))
-    .where(_s.kind == SanKind.EMAIL.value, _s.value == bindparam("wanted"), *CURRENT)
-    .order_by(_s.certificate_id.desc())
-    .limit(MOST_OF_ONE_ADDRESS)
-)
-_BY_KEY = (
-    select(*COLUMNS)
-    .select_from(addressbook_key.join(certificate, _c.id == _k.certificate_id))
-    .where(_k.kind == bindparam("kind"), _c.der.is_not(None))
-)
-_EXACT_KEY = _BY_KEY.where(_k.value == bindparam("wanted")).order_by(_k.certificate_id.desc()).limit(bindparam("most"))
-_ADDRESSES = (
-    select(_s.value)
-    .distinct()
-    .select_from(certificate_san.join(certificate, _c.id == _s.certificate_id))
-    .where(_s.kind == SanKind.EMAIL.value, _s.value >= bindparam("first"), _s.value < bindparam("after"), *CURRENT)
-    .order_by(_s.value)
-    .limit(bindparam("most"))
-)
-_NAMED = (
-    select(_c.sans, _c.template)
-    .select_from(addressbook_key.join(certificate, _c.id == _k.certificate_id))
-    .where(_k.kind == bindparam("kind"), _k.value >= bindparam("first"), _k.value < bindparam("after"), *CURRENT)
-    .order_by(_k.value, _k.certificate_id.desc())
-    .limit(bindparam("most"))
-)
 _BY_ID = select(*COLUMNS).where(_c.id == bindparam("number"))
 _BY_SERIAL = select(*COLUMNS).where(_c.issuer_id == bindparam("issuer"), _c.serial == bindparam("serial"))
 _OPTED_OUT = select(addressbook_opt_out.c.address).where(
@@ -147,52 +117,10 @@ def name_key(name: str) -> str:
     return bounded(folded(name))
 
 
-def certificates_of(connection: Connection, address: str, *, now: datetime) -> tuple[BookCertificate, ...]:
-    """Certificates in force for an address key, the newest first; whether they are to be shown is not asked here."""
-    values = {"wanted": address, "now": to_micros(now)}
-    found = [certificate_of(row) for row in connection.execute(_BY_ADDRESS, values)]
-    if not address.isascii():  # an SmtpUTF8Mailbox (RFC 9598) is found by the index of names
-        kept = {"kind": "mail", "wanted": address, "most": MOST_OF_ONE_ADDRESS}
-        moment = to_micros(now)
-        rows = [
-            row for row in connection.execute(_EXACT_KEY, kept) if row.not_after >= moment and row.state == "issued"
-        ]
-        found += [certificate_of(row) for row in rows]
-    return tuple(found)
-
-
-def certificates_by_key(connection: Connection, kind: str, value: str, *, limit: int) -> tuple[BookCertificate, ...]:
-    """Published certificates with that key, in any state, the newest first."""
-    rows = connection.execute(_EXACT_KEY, {"kind": kind, "wanted": value, "most": limit})
-    return tuple(certificate_of(row) for row in rows)
-
-
 def certificate_by_serial(connection: Connection, issuer_id: int, serial: bytes) -> BookCertificate | None:
     """The issuer's certificate of that serial (octets as stored), in any state."""
     row = connection.execute(_BY_SERIAL, {"issuer": issuer_id, "serial": serial}).one_or_none()
     return None if row is None or row.der is None else certificate_of(row)
-
-
-def addresses_beginning(connection: Connection, prefix: str, *, now: datetime, limit: int) -> tuple[str, ...]:
-    """Address keys of certificates in force that begin so."""
-    values = {"first": prefix, "after": prefix + _AFTER_ALL, "now": to_micros(now), "most": limit}
-    return tuple(connection.execute(_ADDRESSES, values).scalars())
-
-
-def addresses_named(
-    connection: Connection, kind: str, prefix: str, *, exact: bool, now: datetime, limit: int
-) -> tuple[tuple[str, str], ...]:
-    """The first address, and the template, of certificates in force whose name of that kind is, or begins with, so."""
-    after = prefix + "\0" if exact else prefix + _AFTER_ALL
-    values = {"kind": kind, "first": prefix, "after": after, "now": to_micros(now), "most": limit}
-    if exact and connection.dialect.name == "postgresql":
-        values["after"] = prefix + "\x01"  # text there holds no zero octet
-    found = []
-    for sans, template in connection.execute(_NAMED, values):
-        first = next((one for one in sans_from_text(sans) if one.kind is SanKind.EMAIL), None)
-        if first is not None:
-            found.append((san_key(first), template))
-    return tuple(found)
 
 
 def opted_out(connection: Connection, addresses: Collection[str]) -> frozenset[str]:
