@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Connection, select
 from twisted.internet.defer import Deferred, DeferredList
 
 from pkiserver.authority.requests import IssuedCertificate, OperatorEvidence
 from pkiserver.foundation.errors import Refusal, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates
+from pkiserver.store.schema.certificates import certificate
 from tests.support.engines import engine_with, enrollment, template_text
 
 OPERATOR = '[[evidence]]\nall = ["operator"]\n'
 ROUNDS = 10
 
 
-async def ask_both(engines: tuple[Engine, ...], name: str, key: ec.EllipticCurvePrivateKey | None = None) -> int:
-    """How many certificates come of two questions to each process at the same moment; the others are duplicates."""
+async def ask_both(engines: tuple[Engine, ...], *names: str, key: ec.EllipticCurvePrivateKey | None = None) -> int:
+    """How many certificates come of two questions to each process at the same moment; the others are duplicates.
+
+    Each process is asked for names of its own, where more than one is given.
+    """
     shown = OperatorEvidence("root")
     tries = [
         Deferred.fromCoroutine(engine.enroll(enrollment("one", shown, name=name, key=key, protocol="cli")))
         for _ in range(2)
-        for engine in engines
+        for engine, name in zip(engines, itertools.cycle(names), strict=False)
     ]
     results = await DeferredList(tries, consumeErrors=True)
     assert all(fine or failure.value.has(Refusal.DUPLICATE) for fine, failure in results)
     return sum(fine for fine, _ in results)
+
+
+def subjects_of(connection: Connection, key: ec.EllipticCurvePrivateKey) -> set[str]:
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    query = select(certificate.c.subject).where(certificate.c.spki_sha256 == sha256(spki).digest())
+    return set(connection.execute(query).scalars())
 
 
 @pytest.mark.parametrize("rule", ["same_subject", "same_key"])
@@ -38,7 +52,18 @@ async def test_of_duplicates_asked_of_two_processes_at_once_one_is_issued(tmp_pa
     async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
         for number in range(ROUNDS):
             key = ec.generate_private_key(ec.SECP256R1()) if rule == "same_key" else None
-            assert await ask_both((one, two), f"device-{number}", key) == 1
+            assert await ask_both((one, two), f"device-{number}", key=key) == 1
+
+
+async def test_of_two_subjects_asked_of_two_processes_at_once_one_gets_the_key(tmp_path: Path, url: str) -> None:
+    """What a template says that says nothing: one key is one subject's."""
+    texts = {"one": template_text("one", OPERATOR)}
+    async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
+        for number in range(ROUNDS):
+            key = ec.generate_private_key(ec.SECP256R1())
+            names = (f"device-{number}", f"other-{number}")
+            assert await ask_both((one, two), *names, key=key) == 2, "those of one subject, whichever came first"
+            assert len(await one.database.read(partial(subjects_of, key=key))) == 1
 
 
 async def test_of_certificates_that_supersede_each_other_one_is_valid_in_the_end(tmp_path: Path, url: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, func, insert, literal_column, select, update
 
 from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.store.certificates.rows import intent_of
@@ -50,9 +50,11 @@ _COPIED = (
     "crl_shard",
 )
 
-_INSERT = Ready(
-    insert(certificate_intent).returning(_intent.id),
-    columns=[column.name for column in certificate_intent.columns if column is not _intent.id],
+_GIVEN = [column.name for column in certificate_intent.columns if column is not _intent.id]
+_INSERT = Ready(insert(certificate_intent).returning(_intent.id), columns=_GIVEN)
+_INSERT_IN_TURN = Ready(  # PostgreSQL only; the lock comes with the row and costs no further question
+    insert(certificate_intent).returning(_intent.id, func.pg_advisory_xact_lock(bindparam("turn", type_=BigInteger))),
+    columns=_GIVEN,
 )
 _USED = Ready(
     select(_certificate.id).where(
@@ -103,18 +105,27 @@ _REMOVE = Ready(
 _INSERT_SANS = Ready(insert(certificate_san))
 
 
-def insert_prepared(connection: Connection, intent: NewIntent) -> int:
+def insert_prepared(connection: Connection, intent: NewIntent, *, key_alone: bool = False) -> int:
     """Make a serial and what will be signed durable; returns the certificate's number, the same ever after.
+
+    ``key_alone``: nobody else who says so inserts one with this key until this write ends, and what was written with
+    it before can be seen from then on. Where one process writes at a time, as with SQLite, it is so anyway.
 
     Raises:
         Rejected: with :data:`Refusal.CONFLICT` where the issuer has used the serial.
         ValueError: the serial is not one of RFC 5280.
     """
     serial = serial_octets(intent.serial)
+    turn: dict[str, int] = {}
+    statement = _INSERT
+    if key_alone and connection.dialect.name == "postgresql":
+        statement = _INSERT_IN_TURN
+        turn["turn"] = int.from_bytes(intent.spki_sha256[:8], signed=True)
     with conflicts_as("the serial number is in use; try again"):
-        ((number,),) = _INSERT.rows(
+        ((number, *_),) = statement.rows(
             connection,
             {
+                **turn,
                 "issuer_id": intent.issuer_id,
                 "generation_id": intent.generation_id,
                 "serial": serial,
