@@ -1,7 +1,8 @@
-"""Seats whose certificate was being made by a process that died."""
+"""Seats whose account was deleted, or whose certificate was being made by a process that died."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pkiserver.authority.recover import LEASE, Recovery, Settled
 from pkiserver.authority.requests import Device, EnrollmentRequest, IssuedCertificate, PasswordEvidence
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.secret import Secret
+from pkiserver.registration.accountfiles import Format, read
+from pkiserver.registration.accountimport import AccountImport
 from pkiserver.registration.release import release
 from pkiserver.runtime.engine import Engine
 from tests.support.clock import FakeClock
@@ -29,6 +32,44 @@ MINE, OTHER = Device("CS-1", "laptop"), Device("CS-2", "another laptop")
 
 def asked(device: Device, template: str = "device") -> EnrollmentRequest:
     return attrs.evolve(enrollment(template, PasswordEvidence("alice", GOOD), name="alice"), device=device)
+
+
+async def delete(engine: Engine) -> None:
+    await engine.accounts.delete("alice", by="admin:olga")
+
+
+async def replace(engine: Engine) -> None:
+    work = AccountImport(engine.database, engine.audit, engine.accounts.hasher, engine.clock)
+    plan = await work.plan(read("name\nbob\n", "people.csv", Format.CSV), replace=True)
+    await work.apply(plan, by="admin:olga")
+
+
+@pytest.mark.parametrize("remove", [delete, replace])
+async def test_a_namesake_of_a_deleted_account_has_a_seat_of_their_own(
+    tmp_path: Path, url: str, remove: Callable[[Engine], Awaitable[None]]
+) -> None:
+    """The slots were taken by somebody else's devices, and certificates of theirs filled the seat."""
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        assert isinstance(await engine.enroll(asked(MINE)), IssuedCertificate)
+        [left] = await engine.seats.search(identity="alice")
+        printer = await engine.seats.create("device", "CN=printer", owner="alice", by="admin:olga")
+        await remove(engine)
+        assert await engine.seats.search(identity="alice") == ()
+        kept = await engine.seats.detail(left.id)
+        assert (kept.seat.archived, kept.seat.identity) == (True, f"alice: account deleted, seat {left.id}")
+        assert (len(kept.certificates), kept.slots[0].device) == (1, "laptop")
+        assert kept.events[0].what == "archived: account alice was deleted"
+        owned = await engine.seats.detail(printer.id)
+        assert (owned.seat.owner, owned.seat.archived) == (None, False)
+        assert (owned.events[0].actor, owned.events[0].what) == ("admin:olga", "no owner: account alice was deleted")
+        await engine.accounts.create("alice", GOOD, by="tester")
+        assert isinstance(await engine.enroll(asked(OTHER)), IssuedCertificate)
+        [own] = await engine.seats.search(identity="alice")
+        assert (own.id != left.id, own.owner) == (True, None)
+        # once more: each has its own name
+        await delete(engine)
+        assert (await engine.seats.get(own.id)).identity == f"alice: account deleted, seat {own.id}"
 
 
 @pytest.mark.parametrize("asked_for", [False, True], ids=["prepared", "asked"])

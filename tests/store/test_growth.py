@@ -166,6 +166,8 @@ ASKED: dict[str, Callable[[Connection], object]] = {
     "a process that died: codes": lambda c: codes.release(c, -1),
     "a process that died: transactions": lambda c: scep.give_back(c, -1),
     "a process that died: a place in a seat": lambda c: seats.give_back(c, 1),
+    "an account that is deleted: seats": lambda c: seats.retire(c, "alice", actor="admin:olga", now=NOW),
+    "an account that is deleted: what it owned": lambda c: seats.disown(c, "alice", actor="admin:olga", now=NOW),
     "a clean-up: requests": lambda c: requests.forget_ended(c, ended_before=LONG_AGO),
     "a clean-up: codes": lambda c: codes.forget_expired(c, expired_before=LONG_AGO),
     "a clean-up: passwords": lambda c: onetime.forget_expired(c, expired_before=LONG_AGO),

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, literal, select, text, update
 
 from pkiserver.store.names import printable, subject_key
 from pkiserver.store.newest import newest_of
@@ -148,6 +148,29 @@ def change(connection: Connection, changed: Seat) -> bool:
         )
     )
     return connection.execute(statement).rowcount == 1
+
+
+def retire(connection: Connection, identity: str, *, actor: str, now: datetime) -> tuple[Seat, ...]:
+    """Archive the seats of an identity that is no more, and free it for another; the seats as they are then.
+
+    No account has a colon in its name: nobody is called as such a seat is then.
+    """
+    found = connection.execute(select(seat).where(_s.identity == identity).with_for_update()).all()
+    for row in found:
+        name = f"{identity}: account deleted, seat {row.id}"
+        connection.execute(update(seat).where(_s.id == row.id).values(identity=name, archived=True))
+        add_event(connection, row.id, actor=actor, what=f"archived: account {identity} was deleted", now=now)
+    retired = (get(connection, row.id) for row in found)
+    return tuple(one for one in retired if one is not None)
+
+
+def disown(connection: Connection, owner: str, *, actor: str, now: datetime) -> int:
+    """Let nobody own the seats of an owner who is no more, however many; how many there were."""
+    what = f"no owner: account {owner} was deleted"
+    told = select(_s.id, *(literal(one) for one in (to_micros(now), printable(actor), printable(what))))
+    columns = ["seat_id", "at", "actor", "what"]
+    connection.execute(insert(seat_event).from_select(columns, told.where(_s.owner == owner)))
+    return connection.execute(update(seat).where(_s.owner == owner).values(owner=None)).rowcount
 
 
 def lock_template(connection: Connection, template: str) -> None:
