@@ -2,7 +2,8 @@
 
 Asked in the write that makes its intent durable, and after that is inserted: of two rivals of the same moment the later
 one sees the earlier. Two processes take turns for that, as each sees of the other only what is committed: by key as the
-intent is inserted, and by :func:`take_turn` where the template is about subjects.
+intent is inserted, where the second is told to come again, and by :func:`take_turn` where the template is about
+subjects.
 """
 
 from __future__ import annotations
