@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
+import threading
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.requests import IssuedCertificate, OperatorEvidence
-from pkiserver.foundation.errors import Refusal, Unavailable
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates
-from pkiserver.store.schema.certificates import certificate
 from tests.support.engines import engine_with, enrollment, template_text
 
 OPERATOR = '[[evidence]]\nall = ["operator"]\n'
 ROUNDS = 10
 
 
-async def ask_both(engines: tuple[Engine, ...], *names: str, key: ec.EllipticCurvePrivateKey | None = None) -> int:
+async def ask_both(engines: tuple[Engine, ...], name: str, key: ec.EllipticCurvePrivateKey | None = None) -> int:
     """How many certificates come of two questions to each process at the same moment.
 
-    The others are duplicates, or come again. Each process is asked for names of its own, where more than one is given.
+    The others are duplicates, or come again.
     """
     shown = OperatorEvidence("root")
     tries = [
         Deferred.fromCoroutine(engine.enroll(enrollment("one", shown, name=name, key=key, protocol="cli")))
         for _ in range(2)
-        for engine, name in zip(engines, itertools.cycle(names), strict=False)
+        for engine in engines
     ]
     results = await DeferredList(tries, consumeErrors=True)
     assert all(fine or failure.check(Unavailable) or failure.value.has(Refusal.DUPLICATE) for fine, failure in results)
     return sum(fine for fine, _ in results)
-
-
-def subjects_of(connection: Connection, key: ec.EllipticCurvePrivateKey) -> set[str]:
-    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    query = select(certificate.c.subject).where(certificate.c.spki_sha256 == sha256(spki).digest())
-    return set(connection.execute(query).scalars())
 
 
 @pytest.mark.parametrize("rule", ["same_subject", "same_key"])
@@ -55,15 +47,43 @@ async def test_of_duplicates_asked_of_two_processes_at_once_one_is_issued(tmp_pa
             assert await ask_both((one, two), f"device-{number}", key=key) == 1
 
 
-async def test_of_two_subjects_asked_of_two_processes_at_once_one_gets_the_key(tmp_path: Path, url: str) -> None:
-    """What a template says that says nothing: one key is one subject's."""
-    texts = {"one": template_text("one", OPERATOR)}
+class Held:
+    """A claim that keeps the write which makes a certificate durable open until it is let go."""
+
+    def __init__(self) -> None:
+        self.taken, self.go = threading.Event(), threading.Event()
+
+    def take(self, _connection: Connection, _certificate_id: int) -> None:
+        self.taken.set()
+        self.go.wait(30)
+
+    def give_back(self, _connection: Connection, _certificate_id: int) -> None: ...
+
+
+async def test_one_key_is_one_subjects_though_two_processes_are_asked_at_once(tmp_path: Path, url: str) -> None:
+    """What a template that does not mention duplicates says."""
+    texts, held = {"one": template_text("one", OPERATOR)}, Held()
+    key = ec.generate_private_key(ec.SECP256R1())
+    first, second = (
+        enrollment("one", OperatorEvidence("root"), name=name, key=key, protocol="cli") for name in ("alice", "bob")
+    )
     async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
-        for number in range(ROUNDS):
-            key = ec.generate_private_key(ec.SECP256R1())
-            names = (f"device-{number}", f"other-{number}")
-            assert await ask_both((one, two), *names, key=key) in {1, 2}
-            assert len(await one.database.read(partial(subjects_of, key=key))) == 1
+        for engine in (one, two):  # the first of each announces its list, and the second process waits for that
+            await engine.enroll(enrollment("one", OperatorEvidence("root"), protocol="cli"))
+        under_way = Deferred.fromCoroutine(one.enroll(first, claims=(held,)))
+        await deferToThread(held.taken.wait, 30)
+        rival = Deferred.fromCoroutine(two.enroll(second))
+        if url.startswith("sqlite"):  # of which one process writes at a time
+            held.go.set()
+        [(fine, failure)] = await DeferredList([rival], consumeErrors=True)
+        held.go.set()
+        assert isinstance(await under_way, IssuedCertificate)
+        assert not fine
+        assert failure.check(Unavailable) or failure.value.has(Refusal.DUPLICATE)
+        with pytest.raises(Rejected, match="this key and another subject exists already"):
+            await two.enroll(second)
+        again = enrollment("one", OperatorEvidence("root"), name="alice", key=key, protocol="cli")
+        assert isinstance(await two.enroll(again), IssuedCertificate)
 
 
 async def test_of_certificates_that_supersede_each_other_one_is_valid_in_the_end(tmp_path: Path, url: str) -> None:
