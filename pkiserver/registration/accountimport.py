@@ -17,6 +17,7 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.accountfiles import Imported
+from pkiserver.registration.departures import delete_account
 from pkiserver.registration.passwords import PasswordHasher
 from pkiserver.store.database import Database
 from pkiserver.store.registration import accounts as rows
@@ -111,7 +112,7 @@ class AccountImport:
                     text = f"account {change.name!r} was changed meanwhile; look at it again"
                     raise Rejected.because(Refusal.CONFLICT, text)
                 if change.after is None:
-                    rows.delete_account(connection, change.name)
+                    delete_account(connection, self.audit, change.name, by=by, now=self.clock.now())
                 elif change.before is None:
                     rows.insert_account(connection, change.after)
                 else:

@@ -13,6 +13,7 @@ from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
+from pkiserver.registration.departures import delete_account
 from pkiserver.registration.passwords import MAX_PASSWORD_BYTES, PasswordHasher
 from pkiserver.store.database import Database
 from pkiserver.store.registration import accounts as rows
@@ -122,10 +123,14 @@ class Accounts:
         return await self.database.write(store)
 
     async def delete(self, name: str, *, by: str) -> None:
-        """Remove an account; its certificates stay what they are. Raises :class:`Rejected` where there is none."""
+        """Remove an account; its certificates stay what they are, its seats are archived.
+
+        Raises:
+            Rejected: there is none.
+        """
 
         def remove(connection: Connection) -> None:
-            if not rows.delete_account(connection, name):
+            if not delete_account(connection, self.audit, name, by=by, now=self.clock.now()):
                 raise _unknown(name)
             self.audit.append(connection, _event("deleted", name, by))
 

@@ -15,17 +15,25 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.requests import EnrollmentRequest, RegistrationRecord
 from pkiserver.authority.templates.model import EvidenceKind, EvidenceRule
-from pkiserver.foundation.clock import Clock
+from pkiserver.foundation.clock import CLOCKS_APART, Clock
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.connectors import questions
 from pkiserver.registration.requestends import expire, question_of, tell_refused, with_question
-from pkiserver.registration.requestmatter import MATTER, SEAT, is_outdated, matter_of, request_fingerprint, under
+from pkiserver.registration.requestmatter import (
+    MATTER,
+    SEAT,
+    is_outdated,
+    matter_of,
+    request_fingerprint,
+    requester_of,
+    under,
+)
 from pkiserver.registration.votes import Person, Votes
 from pkiserver.registration.waiting import Full, TurnedAway, WaitingBound, nameless_site
 from pkiserver.store import certificates
 from pkiserver.store.certificates import CertificateState
 from pkiserver.store.database import Database
-from pkiserver.store.registration import requests
+from pkiserver.store.registration import accounts, requests
 from pkiserver.store.registration import votes as rows
 from pkiserver.store.registration.requests import NewRequest, PendingRequest, RequestState
 from pkiserver.store.registration.votes import VoteRow
@@ -334,8 +342,12 @@ def still_answers(connection: Connection, known: PendingRequest, now: datetime) 
     """Whether the very same request is answered by what became of the one before, and is no new one.
 
     Its time is not over, and a certificate that it brought is neither revoked nor expired. What a connector said no to
-    it is asked about again each time.
+    it is asked about again each time. What was agreed to for an account that was deleted is not for its namesake, whose
+    question is the very same where this server makes the key.
     """
+    account = accounts.get(connection, requester_of(known))
+    if account is not None and account.created > known.created + CLOCKS_APART:
+        return False
     if known.state is RequestState.DENIED and (known.decided_by or "").startswith(CONNECTOR_PREFIX):
         return False
     if known.state is RequestState.EXPIRED or known.expires <= now:

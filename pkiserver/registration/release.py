@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from pkiserver.store.registration import codes, onetime, scep
+from pkiserver.store.registration import codes, onetime, scep, seats
 
 
 def release(connection: Connection, certificate_id: int) -> None:
@@ -12,3 +12,4 @@ def release(connection: Connection, certificate_id: int) -> None:
     codes.release(connection, certificate_id)
     onetime.release(connection, certificate_id)
     scep.give_back(connection, certificate_id)
+    seats.give_back(connection, certificate_id)

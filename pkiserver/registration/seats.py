@@ -91,16 +91,7 @@ class SeatClaim:
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:
         """No certificate came of it: forget it, and the device that was learned for it."""
-        seat = rows.of_certificate(connection, certificate_id)
-        if seat is None:
-            return
-        noted = rows.certificate(connection, seat.id, certificate_id)
-        rows.remove_certificate(connection, seat.id, certificate_id)
-        for slot in rows.slots(connection, seat.id):
-            if noted is not None and slot.number == noted.slot and slot.learned == noted.at:
-                rows.put_slot(connection, seat.id, attrs.evolve(slot, signature=None, learned=None, last_used=None))
-        if not rows.certificates(connection, seat.id, limit=1):
-            rows.change(connection, attrs.evolve(seat, first_success=None, last_success=None))
+        rows.give_back(connection, certificate_id)
 
     def _seat(self, connection: Connection, now: datetime) -> Seat:
         """The seat, made where there is none; raises :class:`Rejected` where none may be."""

@@ -159,10 +159,14 @@ class Votes:
         if not reasons and (why := matter.against(connection, by.actor, at)) is not None:
             reasons.append(Reason(Refusal.NOT_AUTHORISED, why))
         earlier = rows.votes_on(connection, matter.kind, matter.number)
-        if any(may_be_one(by.names, _names_of(vote)) for vote in earlier):
+        theirs = [vote for vote in earlier if may_be_one(by.names, _names_of(vote))]
+        inherited = [vote for vote in theirs if _is_of_a_namesake(connection, matter, vote, at)]
+        if len(inherited) < len(theirs):
             reasons.append(Reason(Refusal.CONFLICT, f"{by.voter} has decided on this already"))
         if reasons:
             raise Rejected(reasons)
+        for vote in inherited:
+            rows.remove(connection, vote)
         # The mark is over what the database will give back: whole microseconds.
         unmarked = VoteRow(matter.kind, matter.number, by.voter, approved, reason, at, b"", by.actor)
         key = self._key(connection, at)
@@ -218,6 +222,13 @@ def _reasons_against(matter: Matter, by: Person, reason: str) -> list[Reason]:
 def _names_of(vote: VoteRow) -> tuple[str, ...]:
     """Of a voter: as it was kept, and whoever it was, should their own account be another by now."""
     return (vote.voter,) if vote.actor is None else (vote.voter, vote.actor)
+
+
+def _is_of_a_namesake(connection: Connection, matter: Matter, vote: VoteRow, now: datetime) -> bool:
+    """Whether an approval is of one who was removed, and whose name is another's by now: it never counts again."""
+    if vote.actor is None or not vote.approved or matter.against(connection, vote.actor, vote.at) is None:
+        return False
+    return matter.against(connection, vote.actor, now) is None
 
 
 def _mark(key: Secret, matter: Matter, vote: VoteRow) -> bytes:

@@ -19,7 +19,8 @@ def verify_link(challenge: bytes | None, binding: bytes | None, *, required: boo
     """Compare the challengePassword with the channel binding of the connection, in constant time.
 
     Args:
-        challenge: the text of the attribute; None where the CSR has none.
+        challenge: the text of the attribute; None where the CSR has none. An empty one, which RFC 2985 does not know
+            and some clients write, claims nothing.
         binding: tls-unique or exporter octets of the connection; None where it has none.
         required: whether the template insists on a link.
 
@@ -29,7 +30,8 @@ def verify_link(challenge: bytes | None, binding: bytes | None, *, required: boo
     Raises:
         Rejected: a link is there and wrong, or required and missing (``Refusal.BAD_PROOF``).
     """
-    if challenge is None:
+    claim = b"".join((challenge or b"").split())
+    if not claim:
         if required:
             raise Rejected.because(
                 Refusal.BAD_PROOF,
@@ -38,10 +40,10 @@ def verify_link(challenge: bytes | None, binding: bytes | None, *, required: boo
             )
         return False
     try:
-        claimed = base64.b64decode(b"".join(challenge.split()), validate=True)
+        claimed = base64.b64decode(claim, validate=True)
     except binascii.Error:
         claimed = b""
-    if not binding or len(challenge) > _MAX_CHALLENGE or not hmac.compare_digest(claimed, binding):
+    if not binding or len(claim) > _MAX_CHALLENGE or not hmac.compare_digest(claimed, binding):
         raise Rejected.because(
             Refusal.BAD_PROOF,
             "the challengePassword is not the channel binding of this TLS connection (enrolment codes and passwords "

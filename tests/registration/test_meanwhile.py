@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +20,8 @@ from pkiserver.authority.requests import (
     EnrollmentRequest,
     IssuedCertificate,
     PasswordEvidence,
+    ProofKind,
+    ProofOfPossession,
 )
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -289,3 +292,31 @@ async def test_a_certificate_shows_nobody_to_whom_the_name_of_its_account_was_gi
         assert isinstance(new, IssuedCertificate)
         theirs = enrollment("code", ClientCertificateEvidence(new.der), renewal_of=new.der)
         assert isinstance(await engine.enroll(theirs), IssuedCertificate)
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+async def test_what_officers_agreed_to_is_not_for_whoever_has_the_name_of_the_account_later(
+    tmp_path: Path, fetched: bool
+) -> None:
+    """Where this server makes the key, both ask for the very same."""
+    clock = FakeClock()
+    async with opened(tmp_path, clock=clock) as engine:
+        made_here = ProofOfPossession(ProofKind.GENERATED_HERE, verified=True)
+        request = attrs.evolve(enrollment("held", ALICE, name="alice"), proof=made_here)
+        first = await engine.enroll(request)
+        assert isinstance(first, Pending)
+        await approve(engine, first.request_number)
+        if fetched:
+            assert isinstance(await engine.enroll(request), IssuedCertificate)
+        clock.advance(timedelta(hours=2))
+        await engine.accounts.delete("alice", by="tester")
+        await engine.accounts.create("alice", GOOD, groups=STAFF, by="tester")
+        theirs = attrs.evolve(enrollment("held", ALICE, name="alice"), proof=made_here)
+        second = await engine.enroll(theirs)
+        assert isinstance(second, Pending)
+        assert second.request_number != first.request_number
+        assert await engine.enroll(theirs) == second
+        await approve(engine, second.request_number)
+        made = await engine.enroll(theirs)
+        assert isinstance(made, IssuedCertificate)
+        assert x509.load_der_x509_certificate(made.der).public_key() == theirs.public_key

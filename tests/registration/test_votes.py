@@ -273,6 +273,23 @@ async def test_who_has_a_removed_administrators_name_later_has_not_voted_nor_ask
             await engine.operations.decide(made.number, approved=True, by=Person("admin:carol"))
 
 
+async def test_who_has_a_removed_administrators_name_later_votes_once(tmp_path: Path, url: str) -> None:
+    """The vote of the one before, which counted no more, left no room for theirs."""
+    clock = FakeClock()
+    async with opened(tmp_path, url, clock) as engine:
+        request, number = await asked(engine, "long")
+        await vote(engine, number, "bob")
+        clock.advance(timedelta(days=1))
+        await engine.administrators.delete("bob", by="tester")
+        await officer(engine, "bob")
+        assert await vote(engine, number, "bob") is RequestState.PENDING
+        assert [one.at for one in await engine.approvals.votes_on(number)] == [clock.now()]
+        assert await refused(engine, number, "bob") == {Refusal.CONFLICT}
+        assert await refused(engine, number, Person("cli:bob", OFFICERS)) == {Refusal.CONFLICT}
+        assert await vote(engine, number, "carol") is RequestState.APPROVED
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+
+
 async def test_a_request_whose_time_ends_between_two_votes_is_over(tmp_path: Path, url: str) -> None:
     clock = FakeClock()
     async with opened(tmp_path, url, clock) as engine:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, literal, select, text, update
 
 from pkiserver.store.names import printable, subject_key
 from pkiserver.store.newest import newest_of
@@ -121,13 +121,6 @@ def of_certificate(connection: Connection, certificate_id: int) -> Seat | None:
     return None if row is None else _seat(row)
 
 
-def certificate(connection: Connection, seat_id: int, certificate_id: int) -> SeatCertificate | None:
-    """What is noted about one certificate of a seat."""
-    query = select(seat_certificate).where(_c.seat_id == seat_id, _c.certificate_id == certificate_id)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else SeatCertificate(row.certificate_id, row.slot, from_micros(row.at))
-
-
 def get(connection: Connection, seat_id: int) -> Seat | None:
     """The seat of that number."""
     row = connection.execute(select(seat).where(_s.id == seat_id)).one_or_none()
@@ -154,6 +147,29 @@ def change(connection: Connection, changed: Seat) -> bool:
         )
     )
     return connection.execute(statement).rowcount == 1
+
+
+def retire(connection: Connection, identity: str, *, actor: str, now: datetime) -> tuple[Seat, ...]:
+    """Archive the seats of an identity that is no more, and free it for another; the seats as they are then.
+
+    No account has a colon in its name: nobody is called as such a seat is then.
+    """
+    found = connection.execute(select(seat).where(_s.identity == identity).with_for_update()).all()
+    for row in found:
+        name = f"{identity}: account deleted, seat {row.id}"
+        connection.execute(update(seat).where(_s.id == row.id).values(identity=name, archived=True))
+        add_event(connection, row.id, actor=actor, what=f"archived: account {identity} was deleted", now=now)
+    retired = (get(connection, row.id) for row in found)
+    return tuple(one for one in retired if one is not None)
+
+
+def disown(connection: Connection, owner: str, *, actor: str, now: datetime) -> int:
+    """Let nobody own the seats of an owner who is no more, however many; how many there were."""
+    what = f"no owner: account {owner} was deleted"
+    told = select(_s.id, *(literal(one) for one in (to_micros(now), printable(actor), printable(what))))
+    columns = ["seat_id", "at", "actor", "what"]
+    connection.execute(insert(seat_event).from_select(columns, told.where(_s.owner == owner)))
+    return connection.execute(update(seat).where(_s.owner == owner).values(owner=None)).rowcount
 
 
 def count(connection: Connection, template: str) -> int:
@@ -219,9 +235,23 @@ def add_certificate(connection: Connection, seat_id: int, certificate_id: int, s
     connection.execute(insert(seat_certificate).values(**values, ends=_end_of(certificate_id)))
 
 
-def remove_certificate(connection: Connection, seat_id: int, certificate_id: int) -> None:
-    """Forget a certificate that never came to be."""
-    connection.execute(seat_certificate.delete().where(_c.seat_id == seat_id, _c.certificate_id == certificate_id))
+def give_back(connection: Connection, certificate_id: int) -> None:
+    """No certificate came of it: forget it, and the device that was learned for it and had no other since."""
+    found = of_certificate(connection, certificate_id)
+    if found is None or lock(connection, found.id) is None:
+        return
+    this = (_c.seat_id == found.id, _c.certificate_id == certificate_id)
+    noted = connection.execute(select(_c.slot, _c.at).where(*this)).one_or_none()
+    if noted is None:
+        return
+    connection.execute(delete(seat_certificate).where(*this))
+    # their ends are in an index, when they began is not
+    newer = (_c.seat_id == found.id, _c.ends >= noted.at, _c.at >= noted.at)
+    since = select(_c.at).where(*newer, _c.slot == noted.slot)
+    learned = update(seat_slot).where(_l.seat_id == found.id, _l.number == noted.slot, _l.learned == noted.at)
+    connection.execute(learned.where(~since.exists()).values(signature=None, learned=None, last_used=None))
+    if not certificates(connection, found.id, limit=1):
+        change(connection, attrs.evolve(found, first_success=None, last_success=None))
 
 
 def certificates(

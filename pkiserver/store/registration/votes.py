@@ -1,4 +1,8 @@
-"""Votes on requests and operations: one of each person, never changed."""
+"""Votes on requests and operations: one of each person, never changed.
+
+They are removed with what they are on; and one of a removed administrator, which counts no more, where another of that
+name votes.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,13 @@ def forget(connection: Connection, kind: str, numbers: tuple[int, ...]) -> None:
     """Remove the votes on things that are removed."""
     c = approval_vote.c
     connection.execute(delete(approval_vote).where(c.kind == kind, c.number.in_(numbers)))
+
+
+def remove(connection: Connection, vote: VoteRow) -> None:
+    """Remove one vote."""
+    c = approval_vote.c
+    this = (c.kind == vote.kind, c.number == vote.number, c.voter == vote.voter)
+    connection.execute(delete(approval_vote).where(*this))
 
 
 def votes_on(connection: Connection, kind: str, number: int) -> tuple[VoteRow, ...]:

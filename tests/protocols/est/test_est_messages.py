@@ -207,20 +207,20 @@ def test_only_the_binding_of_this_connection_links(required: bool) -> None:
     assert verify_link(text[:20] + b"\n" + text[20:], binding, required=required)
     for challenge, against in (
         (text, bytes(32)),
-        (b"", binding),
         (b"code", binding),
         (text, None),
-        (b"", b""),
+        (b"AA", b""),
         (text * 9, binding),
     ):
         with pytest.raises(Rejected) as refused:
             verify_link(challenge, against, required=required)
         assert refused.value.has(Refusal.BAD_PROOF)
-    if required:
-        with pytest.raises(Rejected, match="required"):
-            verify_link(None, binding, required=True)
-    else:
-        assert not verify_link(None, binding, required=False)
+    for nothing in (None, b"", b" \r\n"):
+        if required:
+            with pytest.raises(Rejected, match="required"):
+                verify_link(nothing, binding, required=True)
+        else:
+            assert not verify_link(nothing, binding, required=False)
 
 
 def test_every_refusal_has_a_status_and_all_reasons_are_shown() -> None:
