@@ -132,9 +132,7 @@ class Issuer:
         except PkiError:
             await self._burn(prepared)
             raise
-        if not await self._database.write(
-            lambda connection: certificates.mark_asked(connection, prepared.certificate_id)
-        ):
+        if not await self._settling(prepared, lambda c: certificates.mark_asked(c, prepared.certificate_id)):
             raise Rejected.because(Refusal.CONFLICT, "this prepared certificate has been used or given up")
         self._checkpoint(Step.ASKED)
 
@@ -169,7 +167,15 @@ class Issuer:
     async def _burn(self, prepared: PreparedCertificate) -> None:
         """The key is away before anything was asked of it: the serial is never issued."""
         now = self._clock.now()
-        await self._database.write(lambda connection: certificates.burn(connection, prepared.certificate_id, at=now))
+        await self._settling(prepared, lambda c: certificates.burn(c, prepared.certificate_id, at=now))
+
+    async def _settling(self, prepared: PreparedCertificate, step: Callable[[Connection], bool]) -> bool:
+        """A write without which nobody else would end what is under way; where it fails, recovery does."""
+        try:
+            return await self._database.write(step)
+        except PkiError:
+            self._left(prepared.serial)
+            raise
 
     async def _give_up(self, prepared: PreparedCertificate, error: BaseException) -> None:
         """A signature was asked for, and nothing is stored: the record is kept and the serial revoked."""

@@ -158,7 +158,7 @@ class Recovery:
         left = frozenset(self._left)
         while found := await self._database.read(self._abandoned):
             before = burnt + kept
-            for intent in found:
+            for intent in reversed(found):  # newest first: a slot that learned for it had learned before
                 if await self._database.write(functools.partial(self._settle, intent)):
                     burnt += intent.state is CertificateState.PREPARED
                     kept += intent.state is CertificateState.ASKED

@@ -10,7 +10,13 @@ import attrs
 import pytest
 
 from pkiserver.authority.recover import LEASE, Recovery, Settled
-from pkiserver.authority.requests import Device, EnrollmentRequest, IssuedCertificate, PasswordEvidence
+from pkiserver.authority.requests import (
+    Device,
+    EnrollmentRequest,
+    IssuedCertificate,
+    OperatorEvidence,
+    PasswordEvidence,
+)
 from pkiserver.foundation.errors import Rejected
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.accountfiles import Format, read
@@ -101,6 +107,30 @@ async def test_a_device_that_has_a_certificate_since_keeps_its_slot(tmp_path: Pa
         assert seat.first_success is not None
         with pytest.raises(Rejected, match="no slot of the seat may learn it"):
             await engine.enroll(asked(OTHER, "open"))
+
+
+async def test_a_slot_of_which_two_certificates_were_being_made_learns_again(tmp_path: Path, url: str) -> None:
+    """A request and its retry: the one kept the slot for the other."""
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        for _ in range(2):
+            await engine.road.prepare(await engine.gate.decide(asked(MINE, "open")))  # type: ignore[arg-type]
+        assert await settled(engine) == Settled(burnt=2)
+        [seat] = await engine.seats.search(identity="alice")
+        assert (await engine.seats.detail(seat.id)).slots[0].signature is None
+        assert isinstance(await engine.enroll(asked(OTHER, "open")), IssuedCertificate)
+
+
+async def test_a_device_whose_subject_is_written_as_a_deleted_account_keeps_its_seat(tmp_path: Path, url: str) -> None:
+    texts = {"gear": template_text("gear", '[[evidence]]\nall = ["operator"]\n', "[seats]\nenabled = true\n")}
+    async with engine_with(tmp_path, texts, url=url) as engine:
+        request = enrollment("gear", OperatorEvidence("root"), name="gear-17", protocol="cli")
+        assert isinstance(await engine.enroll(request), IssuedCertificate)
+        [seat] = await engine.seats.search(template="gear")
+        await engine.accounts.create(seat.identity, GOOD, by="tester")
+        await engine.accounts.delete(seat.identity, by="admin:olga")
+        left = await engine.seats.get(seat.id)
+        assert (left.identity, left.archived) == ("CN=gear-17", False)
 
 
 async def settled(engine: Engine) -> Settled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Iterator
 from datetime import timedelta
@@ -282,3 +283,28 @@ def test_a_cursor_is_short_enough_to_be_sent_whatever_the_name(empty_url: str) -
         second = certificates.search(connection, wanted, limit=1, cursor=first.cursor)
     engine.dispose()
     assert {one.subject for one in (*first.certificates, *second.certificates)} == set(subjects)
+
+
+def test_pages_of_addresses_that_tell_case_apart_go_on(empty_url: str) -> None:
+    migrate(empty_url)
+    sans = [San(SanKind.URI, f"https://x.example/{path}") for path in ("ABC", "ABD", "abc")]
+    write(empty_url, lambda connection: [issue(connection, new_intent(sans=(one,))) for one in sans])
+    engine = reading_engine(parse_url(empty_url), 1)
+    found, cursor = [], None
+    with engine.connect() as connection:
+        for _ in sans:
+            wanted = Criteria(san_prefix=San(SanKind.URI, "https://x.example/"))
+            page = certificates.search(connection, wanted, limit=1, cursor=cursor)
+            found += [one.sans[0] for one in page.certificates]
+            cursor = page.cursor
+    engine.dispose()
+    assert (found, cursor) == (sans, None)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"[" * 1150, b'["subject_prefix","\\u0000",1]', b'["subject_prefix",{},1]', b"[]", b"1"]
+)
+def test_what_is_no_cursor_is_refused_as_such(engine: Engine, octets: bytes) -> None:
+    made = base64.urlsafe_b64encode(octets).decode().rstrip("=")
+    with engine.connect() as connection, pytest.raises(Rejected, match="not the cursor of a page of this search"):
+        certificates.search(connection, Criteria(subject_prefix="cn="), limit=1, cursor=made)

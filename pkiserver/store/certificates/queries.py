@@ -312,12 +312,12 @@ def place_of(driver: Driver, cursor: str) -> Place:
     """
     try:
         name, key, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error, TypeError):
+    except (ValueError, binascii.Error, TypeError, RecursionError):
         raise _no_cursor() from None
     if name != driver.name or not _is_number(number):
         raise _no_cursor()
     if driver.key is not None:
-        fits = _is_number(key) if driver.name == "expires" else isinstance(key, str) and key == folded(key)
+        fits = _is_number(key) if driver.name == "expires" else isinstance(key, str) and key.isprintable()
         if not fits:
             raise _no_cursor()
     return key, int(number)

@@ -152,9 +152,13 @@ def change(connection: Connection, changed: Seat) -> bool:
 def retire(connection: Connection, identity: str, *, actor: str, now: datetime) -> tuple[Seat, ...]:
     """Archive the seats of an identity that is no more, and free it for another; the seats as they are then.
 
-    No account has a colon in its name: nobody is called as such a seat is then.
+    No account has a colon in its name: nobody is called as such a seat is then. A seat whose certificates were issued
+    to another is that of a subject which is written like the account's name, and stays.
     """
-    found = connection.execute(select(seat).where(_s.identity == identity).with_for_update()).all()
+    made = certificate_table.c
+    others = select(made.id).where(made.requester != identity, _c.certificate_id == made.id, _c.seat_id == _s.id)
+    mine = (_s.identity == identity, ~others.exists())
+    found = connection.execute(select(seat).where(*mine).with_for_update()).all()
     for row in found:
         name = f"{identity}: account deleted, seat {row.id}"
         connection.execute(update(seat).where(_s.id == row.id).values(identity=name, archived=True))
@@ -237,8 +241,9 @@ def add_certificate(connection: Connection, seat_id: int, certificate_id: int, s
 
 def give_back(connection: Connection, certificate_id: int) -> None:
     """No certificate came of it: forget it, and the device that was learned for it and had no other since."""
-    found = of_certificate(connection, certificate_id)
-    if found is None or lock(connection, found.id) is None:
+    own = of_certificate(connection, certificate_id)
+    found = None if own is None else lock(connection, own.id)  # as it is now: it may have been archived meanwhile
+    if found is None:
         return
     this = (_c.seat_id == found.id, _c.certificate_id == certificate_id)
     noted = connection.execute(select(_c.slot, _c.at).where(*this)).one_or_none()
