@@ -1,9 +1,7 @@
 """What the store says against a certificate to be: others with the same subject or key, and keys that are blocked.
 
 Asked in the write that makes its intent durable, and after that is inserted: of two rivals of the same moment the later
-one sees the earlier. Two processes take turns for that, as each sees of the other only what is committed: by key as the
-intent is inserted, where the second is told to come again, and by :func:`take_turn` where the template is about
-subjects.
+one sees the earlier. Two processes take turns for that, as each sees of the other only what is committed.
 """
 
 from __future__ import annotations
@@ -43,16 +41,16 @@ def _is_rivalled(connection: Connection, intent: NewIntent, number: int) -> bool
 
 
 def take_turn(connection: Connection, order: Order, intent: NewIntent, number: int) -> None:
-    """Where the same subject is refused or superseded, be the only one that looks for it until the write ends.
+    """Where duplicates are refused or superseded, be the only one that looks for them until the write ends.
 
     Raises:
         Unavailable: one that would be superseded is being made, and cannot be revoked yet.
     """
-    rule = order.duplicates.same_subject
-    if rule is SameSubject.ALLOW:
+    rules = order.duplicates
+    if rules.same_subject is SameSubject.ALLOW and rules.same_key is not SameKey.REFUSE:
         return
     templates.take_turn(connection)
-    if rule is SameSubject.SUPERSEDE and _is_rivalled(connection, intent, number):
+    if rules.same_subject is SameSubject.SUPERSEDE and _is_rivalled(connection, intent, number):
         text = "a certificate with this subject is being made at this moment: ask again"
         raise Unavailable(text, retry_after=1, public=True)
 

@@ -27,7 +27,7 @@ from pkiserver.authority.order import Order
 from pkiserver.authority.requests import Authorised, Claim, PreparedCertificate, spki_der
 from pkiserver.authority.tbs import Draft, RandomPool, build_draft, random_serial
 from pkiserver.authority.templates.build import CertificateContent, IssuerView, build_content
-from pkiserver.authority.templates.model import SameKey, Template
+from pkiserver.authority.templates.model import Template
 from pkiserver.authority.turns import Turns
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Rejected, Unavailable
@@ -297,8 +297,7 @@ class Preparer:
                 crls.define_scope(
                     connection, point.issuer_id, point.generation_id, point.scope, point.cover, announced=True
                 )
-        key_alone = order.duplicates.same_key is not SameKey.ALLOW
-        number = certificates.insert_prepared(connection, intent, key_alone=key_alone)
+        number = certificates.insert_prepared(connection, intent)
         duplicates.take_turn(connection, order, intent, number)
         admission = self._admit(connection, order, intent, number)
         if admission.reasons:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.requests import Authorised, IssuedCertificate, OperatorEvidence
-from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import Refusal, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates, engines
 from tests.support.engines import engine_with, enrollment, template_text
@@ -26,10 +23,7 @@ ROUNDS = 10
 
 
 async def ask_both(engines: tuple[Engine, ...], name: str, key: ec.EllipticCurvePrivateKey | None = None) -> int:
-    """How many certificates come of two questions to each process at the same moment.
-
-    The others are duplicates, or come again.
-    """
+    """How many certificates come of two questions to each process at the same moment; the others are duplicates."""
     shown = OperatorEvidence("root")
     tries = [
         Deferred.fromCoroutine(engine.enroll(enrollment("one", shown, name=name, key=key, protocol="cli")))
@@ -37,7 +31,7 @@ async def ask_both(engines: tuple[Engine, ...], name: str, key: ec.EllipticCurve
         for engine in engines
     ]
     results = await DeferredList(tries, consumeErrors=True)
-    assert all(fine or failure.check(Unavailable) or failure.value.has(Refusal.DUPLICATE) for fine, failure in results)
+    assert all(fine or failure.value.has(Refusal.DUPLICATE) for fine, failure in results)
     return sum(fine for fine, _ in results)
 
 
@@ -47,46 +41,7 @@ async def test_of_duplicates_asked_of_two_processes_at_once_one_is_issued(tmp_pa
     async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
         for number in range(ROUNDS):
             key = ec.generate_private_key(ec.SECP256R1()) if rule == "same_key" else None
-            assert await ask_both((one, two), f"device-{number}", key=key) == 1
-
-
-class Held:
-    """A claim that keeps the write which makes a certificate durable open until it is let go."""
-
-    def __init__(self) -> None:
-        self.taken, self.go = threading.Event(), threading.Event()
-
-    def take(self, _connection: Connection, _certificate_id: int) -> None:
-        self.taken.set()
-        self.go.wait(30)
-
-    def give_back(self, _connection: Connection, _certificate_id: int) -> None: ...
-
-
-async def test_one_key_is_one_subjects_though_two_processes_are_asked_at_once(tmp_path: Path, url: str) -> None:
-    """What a template that does not mention duplicates says."""
-    texts, held = {"one": template_text("one", OPERATOR)}, Held()
-    key = ec.generate_private_key(ec.SECP256R1())
-    first, second = (
-        enrollment("one", OperatorEvidence("root"), name=name, key=key, protocol="cli") for name in ("alice", "bob")
-    )
-    async with engine_with(tmp_path, texts, url=url) as one, open_engine(one.settings, worker="1") as two:
-        for engine in (one, two):  # the first of each announces its list, and the second process waits for that
-            await engine.enroll(enrollment("one", OperatorEvidence("root"), protocol="cli"))
-        under_way = Deferred.fromCoroutine(one.enroll(first, claims=(held,)))
-        await deferToThread(held.taken.wait, 30)
-        rival = Deferred.fromCoroutine(two.enroll(second))
-        if url.startswith("sqlite"):  # of which one process writes at a time
-            held.go.set()
-        [(fine, failure)] = await DeferredList([rival], consumeErrors=True)
-        held.go.set()
-        assert isinstance(await under_way, IssuedCertificate)
-        assert not fine
-        assert failure.check(Unavailable) or failure.value.has(Refusal.DUPLICATE)
-        with pytest.raises(Rejected, match="this key and another subject exists already"):
-            await two.enroll(second)
-        again = enrollment("one", OperatorEvidence("root"), name="alice", key=key, protocol="cli")
-        assert isinstance(await two.enroll(again), IssuedCertificate)
+            assert await ask_both((one, two), f"device-{number}", key) == 1
 
 
 async def test_of_certificates_that_supersede_each_other_one_is_valid_in_the_end(tmp_path: Path, url: str) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Connection, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
-from pkiserver.foundation.errors import Defect, Refusal, Rejected, Unavailable
+from pkiserver.foundation.errors import Defect, Refusal, Rejected
 from pkiserver.store.certificates.rows import intent_of
 from pkiserver.store.certificates.values import (
     FINAL_REASONS,
@@ -50,12 +50,10 @@ _COPIED = (
     "crl_shard",
 )
 
-_GIVEN = [column.name for column in certificate_intent.columns if column is not _intent.id]
-_INSERT = Ready(insert(certificate_intent).returning(_intent.id), columns=_GIVEN)
-# PostgreSQL only. The lock comes with the row and costs no further question. Nobody waits for it: two processes whose
-# transactions have several keys would wait for each other, and all their other writes with them.
-_LOCKED = func.pg_try_advisory_xact_lock(bindparam("turn", type_=BigInteger))
-_INSERT_ALONE = Ready(insert(certificate_intent).returning(_intent.id, _LOCKED), columns=_GIVEN)
+_INSERT = Ready(
+    insert(certificate_intent).returning(_intent.id),
+    columns=[column.name for column in certificate_intent.columns if column is not _intent.id],
+)
 _USED = Ready(
     select(_certificate.id).where(
         _certificate.issuer_id == bindparam("issuer_id"), _certificate.serial == bindparam("serial")
@@ -105,28 +103,18 @@ _REMOVE = Ready(
 _INSERT_SANS = Ready(insert(certificate_san))
 
 
-def insert_prepared(connection: Connection, intent: NewIntent, *, key_alone: bool = False) -> int:
+def insert_prepared(connection: Connection, intent: NewIntent) -> int:
     """Make a serial and what will be signed durable; returns the certificate's number, the same ever after.
-
-    ``key_alone``: no other process that says so inserts one with this key until this write ends, and what they wrote
-    with it before can be seen from then on. Where one process writes at a time, as with SQLite, it is so anyway.
 
     Raises:
         Rejected: with :data:`Refusal.CONFLICT` where the issuer has used the serial.
-        Unavailable: another process inserts one with this key at this moment.
         ValueError: the serial is not one of RFC 5280.
     """
     serial = serial_octets(intent.serial)
-    turn: dict[str, int] = {}
-    statement = _INSERT
-    if key_alone and connection.dialect.name == "postgresql":
-        statement = _INSERT_ALONE
-        turn["turn"] = int.from_bytes(intent.spki_sha256[:8], signed=True)
     with conflicts_as("the serial number is in use; try again"):
-        ((number, *locked),) = statement.rows(
+        ((number,),) = _INSERT.rows(
             connection,
             {
-                **turn,
                 "issuer_id": intent.issuer_id,
                 "generation_id": intent.generation_id,
                 "serial": serial,
@@ -150,9 +138,6 @@ def insert_prepared(connection: Connection, intent: NewIntent, *, key_alone: boo
         )
     if _USED.rows(connection, {"issuer_id": intent.issuer_id, "serial": serial}):
         raise Rejected.because(Refusal.CONFLICT, "the serial number is in use; try again")
-    if not all(locked):
-        text = "a certificate with this key is being made at this moment: ask again"
-        raise Unavailable(text, retry_after=1, public=True)
     return int(number)
 
 
