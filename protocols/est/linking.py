@@ -30,7 +30,8 @@ def verify_link(challenge: bytes | None, binding: bytes | None, *, required: boo
     Raises:
         Rejected: a link is there and wrong, or required and missing (``Refusal.BAD_PROOF``).
     """
-    claim = b"".join((challenge or b"").split())
+    challenge = challenge or b""
+    claim = b"".join(challenge.split())
     if not claim:
         if required:
             raise Rejected.because(
@@ -43,7 +44,7 @@ def verify_link(challenge: bytes | None, binding: bytes | None, *, required: boo
         claimed = base64.b64decode(claim, validate=True)
     except binascii.Error:
         claimed = b""
-    if not binding or len(claim) > _MAX_CHALLENGE or not hmac.compare_digest(claimed, binding):
+    if not binding or len(challenge) > _MAX_CHALLENGE or not hmac.compare_digest(claimed, binding):
         raise Rejected.because(
             Refusal.BAD_PROOF,
             "the challengePassword is not the channel binding of this TLS connection (enrolment codes and passwords "

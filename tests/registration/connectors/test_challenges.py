@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -253,90 +253,81 @@ async def test_an_answer_without_a_verdict_is_no_wrong_challenge(tmp_path: Path,
         assert isinstance(await engine.enroll(asked("phone-1", "C-1")), IssuedCertificate)
 
 
+@asynccontextmanager
+async def hooked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, decide: Callable[[dict[str, Any]], dict[str, Any]]
+) -> AsyncIterator[tuple[Engine, Webhook]]:
+    """An engine whose connector ``mdm`` is a webhook, and that."""
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    hook = Webhook(decide)
+    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
+    try:
+        async with opened(folder, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
+            yield engine, hook
+    finally:
+        hook.close()
+
+
 async def test_a_webhook_validates_a_challenge_with_its_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
 
     def decide(question: dict[str, Any]) -> dict[str, Any]:
         return {"decision": "yes" if question["challenge"] == "C-1" else "no", "groups": ["phones"]}
 
-    hook = Webhook(decide)
-    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
-    try:
-        async with opened(tmp_path, text + 'secret = "env:HOOK_SECRET"\n') as engine:
-            made = await engine.enroll(asked("phone-1", "C-1"))
-            assert isinstance(made, IssuedCertificate)
-            [question] = hook.questions
-            assert {"challenge", "csr", "template", "transaction"} <= set(question)
-            assert "password" not in question
-            sent = x509.load_der_x509_csr(base64.b64decode(question["csr"]))
-            assert sent.subject == x509.load_der_x509_certificate(made.der).subject
-            assert (sent.is_signature_valid, question["template"], question["transaction"]) == (True, "phones", "T-1")
-            assert await refusals(engine, asked("phone-1", "wrong")) == {Refusal.NOT_AUTHENTICATED}
-    finally:
-        hook.close()
+    async with hooked(tmp_path, monkeypatch, decide) as (engine, hook):
+        made = await engine.enroll(asked("phone-1", "C-1"))
+        assert isinstance(made, IssuedCertificate)
+        [question] = hook.questions
+        assert {"challenge", "csr", "template", "transaction"} <= set(question)
+        assert "password" not in question
+        sent = x509.load_der_x509_csr(base64.b64decode(question["csr"]))
+        assert sent.subject == x509.load_der_x509_certificate(made.der).subject
+        assert (sent.is_signature_valid, question["template"], question["transaction"]) == (True, "phones", "T-1")
+        assert await refusals(engine, asked("phone-1", "wrong")) == {Refusal.NOT_AUTHENTICATED}
 
 
 async def test_a_challenges_seat_goes_by_the_certificates_subject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service shows nobody by name: what a request says beside the subject is no second seat."""
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    hook = Webhook(lambda _: {"decision": "yes"})
-    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
-    try:
-        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
-            assert isinstance(await engine.enroll(asked("phone", "right", "seated")), IssuedCertificate)
-            assert await refusals(engine, asked("phone,O=Example", "right", "seated")) == {Refusal.LIMIT}
-            assert [one.identity for one in await engine.seats.search()] == ["CN=phone,O=Example"]
-    finally:
-        hook.close()
+    async with hooked(tmp_path, monkeypatch, lambda _: {"decision": "yes"}) as (engine, _):
+        assert isinstance(await engine.enroll(asked("phone", "right", "seated")), IssuedCertificate)
+        assert await refusals(engine, asked("phone,O=Example", "right", "seated")) == {Refusal.LIMIT}
+        assert [one.identity for one in await engine.seats.search()] == ["CN=phone,O=Example"]
 
 
 async def test_who_renews_what_a_challenge_brought_has_the_seat_of_who_shows_a_challenge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Certificates from before the template had seats, and those that are shown for another, are in none yet."""
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    hook = Webhook(lambda _: {"decision": "yes"})
-    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
-    try:
-        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
-            names = ("renews", "enrols")
-            old = [(await issued(engine, asked(name, "right", "later"))).der for name in names]
-            known = await engine.database.read(lambda c: templates.get(c, "later"))
-            assert known is not None
-            seated = template_text("later", CHALLENGE_OR_CERTIFICATE, "[seats]\nenabled = true\ncertificates = 1\n")
-            now = engine.clock.now()
-            await engine.database.write(lambda c: templates.put(c, "later", seated, now=now, expected=known.revision))
-            await engine.refresh()
-            for name, der, renewed in zip(names, old, (old[0], None), strict=True):
-                shown = ClientCertificateEvidence(der)
-                await issued(engine, enrollment("later", shown, name=name, renewal_of=renewed))
-                assert await refusals(engine, asked(name, "right", "later")) == {Refusal.LIMIT}
-            assert {one.identity for one in await engine.seats.search()} == {"CN=renews", "CN=enrols"}
-    finally:
-        hook.close()
+    async with hooked(tmp_path, monkeypatch, lambda _: {"decision": "yes"}) as (engine, _):
+        names = ("renews", "enrols")
+        old = [(await issued(engine, asked(name, "right", "later"))).der for name in names]
+        known = await engine.database.read(lambda c: templates.get(c, "later"))
+        assert known is not None
+        seated = template_text("later", CHALLENGE_OR_CERTIFICATE, "[seats]\nenabled = true\ncertificates = 1\n")
+        now = engine.clock.now()
+        await engine.database.write(lambda c: templates.put(c, "later", seated, now=now, expected=known.revision))
+        await engine.refresh()
+        for name, der, renewed in zip(names, old, (old[0], None), strict=True):
+            shown = ClientCertificateEvidence(der)
+            await issued(engine, enrollment("later", shown, name=name, renewal_of=renewed))
+            assert await refusals(engine, asked(name, "right", "later")) == {Refusal.LIMIT}
+        assert {one.identity for one in await engine.seats.search()} == {"CN=renews", "CN=enrols"}
 
 
 async def test_the_owner_of_a_seat_decides_nothing_for_it_in_place_of_a_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    hook = Webhook(lambda _: {"decision": "pending", "retry_after": 60})
-    text = f'name = "mdm"\nkind = "connector"\n[webhook]\nurl = "http://127.0.0.1:{hook.port}/"\n'
-    try:
-        async with opened(tmp_path, f'{text}secret = "env:HOOK_SECRET"\n') as engine:
-            await engine.seats.create("seated", "CN=phone,O=Example", owner="rita", by="tester")
-            waiting = await engine.enroll(asked("phone", "right", "seated"))
-            assert isinstance(waiting, Pending)
-            with pytest.raises(Rejected) as caught:
-                await engine.approvals.decide(waiting.request_number, approved=True, by="cli:rita")
-            assert caught.value.has(Refusal.NOT_AUTHORISED)
-            await engine.approvals.decide(waiting.request_number, approved=True, by="cli:bob")
-    finally:
-        hook.close()
+    async with hooked(tmp_path, monkeypatch, lambda _: {"decision": "pending", "retry_after": 60}) as (engine, _):
+        await engine.seats.create("seated", "CN=phone,O=Example", owner="rita", by="tester")
+        waiting = await engine.enroll(asked("phone", "right", "seated"))
+        assert isinstance(waiting, Pending)
+        with pytest.raises(Rejected) as caught:
+            await engine.approvals.decide(waiting.request_number, approved=True, by="cli:rita")
+        assert caught.value.has(Refusal.NOT_AUTHORISED)
+        await engine.approvals.decide(waiting.request_number, approved=True, by="cli:bob")
 
 
 async def issued(engine: Engine, request: EnrollmentRequest) -> IssuedCertificate:
