@@ -46,6 +46,7 @@ from pkiserver.registration.release import release
 from pkiserver.registration.seats import Seats
 from pkiserver.registration.votes import Votes
 from pkiserver.runtime.config import NodeSettings
+from pkiserver.runtime.polling import idle_moments
 from pkiserver.store import certificates
 from pkiserver.store.database import Database
 from pkiserver.store.registration import requests
@@ -251,7 +252,12 @@ async def open_engine(
         Unavailable: the database is away.
     """
     time = clock or SystemClock()
-    database = await Database.open(settings.database.full_url(), readers=settings.database.readers, writing=False)
+    database = await Database.open(
+        settings.database.full_url(),
+        readers=settings.database.readers,
+        writing=False,
+        when_idle=idle_moments(),
+    )
     try:
         audit = AuditLog(database, node=settings.node, worker=worker, clock=time)
         if serving:

@@ -22,7 +22,7 @@ from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite
 from pkiserver.store.failures import Kind, as_domain_error, is_read_only, kind_of
 from pkiserver.store.migrate import require_current
 from pkiserver.store.outbox import Outbox
-from pkiserver.store.writer import Job, Outcome, Participant, Writer
+from pkiserver.store.writer import Job, Outcome, Participant, WhenIdle, Writer
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class DatabaseCounts:
 class Database:
     """One process's way to the database. Made by :meth:`open`."""
 
-    def __init__(self, url: URL, *, readers: int, reactor: Any, queue_limit: int) -> None:
+    def __init__(self, url: URL, *, readers: int, reactor: Any, queue_limit: int, when_idle: WhenIdle | None) -> None:
         self._url = url
         self._reactor = reactor
         self._limit = queue_limit
@@ -61,7 +61,9 @@ class Database:
         self._write_engine: Engine = writing_engine(url)
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="store-readers")
         self._ahead = ThreadPool(minthreads=0, maxthreads=1, name="store-ahead")
-        self._writer = Writer(self._write_engine, self._outcomes, limit=queue_limit, outdated=self._outdated)
+        self._writer = Writer(
+            self._write_engine, self._outcomes, limit=queue_limit, outdated=self._outdated, when_idle=when_idle
+        )
         self._writer.join(Outbox())
 
     @classmethod
@@ -73,6 +75,7 @@ class Database:
         reactor: IReactorFromThreads | None = None,
         queue_limit: int = QUEUE_LIMIT,
         writing: bool = True,
+        when_idle: WhenIdle | None = None,
     ) -> Database:
         """Open the database, whose schema must be this program's (:func:`pkiserver.store.migrate.migrate`).
 
@@ -82,6 +85,7 @@ class Database:
             reactor: The running reactor; the installed one by default.
             queue_limit: Writes that may wait before :class:`Unavailable` is raised; the same number for reads.
             writing: Whether to find out at once that it can be written; who only looks needs no right to.
+            when_idle: What says when the reactor has nothing to do: writes wait for that, and share a transaction.
 
         Raises:
             Rejected: the URL is not understood, or the schema is not this program's.
@@ -91,7 +95,7 @@ class Database:
             from twisted.internet import reactor as installed
 
             reactor = cast("IReactorFromThreads", installed)
-        database = cls(parse_url(url), readers=readers, reactor=reactor, queue_limit=queue_limit)
+        database = cls(parse_url(url), readers=readers, reactor=reactor, queue_limit=queue_limit, when_idle=when_idle)
         database._pool.start()
         database._ahead.start()
         database._writer.start()
@@ -225,6 +229,7 @@ class Database:
         if self._closed:
             return
         self._closed = True
+        self._writer.finish()
         done: Deferred[None] = Deferred()
         # A thread of its own: neither the reactor nor a pool's thread may wait for that pool to end.
         threading.Thread(target=self._shut, args=(done,), name="store-closing", daemon=True).start()

@@ -1,9 +1,10 @@
 """Group commit: one thread writes for the whole process, and what waits for the disk shares the wait.
 
 The thread gathers what is queued into one transaction, and what is queued while that waits for another process's or
-runs. When a unit of work fails, the transaction is rolled back, the
-rest is tried again without it, and the failed one runs alone, so that its error is its own and nobody else's.
-No unit is answered before the commit that holds it has returned.
+runs. Where the reactor says when it is idle, the thread is given nothing before: what a busy reactor asks for comes to
+it together. When a unit of work fails, the transaction is rolled back, the rest is tried again without it, and the
+failed one runs alone, so that its error is its own and nobody else's. No unit is answered before the commit that holds
+it has returned.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SPLITS = 3
 _WRITING = "pkiserver.writing"
 
 Work = Callable[[Connection], Any]
+WhenIdle = Callable[[Callable[[], None]], None]
+"""Calls its argument, on the thread of those who submit, in a moment when they have nothing else to do."""
 
 
 class Participant(Protocol):
@@ -103,7 +106,8 @@ def require_writing(connection: Connection) -> None:
 class Writer:
     """The thread, its queue and its connection. Knows no reactor: outcomes go to ``deliver`` on the writer thread.
 
-    ``outdated`` is asked of what an error says of the connection whether a new one would not meet it.
+    ``outdated`` is asked of what an error says of the connection whether a new one would not meet it; ``when_idle``,
+    where it is given, says when the thread may be given work.
     """
 
     def __init__(
@@ -113,10 +117,13 @@ class Writer:
         *,
         limit: int,
         outdated: Callable[[Exception], bool] = lambda _error: False,
+        when_idle: WhenIdle | None = None,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._outdated = outdated
+        self._when_idle = when_idle
+        self._gathered: list[Job] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._limit = limit
         self._participants: tuple[Participant, ...] = ()
@@ -136,26 +143,41 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Jobs in the queue."""
-        return self._queue.qsize()
+        """Jobs that wait for their transaction."""
+        return self._queue.qsize() + len(self._gathered)
 
     def submit(self, job: Job) -> None:
-        """Queue a job.
+        """Queue a job; always on the same thread.
 
         Raises:
             Unavailable: the queue is full or the writer is closing.
         """
         if self._closing:
             raise Unavailable("the database is closing")
-        if self._queue.qsize() >= self._limit:
+        if self.waiting >= self._limit:
             raise Unavailable("too many writes are waiting for the database", retry_after=2)
-        self._queue.put(job)
+        if self._when_idle is None:
+            self._queue.put(job)
+            return
+        if not self._gathered:
+            self._when_idle(self._hand_over)
+        self._gathered.append(job)
+
+    def _hand_over(self) -> None:
+        jobs, self._gathered = self._gathered, []
+        for job in jobs:
+            self._queue.put(job)
+
+    def finish(self) -> None:
+        """Take no more jobs; on the thread that submitted them."""
+        if not self._closing:
+            self._closing = True
+            self._hand_over()
+            self._queue.put(None)
 
     def close(self) -> None:
         """Finish what is queued, then end the thread; blocks the caller meanwhile."""
-        if not self._closing:
-            self._closing = True
-            self._queue.put(None)
+        self.finish()
         self._thread.join()
 
     def _run(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import ILogContext
 from zope.interface import provider
 
-from pkiserver.runtime.polling import poll_straight
+from pkiserver.runtime.polling import WITHIN, idle_moments, poll_straight
 
 LONG = 4 * 1024 * 1024
 
@@ -164,3 +165,55 @@ def test_an_answer_longer_than_the_kernel_takes_at_once_arrives(served: Served) 
     client = served.connect()
     client.send(b"long")
     assert served.answer(client, LONG) == bytes(LONG)
+
+
+def test_what_waits_for_an_idle_moment_is_called_in_its_order_when_nothing_else_is_to_be_done(
+    served: Served, failures: list[str]
+) -> None:
+    client, called = served.connect(), list[object]()
+    when_idle = idle_moments(served.reactor)
+    assert when_idle is not None
+
+    def fail() -> None:
+        raise RuntimeError("idle hands")
+
+    for call in (fail, lambda: called.append(len(served.factory.received)), lambda: called.append("second")):
+        when_idle(call)
+    client.send(b"hello")
+    served.until(lambda: bool(called))
+    assert called == [1, "second"]  # after the octets that had come by then
+    assert failures == ["idle hands"]
+
+
+def test_a_reactor_that_is_never_idle_calls_what_waits_nonetheless(served: Served) -> None:
+    turns: list[float] = []
+    called: list[int] = []
+    when_idle = idle_moments(served.reactor)
+    assert when_idle is not None
+    when_idle(lambda: called.append(len(turns)))
+    while not called and len(turns) < 1_000_000:
+        turns.append(time.monotonic())
+        served.reactor.iterate(0)  # as where a call is due in every turn
+    assert len(called) == 1
+    assert turns[-1] - turns[0] > WITHIN / 2
+
+
+def test_what_is_called_in_an_idle_moment_may_give_the_reactor_more_to_do(served: Served) -> None:
+    called: list[str] = []
+    when_idle = idle_moments(served.reactor)
+    assert when_idle is not None
+
+    def again() -> None:
+        called.append("first")
+        served.reactor.callLater(0, when_idle, lambda: called.append("second"))
+
+    when_idle(again)
+    served.until(lambda: called == ["first", "second"])
+
+
+def test_a_reactor_that_is_not_gone_round_straight_knows_no_idle_moments() -> None:
+    reactor = EPollReactor()
+    try:
+        assert idle_moments(reactor) is None
+    finally:
+        reactor.removeAll()

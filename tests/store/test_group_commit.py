@@ -49,6 +49,36 @@ async def test_many_writes_share_few_transactions(url: str) -> None:
         assert await blocked(database) == 500
 
 
+async def test_what_a_busy_reactor_writes_waits_until_it_is_idle_and_shares_a_transaction(url: str) -> None:
+    idle: list[Callable[[], None]] = []
+    database = await Database.open(url, writing=False, when_idle=idle.append)
+    before = database.counts().transactions
+    waiting = [ensureDeferred(database.write(block(n))) for n in range(20)]
+    assert database.counts().waiting_writes == 20
+    assert await blocked(database) == 0
+    (hand_over,) = idle
+    hand_over()
+    assert await DeferredList(waiting) == [(True, 1)] * 20
+    assert database.counts().transactions - before == 1
+    later = ensureDeferred(database.write(block(20)))
+    assert len(idle) == 2
+    assert not later.called
+    await database.close()  # whatever waits is done first
+    assert await later == 1
+    with pytest.raises(Unavailable, match="closing"):
+        await database.write(block(21))
+    idle[1]()  # the moment comes, and nothing is left to do
+
+
+async def test_writes_that_wait_for_an_idle_moment_count_for_the_queue(url: str) -> None:
+    database = await Database.open(url, writing=False, queue_limit=3, when_idle=lambda _call: None)
+    waiting = [ensureDeferred(database.write(block(n))) for n in range(3)]
+    with pytest.raises(Unavailable, match="too many writes"):
+        await database.write(block(3))
+    await database.close()
+    assert await DeferredList(waiting) == [(True, 1)] * 3
+
+
 @pytest.mark.parametrize("failing", [{3}, {0, 1, 2, 3, 4, 9}])
 async def test_one_failing_write_harms_no_other(url: str, failing: set[int]) -> None:
     async with opened(url) as database:
