@@ -185,7 +185,7 @@ class EnrollCodes:
         if spelled is None:
             return None
         digest = keyed_hash(await self._key(), spelled)
-        return self._grant(await self._database.read(lambda connection: rows.by_keyed_hash(connection, digest)))
+        return self._grant(await self._database.look_up(lambda connection: rows.by_keyed_hash(connection, digest)))
 
     async def find_number(self, number: int) -> CodeGrant | None:
         """The same by the code's number, for a request that showed the code when it came."""

@@ -129,7 +129,7 @@ class Identifier:
     async def _password(self, name: str, password: Secret) -> Identity | Reason | Nobody:
         found = None
         if 0 < len(name) <= MAX_NAME:
-            found = await self.database.read(lambda connection: accounts.get(connection, name))
+            found = await self.database.look_up(lambda connection: accounts.get(connection, name))
         usable = found is not None and not found.disabled
         # A name that does not exist, a disabled one and a wrong password do the same work and get the same answer.
         right = await self.hasher.verify(found.password_hash if found is not None else None, password)
@@ -187,7 +187,7 @@ class Identifier:
             owner = None if found is None else accounts.get(connection, found.requester)
             return found, owner
 
-        found, owner = await self.database.read(look)
+        found, owner = await self.database.look_up(look)
         problem = client_certificate_problem(found, self.clock.now())
         if problem is not None or found is None:
             return Reason(Refusal.NOT_AUTHENTICATED, problem or "the client certificate was not issued here")

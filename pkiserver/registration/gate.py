@@ -328,7 +328,7 @@ class Gate:
                 after = certificates.get(connection, found.replaced_by)
             return found, after, accounts.get(connection, found.requester)
 
-        current, successor, owner = await self.database.read_to_write(look)
+        current, successor, owner = await self.database.look_up(look)
         now = self.clock.now()
         reasons = renewal.reasons_against(request, template, current, now)
         if reasons:

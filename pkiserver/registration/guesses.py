@@ -74,7 +74,7 @@ class Guesses:
         if self._failing:
             await self._settle()
         site = None if self.is_exempt(address) else site_of(address)
-        marks = await self._database.read(
+        marks = await self._database.look_up(
             lambda connection: rows.look(connection, address=site or "", template=template[:_MOST_NAME])
         )
         now = self._clock.now()

@@ -79,12 +79,12 @@ class Transactions:
     async def find(self, key: TransactionKey) -> Standing:
         """What is known of a transaction."""
         now = self.clock.now()
-        return await self.database.read(lambda connection: _standing(connection, rows.get(connection, key), now))
+        return await self.database.look_up(lambda connection: _standing(connection, rows.get(connection, key), now))
 
     async def newest(self, template: str, transaction_id: str) -> Standing:
         """The newest transaction of an ID, of whatever kind."""
         now = self.clock.now()
-        return await self.database.read(
+        return await self.database.look_up(
             lambda connection: _standing(connection, rows.newest(connection, template, transaction_id), now)
         )
 

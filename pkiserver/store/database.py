@@ -20,9 +20,10 @@ from twisted.python.threadpool import ThreadPool
 from pkiserver.foundation.errors import Unavailable
 from pkiserver.store.engines import is_sqlite, parse_url, reading_engine, sqlite_path, writing_engine
 from pkiserver.store.failures import Kind, as_domain_error, is_read_only, kind_of
+from pkiserver.store.looks import Looks
 from pkiserver.store.migrate import require_current
 from pkiserver.store.outbox import Outbox
-from pkiserver.store.writer import Job, Outcome, Participant, WhenIdle, Writer
+from pkiserver.store.writer import Job, Outcome, Participant, WhenIdle, Writer, deliver
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Database:
             self._write_engine, self._outcomes, limit=queue_limit, outdated=self._outdated, when_idle=when_idle
         )
         self._writer.join(Outbox())
+        self._looks = None if when_idle is None else Looks(reactor, self._pool, self._read, when_idle)
 
     @classmethod
     async def open(
@@ -85,7 +87,8 @@ class Database:
             reactor: The running reactor; the installed one by default.
             queue_limit: Writes that may wait before :class:`Unavailable` is raised; the same number for reads.
             writing: Whether to find out at once that it can be written; who only looks needs no right to.
-            when_idle: What says when the reactor has nothing to do: writes wait for that, and share a transaction.
+            when_idle: What says when the reactor has nothing to do: writes wait for that and share a transaction,
+                looks (:meth:`look_up`) a snapshot.
 
         Raises:
             Rejected: the URL is not understood, or the schema is not this program's.
@@ -152,13 +155,32 @@ class Database:
             Unavailable: the database cannot be reached, or too many reads wait.
             Defect: the database refused a statement.
         """
+        self._require_reading()
+        self._reading += 1
+        try:
+            return cast("T", await deferToThreadPool(self._reactor, self._pool, self._read, work))
+        finally:
+            self._reading -= 1
+
+    def _require_reading(self) -> None:
         if self._closed:
             raise Unavailable("the database is closed")
         if self._reading >= self._limit:
             raise Unavailable("too many reads are waiting for the database", retry_after=2)
+
+    async def look_up(self, work: Callable[[Connection], T]) -> T:
+        """As :meth:`read`, for what is found by a key: it shares a thread and a snapshot with others of its moment.
+
+        Raises:
+            Unavailable: as :meth:`read`.
+            Defect: as :meth:`read`. What ``work`` raises itself comes back to its own caller alone.
+        """
+        if self._looks is None:
+            return await self.read(work)
+        self._require_reading()
         self._reading += 1
         try:
-            return cast("T", await deferToThreadPool(self._reactor, self._pool, self._read, work))
+            return cast("T", await self._looks.add(work))
         finally:
             self._reading -= 1
 
@@ -171,14 +193,6 @@ class Database:
         if self._closed:
             raise Unavailable("the database is closed")
         return cast("T", await deferToThreadPool(self._reactor, self._ahead, self._read, work))
-
-    async def read_to_write(self, work: Callable[[Connection], T]) -> T:
-        """As :meth:`read`, for a short look that the same caller's write follows: it goes the way of the writes.
-
-        A reader's thread, its snapshot and its handing over cost more than what is looked up, and each of them takes
-        the interpreter from the reactor; in the writer's next transaction the look costs its statements.
-        """
-        return await self.write(work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction on the writer thread; return its value once the commit is durable.
@@ -230,6 +244,8 @@ class Database:
             return
         self._closed = True
         self._writer.finish()
+        if self._looks is not None:
+            self._looks.hand_over()
         done: Deferred[None] = Deferred()
         # A thread of its own: neither the reactor nor a pool's thread may wait for that pool to end.
         threading.Thread(target=self._shut, args=(done,), name="store-closing", daemon=True).start()
@@ -302,15 +318,4 @@ class Database:
         return True
 
     def _outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        self._reactor.callFromThread(_deliver, outcomes)
-
-
-def _deliver(outcomes: Sequence[Outcome]) -> None:
-    for outcome in outcomes:
-        waiting: Deferred[Any] = outcome.token
-        if waiting.called:
-            continue  # its caller was cancelled
-        if outcome.error is None:
-            waiting.callback(outcome.value)
-        else:
-            waiting.errback(outcome.error)
+        self._reactor.callFromThread(deliver, outcomes)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import attrs
 from sqlalchemy import Connection, Engine
+from twisted.internet.defer import Deferred
 
 from pkiserver.foundation.errors import Defect, Unavailable
 from pkiserver.store.failures import Kind, as_domain_error, kind_of
@@ -336,3 +337,15 @@ def _refuse(jobs: Sequence[Job], failure: _WorkFailed | _CommitFailed) -> list[O
     committing = isinstance(failure, _CommitFailed) and failure.committing
     shown = as_domain_error(failure.error, committing=committing)
     return [Outcome(job.token, None, shown) for job in jobs]
+
+
+def deliver(outcomes: Sequence[Outcome]) -> None:
+    """Tell each caller, whose Deferred is its job's token, what became of it."""
+    for outcome in outcomes:
+        waiting: Deferred[Any] = outcome.token
+        if waiting.called:
+            continue  # its caller was cancelled
+        if outcome.error is None:
+            waiting.callback(outcome.value)
+        else:
+            waiting.errback(outcome.error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from sqlalchemy import Connection, text
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import DeferredList, ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from pkiserver.foundation.errors import Unavailable
@@ -63,6 +63,27 @@ async def test_a_server_that_is_away_is_told_and_its_return_is_noticed(own_serve
             await deferToThread(own_server.start)
         assert await database.write(add(1)) == 1
         assert await database.read(status.latest) == 0
+
+
+async def test_looks_that_share_a_snapshot_are_all_told_that_the_server_is_away(own_server: PostgresServer) -> None:
+    url = own_server.new_url()
+    await deferToThread(migrate, url)
+    idle: list[Callable[[], None]] = []
+
+    async def look() -> list[object]:
+        waiting = [ensureDeferred(database.look_up(status.latest)) for _ in range(3)]
+        idle.pop()()
+        found = await DeferredList(waiting, consumeErrors=True)
+        return [value if done else value.type for done, value in found]
+
+    async with opened(url, when_idle=idle.append, writing=False) as database:
+        assert await look() == [0, 0, 0]
+        await deferToThread(own_server.stop, "immediate")
+        try:
+            assert await look() == [Unavailable] * 3
+        finally:
+            await deferToThread(own_server.start)
+        assert await look() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -20,7 +21,7 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 @asynccontextmanager
-async def opened(url: str, **options: int) -> AsyncIterator[Database]:
+async def opened(url: str, **options: Any) -> AsyncIterator[Database]:
     """An open database, closed afterwards."""
     database = await Database.open(url, **options)
     try:

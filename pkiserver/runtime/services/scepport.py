@@ -109,7 +109,7 @@ class ScepPort:
     async def known(self, der: bytes) -> Certificate | None:
         """The record of a certificate that was issued here."""
         digest = hashlib.sha256(der).digest()
-        return await self.engine.database.read(lambda connection: certificates.by_fingerprint(connection, digest))
+        return await self.engine.database.look_up(lambda connection: certificates.by_fingerprint(connection, digest))
 
     async def is_spent(self, challenge: Secret) -> bool:
         """Whether a challengePassword is an enrolment code of ours that is good for nothing any more."""
