@@ -230,7 +230,7 @@ class Claim(Protocol):
         """
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:
-        """Undo :meth:`take` where no certificate came of it."""
+        """Undo :meth:`take` where no certificate came of it, in the write that gives the certificate up."""
 
 
 @attrs.frozen
@@ -254,7 +254,8 @@ class PreparedCertificate:
     its signature was asked for with its intent, this process's issuer takes it once, and the row leaves *asked* once.
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
-    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's.
+    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's; ``claims``
+    are given back if it is given up.
     """
 
     certificate_id: int
@@ -275,6 +276,7 @@ class PreparedCertificate:
     supersedes: tuple[int, ...] = ()
     replaces: int | None = None
     decided_by: str = ""
+    claims: tuple[Claim, ...] = attrs.field(default=(), repr=False)
 
 
 @attrs.frozen
