@@ -148,11 +148,16 @@ class Issuer:
         now = self._clock.now()
         event = _issue_event(prepared, "ok")
 
-        def store(connection: Connection) -> bool:
+        def store(connection: Connection) -> Unavailable | None:
+            """Why it is not stored; None where it is."""
+            if prepared.is_rivalled(connection):
+                text = "a certificate with this key is being made at this moment: ask again"
+                return Unavailable(text, retry_after=1, public=True)
             if not certificates.store_issued(
                 connection, prepared.certificate_id, issued.der, serial=issued.serial, at=now
             ):
-                return False
+                # Another process took this one for dead and settled the intent: the serial is revoked already.
+                return Unavailable("the certificate took too long to sign and was given up", public=True)
             for old in prepared.supersedes:
                 certificates.revoke(connection, old, reason=RevocationReason.SUPERSEDED, at=now)
             for old in prepared.supersedes + (() if prepared.replaces is None else (prepared.replaces,)):
@@ -160,11 +165,10 @@ class Issuer:
             if also is not None:
                 also(connection, issued)
             self._audit.append(connection, event)
-            return True
+            return None
 
-        if not await self._database.write(store):
-            # Another process took this one for dead and settled the intent: the serial is revoked already.
-            raise Unavailable("the certificate took too long to sign and was given up", public=True)
+        if (why := await self._database.write(store)) is not None:
+            raise why
 
     async def _burn(self, prepared: PreparedCertificate) -> None:
         """The key is away before anything was asked of it: the serial is never issued."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -225,6 +225,9 @@ class Preparer:
             replaces=admission.replaces,
             decided_by=order.decided_by,
             claims=claims,
+            is_rivalled=partial(
+                duplicates.is_rivalled_by_key, order=order, intent=intent, number=number, renewed=admission.replaces
+            ),
         )
 
     def _draft(self, order: Order) -> Draft:

@@ -7,6 +7,7 @@ The road is ``EnrollmentRequest`` -> (the gate) -> ``Authorised`` -> (prepare) -
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -255,7 +256,8 @@ class PreparedCertificate:
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
     ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's; ``claims``
-    are given back if it is given up.
+    are given back if it is given up. ``is_rivalled`` says in the write that is to store it whether another process made
+    one that it may not stand beside.
     """
 
     certificate_id: int
@@ -277,6 +279,7 @@ class PreparedCertificate:
     replaces: int | None = None
     decided_by: str = ""
     claims: tuple[Claim, ...] = attrs.field(default=(), repr=False)
+    is_rivalled: Callable[[Connection], bool] = attrs.field(default=lambda _connection: False, repr=False)
 
 
 @attrs.frozen
