@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThread
 
@@ -18,6 +16,7 @@ from pkiserver.authority.requests import Authorised, IssuedCertificate, Operator
 from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates, engines
+from tests.support.claims import Held
 from tests.support.engines import engine_with, enrollment, template_text
 
 OPERATOR = '[[evidence]]\nall = ["operator"]\n'
@@ -45,20 +44,6 @@ async def test_of_duplicates_asked_of_two_processes_at_once_one_is_issued(tmp_pa
         for number in range(ROUNDS):
             key = ec.generate_private_key(ec.SECP256R1()) if rule == "same_key" else None
             assert await ask_both((one, two), f"device-{number}", key) == 1
-
-
-class Held:
-    """A claim that keeps the write which makes a certificate durable open until it is let go."""
-
-    def __init__(self) -> None:
-        self.taken, self.go, self.given_back = threading.Event(), threading.Event(), threading.Event()
-
-    def take(self, _connection: Connection, _certificate_id: int) -> None:
-        self.taken.set()
-        self.go.wait(30)
-
-    def give_back(self, _connection: Connection, _certificate_id: int) -> None:
-        self.given_back.set()
 
 
 @pytest.mark.postgresql
