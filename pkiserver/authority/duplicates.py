@@ -1,7 +1,8 @@
 """What the store says against a certificate to be: others with the same subject or key, and keys that are blocked.
 
 Asked in the write that makes its intent durable, and after that is inserted: of two rivals of the same moment the later
-one sees the earlier. Two processes take turns for that, as each sees of the other only what is committed.
+one sees the earlier. Two processes take turns for that, as each sees of the other only what is committed; where the
+rule is about a key and its subjects, they look once more as the certificate is stored (:func:`is_rivalled_by_key`).
 """
 
 from __future__ import annotations
@@ -77,6 +78,19 @@ def same_key(connection: Connection, order: Order, intent: NewIntent, number: in
         by_another_than=subject,
     )
     return [Reason(Refusal.DUPLICATE, f"a valid certificate with this key{whose} exists already")] if in_use else []
+
+
+def is_rivalled_by_key(
+    connection: Connection, order: Order, intent: NewIntent, number: int, renewed: int | None
+) -> bool:
+    """Whether :func:`same_key` has something against the certificate now; inside the write that stores it.
+
+    Two processes that made their intents durable at the same moment did not see each other's. Both are committed
+    before either is stored, or the one that is stored first is seen by the other: who sees a rival gives way. That may
+    be both, but no copies of one request, whose subject is the same. Nobody waits for a lock. In SQLite, where one
+    process writes at a time, it was all said before.
+    """
+    return connection.dialect.name == "postgresql" and bool(same_key(connection, order, intent, number, renewed))
 
 
 def key_reasons(connection: Connection, spki: bytes) -> list[Reason]:

@@ -67,21 +67,23 @@ class Issuer:
         """
         self._asked.add(certificate_id)
 
-    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...]) -> None:
+    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...], *, late: bool) -> None:
         """Give up what was prepared where nobody was told its number, if it became durable; nothing was signed.
 
-        ``claims`` can be used again.
+        ``claims`` can be used again. ``late``: it may be made durable after this, by a server that the connection to
+        was lost.
         """
         now = self._clock.now()
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             number = certificates.number_under_way(connection, intent.issuer_id, intent.serial)
             if number is not None and certificates.burn(connection, number, at=now, asked=intent.asked):
-                for claim in claims:
-                    claim.give_back(connection, number)
+                _give_back(connection, claims, number)
+            return number is not None
 
         try:
-            await self._database.write(work)
+            if not await self._database.write(work) and late:
+                self._left(intent.serial)
         except PkiError as error:
             self._left(intent.serial)
             self.log.error("serial {serial:x} is left to recovery: {why}", serial=intent.serial, why=str(error))
@@ -146,11 +148,16 @@ class Issuer:
         now = self._clock.now()
         event = _issue_event(prepared, "ok")
 
-        def store(connection: Connection) -> bool:
+        def store(connection: Connection) -> Unavailable | None:
+            """Why it is not stored; None where it is."""
+            if prepared.is_rivalled(connection):
+                text = "a certificate with this key is being made at this moment: ask again"
+                return Unavailable(text, retry_after=1, public=True)
             if not certificates.store_issued(
                 connection, prepared.certificate_id, issued.der, serial=issued.serial, at=now
             ):
-                return False
+                # Another process took this one for dead and settled the intent: the serial is revoked already.
+                return Unavailable("the certificate took too long to sign and was given up", public=True)
             for old in prepared.supersedes:
                 certificates.revoke(connection, old, reason=RevocationReason.SUPERSEDED, at=now)
             for old in prepared.supersedes + (() if prepared.replaces is None else (prepared.replaces,)):
@@ -158,16 +165,22 @@ class Issuer:
             if also is not None:
                 also(connection, issued)
             self._audit.append(connection, event)
-            return True
+            return None
 
-        if not await self._database.write(store):
-            # Another process took this one for dead and settled the intent: the serial is revoked already.
-            raise Unavailable("the certificate took too long to sign and was given up", public=True)
+        if (why := await self._database.write(store)) is not None:
+            raise why
 
     async def _burn(self, prepared: PreparedCertificate) -> None:
         """The key is away before anything was asked of it: the serial is never issued."""
         now = self._clock.now()
-        await self._settling(prepared, lambda c: certificates.burn(c, prepared.certificate_id, at=now))
+
+        def burn(connection: Connection) -> bool:
+            burnt = certificates.burn(connection, prepared.certificate_id, at=now)
+            if burnt:
+                _give_back(connection, prepared.claims, prepared.certificate_id)
+            return burnt
+
+        await self._settling(prepared, burn)
 
     async def _settling(self, prepared: PreparedCertificate, step: Callable[[Connection], bool]) -> bool:
         """A write without which nobody else would end what is under way; where it fails, recovery does."""
@@ -178,12 +191,16 @@ class Issuer:
             raise
 
     async def _give_up(self, prepared: PreparedCertificate, error: BaseException) -> None:
-        """A signature was asked for, and nothing is stored: the record is kept and the serial revoked."""
+        """A signature was asked for, and nothing is stored: the record is kept and the serial revoked.
+
+        What was to be spent on it can be used again, by the same write: one of its own might find the database away.
+        """
         now = self._clock.now()
         event = _issue_event(prepared, "failed", ("why", type(error).__name__))
 
         def settle(connection: Connection) -> None:
             if certificates.settle_asked(connection, prepared.certificate_id, at=now):
+                _give_back(connection, prepared.claims, prepared.certificate_id)
                 self._audit.append(connection, event)
 
         try:
@@ -191,6 +208,11 @@ class Issuer:
         except PkiError as second:  # recovery will settle it; the first error is the one to tell
             self._left(prepared.serial)
             self.log.error("intent {id} is left to recovery: {why}", id=prepared.certificate_id, why=str(second))
+
+
+def _give_back(connection: Connection, claims: tuple[Claim, ...], certificate_id: int) -> None:
+    for claim in claims:
+        claim.give_back(connection, certificate_id)
 
 
 def _compare(prepared: PreparedCertificate, certificate: bytes, scheme: SignatureScheme) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -61,8 +61,8 @@ class Asked(Protocol):
     def expect(self, certificate_id: int) -> None:
         """What is to be signed under this number is asked for already."""
 
-    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...]) -> None:
-        """Give up what was prepared, if it became durable; ``claims`` can be used again."""
+    async def take_back(self, intent: NewIntent, claims: tuple[Claim, ...], *, late: bool) -> None:
+        """Give up what was prepared, if it became durable, or becomes so ``late``; ``claims`` can be used again."""
 
 
 @attrs.frozen
@@ -224,6 +224,10 @@ class Preparer:
             supersedes=admission.supersedes,
             replaces=admission.replaces,
             decided_by=order.decided_by,
+            claims=claims,
+            is_rivalled=partial(
+                duplicates.is_rivalled_by_key, order=order, intent=intent, number=number, renewed=admission.replaces
+            ),
         )
 
     def _draft(self, order: Order) -> Draft:
@@ -278,9 +282,9 @@ class Preparer:
 
         try:
             return await self._database.write(work)
-        except (CancelledError, OutcomeUnknown):
+        except (CancelledError, OutcomeUnknown) as error:
             waits = False
-            await self._issuer.take_back(intent, claims)
+            await self._issuer.take_back(intent, claims, late=isinstance(error, OutcomeUnknown))
             raise
 
     def _make_durable(

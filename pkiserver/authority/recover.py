@@ -34,8 +34,8 @@ LEASE = timedelta(seconds=30)
 BEAT = timedelta(seconds=10)
 """How often a process that issues gives a sign of life."""
 _FORGET = timedelta(days=1)
-_AT_ONCE = 5000
-"""Far more than are under way in all living processes together."""
+"""When a holder's lease is forgotten, and what was left to be settled and never seen."""
+_AT_ONCE = 1000
 
 
 @attrs.frozen
@@ -65,7 +65,8 @@ class Recovery:
         self._holder = holder
         self._loop: LoopingCall | None = None
         self._is_known = False
-        self._left: set[int] = set()
+        self._left: dict[int, float] = {}
+        """By the monotonic clock, since when."""
         self.trouble = ""
         """Why the last sign of life could not be written; empty when it could."""
 
@@ -143,8 +144,11 @@ class Recovery:
             self.log.warn("no last sign of life could be given: {why}", why=told_in_full(error))
 
     def take_over(self, serial: int) -> None:
-        """Settle an intent of this process with the next ones: what it was made for has ended, and could not say so."""
-        self._left.add(serial)
+        """Settle an intent of this process with the next ones: what it was made for has ended, and could not say so.
+
+        Where it cannot be seen yet (PostgreSQL goes on with a commit whose client has gone), as soon as it can.
+        """
+        self._left[serial] = self._clock.monotonic()
 
     async def settle(self) -> Settled:
         """Settle every open intent whose holder is dead; at start, and then with each :meth:`beat`.
@@ -155,16 +159,18 @@ class Recovery:
             Unavailable: the database is away.
         """
         burnt = kept = 0
-        left = frozenset(self._left)
-        while found := await self._database.read(self._abandoned):
-            before = burnt + kept
-            for intent in reversed(found):  # newest first: a slot that learned for it had learned before
+        before: int | None = None
+        while True:
+            found, before = await self._database.read(functools.partial(self._abandoned, before=before))
+            for intent in found:  # newest first: a slot that learned for it had learned before
                 if await self._database.write(functools.partial(self._settle, intent)):
                     burnt += intent.state is CertificateState.PREPARED
                     kept += intent.state is CertificateState.ASKED
-            if burnt + kept == before:  # another process was quicker with all of them
+                    self._left.pop(intent.serial, None)
+            if before is None:
                 break
-        self._left -= left
+        long_ago = self._clock.monotonic() - _FORGET.total_seconds()
+        self._left = {serial: since for serial, since in self._left.items() if since > long_ago}
         now = self._clock.now()
         await self._database.write(
             lambda connection: leases.forget(connection, lease_name(""), expired_before=now - _FORGET)
@@ -173,16 +179,18 @@ class Recovery:
             self.log.warn("settled {burnt} abandoned and {kept} unfinished certificates", burnt=burnt, kept=kept)
         return Settled(burnt, kept)
 
-    def _abandoned(self, connection: Connection) -> tuple[Intent, ...]:
+    def _abandoned(self, connection: Connection, *, before: int | None) -> tuple[tuple[Intent, ...], int | None]:
+        """Those to be settled of so many open ones below a number, newest first; and below which others may be."""
         now = self._clock.now()
         alive: dict[str, bool] = {self._holder: True}
         found = []
-        for intent in certificates.open_intents(connection, limit=_AT_ONCE):
+        page = certificates.open_intents(connection, before=before, limit=_AT_ONCE)
+        for intent in page:
             if intent.holder not in alive:
                 alive[intent.holder] = _is_alive(connection, intent.holder, now)
             if not alive[intent.holder] or intent.serial in self._left:
                 found.append(intent)
-        return tuple(found)
+        return tuple(found), page[-1].id if len(page) == _AT_ONCE else None
 
     def _settle(self, intent: Intent, connection: Connection) -> bool:
         now = self._clock.now()

@@ -7,6 +7,7 @@ The road is ``EnrollmentRequest`` -> (the gate) -> ``Authorised`` -> (prepare) -
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -230,7 +231,7 @@ class Claim(Protocol):
         """
 
     def give_back(self, connection: Connection, certificate_id: int) -> None:
-        """Undo :meth:`take` where no certificate came of it."""
+        """Undo :meth:`take` where no certificate came of it, in the write that gives the certificate up."""
 
 
 @attrs.frozen
@@ -254,7 +255,9 @@ class PreparedCertificate:
     its signature was asked for with its intent, this process's issuer takes it once, and the row leaves *asked* once.
     ``tbs`` is the DER TBSCertificate, ``scheme`` the name of the issuer's signature scheme, ``issuer_key`` the key that
     the signature must verify with. ``supersedes`` are certificates that are revoked when this one is stored,
-    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's.
+    ``replaces`` the one that it renews; both by their numbers in the store. ``decided_by`` is the order's; ``claims``
+    are given back if it is given up. ``is_rivalled`` says in the write that is to store it whether another process made
+    one that it may not stand beside.
     """
 
     certificate_id: int
@@ -275,6 +278,8 @@ class PreparedCertificate:
     supersedes: tuple[int, ...] = ()
     replaces: int | None = None
     decided_by: str = ""
+    claims: tuple[Claim, ...] = attrs.field(default=(), repr=False)
+    is_rivalled: Callable[[Connection], bool] = attrs.field(default=lambda _connection: False, repr=False)
 
 
 @attrs.frozen

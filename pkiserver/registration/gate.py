@@ -47,6 +47,7 @@ from pkiserver.registration.identities import (
     Findings,
     account_problem,
     connector_of,
+    is_account,
     record_attributes,
 )
 from pkiserver.registration.renewed import StillStanding
@@ -229,6 +230,7 @@ class Gate:
             renewed,
             self.clock,
             content.subject.rfc4514_string() if supersedes and content is not None else None,
+            of_account=not nameless and is_account(decision.record.name),
         )
 
     def _content(self, template: Template, decision: Authorised) -> CertificateContent | None:

@@ -56,14 +56,21 @@ def connector_of(requester: str) -> str | None:
     return None if not colon or name in RESERVED else name
 
 
+def is_account(requester: str) -> bool:
+    """Whether a requester is, or was, an account of this server.
+
+    The others have a colon in their names: ``operator:``, ``enroll-code:``, those of connectors.
+    """
+    return ":" not in requester and requester != ANONYMOUS
+
+
 def account_problem(certificate: Certificate, account: Account | None) -> str | None:
     """Why a certificate does not show the account that it was issued to; None where it does, or was issued to none.
 
-    Requesters that are no accounts of this server have a colon in their names (``operator:``, ``enroll-code:``, those
-    of connectors). An account that was made after the certificate is a namesake's.
+    An account that was made after the certificate is a namesake's.
     """
     if account is None:
-        return "gone" if ":" not in certificate.requester and certificate.requester != ANONYMOUS else None
+        return "gone" if is_account(certificate.requester) else None
     if account.created > certificate.created + CLOCKS_APART:
         return "gone, and another has its name"
     return "disabled" if account.disabled else None

@@ -22,6 +22,7 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.registration.slots import choose, device_reasons, first_slots, name_reasons
 from pkiserver.store.authority import templates
 from pkiserver.store.database import Database
+from pkiserver.store.registration import accounts
 from pkiserver.store.registration import seats as rows
 from pkiserver.store.registration.seats import Seat, SeatCertificate, SeatEvent, Slot, SlotMode
 
@@ -36,7 +37,8 @@ class SeatClaim:
     """A place for a certificate in a seat, taken with the certificate's intent.
 
     ``renewed`` is the number of the certificate that is renewed, whose seat it then is; ``superseded`` the subject
-    whose certificates are revoked when this one is stored, if the template says so.
+    whose certificates are revoked when this one is stored, if the template says so. ``of_account``: the identity is an
+    account's name.
     """
 
     template: str
@@ -46,6 +48,7 @@ class SeatClaim:
     renewed: int | None
     clock: Clock
     superseded: str | None = None
+    of_account: bool = False
 
     def take(self, connection: Connection, certificate_id: int) -> None:
         """Find or make the seat, and admit; raises :class:`Rejected` with every reason."""
@@ -97,6 +100,9 @@ class SeatClaim:
         """The seat, made where there is none; raises :class:`Rejected` where none may be."""
         if (known := self._known_seat(connection, now)) is not None:
             return known
+        # whoever deletes it waits, and archives the seat; else it would be left for whoever has the name next
+        if self.of_account and not accounts.keep(connection, self.identity):
+            raise Rejected.because(Refusal.NOT_AUTHORISED, f"account {self.identity} was deleted meanwhile")
         made = new_seat(connection, self.template, self.identity, self.rules, owner=None, now=now)
         self._event(connection, made, "learned", now)
         return made

@@ -157,29 +157,8 @@ class Engine:
             self.copies.on_issue(authorised.record.name, replaced),
             self.reports.on_issue(authorised),
         )
-        try:
-            issued = await self.road.issue(prepared, also=_all_of(with_it))
-        except Exception:  # whoever asked may have left (CancelledError)
-            await self._give_back(authorised, prepared.certificate_id)
-            raise
+        issued = await self.road.issue(prepared, also=_all_of(with_it))
         return attrs.evolve(issued, notes=authorised.record.notes)
-
-    async def _give_back(self, authorised: Authorised, certificate_id: int) -> None:
-        """What was to be spent on it can be used again, unless the certificate was stored and nobody learned of it."""
-        if not authorised.claims:
-            return
-
-        def work(connection: Connection) -> None:
-            found = certificates.get(connection, certificate_id)
-            if found is not None and found.der is not None:
-                return
-            for claim in authorised.claims:
-                claim.give_back(connection, certificate_id)
-
-        try:
-            await self.database.write(work)
-        except PkiError as error:
-            _log.error("what certificate {id} was to cost stays spent: {why}", id=certificate_id, why=str(error))
 
     async def _issued_before(self, certificate_id: int) -> IssuedCertificate:
         """The certificate of that number, which may be in the making at this moment: signing takes little time.

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.requests import Authorised, IssuedCertificate, OperatorEvidence
-from pkiserver.foundation.errors import Refusal, Unavailable
+from pkiserver.foundation.errors import Refusal, Rejected, Unavailable
 from pkiserver.runtime.engine import Engine, open_engine
 from pkiserver.store import certificates, engines
+from tests.support.claims import Held
 from tests.support.engines import engine_with, enrollment, template_text
 
 OPERATOR = '[[evidence]]\nall = ["operator"]\n'
@@ -42,6 +44,47 @@ async def test_of_duplicates_asked_of_two_processes_at_once_one_is_issued(tmp_pa
         for number in range(ROUNDS):
             key = ec.generate_private_key(ec.SECP256R1()) if rule == "same_key" else None
             assert await ask_both((one, two), f"device-{number}", key) == 1
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("rules", ["", '[duplicates]\nsame_key = "refuse"\n'])
+async def test_a_key_is_one_subjects_though_two_processes_make_certificates_of_it_at_once(
+    tmp_path: Path, postgres_url: str, rules: str
+) -> None:
+    """By default, and beside a template that refuses any second certificate of a key."""
+    texts, held = {"one": template_text("one", OPERATOR, rules), "two": template_text("two", OPERATOR)}, Held()
+    key = ec.generate_private_key(ec.SECP256R1())
+    shown = OperatorEvidence("root")
+    first = enrollment("one", shown, name="alice", key=key, protocol="cli")
+    second = enrollment("two", shown, name="bob", key=key, protocol="cli")
+    async with engine_with(tmp_path, texts, url=postgres_url) as one, open_engine(one.settings, worker="1") as two:
+        for engine in (one, two):  # the first of each announces its list, and the second process waits for that
+            await engine.enroll(enrollment("two", shown, protocol="cli"))
+        under_way = Deferred.fromCoroutine(one.enroll(first, claims=(held,)))
+        await deferToThread(held.taken.wait, 30)
+        assert isinstance(await two.enroll(second), IssuedCertificate)
+        held.go.set()
+        with pytest.raises(Unavailable, match="with this key is being made at this moment: ask again"):
+            await under_way
+        assert held.given_back.is_set()
+        with pytest.raises(Rejected, match="a valid certificate with this key"):
+            await one.enroll(first)
+        assert isinstance(await one.enroll(second), IssuedCertificate)
+
+
+@pytest.mark.postgresql
+async def test_rivals_for_a_key_of_the_same_moment_never_both_have_it(tmp_path: Path, postgres_url: str) -> None:
+    texts, shown = {"one": template_text("one", OPERATOR)}, OperatorEvidence("root")
+    async with engine_with(tmp_path, texts, url=postgres_url) as one, open_engine(one.settings, worker="1") as two:
+        for _ in range(ROUNDS):
+            key = ec.generate_private_key(ec.SECP256R1())
+            tries = [
+                Deferred.fromCoroutine(engine.enroll(enrollment("one", shown, name=name, key=key, protocol="cli")))
+                for engine, name in ((one, "alice"), (two, "bob"))
+            ]
+            results = await DeferredList(tries, consumeErrors=True)
+            assert sum(fine for fine, _ in results) <= 1
+            assert all(fine or why.check(Unavailable) or why.value.has(Refusal.DUPLICATE) for fine, why in results)
 
 
 async def test_of_certificates_that_supersede_each_other_one_is_valid_in_the_end(tmp_path: Path, url: str) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+from sqlalchemy import func, select, text
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
 from pkiserver.authority.recover import LEASE, Recovery, Settled
 from pkiserver.authority.requests import (
@@ -22,7 +25,8 @@ from pkiserver.foundation.secret import Secret
 from pkiserver.registration.accountfiles import Format, read
 from pkiserver.registration.accountimport import AccountImport
 from pkiserver.registration.release import release
-from pkiserver.runtime.engine import Engine
+from pkiserver.runtime.engine import Engine, open_engine
+from tests.support.claims import Held
 from tests.support.clock import FakeClock
 from tests.support.engines import engine_with, enrollment, template_text
 
@@ -107,6 +111,39 @@ async def test_a_device_that_has_a_certificate_since_keeps_its_slot(tmp_path: Pa
         assert seat.first_success is not None
         with pytest.raises(Rejected, match="no slot of the seat may learn it"):
             await engine.enroll(asked(OTHER, "open"))
+
+
+async def test_an_account_that_is_deleted_while_it_enrols_leaves_no_seat_in_its_name(tmp_path: Path, url: str) -> None:
+    async with engine_with(tmp_path, TEXTS, url=url) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        decided = await engine.gate.decide(asked(MINE))
+        await delete(engine)
+        with pytest.raises(Rejected, match="account alice was deleted meanwhile"):
+            await engine.road.prepare(decided)  # type: ignore[arg-type]
+        assert await engine.seats.search() == ()
+
+
+@pytest.mark.postgresql
+async def test_a_seat_that_is_made_while_another_process_deletes_its_account_is_archived(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    waits = select(func.count()).select_from(text("pg_locks")).where(text("NOT granted"))
+    async with (
+        engine_with(tmp_path, TEXTS, url=postgres_url) as one,
+        open_engine(one.settings, worker="1") as two,
+    ):
+        await one.accounts.create("alice", GOOD, by="tester")
+        held = Held()
+        enrolled = Deferred.fromCoroutine(one.enroll(asked(MINE), claims=(held,)))
+        await deferToThread(held.taken.wait, 30)
+        deleted = Deferred.fromCoroutine(delete(two))
+        while not deleted.called and not await one.database.read(lambda c: c.execute(waits).scalar_one()):
+            pass
+        held.go.set()
+        assert isinstance(await enrolled, IssuedCertificate)
+        await deleted
+        [seat] = await one.seats.search()
+        assert (seat.archived, seat.identity.partition(":")[2][:16]) == (True, " account deleted")
 
 
 async def test_a_slot_of_which_two_certificates_were_being_made_learns_again(tmp_path: Path, url: str) -> None:

@@ -124,7 +124,7 @@ async def test_recovery_settles_what_a_crash_left(url: str) -> None:
             await database.read(lambda c: certificates.open_intents(c, holder="dead")),
             await database.read(lambda c: certificates.open_intents(c, created_before=NOW + timedelta(minutes=1))),
         ):
-            assert [intent.id for intent in found] == [asked, prepared]
+            assert [intent.id for intent in found] == [prepared, asked]
         assert await database.write(lambda c: certificates.settle_asked(c, asked, at=NOW))
         assert await database.write(lambda c: certificates.burn(c, prepared, at=NOW))
         kept = await database.read(lambda c: certificates.get(c, asked))

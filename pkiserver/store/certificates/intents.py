@@ -249,10 +249,16 @@ def open_intents(
     *,
     created_before: datetime | None = None,
     holder: str | None = None,
+    before: int | None = None,
     limit: int = 1000,
 ) -> tuple[Intent, ...]:
-    """Certificates under way, oldest first; of one ``holder``, or older than a time, where that is given."""
-    query = select(certificate_intent).order_by(_intent.id).limit(limit)
+    """Certificates under way, newest first; of one ``holder``, or older than a time, where that is given.
+
+    Those with numbers below ``before``.
+    """
+    query = select(certificate_intent).order_by(_intent.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(_intent.id < before)
     if created_before is not None:
         query = query.where(_intent.created < to_micros(created_before))
     if holder is not None:

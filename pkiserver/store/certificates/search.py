@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from heapq import heapify, heappop, heapreplace
 from typing import Any
 
 import attrs
@@ -175,16 +176,36 @@ def _parts(connection: Connection, wanted: Criteria, driver: Driver) -> list[Cri
 def _newest_of(
     connection: Connection, parts: list[Criteria], cursor: str | None, rows: int, most: int
 ) -> tuple[_Rows, Place | None]:
-    """As :func:`_rows`, of all parts together; what is looked at ends where that of any part does."""
-    each = max(_LEAST_READ, most // max(1, len(parts)))
-    ends = (_end(connection, one, cursor, each) for one in parts)
-    end = max((one for one in ends if one is not None), key=lambda place: place[1], default=None)
+    """As :func:`_rows`, of all parts together."""
+    end = _end_of(connection, parts, cursor, most)
     found: list[int] = []
     for one in parts:
         (query,), _ = build_queries(connection, one, rows, cursor, end)
         found += connection.execute(query.with_only_columns(_c.id)).scalars()
     chosen = select(certificate).where(_c.id.in_(sorted(found)[-rows:])).order_by(_c.id.desc())
     return list(connection.execute(chosen)), end
+
+
+def _end_of(connection: Connection, parts: list[Criteria], cursor: str | None, most: int) -> Place | None:
+    """What is looked at of all parts ends where that of any part does: as many again are for whichever that is.
+
+    Most parts have few certificates. Were the busy ones given no more than those, a page would hardly come further.
+    """
+    each = max(_LEAST_READ, most // max(1, len(parts)))
+    ends = ((number, _end(connection, one, cursor, each)) for number, one in enumerate(parts))
+    newest = [(-end[1], each, number) for number, end in ends if end is not None]
+    heapify(newest)
+    left = most
+    while newest and left > 0:
+        place, some, number = newest[0]
+        some = min(2 * some, left)
+        left -= some
+        end = _end(connection, parts[number], cursor_at(by_number("template"), (None, -place)), some)
+        if end is None:
+            heappop(newest)
+        else:
+            heapreplace(newest, (-end[1], some, number))
+    return (None, -newest[0][0]) if newest else None
 
 
 def _templates(connection: Connection) -> list[str]:

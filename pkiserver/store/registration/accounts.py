@@ -30,6 +30,7 @@ class Account:
 
 _QUERY = select(account).where(account.c.name == bindparam("account_name"))
 _ONE, _ONE_TO_CHANGE = Ready(_QUERY), Ready(_QUERY.with_for_update())
+_ONE_TO_KEEP = Ready(_QUERY.with_only_columns(account.c.name).with_for_update(read=True, key_share=True))
 
 
 def insert_account(connection: Connection, new: Account) -> None:
@@ -75,6 +76,11 @@ def get(connection: Connection, name: str, *, to_change: bool = False) -> Accoun
         return None  # no account is called so, and PostgreSQL cannot even be asked
     row = (_ONE_TO_CHANGE if to_change else _ONE).one(connection, {"account_name": name})
     return None if row is None else _account(row)
+
+
+def keep(connection: Connection, name: str) -> bool:
+    """Whether there is such an account, which nobody deletes until this write ends."""
+    return bool(_ONE_TO_KEEP.rows(connection, {"account_name": name}))
 
 
 def list_page(connection: Connection, *, after: str = "", limit: int = 100) -> tuple[Account, ...]:
