@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.authority.consent import UNASKED, Consent
 from pkiserver.authority.documents import SETTINGS, AuthorityDocument, Certified, Document, Key, Kind
-from pkiserver.authority.settingchecks import as_problems, unknown_templates
+from pkiserver.authority.settingchecks import as_problems, unfit_keys, unknown_templates
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.tampering import DIGEST, digest
 from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
@@ -22,7 +22,10 @@ from pkiserver.foundation.errors import Reason, Refusal, Rejected
 from pkiserver.foundation.tomlfile import ConfigurationError, Problem, TomlIndex, dump, load, parse
 from pkiserver.store.authority import authorities as authority_rows
 from pkiserver.store.authority import foreign
+from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.authority import templates as object_rows
+from pkiserver.store.authority.authorities import GenerationState
+from pkiserver.store.authority.keys import SigningKey
 from pkiserver.store.database import Database
 
 _KEPT_AS_TEXT = (Kind.TEMPLATE, Kind.TIMESTAMP_UNIT, Kind.CONNECTOR, Kind.FOREIGN_CA, Kind.DIRECTORY)
@@ -75,6 +78,8 @@ class _Stored:
 
 
 _State = Mapping[tuple[Kind, str], _Stored]
+_Keys = Mapping[str, tuple[SigningKey, ...]]
+"""By authority, those that are not retired."""
 
 
 def _state(connection: Connection) -> _State:
@@ -84,6 +89,15 @@ def _state(connection: Connection) -> _State:
         for row in object_rows.list_all(connection, kind=kind)
     }
     found |= {(Kind.AUTHORITY, row.name): _Stored(row.config, None) for row in authority_rows.list_all(connection)}
+    return found
+
+
+def _keys(connection: Connection) -> _Keys:
+    known = {key.name: key for key in key_rows.list_all(connection)}
+    found: dict[str, tuple[SigningKey, ...]] = {}
+    for one in authority_rows.generations(connection):
+        if one.key_name in known and one.state in {GenerationState.ACTIVE, GenerationState.PREVIOUS}:
+            found[one.authority] = (*found.get(one.authority, ()), known[one.key_name])
     return found
 
 
@@ -105,14 +119,15 @@ class Configuration:
 
         Raises:
             Rejected: an object to be removed does not exist, an authority does not exist or would be removed, names a
-                template that will not be there, or an object is both given and removed; with every reason.
+                template that will not be there or a use that its keys do not have, or an object is both given and
+                removed; with every reason.
         """
-        state = await self._database.read(_state)
+        state, keys = await self._database.read(lambda connection: (_state(connection), _keys(connection)))
         given = {(document.kind, document.name): document for document in documents}
         unwanted = {(key.kind, key.name): None for key in remove}
         if prune:
             unwanted |= {key: None for key in state if key[0] is Kind.TEMPLATE and key not in given}
-        _check(state, given, unwanted)
+        _check(state, keys, given, unwanted)
         changes = []
         for key, document in given.items():
             now = state.get(key)
@@ -199,9 +214,9 @@ def _reason(text: str) -> Reason:
 
 
 def _check(
-    state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
+    state: _State, keys: _Keys, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
 ) -> None:
-    if problems := _problems(state, given, unwanted):
+    if problems := _problems(state, keys, given, unwanted):
         raise ConfigurationError(problems)
     reasons = []
     for key in unwanted:
@@ -216,9 +231,9 @@ def _check(
 
 
 def _problems(
-    state: _State, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
+    state: _State, keys: _Keys, given: Mapping[tuple[Kind, str], Document], unwanted: Mapping[tuple[Kind, str], None]
 ) -> list[Problem]:
-    """What documents name that is not there, each at its line."""
+    """What documents name that is not there, or cannot do it, each at its line."""
     templates = {name for kind, name in (*state, *given) if kind is Kind.TEMPLATE and (kind, name) not in unwanted}
     known = {name for kind, name in state if kind is Kind.AUTHORITY}
     problems: list[Problem] = []
@@ -226,7 +241,8 @@ def _problems(
         if kind is Kind.AUTHORITY and name not in known:
             problems.append(_no_authority(known, document, "name", name))
         elif isinstance(document.value, AuthorityDocument) and document.text != state[kind, name].text:
-            found = unknown_templates(document.value.settings, templates)
+            settings = document.value.settings
+            found = (*unknown_templates(settings, templates), *unfit_keys(settings, keys.get(name, ())))
             problems += as_problems(found, document.source, document.file, SETTINGS)
         elif kind is Kind.TIMESTAMP_UNIT and isinstance(unit := document.value, Certified) and unit.issuer not in known:
             problems.append(_no_authority(known, document, "issuer", unit.issuer))

@@ -10,11 +10,14 @@ from datetime import timedelta
 
 import attrs
 
+from pkiserver.authority.delegates.ra_policy import RaKeys, opens_envelopes
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.status.points import Partition
 from pkiserver.authority.status.policy import OcspSigning
 from pkiserver.foundation.durations import format_duration
 from pkiserver.foundation.tomlfile import Problem, TomlIndex, format_path
+from pkiserver.keys.algorithms import KeyType, load_spki
+from pkiserver.store.authority.keys import SigningKey
 
 _LOOKS = timedelta(minutes=1)
 """From one look whether a responder is to be made, in each process, to the next."""
@@ -72,6 +75,17 @@ def unknown_templates(settings: AuthoritySettings, templates: Collection[str]) -
             if name not in templates:
                 path = ("crl", "points", position, "templates", number)
                 yield Contradiction(path, f'there is no template "{name}"', allowed)
+
+
+def unfit_keys(settings: AuthoritySettings, keys: Iterable[SigningKey]) -> Iterator[Contradiction]:
+    """``scep.ra = "authority"`` where none of the authority's own keys was made to open envelopes."""
+    if settings.scep.ra is RaKeys.AUTHORITY and not any(_opens(one) for one in keys):
+        text = "no key of this authority was made for it: an RSA key of pkiserver ca create --scep or ca rekey --scep"
+        yield Contradiction(("scep", "ra"), text, f'"{RaKeys.ONE}", "{RaKeys.TWO}"')
+
+
+def _opens(key: SigningKey) -> bool:
+    return opens_envelopes(KeyType.of(load_spki(key.spki)), key.doors)
 
 
 def as_problems(found: Iterable[Contradiction], source: str, file: str, *table: str) -> list[Problem]:

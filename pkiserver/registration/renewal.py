@@ -93,7 +93,7 @@ def _standing(template: Template, current: Certificate, now: datetime) -> list[R
         reasons.append(Reason(Refusal.REVOKED, f"the certificate to be renewed is {text}"))
     if now > current.not_after + rules.grace:
         reasons.append(Reason(Refusal.OUTSIDE_WINDOW, "the certificate to be renewed has expired"))
-    elif now < (opens := current.not_after - rules.window):
+    elif not reasons and now < (opens := current.not_after - rules.window):
         text = f"the certificate can be renewed from {opens:%Y-%m-%dT%H:%M:%SZ} on"
         reasons.append(Reason(Refusal.OUTSIDE_WINDOW, text))
     return reasons

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -12,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkiserver.authority.configuration import Configuration
 from pkiserver.authority.documents import Key, read_documents
+from pkiserver.authority.lifecycle.ceremonies import SCEP_DOORS, KeyChoice
 from pkiserver.authority.settings import AuthoritySettings
 from pkiserver.authority.validation.settings import load_foreign
 from pkiserver.foundation.tomlfile import ConfigurationError, load
-from tests.support.engines import engine_with, template_text
+from pkiserver.keys.algorithms import KeyType
+from tests.support.engines import ACTOR, engine_with, template_text
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = x509.Name.from_rfc4514_string("CN=Theirs")
@@ -172,3 +175,23 @@ async def test_a_distribution_point_names_templates_that_there_are(tmp_path: Pat
             )
         removed = await configuration.plan(read_documents(right), remove=[Key.parse("template/device")])
         assert [change.what for change in removed.changes] == ["remove"], "its lists go on for its certificates"
+
+
+async def test_an_authority_answers_scep_with_its_own_key_only_where_that_was_made_for_it(tmp_path: Path) -> None:
+    text = HEAD + BASE + '[settings.scep]\nra = "authority"\n'
+    async with engine_with(tmp_path, {}) as engine:
+        configuration = Configuration(engine.database, engine.audit, engine.clock)
+        with pytest.raises(ConfigurationError) as caught:
+            await configuration.plan(read_documents([("a.toml", text)]))
+        [problem] = map(str, caught.value.problems)
+        assert problem == (
+            "a.toml:6: settings.scep.ra: no key of this authority was made for it: an RSA key of pkiserver ca create "
+            '--scep or ca rekey --scep (allowed: "one", "two")'
+        )
+        rsa = KeyChoice("mere-rsa", KeyType.parse("rsa-2048"), engine.keys.stores[0])
+        await engine.road.succession.rekey("issuing", rsa, ACTOR)
+        with pytest.raises(ConfigurationError, match="no key of this authority was made for it"):
+            await configuration.plan(read_documents([("a.toml", text)]))
+        await engine.road.succession.rekey("issuing", attrs.evolve(rsa, name="for-scep", doors=SCEP_DOORS), ACTOR)
+        plan = await configuration.plan(read_documents([("a.toml", text)]))
+        assert [change.what for change in plan.changes] == ["change"]

@@ -27,6 +27,7 @@ RULE = '[[evidence]]\nall = ["password"]\n'
 TEXTS = {
     "once": template_text("once", RULE).replace('window = "120d"', 'window = "120d"\nrevoke_old = true'),
     "kept": template_text("kept", RULE),
+    "closed": template_text("closed", RULE).replace('window = "120d"', 'window = "1d"\nallowed = false'),
 }
 GOOD = Secret("a long password")
 
@@ -83,6 +84,15 @@ async def test_anchor_7_a_certificate_that_was_revoked_by_itself_renews_nothing(
         await engine.status.revocations.revoke(ByCertificate(old), reason, Order("cli:root"))
         assert Refusal.REVOKED in await refused(engine, again("kept", old, own))
         assert x509.load_der_x509_certificate(made.der).subject.rfc4514_string() == "CN=alice"
+
+
+async def test_nobody_is_told_from_when_on_to_renew_what_is_not_renewed_at_all(tmp_path: Path) -> None:
+    async with engine_with(tmp_path, TEXTS) as engine:
+        await engine.accounts.create("alice", GOOD, by="tester")
+        key = ec.generate_private_key(ec.SECP256R1())
+        with pytest.raises(Rejected) as caught:
+            await engine.enroll(again("closed", await first(engine, "closed"), key))
+        assert str(caught.value) == "template closed does not allow renewal"
 
 
 @pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])

@@ -20,14 +20,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkiserver.authority.delegates.ownkeys import BACKDATE, OwnKeys, find_unused
-from pkiserver.authority.delegates.ra_policy import RaKeys
+from pkiserver.authority.delegates.ra_policy import RaKeys, opens_envelopes
 from pkiserver.authority.extensions import Extension, extension, key_usage
 from pkiserver.authority.model import Authority, Generation, GenerationState
 from pkiserver.authority.order import Order
 from pkiserver.authority.status.turns import StatusProblem, Turn
 from pkiserver.authority.templates.usages import Usage
 from pkiserver.foundation.errors import PkiError, Refusal, Rejected, Unavailable
-from pkiserver.keys.algorithms import KeyFamily, KeyType
+from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import FaultKind, KeyProblem
 from pkiserver.store import certificates
@@ -244,7 +244,7 @@ class RaKeeper:
             if generation.key_name is None or generation.ca is None or generation.state is GenerationState.RETIRED:
                 continue
             info = self._own.keys.show(generation.key_name)
-            if info.key_type.family is not KeyFamily.RSA or not {Door.CMS, Door.OPEN} <= info.record.doors:
+            if not opens_envelopes(info.key_type, info.record.doors):
                 continue
             ca = generation.certificate
             key = RaKey(generation.key_name, ca.certificate, ca.der)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from datetime import timedelta
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 from pkiserver.foundation.bounds import lasting
 from pkiserver.foundation.tomlfile import Invalid, format_duration
 from pkiserver.keys.algorithms import KeyFamily, KeyType
+from pkiserver.keys.doors import Door
 
 
 class RaKeys(enum.StrEnum):
@@ -21,6 +23,11 @@ class RaKeys(enum.StrEnum):
     """One that signs and one that opens."""
     AUTHORITY = "authority"
     """The CA's own key: RSA only, and made for it (``pkiserver ca create --scep``)."""
+
+
+def opens_envelopes(key_type: KeyType, doors: Collection[str]) -> bool:
+    """Whether a key of this type with these doors can sign SCEP's answers and open its envelopes."""
+    return key_type.family is KeyFamily.RSA and Door.CMS in doors and Door.OPEN in doors
 
 
 def _rsa(_instance: object, _attribute: object, value: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import email
 import email.policy
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_pending_answers_202_until_approved(site: Site) -> None:
     site.certificate(site.post("approved/simpleenroll", der, *ME), "d")
 
 
-def test_strongswan_gets_the_ca_and_enrols_and_waits_and_renews(site: Site) -> None:
+def test_strongswan_gets_the_ca_and_enrols_and_renews(site: Site) -> None:
     url = f"https://localhost:{site.port}"
 
     def pki(*arguments: str) -> bytes:
@@ -116,6 +117,23 @@ def test_strongswan_gets_the_ca_and_enrols_and_waits_and_renews(site: Site) -> N
     renewed = pki("--est", "--url", url, "--cert", "swan.crt", "--key", "swan.key", *common)
     assert site.engine.seen[-1].renewal_of is not None
     assert x509.load_pem_x509_certificate(renewed).subject.rfc4514_string() == "CN=swan"
+
+
+@pytest.mark.parametrize("waits", ["device", "approved"])
+def test_strongswan_asks_again_without_its_label_until_an_officer_agrees(site: Site, waits: str) -> None:
+    """Version 5.9.8 leaves the label out when it asks again: it waits for the default template alone."""
+    site.engine.pending.add(waits)
+    (site.folder / "r.csr").write_bytes(site.request("swan"))
+    asks = ["pki", "--est", "--url", f"https://localhost:{site.port}/est/{waits}", "--userpass", "me:secret"]
+    more = ["--in", "r.csr", "--cacert", "ca.crt", "--interval", "1", "--outform", "pem"]
+    with subprocess.Popen([*asks, *more], stdout=subprocess.PIPE, cwd=site.folder) as client:
+        while len(site.engine.seen) < 2 and client.poll() is None:
+            time.sleep(0.05)
+        site.engine.pending.clear()
+        told, _ = client.communicate(timeout=60)
+    assert b"BEGIN CERTIFICATE" in told
+    first, *others = [one.template for one in site.engine.seen]
+    assert (first, set(others)) == (waits, {"device"})
 
 
 def test_csrattrs_needs_no_client(site: Site) -> None:
