@@ -11,14 +11,14 @@ from twisted.logger import Logger
 from pkiserver.keys.faults import KeyUnavailable
 from pkiserver.keys.pkcs11.module import Module, State
 
+_log = Logger(namespace="pkiserver.keys.recovery")
+
 FIRST_DELAY = 0.25
 """Seconds before the first try; each later one waits twice as long, up to ``retry_longest``."""
 
 
 class Watcher:
     """Connects a module's tokens, and again after a loss, with growing delays. Lives on the reactor's thread."""
-
-    _log = Logger(namespace="pkiserver.keys.recovery")
 
     def __init__(self, module: Module, attach: Callable[[], None], reactor: Any) -> None:
         self._module = module
@@ -45,7 +45,7 @@ class Watcher:
         try:
             await self._module.executor.run_aside(self._work if anew is None else renew)
         except KeyUnavailable as error:
-            self._log.warn("{problem}", problem=str(error.problem))
+            _log.warn("{problem}", problem=str(error.problem))
         if self._incomplete():
             self._schedule()
         else:
@@ -89,6 +89,6 @@ class Watcher:
             if self._incomplete():
                 self._schedule()
             elif self._module.losses == losses:
-                self._log.info("module {module}: its tokens are back", module=str(self._module.settings.module))
+                _log.info("module {module}: its tokens are back", module=str(self._module.settings.module))
 
         self._running = Deferred.fromCoroutine(attempt())

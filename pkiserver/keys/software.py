@@ -23,6 +23,8 @@ from pkiserver.keys.records import NO_RECORD, KeyObject, is_key_name
 from pkiserver.keys.secrets_by_reference import SecretUnreadable, read_secret
 from pkiserver.keys.settings import SoftwareStoreSettings
 
+_log = Logger(namespace="pkiserver.keys.software")
+
 _LARGEST_FILE = 64 * 1024
 
 
@@ -141,13 +143,11 @@ def _hash(scheme: SignatureScheme) -> hashes.HashAlgorithm:
 class SoftwareStore:
     """A directory of key files under one passphrase."""
 
-    _log = Logger(namespace="pkiserver.keys.software")
-
     def __init__(self, settings: SoftwareStoreSettings) -> None:
         self.settings = settings
         self.name = settings.name
         self.executor = Executor(settings.name, threads=settings.threads, deadline=60.0)
-        self._log.warn(
+        _log.warn(
             "keys of store {name} lie in files ({directory}), not in a token: whoever reads the file and the "
             "passphrase has the key",
             name=self.name, directory=str(settings.directory),

@@ -23,6 +23,8 @@ from pkiserver.store.database import Database
 from pkiserver.store.times import to_micros
 from pkiserver.store.timestamps import Entry
 
+_log = Logger(namespace="pkiserver.timestamping")
+
 FLUSH_SECONDS = 0.25
 """How long an entry waits at most before its batch begins to be written."""
 MOST_WAITING = 20_000
@@ -74,8 +76,6 @@ def entry_hash(entry: Entry) -> bytes:
 
 class TokenLog:
     """Notes tokens in the database."""
-
-    _log = Logger(namespace="pkiserver.timestamping")
 
     def __init__(self, database: Database, audit: AuditLog) -> None:
         self._database = database
@@ -208,7 +208,7 @@ class TokenLog:
                 await self._audit.record(_head_event(self._chain, self._number, self._head))
                 self._told = self._number
         except PkiError as error:
-            self._log.error("{count} entries of the time-stamp log are lost: {why}", count=self.waiting, why=str(error))
+            _log.error("{count} entries of the time-stamp log are lost: {why}", count=self.waiting, why=str(error))
 
 
 def _head_event(chain: int, number: int, head: bytes) -> AuditEvent:

@@ -25,11 +25,11 @@ from pkiserver.timestamping.credentials import TEMPLATE, Found, find, fits, key_
 from pkiserver.timestamping.library import UnitLibrary, UnitProblem
 from pkiserver.timestamping.unit import TimestampUnit
 
+_log = Logger(namespace="pkiserver.timestamping")
+
 
 class UnitKeeper:
     """Makes and renews units' keys and certificates, whichever process comes first."""
-
-    _log = Logger(namespace="pkiserver.timestamping")
 
     def __init__(self, library: UnitLibrary, own: OwnKeys, audit: AuditLog) -> None:
         self._library = library
@@ -54,7 +54,7 @@ class UnitKeeper:
             try:
                 name = await self._look_after(unit)
             except PkiError as error:
-                self._log.warn("unit {name}: no key or certificate: {why}", name=unit.name, why=str(error))
+                _log.warn("unit {name}: no key or certificate: {why}", name=unit.name, why=str(error))
                 self._problems[unit.name] = UnitProblem(unit.name, f"key or certificate: {error}")
                 continue
             self._problems.pop(unit.name, None)
@@ -119,7 +119,7 @@ class UnitKeeper:
             self._audit.append(connection, event)
 
         await self._own.database.write(note)
-        self._log.info(
+        _log.info(
             "unit {name}: new key {key}, certificate {serial}", name=unit.name, key=name, serial=f"{issued.serial:x}"
         )
         return name

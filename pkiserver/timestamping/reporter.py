@@ -10,11 +10,11 @@ from pkiserver.audit import AuditEvent, AuditKind, AuditLog
 from pkiserver.timestamping.clockwatch import ClockWatch, TimeNotAvailable, Trouble
 from pkiserver.timestamping.unit import TimestampUnit
 
+_log = Logger(namespace="pkiserver.timestamping")
+
 
 class TimeReporter:
     """Follows each unit's state."""
-
-    _log = Logger(namespace="pkiserver.timestamping")
 
     def __init__(self, watch: ClockWatch, audit: AuditLog) -> None:
         self._watch = watch
@@ -30,7 +30,7 @@ class TimeReporter:
         """
         if self._watch.is_trusting and not self._warned:
             self._warned = True
-            self._log.warn("time-stamps trust this machine's clock without asking anybody (time source 'system')")
+            _log.warn("time-stamps trust this machine's clock without asking anybody (time source 'system')")
         for unit in units:
             error = self._watch.trouble(unit.clock_error)
             now = None if error is None else error.trouble
@@ -39,9 +39,9 @@ class TimeReporter:
             await self._audit.record(self._event(unit, error))
             self._states[unit.name] = now
             if error is None:
-                self._log.info("unit {name}: the time is available again", name=unit.name)
+                _log.info("unit {name}: the time is available again", name=unit.name)
             else:
-                self._log.error("unit {name}: no time-stamps: {why}", name=unit.name, why=error.text)
+                _log.error("unit {name}: no time-stamps: {why}", name=unit.name, why=error.text)
 
     def _event(self, unit: TimestampUnit, error: TimeNotAvailable | None) -> AuditEvent:
         verdict = self._watch.verdict

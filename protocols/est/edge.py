@@ -37,6 +37,8 @@ from protocols.est.renewal import renewal_wishes
 from protocols.web.errors import plain
 from protocols.web.values import Method, Request, Response, Route, TlsPeer
 
+_log = Logger(namespace="pkiserver.est")
+
 PREFIX = "/.well-known/est/"
 STRONGSWAN_PREFIX = "/est/"
 """strongSwan appends the well-known path to its URL, so its label stands before: ``/est/<label>/.well-known/est/``."""
@@ -70,8 +72,6 @@ class _Asked:
 
 class EstEdge:
     """The HTTP side of EST."""
-
-    _log = Logger()
 
     def __init__(self, engine: EstEngine, settings: EstSettings) -> None:
         self._engine = engine
@@ -304,7 +304,7 @@ class EstEdge:
 
     def _refuse(self, request: Request, target: Target, error: PkiError, realm: str | None) -> Response:
         response = errors.response_of(error, realm=realm)
-        self._log.info(
+        _log.info(
             "EST {operation} {request_id} from {address}: {status}: {reason}",
             operation=target.operation.value,
             request_id=request.request_id,

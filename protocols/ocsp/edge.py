@@ -22,6 +22,8 @@ from protocols.web.conditional import PreparedRepresentation, Representation
 from protocols.web.encode import pre_encode
 from protocols.web.values import Answer, EncodedResponse, Method, Request, Response, Route
 
+_log = Logger(namespace="pkiserver.ocsp")
+
 CONTENT_TYPE = "application/ocsp-response"
 REQUEST_TYPE = "application/ocsp-request"
 _NO_STORE = (("Cache-Control", "no-cache, no-store"), ("Pragma", "no-cache"))
@@ -77,8 +79,6 @@ class _Hot:
 
 class OcspEdge:
     """The HTTP side of an :class:`OcspService`."""
-
-    _log = Logger()
 
     def __init__(self, service: OcspService, clock: Clock) -> None:
         self._service = service
@@ -184,12 +184,12 @@ class OcspEdge:
             return self._refuse(request, error)
         # Whatever went wrong here, the client gets OCSP's own error and no traceback.
         failure = Failure(error)  # type: ignore[no-untyped-call]
-        self._log.failure("OCSP answer failed, request {request_id}", failure, request_id=request.request_id)
+        _log.failure("OCSP answer failed, request {request_id}", failure, request_id=request.request_id)
         return _error(ResponseStatus.INTERNAL_ERROR)
 
     def _refuse(self, request: Request, error: MalformedRequest | PkiError) -> Response:
         status = errors.status_of(error)
-        self._log.info(
+        _log.info(
             "OCSP request {request_id} from {address}: {status}: {reason}",
             request_id=request.request_id,
             address=request.peer.address,

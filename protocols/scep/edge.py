@@ -22,6 +22,8 @@ from protocols.scep.service import ScepService
 from protocols.web.errors import plain, refuse
 from protocols.web.values import Method, Request, Response, Route
 
+_log = Logger(namespace="pkiserver.scep")
+
 PREFIX = "/scep/"
 FIXED_PATHS = ("/cgi-bin/pkiclient.exe", "/certsrv/mscep/mscep.dll")
 """Where clients go that cannot be told otherwise: the RFC's path, and that of Microsoft's NDES."""
@@ -32,8 +34,6 @@ _STATUS = {Refusal.UNKNOWN_TEMPLATE: 404, Refusal.UNKNOWN_AUTHORITY: 404, Refusa
 
 class ScepEdge:
     """The HTTP side of SCEP."""
-
-    _log = Logger()
 
     def __init__(self, engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> None:
         self._engine = engine
@@ -115,7 +115,7 @@ class ScepEdge:
     def refuse(self, request: Request, error: PkiError) -> Response:
         """What there can be no CertRep for, as plain HTTP; the log says why, as it does for a CertRep."""
         response = _refusal(error)
-        self._log.info(
+        _log.info(
             "SCEP {request_id} from {address}: {status}: {reason}",
             request_id=request.request_id,
             address=request.peer.address,

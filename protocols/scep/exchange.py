@@ -28,6 +28,8 @@ from protocols.scep.messages import LIMITS, NONCE_OCTETS, PkiMessage, Reply
 from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import Answerer
 
+_log = Logger(namespace="pkiserver.scep")
+
 _LEGACY_CIPHERS = {ContentCipher.DES_CBC: LegacyAlgorithm.DES, ContentCipher.DES_EDE3_CBC: LegacyAlgorithm.DES3}
 _LEGACY_DIGESTS = {oids.MD5: LegacyAlgorithm.MD5, oids.SHA1: LegacyAlgorithm.SHA1}
 _ANSWERING = {oids.SHA384: "rsa-sha384", oids.SHA512: "rsa-sha512"}
@@ -58,8 +60,6 @@ class Exchange:
     answerer: Answerer = attrs.field(init=False)
     envelope: Envelope | None = attrs.field(init=False, default=None)
     _allowed: set[LegacyAlgorithm] = attrs.field(init=False, factory=set)
-
-    _log = Logger(namespace="pkiserver.scep")
 
     def __attrs_post_init__(self) -> None:
         self.answerer = self.answerers[0]
@@ -121,7 +121,7 @@ class Exchange:
         name = self.template.name
         self._allowed.add(algorithm)
         self.metrics.legacy(name, algorithm)
-        self._log.warn(
+        _log.warn(
             "SCEP {request_id} from {address}: {algorithm} used, which template {template} allows",
             request_id=self.origin.request_id,
             address=self.origin.address,

@@ -58,7 +58,7 @@ LIMITS = BerLimits(octets=128 * 1024)
 _MAX_ECHOED_NONCE = 64
 _MAX_CERTIFICATES = 8
 _CHARACTER_STRINGS = frozenset({b"\x0c", b"\x13", b"\x14", b"\x16"})
-_NUMBER = re.compile(rb"[0-9]{1,10}")
+_NUMBER = re.compile(rb"[1-9][0-9]{0,9}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 
 

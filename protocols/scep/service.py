@@ -45,6 +45,8 @@ from protocols.scep.metrics import ScepMetrics
 from protocols.scep.ports import ScepEngine, ScepSettings
 from protocols.scep.requesting import PROTOCOL, certificate_shown, kind_of, may_be_trusted, opened_request, request_in
 
+_log = Logger(namespace="pkiserver.scep")
+
 reactor: Any = _reactor
 _PATIENCE = 40
 """How often a message looks for what another copy of it is bringing about, every 50 ms, before it is told PENDING."""
@@ -74,8 +76,6 @@ class _Ask:
 
 class ScepService:
     """Answers pkiMessages."""
-
-    _log = Logger(namespace="pkiserver.scep")
 
     def __init__(self, engine: ScepEngine, settings: ScepSettings, metrics: ScepMetrics) -> None:
         self._engine = engine
@@ -122,7 +122,7 @@ class ScepService:
         info = errors.fail_info(error)
         text = "; ".join(dict.fromkeys(reason.text for reason in error.reasons))
         inside = f" ({error.inside})" if isinstance(error, errors.BadMessage) and error.inside else ""
-        self._log.info(
+        _log.info(
             "SCEP {request_id} from {address}: {kind} for template {template} refused, {info}: {reason}",
             request_id=exchange.origin.request_id,
             address=exchange.origin.address,

@@ -34,6 +34,8 @@ from pkiserver.store import certificates
 from pkiserver.store.authority import keys as key_rows
 from pkiserver.store.certificates import CertificateState
 
+_log = Logger(namespace="pkiserver.scep-ra")
+
 reactor: Any = _reactor
 TEMPLATE = "scep-ra"
 """The template name that these certificates carry in the records."""
@@ -95,8 +97,6 @@ class _Kept:
 
 class RaKeeper:
     """Finds, makes and renews registration authorities, whichever process comes first."""
-
-    _log = Logger(namespace="pkiserver.scep-ra")
 
     def __init__(self, own: OwnKeys) -> None:
         self._own = own
@@ -162,7 +162,7 @@ class RaKeeper:
                 if await self._look_after(self._own.authorities.get(name)):
                     made.append(name)
             except PkiError as error:
-                self._log.warn("{name}: no registration authority: {why}", name=name, why=str(error))
+                _log.warn("{name}: no registration authority: {why}", name=name, why=str(error))
                 self._problems[name] = StatusProblem(name, f"SCEP registration authority: {error}")
                 continue
             self._problems.pop(name, None)
@@ -276,7 +276,7 @@ class RaKeeper:
         await self._own.generate(name, key_type, doors, beside=beside)
         issued = await self._own.certify(self._order(authority, name, doors), turn)
         text = "{authority}: new registration authority {key}, serial {serial}"
-        self._log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
+        _log.info(text, authority=authority.name, key=name, serial=f"{issued.serial:x}")
 
     async def _clear(self, authority: Authority) -> None:
         """Remove keys that no certificate uses any more, or that a process left when it died. Only in one's turn."""

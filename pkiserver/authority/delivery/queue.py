@@ -21,6 +21,8 @@ from pkiserver.store.publication import outward
 from pkiserver.store.publication.outward import Standing, Task
 from pkiserver.store.times import to_micros
 
+_log = Logger(namespace="pkiserver.outward")
+
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=10)
 """Between two tries at a target that cannot be reached; each pause is twice the last."""
@@ -71,8 +73,6 @@ class _Result:
 
 class QueueRunner:
     """Keeps one target up to date; call :meth:`run_due` every second or two in every process."""
-
-    _log = Logger(namespace="pkiserver.outward")
 
     def __init__(self, bearer: Bearer, database: Database, turns: Turns, clock: Clock) -> None:
         self.bearer = bearer
@@ -142,7 +142,7 @@ class QueueRunner:
                     results = []
         except TargetDown as error:
             await self._note(results, turn, down=str(error))
-            self._log.warn("{target}: {why}", target=self.bearer.key, why=str(error))
+            _log.warn("{target}: {why}", target=self.bearer.key, why=str(error))
         return taken
 
     async def _bring(self, bring: Bring, task: Task) -> _Result:
@@ -153,7 +153,7 @@ class QueueRunner:
             waiting = Deferred.fromCoroutine(step())
             return _Result(task, await within(waiting, _AT_ONCE, lambda: TargetDown("no end within 25 s")))
         except NotTaken as error:
-            self._log.warn(
+            _log.warn(
                 "{target} does not take {subject}: {why}",
                 target=self.bearer.key,
                 subject=task.subject,

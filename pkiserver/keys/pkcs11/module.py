@@ -21,6 +21,8 @@ from pkiserver.keys.pkcs11.sessioncopy import HeldKey
 from pkiserver.keys.pkcs11.softhsmfiles import lack_of_room, with_reason
 from pkiserver.keys.settings import TokenSettings
 
+_log = Logger(namespace="pkiserver.keys.pkcs11")
+
 LOSSES = (
     p11.DeviceError, p11.DeviceRemoved, p11.DeviceMemory, p11.GeneralError, p11.FunctionFailed, p11.HostMemory,
     p11.SessionHandleInvalid, p11.SessionClosed, p11.TokenNotPresent, p11.TokenNotRecognised, p11.UserNotLoggedIn,
@@ -58,7 +60,6 @@ class Module:
     holds a lane may call in; whoever holds them all may initialise the module again.
     """
 
-    _log = Logger(namespace="pkiserver.keys.pkcs11")
     _loaded: dict[str, Module] = {}  # noqa: RUF012 - the process-wide truth that a module is initialised once
     _loading = Lock()
 
@@ -109,7 +110,7 @@ class Module:
             try:
                 self.library.finalize()
             except p11.PKCS11Error as error:
-                self._log.info(
+                _log.info(
                     "module {module} did not end cleanly: {error!r}", module=str(self.settings.module), error=error
                 )
         self.state = State.CLOSED
@@ -158,7 +159,7 @@ class Module:
         self.loss = KeyProblem(self.settings.module.name, FaultKind.TOKEN_LOST, text)
         if first:
             self.losses += 1
-            self._log.error("module {module}: {text}", module=str(self.settings.module), text=text)
+            _log.error("module {module}: {text}", module=str(self.settings.module), text=text)
             for tell in self.on_loss:
                 tell()
         return KeyUnavailable(self.loss)

@@ -8,6 +8,8 @@ from twisted.logger import Logger
 
 from pkiserver.runtime.engine import Engine
 
+_log = Logger(namespace="pkiserver.node")
+
 SECONDS = 5.0
 """How often it is looked."""
 _MOST_NAMES = 5
@@ -23,8 +25,6 @@ class TroubleLog:
         look: All that is wrong now; cheap.
     """
 
-    _log = Logger(namespace="pkiserver.node")
-
     def __init__(self, look: Callable[[], Iterable[Trouble]]) -> None:
         self._look = look
         self._told: frozenset[Trouble] = frozenset()
@@ -33,11 +33,11 @@ class TroubleLog:
         """Look, and tell of changes. A token with many keys is one line: they have one reason."""
         found = frozenset(self._look())
         for text, names in _by_text(found - self._told):
-            self._log.error("cannot be used: {names}: {why}", names=names, why=text)
+            _log.error("cannot be used: {names}: {why}", names=names, why=text)
         still = {name for name, _ in found}
         back = frozenset((name, "") for name, _ in self._told if name not in still)
         for _, names in _by_text(back):
-            self._log.info("can be used again: {names}", names=names)
+            _log.info("can be used again: {names}", names=names)
         self._told = found
 
 

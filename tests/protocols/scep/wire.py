@@ -240,7 +240,7 @@ def logged() -> Iterator[list[str]]:
     def look(event: dict[str, Any]) -> None:
         if event.get("log_failure") is not None:
             failures.append(event["log_failure"])
-        if str(event.get("log_namespace")).startswith("protocols.scep."):
+        if event.get("log_namespace") == "pkiserver.scep":
             lines.append(formatEvent(event))
 
     globalLogPublisher.addObserver(look)
