@@ -12,7 +12,7 @@ from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Evidence
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
-from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.connectors.library import Connectors, note
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
 from pkiserver.registration.identities import USERID, Against, Identity
 
@@ -45,20 +45,30 @@ class Asking:
     against: list[Against] = attrs.field(factory=list, init=False)
 
     async def password(
-        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason | Nobody]]
+        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Denied]]
     ) -> list[Answer]:
         """What a name and password come to. ``internal`` asks the accounts of this server."""
         answering = Challenge.of_token(piece.challenge) if piece.challenge else None
+        refused: list[Denied] = []
 
         async def ask(connector: str) -> Answer | Nobody | None:
             if connector == INTERNAL:
-                return await internal()
+                found = await internal()
+                if isinstance(found, Identity):
+                    return found
+                refused.append(found)
+                return _answer(INTERNAL, EvidenceKind.PASSWORD, found, WRONG_PASSWORD)
             if answering is not None and answering.connector != connector:
                 return None
             outcome = await self.connectors.authenticate(connector, piece.name, piece.password, answering)
             return None if outcome is None else self._answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
 
-        return await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
+        answers = await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
+        # of those who are known elsewhere it need not be said at each login
+        if not any(isinstance(one, Identity | Challenge) for one in answers):
+            for denied in refused:
+                note(INTERNAL, piece.name, denied)
+        return answers
 
     async def certificate(
         self, piece: ClientCertificateEvidence, internal: Callable[[], Awaitable[Identity | Reason]]

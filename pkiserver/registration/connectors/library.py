@@ -170,7 +170,7 @@ class Connectors:
             return _switched_off(connector)
         name = prepared(name)
         outcome = await self._ask(live, lambda: backend.authenticate(name, password, answering))
-        _note(connector, name, outcome)
+        note(connector, name, outcome)
         return outcome
 
     async def identify(
@@ -188,7 +188,7 @@ class Connectors:
         if not live.settings.enabled:
             return _switched_off(connector)
         outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
-        _note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
+        note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
         return outcome
 
     async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
@@ -204,7 +204,7 @@ class Connectors:
         if not live.settings.enabled:
             return _switched_off(connector)
         outcome = await self._ask(live, lambda: backend.validate(question))
-        _note(connector, question.transaction, outcome)
+        note(connector, question.transaction, outcome)
         return outcome
 
     async def resume(self, connector: str, question: PollQuestion) -> Outcome | None:
@@ -220,7 +220,7 @@ class Connectors:
         if not live.settings.enabled:
             return _switched_off(connector)
         outcome = await self._ask(live, lambda: backend.resume(question))
-        _note(connector, question.transaction, outcome)
+        note(connector, question.transaction, outcome)
         return outcome
 
     def wants_reports(self, connector: str) -> bool:
@@ -322,7 +322,8 @@ def _word(outcome: Outcome) -> str:
             return "shown"
 
 
-def _note(connector: str, name: str, outcome: Outcome) -> None:
+def note(connector: str, name: str, outcome: Outcome) -> None:
+    """Say in the log whom a connector does not show, and why; the client is told less."""
     if isinstance(outcome, Denied):
         _log.info(
             "connector {connector} does not show {name}: {step}: {text}",
