@@ -1,4 +1,4 @@
-"""What the log says of accounts of this server that are refused; the client is told the same in all cases."""
+"""What the log says of names and passwords that are refused; the client is told the same in all cases."""
 
 from __future__ import annotations
 
@@ -58,3 +58,10 @@ async def test_who_is_known_elsewhere_is_not_said_to_be_unknown_here(
             assert sum(BEGIN in line for line in lines) == 1
     finally:
         service.close()
+
+
+async def test_a_connector_that_is_switched_off_is_named_in_the_log(tmp_path: Path) -> None:
+    text = webhook(1).replace("[webhook]", "enabled = false\n[webhook]")
+    async with opened(tmp_path, {"own": by("portal")}, text) as engine:
+        lines, _ = await refused(engine, "walt", RIGHT)
+        assert lines == ["connector portal does not show walt: settings: connector portal is switched off"]

@@ -64,8 +64,8 @@ class Asking:
             return None if outcome is None else self._answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
 
         answers = await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
-        # of those who are known elsewhere it need not be said at each login
-        if not any(isinstance(one, Identity | Challenge) for one in answers):
+        # of those who are known elsewhere, or may be, it need not be said at each login
+        if WRONG_PASSWORD in answers and not any(isinstance(one, Challenge) for one in answers):
             for denied in refused:
                 note(INTERNAL, piece.name, denied)
         return answers

@@ -167,7 +167,7 @@ class Connectors:
         if backend is None:
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, prepared(name))
         name = prepared(name)
         outcome = await self._ask(live, lambda: backend.authenticate(name, password, answering))
         note(connector, name, outcome)
@@ -186,9 +186,9 @@ class Connectors:
         if backend is None:
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, _of_certificate(certificate))
         outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
-        note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
+        note(connector, _of_certificate(certificate), outcome)
         return outcome
 
     async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
@@ -202,7 +202,7 @@ class Connectors:
         if not isinstance(backend, ChallengeValidator):
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, question.transaction)
         outcome = await self._ask(live, lambda: backend.validate(question))
         note(connector, question.transaction, outcome)
         return outcome
@@ -218,7 +218,7 @@ class Connectors:
         if live is None or not isinstance(backend, ChallengeValidator):
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, question.transaction)
         outcome = await self._ask(live, lambda: backend.resume(question))
         note(connector, question.transaction, outcome)
         return outcome
@@ -282,7 +282,7 @@ class Connectors:
         connector, _, name = requester.partition(":")
         live = self._usable(connector) if needed else self._all.get(connector)
         if live is None or not live.settings.enabled:
-            return _switched_off(connector) if needed else None
+            return _switched_off(connector, name) if needed else None
         backend = live.passwords
         if not isinstance(backend, LooksUp) or not backend.can_look_up:
             return None
@@ -306,8 +306,14 @@ class Connectors:
         return found
 
 
-def _switched_off(connector: str) -> Denied:
-    return Denied(Step.SETTINGS, f"connector {connector} is switched off")
+def _switched_off(connector: str, name: str) -> Denied:
+    denied = Denied(Step.SETTINGS, f"connector {connector} is switched off")
+    note(connector, name, denied)
+    return denied
+
+
+def _of_certificate(certificate: x509.Certificate) -> str:
+    return f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}"
 
 
 def _word(outcome: Outcome) -> str:
