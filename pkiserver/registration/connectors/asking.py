@@ -14,7 +14,7 @@ from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
 from pkiserver.registration.connectors.library import Connectors, note
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
-from pkiserver.registration.identities import USERID, Against, Identity
+from pkiserver.registration.identities import Against, Identity, with_userid
 
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
@@ -179,7 +179,7 @@ def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason)
                 kind,
                 shown.name if shown.internal else f"{connector}:{shown.name}",
                 shown.groups,
-                ((USERID, shown.name), *shown.attributes),
+                with_userid(shown.name, shown.attributes),
                 connector=connector,
                 retry_after=outcome.retry_after if isinstance(outcome, Undecided) else 0,
                 notes=shown.notes,
