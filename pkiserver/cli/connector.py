@@ -92,6 +92,8 @@ async def check(
             raise click.UsageError("a password goes with --user")
         password = read_password(password_file, confirm=False)
     octets = read_octets(certificate) if certificate is not None else b""
+    if not engine.connectors.get(name).settings.enabled:
+        session.output.note(f"connector {name} is switched off (enabled = false) and vouches for nobody")
     findings = list(await engine.connectors.check(name, user, password))
     if certificate is not None:
         findings.append(await _try_certificate(engine, name, certificate.name, octets))

@@ -108,14 +108,16 @@ class LdapConnection:
         attributes: tuple[str, ...],
         *,
         limit: int = MAX_ENTRIES,
+        must_exist: bool = False,
     ) -> tuple[Entry, ...]:
-        """Entries, at most ``limit``; referrals are not followed; no base entry is no entries.
+        """Entries, at most ``limit``; referrals are not followed; no base entry is no entries, unless it must exist.
 
         Raises:
-            LdapError, OutboundError: as :meth:`bind`; SIZE_LIMIT (4) where there are more.
+            LdapError, OutboundError: as :meth:`bind`; SIZE_LIMIT (4) where there are more. The base that ``must_exist``
+                and does not is the server's trouble: a replica may have another part of the tree.
         """
         found, result, _ = await self._search(base, scope, tree, attributes, limit=limit, sent=limit)
-        if result.resultCode == NO_SUCH_OBJECT:
+        if self._has_no_base(result, base, must_exist):
             return ()
         _check(result)
         return found
@@ -129,6 +131,7 @@ class LdapConnection:
         *,
         page: int = 200,
         at_once: int | None = None,
+        must_exist: bool = False,
     ) -> AsyncIterator[tuple[Entry, ...]]:
         """All entries, so many at a time (RFC 2696); between pages the connection may be used for other things.
 
@@ -144,13 +147,21 @@ class LdapConnection:
             found, result, answered = await self._search(
                 base, scope, tree, attributes, limit=max(page, at_once or 0), sent=0, controls=(control,)
             )
-            if result.resultCode == NO_SUCH_OBJECT:
+            if self._has_no_base(result, base, must_exist):
                 return
             _check(result)
             yield found
             cookie = next((page_cookie(value) for oid, value in answered if oid == PAGED_RESULTS), b"")
             if not cookie:
                 return
+
+    def _has_no_base(self, result: pureldap.LDAPResult, base: str, must_exist: bool) -> bool:
+        if result.resultCode != NO_SUCH_OBJECT:
+            return False
+        if must_exist:
+            text = f"there is no entry {base!r} to search below, or whoever searches may not see it"
+            raise OutboundError(Trouble.ANSWER, str(self.server), text)
+        return True
 
     async def _search(
         self,
@@ -318,7 +329,7 @@ async def _secure(client: Client, service: LdapService, server: LdapServer) -> N
     except (Invalid, OSError, SSL.Error) as error:
         raise unusable(str(server), error) from error
     cast("ITLSTransport", client.transport).startTLS(creator)
-    silent = OutboundError(Trouble.TLS, str(server), "the handshake does not end")
+    silent = OutboundError(Trouble.SILENT, str(server), "the TLS handshake does not end")
     try:
         await within(client.shaken, service.timeouts.connect.total_seconds(), lambda: silent)
     except OutboundError:

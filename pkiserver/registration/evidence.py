@@ -19,15 +19,15 @@ from pkiserver.authority.requests import (
     ResumedEvidence,
     SelfSignedEvidence,
 )
-from pkiserver.authority.templates.model import EvidenceKind, Template
+from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Template
 from pkiserver.foundation.clock import Clock
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.secret import Secret
 from pkiserver.registration.codeform import canonical
 from pkiserver.registration.codes import CodeGrant, EnrollCodes
-from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking, Nobody
-from pkiserver.registration.connectors.library import Connectors
-from pkiserver.registration.connectors.values import Challenge, Denied
+from pkiserver.registration.connectors.asking import WRONG_CHALLENGE, WRONG_PASSWORD, Answer, Asking
+from pkiserver.registration.connectors.library import Connectors, note
+from pkiserver.registration.connectors.values import Challenge, Denied, Step
 from pkiserver.registration.identities import (
     ANONYMOUS,
     CHALLENGE_PREFIX,
@@ -102,7 +102,10 @@ class Identifier:
         """
         if isinstance(piece, PasswordEvidence):
             shown = await self._password(piece.name, piece.password)
-            return shown.reason if isinstance(shown, Nobody) else shown
+            if isinstance(shown, Identity):
+                return shown
+            note(INTERNAL, piece.name, shown)
+            return WRONG_PASSWORD
         return await self._client_certificate(piece.certificate)
 
     async def _one(self, template: Template, piece: Evidence) -> Identity | Reason:
@@ -126,17 +129,18 @@ class Identifier:
             case _:
                 return Reason(Refusal.NOT_AUTHENTICATED, "evidence of that kind is not accepted")
 
-    async def _password(self, name: str, password: Secret) -> Identity | Reason | Nobody:
+    async def _password(self, name: str, password: Secret) -> Identity | Denied:
         found = None
         if 0 < len(name) <= MAX_NAME:
             found = await self.database.look_up(lambda connection: accounts.get(connection, name))
-        usable = found is not None and not found.disabled
         # A name that does not exist, a disabled one and a wrong password do the same work and get the same answer.
         right = await self.hasher.verify(found.password_hash if found is not None else None, password)
         if found is None:
-            return Nobody(WRONG_PASSWORD)
-        if not usable or not right:
-            return WRONG_PASSWORD
+            return Denied(Step.USER, "there is no account of this name")
+        if found.password_hash is None:
+            return Denied(Step.PASSWORD, "the account has no password")
+        if found.disabled or not right:
+            return Denied(Step.PASSWORD, "the account is disabled" if found.disabled else "the password is wrong")
         await self._strengthen(found, password)
         return Identity(EvidenceKind.PASSWORD, found.name, found.groups, record_attributes(found))
 

@@ -78,10 +78,12 @@ def account_problem(certificate: Certificate, account: Account | None) -> str | 
 
 def record_attributes(account: Account | None) -> tuple[tuple[str, str], ...]:
     """What a template knows of an account: its attributes, and its name as ``userid``, as connectors give it."""
-    if account is None:
-        return ()
-    given = account.attributes
-    return given if any(key == USERID for key, _ in given) else ((USERID, account.name), *given)
+    return () if account is None else with_userid(account.name, account.attributes)
+
+
+def with_userid(name: str, given: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Somebody's attributes, among them ``userid``: the plain name, unless they give another."""
+    return given if any(key == USERID for key, _ in given) else ((USERID, name), *given)
 
 
 @attrs.frozen

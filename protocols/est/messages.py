@@ -139,7 +139,9 @@ def parse_basic(values: tuple[str, ...]) -> Credentials | None:
     if scheme.lower() != "basic":
         return None
     packed = rest.strip().encode("latin-1", "replace")
-    if len(packed) > _MAX_CREDENTIALS or not _BASE64.fullmatch(packed):
+    if len(packed) > _MAX_CREDENTIALS:
+        raise malformed("the credentials of the Authorization header are too long")
+    if not _BASE64.fullmatch(packed):
         raise malformed("the credentials of the Authorization header are not base64")
     try:
         name, colon, password = base64.b64decode(packed, validate=True).partition(b":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pkiserver.authority.templates.library import load_template
 from pkiserver.foundation import tomltypes
 from pkiserver.registration.connectors.settings import Connector, load_connector
 from tests.support.commands import configured, run, run_json
+from tests.support.forked import completed
 from tests.support.keys import software_store
 from tests.support.ports import free_port
 from tests.support.slapd import SUFFIX, USER_PASSWORD, Slapd
@@ -74,6 +76,19 @@ def test_a_connector_from_file_to_check(config: Path, directory: Slapd, tmp_path
     run(config, "connector", "check", "absent", code=1)
     run(config, "apply", "--delete", "connector/staff", "--yes")
     assert json.loads(run(config, "connector", "list", "--json")) == []
+
+
+def test_a_check_of_a_connector_that_is_switched_off_says_so(config: Path, directory: Slapd, tmp_path: Path) -> None:
+    file = tmp_path / "staff.toml"
+    text = ldap(directory.url, config.parent)
+    for enabled, said in ((text, False), (text.replace("[ldap]", "enabled = false\n[ldap]"), True)):
+        file.write_text(enabled)
+        run(config, "apply", file, "--yes")
+        command = ("--config", str(config), "connector", "check", "staff")
+        done = completed(command, dict(os.environ), seconds=60)
+        assert "bound as cn=pki" in done.stdout
+        assert ("is switched off" in done.stderr) is said
+    run(config, "apply", "--delete", "connector/staff", "--yes")
 
 
 def test_a_certificate_that_cannot_be_checked_is_a_line_beside_what_is_missing(config: Path, tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 
 from pkiserver.authority.requests import IssuedCertificate, PasswordEvidence
 from pkiserver.foundation.extensionvalue import extension_value
 from pkiserver.foundation.secret import Secret
 from pkiserver.runtime.engine import Engine
+from pkiserver.store.authority import templates
 from tests.support.engines import engine_with, enrollment, template_text
+from tests.support.webhook import SECRET, Webhook
 
 ALICE = PasswordEvidence("alice", Secret("a long password"))
 RULE = '[[evidence]]\nall = ["password"]\n[subject]\nothers = "ignore"\n'
@@ -74,3 +77,30 @@ async def test_a_static_name_is_everybodys_and_a_machines_name_is_its_own(tmp_pa
         assert (await made(engine, "static")).subject.rfc4514_string() == "CN=Kiosk"
         machine = await made(engine, "machine", hosts=("pc-7.example.org",))
         assert machine.subject.rfc4514_string() == "CN=pc-7.example.org"
+
+
+async def test_a_plain_name_that_attributes_give_takes_the_place_of_the_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    service = Webhook(lambda question: {"decision": "yes", "attributes": {"number": f"no-of-{question['name']}"}})
+    table = f'[webhook]\nurl = "http://127.0.0.1:{service.port}/"\nsecret = "env:HOOK_SECRET"\n'
+    mapped = '[[webhook.attributes]]\nname = "userid"\nfrom = "number"\n'
+    text = f'name = "portal"\nkind = "connector"\n{table}{mapped}'
+    rule = '[[evidence]]\nall = ["password"]\nconnectors = ["internal", "portal"]\n[subject]\nothers = "ignore"\n'
+    plain = template_text("plain", rule).replace(
+        OF_REQUEST, part("common_name", "record", "{record.userid}") + "\nrequired = true"
+    )
+    try:
+        async with engine_with(tmp_path, {"plain": plain}) as engine:
+            await engine.accounts.create("alice", ALICE.password, attributes=(("userid", "no-7"),), by="tester")
+            await engine.database.write(
+                lambda c: templates.put(c, "portal", text, now=engine.clock.now(), expected=None, kind="connector")
+            )
+            await engine.refresh()
+            for who, expected in ((ALICE, "CN=no-7"), (PasswordEvidence("walt", ALICE.password), "CN=no-of-walt")):
+                issued = await engine.enroll(enrollment("plain", who, name="x"))
+                assert isinstance(issued, IssuedCertificate)
+                assert x509.load_der_x509_certificate(issued.der).subject.rfc4514_string() == expected
+    finally:
+        service.close()

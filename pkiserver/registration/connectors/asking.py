@@ -12,9 +12,9 @@ from pkiserver.authority.templates.model import INTERNAL, EvidenceKind, Evidence
 from pkiserver.foundation.errors import Reason, Refusal, Unavailable
 from pkiserver.foundation.unreadable import UNREADABLE
 from pkiserver.registration.connectors.challenges import ChallengeQuestion, PollQuestion
-from pkiserver.registration.connectors.library import Connectors
+from pkiserver.registration.connectors.library import Connectors, note
 from pkiserver.registration.connectors.values import Challenge, Denied, Outcome, Shown, Step, Undecided, who
-from pkiserver.registration.identities import USERID, Against, Identity
+from pkiserver.registration.identities import Against, Identity, with_userid
 
 WRONG_PASSWORD = Reason(Refusal.NOT_AUTHENTICATED, "the name or the password is wrong")
 WRONG_CHALLENGE = Reason(Refusal.NOT_AUTHENTICATED, "the challenge password is wrong")
@@ -45,20 +45,30 @@ class Asking:
     against: list[Against] = attrs.field(factory=list, init=False)
 
     async def password(
-        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Reason | Nobody]]
+        self, piece: PasswordEvidence, internal: Callable[[], Awaitable[Identity | Denied]]
     ) -> list[Answer]:
         """What a name and password come to. ``internal`` asks the accounts of this server."""
         answering = Challenge.of_token(piece.challenge) if piece.challenge else None
+        refused: list[Denied] = []
 
         async def ask(connector: str) -> Answer | Nobody | None:
             if connector == INTERNAL:
-                return await internal()
+                found = await internal()
+                if isinstance(found, Identity):
+                    return found
+                refused.append(found)
+                return _answer(INTERNAL, EvidenceKind.PASSWORD, found, WRONG_PASSWORD)
             if answering is not None and answering.connector != connector:
                 return None
             outcome = await self.connectors.authenticate(connector, piece.name, piece.password, answering)
             return None if outcome is None else self._answer(connector, EvidenceKind.PASSWORD, outcome, WRONG_PASSWORD)
 
-        return await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
+        answers = await self._each(EvidenceKind.PASSWORD, ask, WRONG_PASSWORD)
+        # of those who are known elsewhere, or may be, it need not be said at each login
+        if WRONG_PASSWORD in answers and not any(isinstance(one, Challenge) for one in answers):
+            for denied in refused:
+                note(INTERNAL, piece.name, denied)
+        return answers
 
     async def certificate(
         self, piece: ClientCertificateEvidence, internal: Callable[[], Awaitable[Identity | Reason]]
@@ -169,7 +179,7 @@ def _answer(connector: str, kind: EvidenceKind, outcome: Outcome, wrong: Reason)
                 kind,
                 shown.name if shown.internal else f"{connector}:{shown.name}",
                 shown.groups,
-                ((USERID, shown.name), *shown.attributes),
+                with_userid(shown.name, shown.attributes),
                 connector=connector,
                 retry_after=outcome.retry_after if isinstance(outcome, Undecided) else 0,
                 notes=shown.notes,

@@ -9,7 +9,7 @@ from pkiserver.keys.secrets_by_reference import SecretUnreadable
 from pkiserver.outbound import ldapnames
 from pkiserver.outbound.dial import Servers
 from pkiserver.outbound.ldap import NOT_THE_ENTRY, LdapConnection, LdapError, asked, open_server, opened
-from pkiserver.outbound.ldapwire import Change, ChangeKind
+from pkiserver.outbound.ldapwire import Change, ChangeKind, Entry
 from pkiserver.outbound.placeholders import fill, split
 from pkiserver.outbound.problems import OutboundError, Trouble
 from pkiserver.registration.connectors import ldappolicy, ldappublish, ldapuser
@@ -20,6 +20,8 @@ from pkiserver.registration.connectors.ldapuser import User
 from pkiserver.registration.connectors.values import Challenge, Denied, Finding, Outcome, Step
 
 NOBODY = "cn=there is nobody of this name"
+_NO_USER = "pkiserver-check"
+_UNBOUND = "nobody may search here without a service account; give the user's password too"
 
 
 class LdapConnector:
@@ -260,20 +262,30 @@ class LdapConnector:
     async def _check_one(self, connection: LdapConnection, name: str | None, password: Secret | None) -> Finding:
         server = str(connection.server)
         await self._bind_service(connection)
-        if name is None:
-            how = f"bound as {self.settings.service_name}" if self.can_look_up else "connected"
-            return Finding(Step.FINE, server, how)
+        if name is None and not self.can_look_up:
+            return Finding(Step.FINE, server, "connected")
+        unbound = not self.can_look_up and password is None
         try:
+            if name is None:
+                await ldapuser.find_entry(connection, self.settings, _NO_USER)
+                await ldapuser.groups_of(connection, self.settings, Entry(NOBODY), _NO_USER)
+                return Finding(Step.FINE, server, f"bound as {self.settings.service_name}")
             if password is not None:
                 outcome = credential_problem(name, password) or await self._authenticate(connection, name, password)
             else:
                 found = await ldapuser.find(connection, self.settings, name)
                 outcome = found if isinstance(found, Denied) else ldapuser.shown(self.settings, name, found)
         except LdapError as error:
-            if self.can_look_up or password is not None:
+            if not unbound:
                 return Finding(Step.ANSWER, server, f"the directory refuses to be asked: {error}")
-            text = f"nobody may search here without a service account; give the user's password too: {error}"
-            return Finding(Step.BIND, server, text)
+            return Finding(Step.BIND, server, f"{_UNBOUND}: {error}")
+        except OutboundError as error:
+            if not unbound or error.trouble is not Trouble.ANSWER:
+                raise
+            return Finding(Step.BIND, server, f"{_UNBOUND}: {error.text}")
+        if unbound and isinstance(outcome, Denied) and outcome.step is Step.USER:
+            text = f"{outcome.text}, as far as is shown without a service account: give the user's password too"
+            return Finding(Step.USER, server, text)
         return outcome_finding(server, outcome)
 
     def _unavailable(self, error: Exception) -> Unavailable:

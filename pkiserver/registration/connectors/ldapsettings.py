@@ -10,6 +10,7 @@ import attrs
 
 from pkiserver.foundation.tomlfile import Invalid
 from pkiserver.keys.secretref import SecretReference
+from pkiserver.outbound import ldapnames
 from pkiserver.outbound.addresses import LdapServer, Timeouts
 from pkiserver.outbound.ldapfilter import Filter
 from pkiserver.outbound.placeholders import split
@@ -58,6 +59,12 @@ class LdapGroups:
     def __attrs_post_init__(self) -> None:
         if self.nested and self.base is None:
             raise Invalid("nested groups are searched: say where", key="base")
+        for one in self.required:
+            try:
+                ldapnames.normal(one)
+            except ValueError:
+                allowed = "DNs, such as cn=Certificates,ou=Groups,dc=example,dc=org"
+                raise Invalid(f'"{one}" is no DN', key="required", allowed=allowed) from None
 
 
 class AltSecurity(StrEnum):

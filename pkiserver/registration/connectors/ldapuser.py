@@ -62,7 +62,7 @@ async def find_entry(connection: LdapConnection, settings: LdapSettings, userid:
     """The one entry for a name; raises as :meth:`LdapConnection.search`."""
     tree = filled(settings.user_filter.tree, {"userid": userid, "dn": ""})
     try:
-        entries = await connection.search(settings.base, Scope.TREE, tree, wanted(settings), limit=2)
+        entries = await connection.search(settings.base, Scope.TREE, tree, wanted(settings), limit=2, must_exist=True)
     except LdapError as error:
         if error.code != SIZE_LIMIT:
             raise
@@ -122,7 +122,8 @@ async def _listed(connection: LdapConnection, base: str, tree: Filter) -> list[s
     """The DNs of the groups that a filter finds, in pages: many servers give no more than so many at once."""
     found: list[str] = []
     try:
-        async for page in connection.search_pages(base, Scope.TREE, tree, (), at_once=MAX_GROUPS):
+        pages = connection.search_pages(base, Scope.TREE, tree, (), at_once=MAX_GROUPS, must_exist=True)
+        async for page in pages:
             found += (group.dn for group in page)
             if len(found) > MAX_GROUPS:
                 return _TOO_MANY

@@ -167,10 +167,10 @@ class Connectors:
         if backend is None:
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, prepared(name))
         name = prepared(name)
         outcome = await self._ask(live, lambda: backend.authenticate(name, password, answering))
-        _note(connector, name, outcome)
+        note(connector, name, outcome)
         return outcome
 
     async def identify(
@@ -186,9 +186,9 @@ class Connectors:
         if backend is None:
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, _of_certificate(certificate))
         outcome = await self._ask(live, lambda: backend.identify(certificate, chain))
-        _note(connector, f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}", outcome)
+        note(connector, _of_certificate(certificate), outcome)
         return outcome
 
     async def validate(self, connector: str, question: ChallengeQuestion) -> Outcome | None:
@@ -202,9 +202,9 @@ class Connectors:
         if not isinstance(backend, ChallengeValidator):
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, question.transaction)
         outcome = await self._ask(live, lambda: backend.validate(question))
-        _note(connector, question.transaction, outcome)
+        note(connector, question.transaction, outcome)
         return outcome
 
     async def resume(self, connector: str, question: PollQuestion) -> Outcome | None:
@@ -218,9 +218,9 @@ class Connectors:
         if live is None or not isinstance(backend, ChallengeValidator):
             return None
         if not live.settings.enabled:
-            return _switched_off(connector)
+            return _switched_off(connector, question.transaction)
         outcome = await self._ask(live, lambda: backend.resume(question))
-        _note(connector, question.transaction, outcome)
+        note(connector, question.transaction, outcome)
         return outcome
 
     def wants_reports(self, connector: str) -> bool:
@@ -282,7 +282,7 @@ class Connectors:
         connector, _, name = requester.partition(":")
         live = self._usable(connector) if needed else self._all.get(connector)
         if live is None or not live.settings.enabled:
-            return _switched_off(connector) if needed else None
+            return _switched_off(connector, name) if needed else None
         backend = live.passwords
         if not isinstance(backend, LooksUp) or not backend.can_look_up:
             return None
@@ -306,8 +306,14 @@ class Connectors:
         return found
 
 
-def _switched_off(connector: str) -> Denied:
-    return Denied(Step.SETTINGS, f"connector {connector} is switched off")
+def _switched_off(connector: str, name: str) -> Denied:
+    denied = Denied(Step.SETTINGS, f"connector {connector} is switched off")
+    note(connector, name, denied)
+    return denied
+
+
+def _of_certificate(certificate: x509.Certificate) -> str:
+    return f"the certificate {certificate.fingerprint(hashes.SHA256()).hex()}"
 
 
 def _word(outcome: Outcome) -> str:
@@ -322,7 +328,8 @@ def _word(outcome: Outcome) -> str:
             return "shown"
 
 
-def _note(connector: str, name: str, outcome: Outcome) -> None:
+def note(connector: str, name: str, outcome: Outcome) -> None:
+    """Say in the log whom a connector does not show, and why; the client is told less."""
     if isinstance(outcome, Denied):
         _log.info(
             "connector {connector} does not show {name}: {step}: {text}",

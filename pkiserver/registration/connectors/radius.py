@@ -116,16 +116,25 @@ class RadiusConnector:
         question.request.add_message_authenticator()
         datagram = question.request.RequestPacket()
         replies: list[AuthPacket] = []
+        unproved: list[AuthPacket] = []
 
         def take(octets: bytes) -> bool:
             reply = _verified(question.request, octets)
             if reply is not None:
                 replies.append(reply)
+            elif (other := _verified(question.request, octets, enforce_ma=False)) is not None:
+                unproved.append(other)
             return reply is not None
 
         wait = self.settings.answer_timeout.total_seconds()
         tries = self.settings.tries
-        self._answered[server] = await ask_host(addresses, server.port, datagram, take, tries=tries, wait=wait)
+        try:
+            self._answered[server] = await ask_host(addresses, server.port, datagram, take, tries=tries, wait=wait)
+        except OutboundError as error:
+            if not unproved or error.trouble is not Trouble.ANSWER:
+                raise
+            text = "its answers have no Message-Authenticator, without which they count for nothing (CVE-2024-3596)"
+            raise OutboundError(Trouble.ANSWER, error.server, text) from error
         return self._outcome(name, question, replies[0], server)
 
     def _ordered(self, server: RadiusServer, addresses: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,11 +203,14 @@ def _mschap(request: AuthPacket, name: str, password: Secret) -> _Question:
     return _Question(request, proof)
 
 
-def _verified(request: AuthPacket, octets: bytes) -> AuthPacket | None:
-    """The reply, if it is one to this request: its authenticator and its Message-Authenticator are right."""
+def _verified(request: AuthPacket, octets: bytes, *, enforce_ma: bool = True) -> AuthPacket | None:
+    """The reply, if it is one to this request: its authenticator and its Message-Authenticator are right.
+
+    ``enforce_ma`` False, for what is said of a server and never for what it answers: also without the second.
+    """
     try:
         reply = request.CreateReply(packet=octets)
-        fine = request.VerifyReply(reply, octets, enforce_ma=True)
+        fine = request.VerifyReply(reply, octets, enforce_ma=enforce_ma)
     except (PacketError, ValueError, IndexError, KeyError):
         return None
     codes = (packet.AccessAccept, packet.AccessReject, packet.AccessChallenge)

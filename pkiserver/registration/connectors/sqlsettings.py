@@ -47,6 +47,8 @@ def _url(_instance: object, _attribute: object, value: str) -> None:
         raise Invalid("is no database URL that is supported", allowed=allowed)
     if (parts.scheme == "sqlite") != (not parts.netloc):
         raise Invalid("is no database URL that is supported", allowed=allowed)
+    if parts.scheme == "sqlite" and not parts.path.startswith("//"):
+        raise Invalid("names a file that depends on where the program runs", allowed="sqlite:////PATH")
 
 
 def _query(_instance: object, _attribute: object, value: str) -> None:

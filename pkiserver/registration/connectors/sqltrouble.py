@@ -23,6 +23,7 @@ _TEXTS = (
     (Step.BIND, ("pg_hba.conf", "authentication failed", "access denied", "no password supplied", "role ")),
     (Step.TLS, ("certificate", "ssl", "tls")),
     (Step.SILENT, ("timeout", "timed out", "locked")),
+    (Step.ANSWER, ("fatal: database does not exist",)),
     (Step.CONNECT, ("refused", "can't connect", "unable to open", "not a database", "connection failed")),
 )
 
@@ -42,7 +43,7 @@ def step(error: SQLAlchemyError) -> Step:
     number = original.args[0] if original.args else None
     if isinstance(number, int) and number not in _MYSQL_CLIENT:
         return Step.BIND if number in _MYSQL_RIGHTS else Step.SILENT if number in _MYSQL_WAITS else Step.ANSWER
-    text = _QUOTED.sub("", str(original.args[-1]) if original.args else "").lower()
+    text = " ".join(_QUOTED.sub("", str(original.args[-1]) if original.args else "").lower().split())
     if isinstance(original, sqlite3.Error) and text.startswith("no such"):
         return Step.ANSWER
     return _by_text(text, error)

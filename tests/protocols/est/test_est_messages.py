@@ -152,6 +152,11 @@ def test_credentials_that_cannot_be_read(values: tuple[str, ...]) -> None:
         messages.parse_basic(values)
 
 
+def test_credentials_that_are_too_long_are_told_as_such() -> None:
+    with pytest.raises(Rejected, match="too long"):
+        messages.parse_basic(("Basic " + base64.b64encode(b"me:" + b"x" * 2000).decode(),))
+
+
 def test_the_outline_of_a_request() -> None:
     der = csr(
         attribute(messages.CHALLENGE_PASSWORD, b"\x13\x04QUJD"),

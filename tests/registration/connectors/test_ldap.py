@@ -355,6 +355,7 @@ def test_a_password_for_active_directory() -> None:
         ("insecure = true\nservice_name = 'cn=x'", "", "go together"),
         ("insecure = true\nservice_name = 'cn=x'\nservice_password = 'secret'", "", "no reference"),
         ("insecure = true", "[ldap.groups]\nnested = true", "say where"),
+        ("insecure = true", '[ldap.groups]\nrequired = ["Certificates"]', '"Certificates" is no DN'),
         ("insecure = true", "[ldap.publish]", "needs service_name"),
     ],
 )

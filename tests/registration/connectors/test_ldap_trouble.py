@@ -20,6 +20,7 @@ from pkiserver.outbound.dial import REST
 from pkiserver.outbound.ldap import LdapConnection, LdapError
 from pkiserver.registration.connectors import ldappolicy, ldapuser
 from pkiserver.registration.connectors.values import Denied, Shown, Step
+from tests.registration.connectors.making import ldap_connector
 from tests.registration.connectors.test_ldap import GROUPS, PATTERN, RIGHT, SERVICE, made, plain
 from tests.support.slapd import SUFFIX, Slapd
 from tests.support.tlsfiles import TestCa
@@ -125,6 +126,42 @@ async def test_a_server_that_is_out_of_order_or_keeps_the_service_account_out_is
             await alone.authenticate("alice", RIGHT)
         [found] = await alone.check(None, None)
         assert (found.step is Step.BIND) == ("service" in how), found
+
+
+@pytest.mark.parametrize("how", [SERVICE, PATTERN, PATTERN + SERVICE])
+async def test_a_base_that_is_not_there_is_no_wrong_password(directory: Slapd, how: str) -> None:
+    wrong = f"ou=persons,{SUFFIX}"
+    text = f"there is no entry '{wrong}' to search below"
+    nobodys = ldap_connector(f'"{directory.url}"', wrong, f"insecure = true\n{how}", GROUPS)
+    groupless = plain(directory, how, f'[ldap.groups]\nbase = "{wrong}"\n')
+    for connector in (nobodys, groupless):
+        with pytest.raises(Unavailable, match=text):
+            await connector.authenticate("alice", RIGHT)
+        [told] = await connector.check("alice", RIGHT)
+        assert (told.step, text in told.text) == (Step.ANSWER, True)
+        if "service" in how:
+            with pytest.raises(Unavailable, match=text):  # nobody has left
+                await connector.lookup("alice")
+            [told] = await connector.check(None, None)
+            assert (told.step, text in told.text) == (Step.ANSWER, True)
+
+
+async def test_a_check_that_searches_as_nobody_says_so(directory: Slapd) -> None:
+    with_a_password = "give the user's password too"
+    [shown] = await plain(directory, PATTERN).check("alice", RIGHT)
+    assert shown.step is Step.FINE
+    [hidden] = await plain(directory, PATTERN).check("alice", None)
+    assert with_a_password in hidden.text, hidden
+    [unknown] = await plain(directory, SERVICE).check("nobody", None)
+    assert (unknown.step, with_a_password in unknown.text) == (Step.USER, False)
+
+
+async def test_a_server_that_never_shakes_hands_is_silent_and_not_untrusted(directory: Slapd, tmp_path: Path) -> None:
+    ca = TestCa(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        more = f'connect_timeout = "300ms"\n{SERVICE}[ldap.tls]\ntrust = "{ca.file}"\n'
+        [told] = await made(f'"ldaps://127.0.0.1:{mute.getsockname()[1]}"', more).check(None, None)
+    assert (told.step, told.text) == (Step.SILENT, "the TLS handshake does not end")
 
 
 async def test_a_referral_is_no_wrong_password(directory: Slapd) -> None:

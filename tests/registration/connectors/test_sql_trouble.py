@@ -90,6 +90,8 @@ async def test_rights_and_locks_of_postgresql(postgres_server: PostgresServer) -
             connection.execute("LOCK TABLE people IN ACCESS EXCLUSIVE MODE")
             assert (await found(url)).step is Step.SILENT
         assert (await found(url)).fine
+        misspelt = await found(f"{url}x")
+        assert (misspelt.step, "does not exist" in misspelt.text) == (Step.ANSWER, True), "somebody listens there"
     finally:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP ROLE ssl_reader")
