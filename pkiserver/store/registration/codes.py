@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
 from pkiserver.store.names import San, sans_from_text, sans_to_text
 from pkiserver.store.newest import newest_of
@@ -44,6 +44,8 @@ class Code:
 
 
 _c = enroll_code.c
+_WITHDRAWN = ""
+"""The template of a code that was withdrawn. Nothing but the number stays of it, which SQLite would give out again."""
 _BY_HASH = Ready(select(enroll_code).where(_c.keyed_hash == bindparam("digest")))
 _SPEND = Ready(
     update(enroll_code)
@@ -79,7 +81,8 @@ def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
 
 def by_id(connection: Connection, code_id: int) -> Code | None:
     """The code of that number, spent or not."""
-    row = connection.execute(select(enroll_code).where(_c.id == code_id)).one_or_none()
+    known = select(enroll_code).where(_c.id == code_id, _c.template != _WITHDRAWN)
+    row = connection.execute(known).one_or_none()
     return None if row is None else _code(row)
 
 
@@ -113,7 +116,9 @@ def list_page(
     templates: frozenset[str] | None = None,
 ) -> tuple[Code, ...]:
     """Up to ``limit`` codes of these templates (None: all), newest first; those with numbers below ``before``."""
-    since = true() if before is None else _c.id < before
+    since = _c.template != _WITHDRAWN
+    if before is not None:
+        since = and_(since, _c.id < before)
     if templates is not None:
         parts = (and_(_c.template == name, since) for name in templates)
         return tuple(_code(row) for row in newest_of(connection, _c.id, parts, limit))
@@ -122,13 +127,22 @@ def list_page(
 
 
 def revoke_code(connection: Connection, code_id: int) -> bool:
-    """Withdraw a code that has not been spent; whether it was so."""
-    return connection.execute(delete(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None))).rowcount == 1
+    """Withdraw a code that has not been spent; whether it was so. Its number is never another's: requests name it."""
+    change = update(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None), _c.template != _WITHDRAWN)
+    blank = change.values(
+        keyed_hash=f"withdrawn {code_id}".encode(), template=_WITHDRAWN, subject=None, sans=sans_to_text(())
+    )
+    return connection.execute(blank).rowcount == 1
 
 
 def forget_expired(connection: Connection, *, expired_before: datetime, most: int = 1000) -> int:
-    """Remove up to ``most`` codes that expired before a time, whether spent or not; how many."""
-    some = select(_c.id).where(_c.expires < to_micros(expired_before)).order_by(_c.expires).limit(most)
+    """Remove up to ``most`` codes that expired before a time, whether spent or not; how many.
+
+    The newest of all stays, whose number SQLite would give out again: certificates and requests name it.
+    """
+    newest = select(func.max(_c.id)).scalar_subquery()
+    ended = select(_c.id).where(_c.expires < to_micros(expired_before), _c.id < newest)
+    some = ended.order_by(_c.expires).limit(most)
     return connection.execute(delete(enroll_code).where(_c.id.in_(some))).rowcount
 
 
