@@ -195,6 +195,22 @@ async def test_row_34_large_bodies_slow_requests_and_many_connections_are_bounde
         assert (await world.ok("ruth", "GET", "/me"))["name"] == "ruth"
 
 
+async def test_row_34_a_head_that_is_too_long_or_malformed_gets_an_answer_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await world.person("ruth", Role.RA_OFFICER)
+        headers = [part for number in range(10) for part in ("-H", f"X-{number}: {'y' * 2000}")]
+        for path, more in (
+            (f"/certificates?subject={'x' * 20_000}", ()),
+            ("/me", ("-H", f"X: {'y' * 20_000}")),
+            ("/me", tuple(headers)),
+            ("/me", ("-H", "a b: c")),
+        ):
+            answer = await world.call("ruth", "GET", path, None, *more, checked=False)  # by curl, which waits for 20 s
+            assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+            assert "16384 octets" in answer.json["detail"]
+        assert (await world.ok("ruth", "GET", "/me"))["name"] == "ruth"
+
+
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
