@@ -98,7 +98,8 @@ class BoundedChannel(HTTPChannel):
             b"HTTP/1.1 %d %s\r\nConnection: close\r\nCache-Control: no-store\r\n"
             b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n"
         )
-        self.transport.write(head % (status, phrase, CONTENT_TYPE, len(octets)) + octets)
+        transport: Any = self.transport
+        transport.write(head % (status, phrase, CONTENT_TYPE, len(octets)) + octets)
         self.loseConnection()  # type: ignore[no-untyped-call]
 
     def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
