@@ -183,6 +183,8 @@ def test_seats_at_the_command_line(server: Server) -> None:
     assert shown["archived"] is True
     assert shown["notes"] == ["room=4.12"]
     assert shown["slots"] == ["1 learn_once", "2 learn_always tray"]
+    server.instance.cli("seat", "set", number, "--note", "")
+    assert json.loads(server.instance.cli("seat", "show", number, "--json").stdout)["notes"] == []
     server.instance.cli("seat", "restore", number)
     assert server.curl("ruth", f"/seats/{number}")["history"][0]["what"] == "taken back"
 
