@@ -132,12 +132,12 @@ def revoke_code(connection: Connection, code_id: int) -> bool:
 
 
 def forget_expired(connection: Connection, *, expired_before: datetime, most: int = 1000) -> int:
-    """Forget up to ``most`` codes, and one, that expired before a time, whether spent or not; how many."""
+    """Forget up to ``most`` codes that expired before a time, whether spent or not; how many."""
     past = _c.expires < to_micros(expired_before)
     newest = select(func.max(_c.id)).scalar_subquery()
     some = select(_c.id).where(past, _c.id < newest).order_by(_c.expires).limit(most)
     gone = connection.execute(delete(enroll_code).where(_c.id.in_(some))).rowcount
-    return gone + _blank(connection, past, _c.id == newest)
+    return gone if gone == most else gone + _blank(connection, past, _c.id == newest)
 
 
 def _blank(connection: Connection, *which: ColumnElement[bool]) -> bool:
