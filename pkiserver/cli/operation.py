@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pkiserver.runtime.engine import Engine
 
 STATES = ("pending", "approved", "denied", "done", "failed", "expired", "any")
+_SHOWN_AS = {"reason": "revocation_reason"}
+"""Names of particulars that stand for something else among what every operation has."""
 
 
 @click.group()
@@ -67,7 +69,8 @@ async def show(session: Session, engine: Engine, number: int) -> None:
     changes = {} if difference is None else {"difference": difference}
     votes = await engine.operations.votes_on(number)
     said = tuple(f"{vote.voter} {'approves' if vote.approved else 'refuses'} {vote.reason}".strip() for vote in votes)
-    session.output.record({**_row(one), **one.particulars, **changes, "votes": said})
+    particulars = {_SHOWN_AS.get(name, name): value for name, value in one.particulars.items()}
+    session.output.record({**_row(one), **particulars, **changes, "votes": said})
 
 
 @group.command("change-template")

@@ -106,12 +106,12 @@ async def create(session: Session, engine: Engine, *, template: str, identity: s
 @group.command("set")
 @number_argument
 @click.option("--owner", metavar="NAME", help="Empty: nobody.")
-@click.option("--note", "notes", multiple=True, metavar="NAME=VALUE", help="Replaces all notes; repeatable.")
+@click.option("--note", "notes", multiple=True, metavar="NAME=VALUE", help="Replaces all notes; repeatable; '': none.")
 @async_command
 async def set_(session: Session, engine: Engine, *, number: int, owner: str | None, notes: tuple[str, ...]) -> None:
     """Change the owner or the notes; what is not given stays."""
-    pairs = parse_pairs(notes, "--note")
-    changed = await engine.seats.change(number, owner=owner, metadata=pairs or None, by=who())
+    pairs = () if notes == ("",) else parse_pairs(notes, "--note")
+    changed = await engine.seats.change(number, owner=owner, metadata=pairs if notes else None, by=who())
     session.output.done(f"Seat {number} changed", **_row(changed))
 
 

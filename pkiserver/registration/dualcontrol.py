@@ -17,7 +17,7 @@ from pkiserver.authority.configuration import Configuration, Plan
 from pkiserver.authority.consent import Consent
 from pkiserver.authority.documents import Document, Kind, read_documents
 from pkiserver.authority.revocation import ByFingerprint, Order, Revocations
-from pkiserver.authority.status.values import parse_reason
+from pkiserver.authority.status.values import parse_reason, reason_name
 from pkiserver.foundation.errors import Refusal, Rejected
 from pkiserver.registration.operations import TOML, Operation, OperationKind, Operations, Wish, digest_of
 from pkiserver.registration.votes import Person
@@ -68,8 +68,7 @@ class DualControlDesk:
             plan = await self._plan(what, particulars[TOML])
             particulars = {**particulars, REVISION: _revision(plan)}
         elif kind is OperationKind.REVOKE_AUTHORITY:
-            _reason(particulars)
-            await self._own_certificate(what, particulars)
+            _require_new(await self._own_certificate(what, particulars), _reason(particulars))
         elif kind is OperationKind.RELEASE_AUTHORITY:
             found = await self._own_certificate(what, particulars)
             if found.state is not CertificateState.HELD:
@@ -238,6 +237,16 @@ def _reason(particulars: Mapping[str, str]) -> RevocationReason:
         return parse_reason(particulars[REASON])
     except ValueError as error:
         raise Rejected.because(Refusal.MALFORMED, f"reason: {error}") from error
+
+
+def _require_new(found: Certificate, reason: RevocationReason) -> None:
+    """Raise :class:`Rejected` where nobody need vote: it is revoked, or on hold, for that reason already."""
+    if reason is RevocationReason.REMOVE_FROM_CRL:
+        text = "removeFromCRL is what a delta CRL says of a released certificate: ask to release it"
+        raise Rejected.because(Refusal.UNSUPPORTED, text)
+    if found.revocation is not None and found.revocation.reason is reason:
+        since = f"{found.state} since {found.revocation.at:%Y-%m-%d %H:%M:%SZ}"
+        raise Rejected.because(Refusal.CONFLICT, f"it is {since} ({reason_name(reason)})")
 
 
 def _with_file(document: Document) -> Document:

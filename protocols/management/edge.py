@@ -29,6 +29,7 @@ from protocols.management.lasting import to_the_end
 from protocols.management.lately import Lately
 from protocols.management.openapi import document
 from protocols.management.problems import CONTENT_TYPE, Problem, problem, problem_of
+from protocols.web.accesslog import safe_path
 
 _log = Logger(namespace="pkiserver.api")
 CALLS: tuple[Call, ...] = (*registering.CALLS, *certifying.CALLS, *seating.CALLS, *configuring.CALLS)
@@ -44,6 +45,8 @@ _HEADERS = (
 )
 
 
+_MOST_DETAIL = 500
+"""Characters of a problem's detail in the log: a body may have a hundred faults."""
 _PAGE_POLICY = b"default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 _PAGE = next(call for call in registering.CALLS if call.handler is registering.make_challenge)
 """The call that the page makes in a browser's name."""
@@ -163,7 +166,8 @@ class Api:
             if call.changes or error.has(Refusal.NOT_AUTHORISED):
                 await self._note_refusal(who, call, path, request_id, error)
             raise
-        _log.info("{who} {call} {path}: {status}", who=who.name, call=call.name, path=path, status=call.status)
+        text = "{who} {call} {path}: {status} {id}"
+        _log.info(text, who=who.name, call=call.name, path=path, status=call.status, id=request_id)
         if call.answer is None:
             return _send(request, call.status, b"", None)
         octets = json.dumps(codec.to_json(answer), ensure_ascii=False).encode() + b"\n"
@@ -301,6 +305,15 @@ def _send_page(request: WebRequest, status: int, page: str) -> bytes:
 
 
 def _send_problem(request: WebRequest, what: Problem, error: PkiError | None = None) -> bytes:
+    _log.warn(
+        "{peer} {method} {path}: {status} {id} {detail}",
+        peer=_address(request),
+        method=request.method.decode("ascii", "replace"),
+        path=safe_path(request.path.decode("ascii", "replace")),
+        status=what.status,
+        id=what.instance.rpartition(":")[2],
+        detail=what.detail[:_MOST_DETAIL],
+    )
     if isinstance(error, Unavailable):
         request.setHeader(b"Retry-After", str(error.retry_after).encode())
     return _send(request, what.status, what.octets(), CONTENT_TYPE)

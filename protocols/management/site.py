@@ -61,14 +61,8 @@ class BoundedRequest(Request):
         if self._refused:
             return
         self._refused = True
-        octets = problem(413, "body", f"a body has at most {self._most} octets", "none").octets()
-        head = (
-            b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nCache-Control: no-store\r\n"
-            b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n"
-        )
         channel: Any = self.channel
-        channel.transport.write(head % (CONTENT_TYPE, len(octets)) + octets)
-        channel.loseConnection()
+        channel.turn_away(413, b"Content Too Large", "body", f"a body has at most {self._most} octets")
 
 
 class BoundedChannel(HTTPChannel):
@@ -76,9 +70,12 @@ class BoundedChannel(HTTPChannel):
 
     site: Any
     _deadline: IDelayedCall | None = None
+    _turned_away = False
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         """Called with octets."""
+        if self._turned_away:
+            return
         if self._deadline is None and not self.requests:
             self._deadline = self.site.clock.callLater(self.site.limits.timeout, self._too_late)
         super().dataReceived(data)  # type: ignore[no-untyped-call]
@@ -92,6 +89,28 @@ class BoundedChannel(HTTPChannel):
         """Called at the end."""
         self._stop_deadline()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+    def turn_away(self, status: int, phrase: bytes, name: str, text: str) -> None:
+        """Answer a request that is not read further, and hang up."""
+        self._turned_away = True
+        octets = problem(status, name, text, "none").octets()
+        head = (
+            b"HTTP/1.1 %d %s\r\nConnection: close\r\nCache-Control: no-store\r\n"
+            b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n"
+        )
+        transport: Any = self.transport
+        transport.write(head % (status, phrase, CONTENT_TYPE, len(octets)) + octets)
+        self.loseConnection()  # type: ignore[no-untyped-call]
+
+    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: N802
+        """Called with a line that is too long; Twisted would hang up without an answer, when the time is over."""
+        del line
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802
+        """Called where the head of a request is malformed or too long."""
+        text = f"the request's line and headers are malformed, or have more than {self.totalHeadersSize} octets"
+        self.turn_away(400, b"Bad Request", "malformed", text)
 
     def _too_late(self) -> None:
         self._deadline = None

@@ -183,6 +183,8 @@ def test_seats_at_the_command_line(server: Server) -> None:
     assert shown["archived"] is True
     assert shown["notes"] == ["room=4.12"]
     assert shown["slots"] == ["1 learn_once", "2 learn_always tray"]
+    server.instance.cli("seat", "set", number, "--note", "")
+    assert json.loads(server.instance.cli("seat", "show", number, "--json").stdout)["notes"] == []
     server.instance.cli("seat", "restore", number)
     assert server.curl("ruth", f"/seats/{number}")["history"][0]["what"] == "taken back"
 
@@ -205,6 +207,14 @@ def test_a_template_is_changed_by_two_at_the_command_line(server: Server) -> Non
     assert shown["votes"] == ["ruth approves"]
     listed = json.loads(server.instance.cli("operation", "list", "--state", "any", "--json").stdout)
     assert listed[0]["asked_by"] == "admin:ada"
+
+
+def test_who_votes_on_an_authority_sees_why_it_is_asked_for_and_what_the_list_would_say(server: Server) -> None:
+    ask = ("operation", "revoke-authority", "issuing", "--why", "keyCompromise", "--reason", "the token was stolen")
+    number = str(json.loads(server.instance.cli(*ask, *server.as_admin("ada"), "--json").stdout)["number"])
+    shown = json.loads(server.instance.cli("operation", "show", number, "--json").stdout)
+    assert (shown["reason"], shown["revocation_reason"]) == ("the token was stolen", "keyCompromise")
+    server.instance.cli("operation", "deny", number, *server.as_admin("ruth"))
 
 
 def test_who_gives_a_command_that_is_not_theirs_to_give_is_in_the_audit_log(server: Server) -> None:

@@ -22,6 +22,7 @@ from pkiserver.authority.requests import (
     PasswordEvidence,
     ProofKind,
     ProofOfPossession,
+    ResumedEvidence,
 )
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.foundation.errors import Refusal, Rejected
@@ -259,6 +260,26 @@ async def test_a_code_that_was_spent_or_withdrawn_elsewhere_meanwhile_brings_not
                 await engine.database.write(lambda c, p=past: c.execute(p).rowcount)
             assert await refused(engine, request) <= {Refusal.NOT_AUTHENTICATED, Refusal.NOT_AUTHORISED}, how
             assert (await engine.approvals.get(pending.request_number)).certificate_id is None
+
+
+async def test_a_code_that_is_made_later_does_not_serve_whoever_waits_with_a_withdrawn_one(
+    tmp_path: Path, url: str
+) -> None:
+    """A poll knows the code by its number alone."""
+    async with opened(tmp_path, url) as engine:
+        day = timedelta(days=1)
+        number, code = await engine.codes.create(template="code", subject=None, sans=(), lifetime=day, by="ruth")
+        request = enrollment("code", CodeEvidence(code), name="leaked")
+        pending = await engine.enroll(request)
+        assert isinstance(pending, Pending)
+        await approve(engine, pending.request_number)
+        assert await engine.codes.withdraw(number, by="ruth")
+        other, _ = await engine.codes.create(template="code", subject=None, sans=(), lifetime=day, by="rolf")
+        polls = attrs.evolve(request, evidence=(ResumedEvidence(f"enroll-code:{number}"),))
+        assert await refused(engine, polls) <= {Refusal.NOT_AUTHENTICATED, Refusal.NOT_AUTHORISED}
+        unspent = await engine.codes.get(other)
+        assert unspent is not None
+        assert unspent.spent_at is None
 
 
 @pytest.mark.parametrize("lose", [disable, delete])

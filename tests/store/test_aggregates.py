@@ -173,7 +173,26 @@ async def test_a_code_expires_and_is_withdrawn(url: str) -> None:
         assert await database.write(lambda c: codes.revoke_code(c, long))
         found = await database.read(codes.list_page)
         assert [(code.id, code.subject, code.sans, code.spent_at) for code in found] == [(short, "CN=a", sans, NOW)]
+        assert await database.read(lambda c: codes.by_id(c, long)) is None
+        assert not await database.write(lambda c: codes.revoke_code(c, long))
         assert await database.write(lambda c: codes.forget_expired(c, expired_before=NOW + 2 * HOUR)) == 1
+
+
+async def test_no_number_of_a_code_is_given_out_twice(url: str) -> None:
+    """Certificates, requests and the audit log name codes by number for longer than codes are kept."""
+
+    def make(mark: bytes) -> Callable[[Connection], int]:
+        return lambda c: codes.insert_code(c, codes.NewCode(mark * 32, "device", None, (), NOW, "alice", NOW))
+
+    async with opened(url) as database:
+        given = [await database.write(make(b"a")), await database.write(make(b"b"))]
+        assert await database.write(lambda c: codes.revoke_code(c, given[-1]))
+        given.append(await database.write(make(b"c")))
+        while await database.write(lambda c: codes.forget_expired(c, expired_before=NOW + HOUR, most=1)):
+            pass
+        given.append(await database.write(make(b"d")))
+        assert len(set(given)) == 4
+        assert [one.id for one in await database.read(codes.list_page)] == [given[3]]
 
 
 async def test_a_request_is_decided_once_and_issued_once(url: str) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from pkiserver.store.names import San, sans_from_text, sans_to_text
 from pkiserver.store.newest import newest_of
@@ -44,6 +44,8 @@ class Code:
 
 
 _c = enroll_code.c
+_GONE = ""
+"""The template of a code that was withdrawn or forgotten: SQLite gives the number of a deleted newest row again."""
 _BY_HASH = Ready(select(enroll_code).where(_c.keyed_hash == bindparam("digest")))
 _SPEND = Ready(
     update(enroll_code)
@@ -79,7 +81,8 @@ def by_keyed_hash(connection: Connection, keyed_hash: bytes) -> Code | None:
 
 def by_id(connection: Connection, code_id: int) -> Code | None:
     """The code of that number, spent or not."""
-    row = connection.execute(select(enroll_code).where(_c.id == code_id)).one_or_none()
+    known = select(enroll_code).where(_c.id == code_id, _c.template != _GONE)
+    row = connection.execute(known).one_or_none()
     return None if row is None else _code(row)
 
 
@@ -113,7 +116,9 @@ def list_page(
     templates: frozenset[str] | None = None,
 ) -> tuple[Code, ...]:
     """Up to ``limit`` codes of these templates (None: all), newest first; those with numbers below ``before``."""
-    since = true() if before is None else _c.id < before
+    since = _c.template != _GONE
+    if before is not None:
+        since = and_(since, _c.id < before)
     if templates is not None:
         parts = (and_(_c.template == name, since) for name in templates)
         return tuple(_code(row) for row in newest_of(connection, _c.id, parts, limit))
@@ -123,13 +128,34 @@ def list_page(
 
 def revoke_code(connection: Connection, code_id: int) -> bool:
     """Withdraw a code that has not been spent; whether it was so."""
-    return connection.execute(delete(enroll_code).where(_c.id == code_id, _c.spent_at.is_(None))).rowcount == 1
+    return _blank(connection, _c.id == code_id, _c.spent_at.is_(None))
 
 
 def forget_expired(connection: Connection, *, expired_before: datetime, most: int = 1000) -> int:
-    """Remove up to ``most`` codes that expired before a time, whether spent or not; how many."""
-    some = select(_c.id).where(_c.expires < to_micros(expired_before)).order_by(_c.expires).limit(most)
-    return connection.execute(delete(enroll_code).where(_c.id.in_(some))).rowcount
+    """Forget up to ``most`` codes that expired before a time, whether spent or not; how many."""
+    past = _c.expires < to_micros(expired_before)
+    newest = select(func.max(_c.id)).scalar_subquery()
+    some = select(_c.id).where(past, _c.id < newest).order_by(_c.expires).limit(most)
+    gone = connection.execute(delete(enroll_code).where(_c.id.in_(some))).rowcount
+    return gone if gone == most else gone + _blank(connection, past, _c.id == newest)
+
+
+def _blank(connection: Connection, *which: ColumnElement[bool]) -> bool:
+    """Leave nothing of a code but its number, which is not given out again: certificates and requests name it."""
+    known = select(_c.id).where(*which, _c.template != _GONE)
+    code_id = connection.execute(known).scalar_one_or_none()
+    change = (
+        update(enroll_code)
+        .where(_c.id == code_id, *which)
+        .values(
+            keyed_hash=f"gone {code_id}".encode(),
+            template=_GONE,
+            subject=None,
+            sans=sans_to_text(()),
+            certificate_id=None,
+        )
+    )
+    return code_id is not None and connection.execute(change).rowcount == 1
 
 
 def _code(row: Any) -> Code:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import socket
 import ssl
 from datetime import timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from openapi_spec_validator import validate
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 
 from pkiserver.authority.revocation import ByFingerprint, Order
 from pkiserver.foundation.clock import SystemClock
@@ -44,6 +46,30 @@ async def test_every_route_of_the_application_is_in_the_document(tmp_path: Path)
         await world.person("aud", Role.AUDITOR)
         shown = await world.call("aud", "GET", "/openapi.json", checked=False)
         assert shown.json == DOCUMENT
+
+
+async def test_the_log_has_the_number_of_every_problem_and_of_every_call(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await with_people(world)
+        with capturedLogs() as captured:
+            answers = [
+                await world.call("ruth", "GET", "/requests/99"),
+                await world.call("ruth", "POST", "/challenges", {"template": "nosuch"}),
+                await world.call("ruth", "POST", "/challenges", {f"unknown-{n}": n for n in range(200)}),
+                await world.call("ruth", "POST", "/challenges", "a=b", "-H", "Content-Type: text/plain"),
+                await world.call("aud", "POST", "/challenges", {"template": "code"}),
+                await world.call("ruth", "GET", "/nothing\N{LATIN SMALL LETTER E WITH ACUTE}", checked=False),
+                await world.call("ruth", "PUT", "/me", checked=False),
+                await world.call("ruth", "GET", "/%ff", checked=False),
+            ]
+            assert (await world.call("ruth", "GET", "/me")).status == 200
+        lines = [str(formatEvent(event)) for event in captured if event["log_namespace"] == "pkiserver.api"]
+        assert [answer.status for answer in answers] == [404, 404, 400, 415, 403, 404, 405, 400]
+        for answer, line in zip(answers, lines[:-1], strict=True):
+            number = answer.json["instance"].removeprefix("urn:pkiserver:request:")
+            assert f": {answer.status} {number} {answer.json['detail'][:100]}" in line
+            assert len(line) < 700
+        assert re.fullmatch("ruth showMe {}: 200 [0-9a-f]{16}", lines[-1])
 
 
 async def test_row_29_who_configures_does_not_issue_and_who_audits_does_nothing_else(tmp_path: Path) -> None:
@@ -166,6 +192,22 @@ async def test_row_34_large_bodies_slow_requests_and_many_connections_are_bounde
         assert await deferToThread(_drip, world.port) < len(_SLOWLY)
         crowd = await deferToThread(_crowd, world.port, 20)
         assert crowd <= 6
+        assert (await world.ok("ruth", "GET", "/me"))["name"] == "ruth"
+
+
+async def test_row_34_a_head_that_is_too_long_or_malformed_gets_an_answer_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as world:
+        await world.person("ruth", Role.RA_OFFICER)
+        headers = [part for number in range(10) for part in ("-H", f"X-{number}: {'y' * 2000}")]
+        for path, more in (
+            (f"/certificates?subject={'x' * 20_000}", ()),
+            ("/me", ("-H", f"X: {'y' * 20_000}")),
+            ("/me", tuple(headers)),
+            ("/me", ("-H", "a b: c")),
+        ):
+            answer = await world.call("ruth", "GET", path, None, *more, checked=False)  # by curl, which waits for 20 s
+            assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+            assert "16384 octets" in answer.json["detail"]
         assert (await world.ok("ruth", "GET", "/me"))["name"] == "ruth"
 
 

@@ -244,6 +244,9 @@ async def test_row_25_an_authority_on_hold_is_released_by_two(tmp_path: Path) ->
         assert (await world.call("ruth", "POST", "/operations", early)).status == 409
         await agreed("revoke-authority", reason="certificateHold")
         assert await state() == "held"
+        for reason, status in (("certificateHold", 409), ("removeFromCRL", 422)):
+            again = {"kind": "revoke-authority", "particulars": {"fingerprint": mark, "reason": reason}}
+            assert (await world.call("ruth", "POST", "/operations", {**early, **again})).status == status
         alone = await world.call("ruth", "POST", f"/certificates/{mark}/release", {})
         assert (alone.status, alone.codes) == (403, {"not-authorised"})
         assert await state() == "held"
