@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -22,13 +23,14 @@ from pkiserver.keys.algorithms import KeyType
 from pkiserver.keys.doors import Door
 from pkiserver.keys.faults import KeyUnavailable
 from pkiserver.keys.keyring import KeyRing
+from pkiserver.keys.pkcs11.search import TokenSearch
 from pkiserver.keys.pkcs11.token import Token
 from pkiserver.keys.records import KeyRecord
 from pkiserver.keys.settings import ProviderSettings, TokenSettings
 from pkiserver.keys.softhsm import create_token
 from pkiserver.keys.software import generate_private_key
 from pkiserver.keys.uri import Pkcs11Uri
-from tests.support.keys import MemoryRegistry, pkcs11_tool, softhsm_token, software_store
+from tests.support.keys import MemoryRegistry, lose_and_miss, pkcs11_tool, softhsm_token, software_store
 
 P256 = KeyType.parse("ec-p256")
 
@@ -153,6 +155,26 @@ async def test_a_key_that_another_tool_deletes_while_it_signs_is_missed(token: T
     pkcs11_tool(token, "--delete-object", "--type", "privkey", "--label", "short")
     with pytest.raises(KeyUnavailable):
         await sign(1_000_000)  # a minute of signatures; the token's own object is asked for once a second
+
+
+async def test_a_key_that_is_missed_is_not_ready_while_it_is_looked_for(
+    token: TokenSettings, rings: Rings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = await rings([token])
+    for name in ("lost", "kept"):
+        await ring.generate(name, P256, store="softhsm", doors=[Door.CRL])
+    await lose_and_miss(ring, token, "lost")
+    looks: list[tuple[str, bool]] = []
+    find = TokenSearch.private
+
+    def watched(search: TokenSearch, lane: Any, uri: str, name: str) -> Any:
+        looks.append((name, ring.is_ready(name)))
+        return find(search, lane, uri, name)
+
+    monkeypatch.setattr(TokenSearch, "private", watched)
+    await ring.refresh()
+    assert ("lost", False) in looks
+    assert ("lost", True) not in looks
 
 
 async def test_no_copy_of_a_key_can_be_found_or_taken_out_of_the_token(token: TokenSettings, rings: Rings) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pkiserver.cli.setup.layout import Layout
@@ -82,6 +84,16 @@ class Instance:
             process.kill()
             raise AssertionError(self.log.read_text(errors="replace")[-4000:]) from None
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile the server and its workers do nothing; for less than the 30 s after which they count as dead."""
+        tree = _tree(str(self.pid))
+        subprocess.run(["kill", "-STOP", *tree], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["kill", "-CONT", *tree], check=True)
+
     def ended(self) -> int:
         """Wait until it has ended by itself; returns the exit code."""
         process, self._process = self._process, None
@@ -108,3 +120,9 @@ class Instance:
     def _quickstart(self) -> list[str]:
         directory, base = str(self.layout.directory), str(self.layout.port_base)
         return [str(PKISERVER), "quickstart", "--dir", directory, "--port-base", base]
+
+
+def _tree(pid: str) -> list[str]:
+    """A process and all below it."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in below for one in _tree(child))]

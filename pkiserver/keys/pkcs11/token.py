@@ -65,14 +65,19 @@ class Token:
             key.fault = KeyProblem(name, FaultKind.KEY_MISSING, "the key was deleted")
 
     def attach(self, key: TokenKey) -> None:
-        """Find the key (again), compare its public half, try it, and measure. Blocking."""
+        """Find the key (again), compare its public half, try it, and measure. Blocking.
+
+        What was wrong with it stands until it is found: while it is looked for, others ask whether it can be used.
+        """
         key.reset()
         key.measured(float("inf"), local=False)
-        key.fault = None
-        if key.problem is not None:
+        problem = key.problem
+        if problem is not None and problem is not key.fault:  # its token is away, which says nothing of the key
+            key.fault = None
             return
         try:
             self._compare(key)
+            key.fault = None
             usual = key.prove()
         except KeyUnavailable as error:
             key.fault = error.problem
