@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkiserver.cli.ca_options import key_options, parse_subject, parse_validity, profile_options, with_store
+from pkiserver.cli.ca_options import (
+    key_options,
+    like,
+    next_key_options,
+    parse_subject,
+    parse_validity,
+    profile_options,
+    with_store,
+)
 from pkiserver.cli.context import Session, async_command
 from pkiserver.cli.options import IN_FILE, OUT_FILE
 from pkiserver.cli.outfiles import write_file
@@ -272,15 +280,14 @@ async def renew(session: Session, engine: Engine, *, name: str, validity: str | 
 @name_argument
 @click.option("--validity", metavar="DURATION", help="For instance 10y; by default as long as the last one.")
 @click.option("--out", type=OUT_FILE, metavar="FILE", help="Where the request goes if the issuer is elsewhere.")
-@key_options
+@next_key_options
 @async_command
 async def rekey(
     session: Session, engine: Engine, *, name: str, validity: str | None, out: Path | None, key: KeyChoice
 ) -> None:
     """A new key under the same name, with link certificates both ways; the old key goes on telling status."""
     lifetime = None if validity is None else parse_validity(validity)
-    chosen = with_store(engine, key)
-    result = await engine.road.succession.rekey(name, chosen, _actor(), validity=lifetime)
+    result = await engine.road.succession.rekey(name, like(engine, name, key), _actor(), validity=lifetime)
     _succeeded(session, "rekeyed", result, out)
 
 

@@ -55,12 +55,21 @@ def _stack(function: Command, options: list[Callable[[Command], Command]]) -> Co
 
 def key_options(function: Command) -> Command:
     """``--key-name``, ``--key-type``, ``--key-store``, ``--key-uri``, ``--scep`` become ``key: KeyChoice``."""
+    new_type = click.option("--key-type", default="ec-p256", show_default=True, help="The type of a new key.")
+    return _key_options(function, new_type)
 
+
+def next_key_options(function: Command) -> Command:
+    """The same for a key that follows another; what is not said is for :func:`like` to fill in."""
+    return _key_options(function, click.option("--key-type", help="The type of a new key; by default the last one's."))
+
+
+def _key_options(function: Command, key_type_option: Callable[[Command], Command]) -> Command:
     @functools.wraps(function)
     def wrapper(
         *args: Any,
         key_name: str | None,
-        key_type: str,
+        key_type: str | None,
         key_store: str | None,
         key_uri: str | None,
         scep: bool,
@@ -71,7 +80,7 @@ def key_options(function: Command) -> Command:
 
         chosen = KeyChoice(
             name=key_name,
-            key_type=KeyType.parse(key_type),
+            key_type=None if key_type is None else KeyType.parse(key_type),
             store=key_store,
             uri=key_uri,
             doors=SCEP_DOORS if scep else CA_DOORS,
@@ -82,7 +91,7 @@ def key_options(function: Command) -> Command:
         wrapper,
         [
             click.option("--key-name", metavar="KEY", help="The key's name; one that exists is used."),
-            click.option("--key-type", default="ec-p256", show_default=True, help="The type of a new key."),
+            key_type_option,
             click.option("--key-store", metavar="STORE", help="Where a new key is made; by default the only store."),
             click.option("--key-uri", metavar="URI", help="Adopt a key from its place: pkcs11:... or file:..."),
             click.option(
@@ -100,6 +109,27 @@ def with_store(engine: Engine, key: KeyChoice) -> KeyChoice:
     if key.store is None and len(stores) == 1:
         return attrs.evolve(key, store=stores[0])
     return key
+
+
+def like(engine: Engine, authority: str, key: KeyChoice) -> KeyChoice:
+    """The choice with type, store and use of the authority's present key where nothing else is said.
+
+    Devices that know RSA alone must not find a key of another kind because nobody thought of it. Raises
+    :class:`Rejected` where there is no such authority.
+    """
+    import attrs
+
+    from pkiserver.authority.lifecycle.ceremonies import SCEP_DOORS
+    from pkiserver.keys.algorithms import KeyFamily, KeyType
+    from pkiserver.keys.doors import Door
+
+    present = engine.authorities.get(authority).current.key_name
+    known = None if present is None else next((one for one in engine.keys.list() if one.name == present), None)
+    if known is None:
+        return with_store(engine, attrs.evolve(key, key_type=key.key_type or KeyType.parse("ec-p256")))
+    kind, store = key.key_type or known.key_type, key.store or known.provider
+    opens = kind.family is KeyFamily.RSA and Door.OPEN in known.record.doors
+    return with_store(engine, attrs.evolve(key, key_type=kind, store=store, doors=SCEP_DOORS if opens else key.doors))
 
 
 def profile_options(function: Command) -> Command:

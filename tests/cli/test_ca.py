@@ -132,3 +132,18 @@ def test_blocked_keys(server: Path, tmp_path: Path) -> None:
     refused = run(server, "key", "block", str(tmp_path / "bad"), "--why", "no", code=1)
     assert "line 1" in refused
     assert "line 2" in refused
+
+
+def test_the_next_key_is_like_the_last_one_unless_another_is_wanted(safe: Path) -> None:
+    def newest() -> tuple[str, bool]:
+        named = run_json(safe, "ca", "show", "devices")["key_name"]
+        (found,) = (one for one in run_json(safe, "key", "list") if one["name"] == named)
+        return found["type"], "open" in found["doors"]
+
+    run(safe, "ca", "create", "devices", "--subject", "CN=Devices", "--key-type", "rsa-2048", "--scep")
+    run(safe, "ca", "rekey", "devices")
+    assert newest() == ("rsa-2048", True)
+    run(safe, "ca", "rekey", "devices", "--key-type", "rsa-3072")
+    assert newest() == ("rsa-3072", True)
+    run(safe, "ca", "rekey", "devices", "--key-type", "ec-p256")
+    assert newest() == ("ec-p256", False)
